@@ -1,0 +1,54 @@
+//! The answer in the vendor's shape: `ActionStatus`, `ErrorInfo` and `ErrorCode`, all three required.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+/// What tells the vendor that all is well.
+pub const OK: &[u8] = br#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
+
+/// The `ErrorCode` of every answer that is not [`OK`].
+pub const FAIL_CODE: u32 = 1;
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer<'a> {
+    action_status: &'a str,
+    error_info: &'a str,
+    error_code: u32,
+}
+
+/// The body that tells why a callback was not taken.
+#[must_use]
+#[expect(clippy::expect_used, reason = "two strings and a number always have a JSON form")]
+pub fn fail(reason: &str) -> Bytes {
+    serde_json::to_vec(&Answer {
+        action_status: "FAIL",
+        error_info: reason,
+        error_code: FAIL_CODE,
+    })
+    .expect("an answer has a JSON form")
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ok_is_what_the_vendor_documents() {
+        let answer = Answer {
+            action_status: "OK",
+            error_info: "",
+            error_code: 0,
+        };
+        assert_eq!(serde_json::to_vec(&answer).unwrap(), OK);
+    }
+
+    #[test]
+    fn fail_gives_the_reason() {
+        assert_eq!(
+            fail(r#"a "reason""#),
+            r#"{"ActionStatus":"FAIL","ErrorInfo":"a \"reason\"","ErrorCode":1}"#
+        );
+    }
+}

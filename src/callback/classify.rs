@@ -1,0 +1,160 @@
+//! What a request is, before anyone asks whether it is authentic.
+
+use serde_json::{Map, Value};
+
+use super::{Query, Recall};
+
+/// What a request is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Class {
+    /// It names a recall.
+    Recall {
+        /// The recall it names.
+        recall: Recall,
+        /// The body.
+        body: Body,
+    },
+    /// It names a recall but carries nothing of one: the console's "verify" button.
+    Probe,
+    /// Any other command, or none.
+    Other {
+        /// The command it names, if any.
+        command: Option<String>,
+    },
+}
+
+/// A body as far as it could be read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    /// A JSON object.
+    Object(Map<String, Value>),
+    /// JSON, but no object.
+    NoObject,
+    /// Not JSON; what the parser said.
+    NoJson(String),
+}
+
+impl Body {
+    fn parse(bytes: &[u8]) -> Self {
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(object)) => Self::Object(object),
+            Ok(_) => Self::NoObject,
+            Err(error) => Self::NoJson(error.to_string()),
+        }
+    }
+
+    /// The body's `CallbackCommand`, if it is text that is not empty.
+    pub(super) fn command(&self) -> Option<&str> {
+        let Self::Object(object) = self else {
+            return None;
+        };
+        object
+            .get("CallbackCommand")?
+            .as_str()
+            .filter(|command| !command.is_empty())
+    }
+
+    /// Whether any field is there that tells which messages were recalled.
+    fn tells_of_a_recall(&self) -> bool {
+        match self {
+            Self::Object(object) => IDENTITY.iter().any(|field| object.contains_key(*field)),
+            Self::NoObject | Self::NoJson(_) => true,
+        }
+    }
+}
+
+/// The fields of all recall commands that tell which messages were recalled.
+const IDENTITY: [&str; 8] = [
+    "GroupId",
+    "TopicId",
+    "MsgSeqList",
+    "From_Account",
+    "To_Account",
+    "MsgKey",
+    "Official_Account",
+    "WithdrawMsgList",
+];
+
+/// Tells what a request is. The command is the query's, else the body's; where either names a recall,
+/// the request is one.
+///
+/// A probe may name a recall in its query alone. A body that itself names a recall is never taken for
+/// a probe: should the vendor rename every field one day, the callbacks are kept as dead letters.
+#[must_use]
+pub fn classify(query: &Query<'_>, body: &[u8]) -> Class {
+    let in_query = query.command().and_then(Recall::named);
+    if body.trim_ascii().is_empty() {
+        return match in_query {
+            Some(_) => Class::Probe,
+            None => Class::Other {
+                command: query.command().map(str::to_owned),
+            },
+        };
+    }
+    let body = Body::parse(body);
+    let in_body = body.command().and_then(Recall::named);
+    match (in_query, in_body) {
+        (Some(_), None) if body.command().is_none() && !body.tells_of_a_recall() => Class::Probe,
+        (Some(recall), _) | (None, Some(recall)) => Class::Recall { recall, body },
+        (None, None) => Class::Other {
+            command: query.command().or(body.command()).map(str::to_owned),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IN_QUERY: &str = "CallbackCommand=Group.CallbackAfterRecallMsg";
+    const IN_BODY: &str = r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg"}"#;
+
+    fn class(query: &str, body: &str) -> Class {
+        classify(&Query::parse(query), body.as_bytes())
+    }
+
+    fn is_recall(query: &str, body: &str) -> bool {
+        matches!(class(query, body), Class::Recall { recall: Recall::Group, .. })
+    }
+
+    fn other(command: Option<&str>) -> Class {
+        Class::Other {
+            command: command.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_recall_is_named_by_the_query_or_the_body() {
+        assert!(is_recall(IN_QUERY, r#"{"GroupId":"g"}"#));
+        assert!(is_recall("", IN_BODY));
+        assert!(is_recall("CallbackCommand=State.StateChange", IN_BODY));
+        assert!(is_recall(IN_QUERY, r#"{"CallbackCommand":"State.StateChange"}"#));
+    }
+
+    #[test]
+    fn an_unreadable_body_of_a_named_recall_is_a_recall() {
+        for body in ["{", "[]", "7", "\"x\"", "\u{0}"] {
+            assert!(is_recall(IN_QUERY, body), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_probe_carries_nothing_of_a_recall() {
+        for body in ["", " \r\n", "{}", r#"{"hello":1}"#] {
+            assert_eq!(class(IN_QUERY, body), Class::Probe, "{body}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_another_command() {
+        assert_eq!(class("", ""), other(None));
+        assert_eq!(class("", "not json"), other(None));
+        assert_eq!(class("CallbackCommand=", r#"{"Events":[]}"#), other(None));
+        assert_eq!(
+            class("CallbackCommand=State.StateChange", "x"),
+            other(Some("State.StateChange"))
+        );
+        let alert = r#"{"CallbackCommand":"Alert.RequestOverLimit"}"#;
+        assert_eq!(class("", alert), other(Some("Alert.RequestOverLimit")));
+    }
+}

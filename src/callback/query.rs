@@ -1,0 +1,106 @@
+//! The query of a callback's URL.
+
+use std::borrow::Cow;
+
+/// The vendor's parameters.
+///
+/// Names are matched without regard to case (siblings of the product spell them differently), in any
+/// order; unknown ones are ignored; of a repeated name the last one counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query<'a> {
+    raw: &'a str,
+    /// `SdkAppid`: the application the callback is for.
+    pub sdk_app_id: Option<Cow<'a, str>>,
+    /// `CallbackCommand`; repeated in the body.
+    pub command: Option<Cow<'a, str>>,
+    /// `ClientIP`: the end user's address, not that of the peer.
+    pub client_ip: Option<Cow<'a, str>>,
+    /// `OptPlatform`.
+    pub platform: Option<Cow<'a, str>>,
+    /// `RequestTime`, as received: it is hashed before it is read as a number.
+    pub request_time: Option<Cow<'a, str>>,
+    /// `Sign`.
+    pub sign: Option<Cow<'a, str>>,
+}
+
+impl<'a> Query<'a> {
+    /// Reads a query; anything can be read, bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn parse(raw: &'a str) -> Self {
+        let mut query = Self {
+            raw,
+            ..Self::default()
+        };
+        for (name, value) in form_urlencoded::parse(raw.as_bytes()) {
+            let slot = match () {
+                () if name.eq_ignore_ascii_case("SdkAppid") => &mut query.sdk_app_id,
+                () if name.eq_ignore_ascii_case("CallbackCommand") => &mut query.command,
+                () if name.eq_ignore_ascii_case("ClientIP") => &mut query.client_ip,
+                () if name.eq_ignore_ascii_case("OptPlatform") => &mut query.platform,
+                () if name.eq_ignore_ascii_case("RequestTime") => &mut query.request_time,
+                () if name.eq_ignore_ascii_case("Sign") => &mut query.sign,
+                () => continue,
+            };
+            *slot = Some(value);
+        }
+        query
+    }
+
+    /// The command, if one is given that is not empty.
+    #[must_use]
+    pub fn command(&self) -> Option<&str> {
+        self.command.as_deref().filter(|command| !command.is_empty())
+    }
+
+    /// The query as it came, without `Sign` and `RequestTime`: those are as good as a password for a
+    /// minute, and differ when the vendor sends the same callback again.
+    #[must_use]
+    pub fn without_signature(&self) -> String {
+        let kept: Vec<&str> = self
+            .raw
+            .split('&')
+            .filter(|pair| {
+                !form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| {
+                    name.eq_ignore_ascii_case("Sign") || name.eq_ignore_ascii_case("RequestTime")
+                })
+            })
+            .collect();
+        kept.join("&")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_are_matched_in_any_case_and_order_and_the_last_counts() {
+        let query = Query::parse(
+            "own=1&SIGN=ab&sdkappid=1&SDKAppID=1400000001&callbackcommand=Group.CallbackAfterRecallMsg\
+             &contenttype=JSON&ClientIp=127.0.0.1&optplatform=RESTAPI&requesttime=1669872112",
+        );
+        assert_eq!(query.sdk_app_id.as_deref(), Some("1400000001"));
+        assert_eq!(query.command(), Some("Group.CallbackAfterRecallMsg"));
+        assert_eq!(query.client_ip.as_deref(), Some("127.0.0.1"));
+        assert_eq!(query.platform.as_deref(), Some("RESTAPI"));
+        assert_eq!(query.request_time.as_deref(), Some("1669872112"));
+        assert_eq!(query.sign.as_deref(), Some("ab"));
+    }
+
+    #[test]
+    fn the_signature_is_left_out_of_what_is_kept() {
+        let query = Query::parse("a=%20b&Sign=ff&SdkAppid=7&%52equestTime=1&&x");
+        assert_eq!(query.without_signature(), "a=%20b&SdkAppid=7&&x");
+        assert_eq!(Query::parse("").without_signature(), "");
+    }
+
+    proptest! {
+        #[test]
+        fn reads_anything(raw in ".{0,200}") {
+            let query = Query::parse(&raw);
+            prop_assert!(Query::parse(&query.without_signature()).sign.is_none());
+        }
+    }
+}

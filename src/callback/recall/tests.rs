@@ -1,0 +1,204 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::super::{Class, classify};
+use super::*;
+
+const APP: u64 = 1_400_000_001;
+
+fn read(query: &str, body: &[u8]) -> Result<Understood, Fault> {
+    let query = Query::parse(query);
+    match classify(&query, body) {
+        Class::Recall { recall, body } => {
+            understand(APP, recall, &query, &body, Millis::new(1_670_574_414_201).unwrap())
+        }
+        class => panic!("not a recall: {class:?}"),
+    }
+}
+
+fn understood(body: &str) -> (Value, Vec<Oddity>) {
+    let query = "ClientIP=127.0.0.1&OptPlatform=RESTAPI";
+    let understood = read(query, body.as_bytes()).unwrap();
+    let event = serde_json::from_slice(&understood.event.bytes).unwrap();
+    (event, understood.oddities)
+}
+
+fn fault(body: &str) -> String {
+    let fault = read("", body.as_bytes()).unwrap_err();
+    format!("{}: {fault}", fault.reason())
+}
+
+fn group(fields: &str) -> String {
+    format!(r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg",{fields}}}"#)
+}
+
+#[test]
+fn reads_the_first_version_of_a_group_recall() {
+    let (event, oddities) = understood(
+        r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Public","GroupId":"1213456","MsgSeqList":[{"MsgSeq":130}]}"#,
+    );
+    assert_eq!(event["id"], "283a5b40-927f-5ff4-a7dc-2ca63c4f555c");
+    assert_eq!(
+        event["data"]["conversation"],
+        json!({"kind":"group","group_id":"1213456","group_type":"Public"})
+    );
+    assert_eq!(event["data"]["messages"], json!([{"seq":130}]));
+    assert_eq!(event["time"], event["data"]["received_at"]);
+    assert_eq!(oddities, [Oddity::Missing("MsgId"), Oddity::Missing("EventTime")]);
+}
+
+#[test]
+fn reads_the_latest_version_with_the_time_as_text_or_number() {
+    let body = r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Community","GroupId":"1213456","MsgSeqList":[{"MsgSeq":130,"MsgId":"144115213033478435-1739361321-2512805311"}],"TopicId":"@TGS#_@TGS#cQVLVHIM62CJ@TOPIC#_TestTopic","EventTime":"1670574414123"}"#;
+    let (event, oddities) = understood(body);
+    assert_eq!(event["id"], "e623ed2b-c5ef-5b1b-a59b-1584672e69fa");
+    assert_eq!(event["data"]["recalled_at"], "2022-12-09T08:26:54.123Z");
+    assert_eq!(event["data"]["client"], json!({"ip":"127.0.0.1","platform":"RESTAPI"}));
+    assert_eq!(oddities, []);
+
+    let (as_number, _) = understood(&body.replace(r#""1670574414123""#, "1670574414123"));
+    assert_eq!(as_number, event);
+    let (seq_as_text, _) = understood(&body.replace(r#""MsgSeq":130"#, r#""MsgSeq":"130""#));
+    assert_eq!(seq_as_text, event);
+}
+
+#[test]
+fn an_empty_topic_is_no_topic() {
+    let with = understood(&group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}],"TopicId":"""#));
+    let without = understood(&group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#));
+    assert_eq!(with, without);
+}
+
+#[test]
+fn reads_a_c2c_recall_in_both_versions() {
+    let body = r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"jared","To_Account":"Jonh","MsgKey":"48374_2837546_1557481126","UnreadMsgNum":7}"#;
+    let (event, _) = understood(body);
+    assert_eq!(event["id"], "4e907382-d3ee-5669-aa1b-045dfbf4084a");
+    assert_eq!(event["subject"], "jared:Jonh");
+    let (event, oddities) =
+        understood(&body.replace(r#""UnreadMsgNum":7"#, r#""EventTime":1670574414123"#));
+    assert_eq!(event["id"], "4e907382-d3ee-5669-aa1b-045dfbf4084a");
+    assert_eq!(event["time"], "2022-12-09T08:26:54.123Z");
+    assert_eq!(oddities, []);
+}
+
+#[test]
+fn reads_the_recall_of_an_official_account() {
+    let (event, oddities) = understood(
+        r##"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"#TOA#_123","WithdrawMsgList":[{"MsgKey":"71_1_1698741698"},{"MsgKey":"odd"}],"EventTime":1670574414123}"##,
+    );
+    assert_eq!(event["type"], "com.tencent.im.official_account.message.recalled");
+    assert_eq!(event["partitionkey"], "1400000001:#TOA#_123");
+    assert_eq!(
+        event["data"]["messages"],
+        json!([{"key":"71_1_1698741698","seq":71,"random":1,"sent_at":"2023-10-31T08:41:38.000Z"},{"key":"odd"}])
+    );
+    assert_eq!(oddities, []);
+}
+
+#[test]
+fn odd_details_are_left_out_and_reported() {
+    let (event, oddities) = understood(&group(
+        r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1,"MsgId":7},{"MsgSeq":2,"MsgId":""}],"Type":null,"Operator_Account":[],"EventTime":"soon""#,
+    ));
+    assert_eq!(event["data"]["messages"], json!([{"seq":1},{"seq":2}]));
+    assert!(event["data"].get("operator_id").is_none());
+    assert!(event["data"].get("recalled_at").is_none());
+    assert_eq!(
+        oddities,
+        ["MsgId", "Type", "Operator_Account", "EventTime"].map(Oddity::Unusable)
+    );
+}
+
+#[test]
+fn odd_clients_are_left_out() {
+    let body = group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#);
+    let understood = read("ClientIP=nowhere&OptPlatform=", body.as_bytes()).unwrap();
+    let event: Value = serde_json::from_slice(&understood.event.bytes).unwrap();
+    assert!(event["data"].get("client").is_none());
+    assert!(understood.oddities.contains(&Oddity::Unusable("ClientIP")));
+    assert!(understood.oddities.contains(&Oddity::Unusable("OptPlatform")));
+}
+
+#[test]
+fn says_what_could_not_be_understood_and_where() {
+    let cases = [
+        (r#""MsgSeqList":[{"MsgSeq":1}]"#, "conversation: GroupId is missing"),
+        (r#""GroupId":"","MsgSeqList":[{"MsgSeq":1}]"#, "conversation: GroupId is empty"),
+        (r#""GroupId":1,"MsgSeqList":[{"MsgSeq":1}]"#, "conversation: GroupId is not a string"),
+        (r#""GroupId":"g","TopicId":1"#, "conversation: TopicId is not a string"),
+        (r#""GroupId":"g""#, "messages: MsgSeqList is missing"),
+        (r#""GroupId":"g","MsgSeqList":[]"#, "messages: MsgSeqList is empty"),
+        (r#""GroupId":"g","MsgSeqList":{}"#, "messages: MsgSeqList is not an array"),
+        (
+            r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1},{}]"#,
+            "messages: MsgSeqList[1].MsgSeq is missing",
+        ),
+        (
+            r#""GroupId":"g","MsgSeqList":[{"MsgSeq":-1}]"#,
+            "messages: MsgSeqList[0].MsgSeq is not an unsigned 64-bit number",
+        ),
+        (
+            r#""GroupId":"g","MsgSeqList":[{"MsgSeq":"+1"}]"#,
+            "messages: MsgSeqList[0].MsgSeq is not an unsigned 64-bit number",
+        ),
+    ];
+    for (fields, expected) in cases {
+        assert_eq!(fault(&group(fields)), expected, "{fields}");
+    }
+    assert_eq!(
+        fault(r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"a","To_Account":"b","MsgKey":""}"#),
+        "messages: MsgKey is empty"
+    );
+    assert_eq!(
+        fault(r#"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"a","WithdrawMsgList":[{"MsgKey":1}]}"#),
+        "messages: WithdrawMsgList[0].MsgKey is not a string"
+    );
+}
+
+#[test]
+fn query_and_body_must_name_the_same_command() {
+    let body = br#"{"CallbackCommand":"State.StateChange","GroupId":"g"}"#;
+    let fault = read("CallbackCommand=Group.CallbackAfterRecallMsg", body).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "query names Group.CallbackAfterRecallMsg but body names State.StateChange"
+    );
+}
+
+#[test]
+fn the_largest_sequence_number_is_kept_exactly() {
+    let (event, _) = understood(&group(&format!(
+        r#""GroupId":"g","MsgSeqList":[{{"MsgSeq":{}}}]"#,
+        u64::MAX
+    )));
+    assert_eq!(event["data"]["messages"][0]["seq"], u64::MAX);
+}
+
+proptest! {
+    #[test]
+    fn reads_any_bytes_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let query = Query::parse("CallbackCommand=Group.CallbackAfterRecallMsg");
+        if let Class::Recall { recall, body } = classify(&query, &body) {
+            let _ = understand(APP, recall, &query, &body, Millis::now());
+        }
+    }
+
+    #[test]
+    fn any_identity_is_kept_and_gives_one_id(
+        group in "[ -~]{1,48}", topic in "[ -~]{0,20}", seqs in prop::collection::vec(any::<u64>(), 1..10),
+    ) {
+        let list: Vec<Value> = seqs.iter().map(|seq| json!({"MsgSeq": seq})).collect();
+        let body = json!({
+            "CallbackCommand": "Group.CallbackAfterRecallMsg",
+            "GroupId": group, "TopicId": topic, "MsgSeqList": list, "Type": "Public",
+        });
+        let bytes = serde_json::to_vec(&body).unwrap();
+        let one = read("ClientIP=::1", &bytes).unwrap();
+        let other = read("", &bytes).unwrap();
+        prop_assert_eq!(one.event.id, other.event.id);
+        let event: Value = serde_json::from_slice(&one.event.bytes).unwrap();
+        prop_assert_eq!(&event["data"]["conversation"]["group_id"], &json!(group));
+        prop_assert_eq!(event["data"]["messages"].as_array().unwrap().len(), seqs.len());
+    }
+}

@@ -1,0 +1,144 @@
+//! The vendor's signature: `Sign = lowercase_hex(SHA-256(token || RequestTime))`.
+//!
+//! Plain concatenation, not an HMAC; neither the body nor the rest of the query is covered. So within
+//! the allowed skew a captured signature fits another body: TLS and source addresses are what stops it.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::Query;
+use crate::event::Millis;
+use crate::setting::Secret;
+
+/// The tokens of which any may sign; none: signatures are not checked.
+#[derive(Debug, Clone, Default)]
+pub struct Tokens(pub Vec<Secret>);
+
+/// Why a callback is not taken for authentic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No `Sign` or no `RequestTime`.
+    #[error("Sign or RequestTime is missing")]
+    Missing,
+    /// `Sign` is not what any token gives.
+    #[error("Sign does not match")]
+    Mismatch,
+    /// `RequestTime` is too far from now, or no time at all.
+    #[error("RequestTime is stale")]
+    Stale,
+}
+
+/// Checks a callback's signature at the time `now`; `RequestTime` may be `max_skew` away from it in
+/// either direction.
+///
+/// # Errors
+/// Tells why the signature does not count. Whether it matches is looked at before its age, so that
+/// only a holder of a token learns the relay's idea of the time.
+pub fn check_signature(
+    tokens: &Tokens,
+    max_skew: Duration,
+    query: &Query<'_>,
+    now: Millis,
+) -> Result<(), Refusal> {
+    if tokens.0.is_empty() {
+        return Ok(());
+    }
+    let (Some(sign), Some(request_time)) = (&query.sign, &query.request_time) else {
+        return Err(Refusal::Missing);
+    };
+    let mut claimed = [0_u8; 32];
+    hex::decode_to_slice(sign.as_bytes(), &mut claimed).map_err(|_| Refusal::Mismatch)?;
+
+    // Every token is tried, whichever matches: the time taken must not tell which.
+    let matches = tokens.0.iter().fold(Choice::from(0), |matches, token| {
+        let expected = Sha256::new()
+            .chain_update(token.expose())
+            .chain_update(request_time.as_bytes())
+            .finalize();
+        matches | expected.as_slice().ct_eq(&claimed)
+    });
+    if !bool::from(matches) {
+        return Err(Refusal::Mismatch);
+    }
+
+    let signed_at: u64 = request_time.parse().map_err(|_| Refusal::Stale)?;
+    let now = u64::try_from(now.as_millis()).unwrap_or_default();
+    let age = Duration::from_millis(now.abs_diff(signed_at.saturating_mul(1000)));
+    // The vendor counts in whole seconds, so a second has to pass before one is too many.
+    if age >= max_skew + Duration::from_secs(1) {
+        return Err(Refusal::Stale);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VENDOR: &str = "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061";
+    const OURS: &str = "fdedb59e60a8d79ebb349080c302a68a79ac6602cc5dbed2a4a94b9ced465f23";
+
+    fn check(tokens: &[&str], sign: &str, request_time: &str, now: u64) -> Result<(), Refusal> {
+        let tokens = Tokens(tokens.iter().map(|token| Secret::from((*token).to_owned())).collect());
+        let raw = format!("Sign={sign}&RequestTime={request_time}");
+        let now = Millis::new(now * 1000).unwrap();
+        check_signature(&tokens, Duration::from_secs(60), &Query::parse(&raw), now)
+    }
+
+    #[test]
+    fn accepts_the_published_vectors_in_either_case() {
+        assert_eq!(check(&["xxxxyyyy"], VENDOR, "1669872112", 1_669_872_112), Ok(()));
+        assert_eq!(check(&["test-token"], OURS, "1700000000", 1_700_000_000), Ok(()));
+        let upper = VENDOR.to_uppercase();
+        assert_eq!(check(&["xxxxyyyy"], &upper, "1669872112", 1_669_872_112), Ok(()));
+    }
+
+    #[test]
+    fn any_of_several_tokens_may_sign() {
+        let tokens = ["new", "xxxxyyyy"];
+        assert_eq!(check(&tokens, VENDOR, "1669872112", 1_669_872_112), Ok(()));
+    }
+
+    #[test]
+    fn refuses_a_wrong_signature() {
+        let now = 1_669_872_112;
+        assert_eq!(check(&["xxxyyyy"], VENDOR, "1669872112", now), Err(Refusal::Mismatch));
+        assert_eq!(check(&["xxxxyyyy"], VENDOR, "1669872113", now), Err(Refusal::Mismatch));
+        for sign in ["", "zz", &VENDOR[1..], &format!("{VENDOR}00")] {
+            assert_eq!(check(&["xxxxyyyy"], sign, "1669872112", now), Err(Refusal::Mismatch));
+        }
+    }
+
+    #[test]
+    fn refuses_a_stale_signature_in_both_directions() {
+        let at = |now| check(&["xxxxyyyy"], VENDOR, "1669872112", now);
+        assert_eq!(at(1_669_872_112 + 60), Ok(()));
+        assert_eq!(at(1_669_872_112 - 60), Ok(()));
+        assert_eq!(at(1_669_872_112 + 61), Err(Refusal::Stale));
+        assert_eq!(at(1_669_872_112 - 61), Err(Refusal::Stale));
+    }
+
+    #[test]
+    fn refuses_a_signed_time_that_is_no_time() {
+        let sign = hex::encode(Sha256::digest(b"tsoon"));
+        assert_eq!(check(&["t"], &sign, "soon", 1), Err(Refusal::Stale));
+        let sign = hex::encode(Sha256::digest(format!("t{}", u64::MAX)));
+        assert_eq!(check(&["t"], &sign, &u64::MAX.to_string(), 1), Err(Refusal::Stale));
+    }
+
+    #[test]
+    fn without_tokens_nothing_is_checked() {
+        assert_eq!(check(&[], "no", "no", 1), Ok(()));
+    }
+
+    #[test]
+    fn refuses_what_is_not_signed() {
+        let tokens = Tokens(vec![Secret::from("t".to_owned())]);
+        let now = Millis::new(0).unwrap();
+        let query = Query::parse("RequestTime=0");
+        let answer = check_signature(&tokens, Duration::from_secs(60), &query, now);
+        assert_eq!(answer, Err(Refusal::Missing));
+    }
+}

@@ -1,0 +1,248 @@
+//! One keep-alive connection to the relay, with one request on it at a time.
+//!
+//! It is polled by whoever waits for the answer, without a task of its own: a load generator should
+//! take as little as it can from a relay on the same machine.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::pin::{Pin, pin};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::request::Endpoint;
+
+/// An answer longer than this is not the vendor's JSON.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// Why nothing came back.
+#[derive(Debug)]
+pub enum Failure {
+    /// There is no connection to be had.
+    Connect(io::Error),
+    /// The connection broke after the request was on its way: it may have arrived.
+    Lost(Box<dyn Error + Send + Sync>),
+}
+
+/// Opens itself when it is first used, and again after it was closed or broken.
+#[derive(Debug)]
+pub struct Connection {
+    endpoint: Endpoint,
+    open: Option<Open>,
+}
+
+type Io = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+
+struct Open {
+    sender: SendRequest<Full<Bytes>>,
+    /// What moves the bytes; `None` when it has ended.
+    io: Option<Pin<Box<Io>>>,
+}
+
+/// How an exchange can fail.
+enum Broken {
+    /// Not a byte of it was written: the relay had closed the idle connection.
+    Unsent(Request<Full<Bytes>>),
+    /// It may have arrived.
+    Lost(Box<dyn Error + Send + Sync>),
+}
+
+impl Connection {
+    /// A connection to `endpoint`, not open yet.
+    pub const fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            open: None,
+        }
+    }
+
+    /// Opens the connection, so that the first request need not.
+    ///
+    /// # Errors
+    /// Fails where the relay cannot be reached.
+    pub async fn open(&mut self) -> Result<(), Failure> {
+        self.open = Some(Open::new(&self.endpoint).await?);
+        Ok(())
+    }
+
+    /// Posts a request and waits for the whole answer.
+    ///
+    /// Cancel safety: dropped before it has ended, it closes the connection; a late answer is never
+    /// taken for that of the next request. A request is repeated only if the relay had closed the
+    /// connection before anything of it was written.
+    ///
+    /// # Errors
+    /// Fails where no connection can be had, or where it breaks before the answer is complete.
+    pub async fn post(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
+        let request = match self.open.take() {
+            None => request,
+            Some(mut open) => match open.exchange(request).await {
+                Ok(answer) => return Ok(self.keep(open, answer)),
+                Err(Broken::Lost(error)) => return Err(Failure::Lost(error)),
+                Err(Broken::Unsent(request)) => request,
+            },
+        };
+        let mut open = Open::new(&self.endpoint).await?;
+        match open.exchange(request).await {
+            Ok(answer) => Ok(self.keep(open, answer)),
+            Err(Broken::Lost(error)) => Err(Failure::Lost(error)),
+            Err(Broken::Unsent(_)) => Err(Failure::Lost("closed before it was used".into())),
+        }
+    }
+
+    fn keep(&mut self, open: Open, answer: Answer) -> Answer {
+        if open.io.is_some() {
+            self.open = Some(open);
+        }
+        answer
+    }
+}
+
+impl Open {
+    async fn new(endpoint: &Endpoint) -> Result<Self, Failure> {
+        let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
+        let stream = connect.await.map_err(Failure::Connect)?;
+        stream.set_nodelay(true).map_err(Failure::Connect)?;
+        let (sender, io) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Failure::Lost(error.into()))?;
+        Ok(Self {
+            sender,
+            io: Some(Box::pin(io)),
+        })
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Broken> {
+        let sender = &mut self.sender;
+        let mut exchange = pin!(async move {
+            if sender.ready().await.is_err() {
+                return Err(Broken::Unsent(request));
+            }
+            let response = match sender.try_send_request(request).await {
+                Ok(response) => response,
+                Err(mut error) => {
+                    return Err(match error.take_message() {
+                        Some(request) => Broken::Unsent(request),
+                        None => Broken::Lost(error.into_error().into()),
+                    });
+                }
+            };
+            let status = response.status();
+            match Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+                .collect()
+                .await
+            {
+                Ok(body) => Ok(Answer {
+                    status,
+                    body: body.to_bytes(),
+                }),
+                Err(error) => Err(Broken::Lost(error)),
+            }
+        });
+        if let Some(io) = &mut self.io {
+            tokio::select! {
+                biased;
+                done = &mut exchange => return done,
+                // What it failed with is told to the exchange as well.
+                _ = io.as_mut() => self.io = None,
+            }
+        }
+        exchange.await
+    }
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Lost(error) => {
+                write!(f, "connection lost: {error}")?;
+                let mut source = error.source();
+                while let Some(error) = source {
+                    write!(f, ": {error}")?;
+                    source = error.source();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Answers one request, and closes the connection without having said so.
+    async fn answer_one(listener: &TcpListener, status: &str) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    fn connection(listener: &TcpListener) -> Connection {
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        Connection::new(url.parse().unwrap())
+    }
+
+    fn request() -> Request<Full<Bytes>> {
+        Request::post("/").body("body".into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn opens_again_after_the_relay_has_closed_an_idle_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = connection(&listener);
+        let (closed, wait) = oneshot::channel();
+        let relay = async {
+            answer_one(&listener, "200 OK").await;
+            closed.send(()).unwrap();
+            answer_one(&listener, "202 Accepted").await;
+        };
+        let vendor = async {
+            let first = connection.post(request()).await.unwrap();
+            wait.await.unwrap();
+            (first, connection.post(request()).await.unwrap())
+        };
+        let ((), (first, second)) = tokio::join!(relay, vendor);
+        assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 202));
+        assert_eq!(second.body, "ok");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_may_have_arrived_is_not_repeated() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = connection(&listener);
+        let relay = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        };
+        let ((), answer) = tokio::join!(relay, connection.post(request()));
+        let failure = answer.unwrap_err();
+        assert!(matches!(failure, Failure::Lost(_)), "{failure}");
+    }
+}

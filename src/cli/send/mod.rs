@@ -1,0 +1,280 @@
+//! `recall-relay send`: acts as the vendor against a running relay.
+//!
+//! Promises:
+//! - every callback recalls messages of its own, also across runs; with `--first-seq` a run can be
+//!   repeated byte for byte, apart from the signature;
+//! - the callbacks of a conversation are sent in order, each after the one before was answered or
+//!   given up;
+//! - a callback is sent once: an answer that is not OK, or none, is counted and never tried again, as
+//!   the vendor does by default;
+//! - with `--rate`, a callback that had to wait for the answer to an earlier one is measured from when
+//!   it was due, so that a relay that stalls cannot hide it by being asked less often (coordinated
+//!   omission). One that did not have to wait is measured from when it was sent: that the timer woke
+//!   up late, by up to two milliseconds, is not the relay's doing;
+//! - memory does not grow with the number of callbacks or conversations.
+//!
+//! It does not speak TLS, and does not check what reaches the broker: that is `recall-relay tail`.
+
+mod callbacks;
+mod connection;
+mod order;
+mod request;
+mod summary;
+mod traffic;
+
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use jiff::Timestamp;
+
+use self::callbacks::{Callbacks, Clock, EventTimeForm, Kind, PayloadVersion};
+use self::request::{Endpoint, Vendor};
+use self::traffic::Traffic;
+use crate::setting::{Secret, Timeout};
+
+/// JSON numbers above this are not exact in every reader.
+const MAX_FIRST_SEQ: u64 = 1 << 53;
+
+/// Act as the vendor: send callbacks to a running relay and report how they are answered.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where the relay takes callbacks; parameters of its own are kept
+    #[arg(long, default_value = "http://127.0.0.1:8080/")]
+    url: Endpoint,
+
+    /// The application whose callbacks these are; of a list, the first
+    #[arg(long, env = "RECALL_SDK_APP_IDS", value_name = "ID", value_parser = first_app_id)]
+    sdk_app_id: u64,
+
+    /// Signs each callback; others can see it in the list of processes. Without --token and
+    /// --token-file: `RECALL_AUTH__TOKENS` or `RECALL_AUTH__TOKENS_FILE`; without those: no signature
+    #[arg(long, conflicts_with = "token_file")]
+    token: Option<Secret>,
+
+    /// A file with the token; of a list, the first is taken
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// What is sent
+    #[arg(long, value_enum, default_value_t = Command::Group, help_heading = "Callbacks")]
+    command: Command,
+
+    /// Version of the vendor's documents that the bodies follow
+    #[arg(long, value_enum, default_value_t = PayloadVersion::V3, value_name = "VERSION", help_heading = "Callbacks")]
+    payload_version: PayloadVersion,
+
+    /// How `EventTime` is written
+    #[arg(long, value_enum, default_value_t = EventTimeForm::String, value_name = "FORM", help_heading = "Callbacks")]
+    event_time: EventTimeForm,
+
+    /// `Type` of the groups; in a `Community`, each conversation is a topic
+    #[arg(
+        long,
+        default_value = "Public",
+        value_name = "TYPE",
+        help_heading = "Callbacks"
+    )]
+    group_type: String,
+
+    /// Recalled messages in each callback (C2C has one always)
+    #[arg(long, default_value_t = 1, value_name = "NUMBER", help_heading = "Callbacks",
+          value_parser = clap::value_parser!(u64).range(1..=1000))]
+    messages: u64,
+
+    /// Conversations of each command, in turn [default: as many as connections]
+    #[arg(long, value_name = "NUMBER", help_heading = "Callbacks",
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    conversations: Option<u64>,
+
+    /// First `MsgSeq` of every conversation; the same number makes the same callbacks again
+    /// [default: microseconds since 1970, and never the same twice]
+    #[arg(long, value_name = "SEQ", help_heading = "Callbacks",
+          value_parser = clap::value_parser!(u64).range(..=MAX_FIRST_SEQ))]
+    first_seq: Option<u64>,
+
+    /// How many callbacks [default: 1, or without end where there is a --duration]
+    #[arg(long, short = 'n', value_name = "NUMBER", help_heading = "Traffic",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+
+    /// Stops after this time, whatever the count
+    #[arg(long, value_name = "TIME", help_heading = "Traffic")]
+    duration: Option<Timeout>,
+
+    /// Callbacks per second [default: each as soon as the one before is answered]
+    #[arg(long, value_name = "NUMBER", help_heading = "Traffic", value_parser = rate)]
+    rate: Option<f64>,
+
+    /// Connections kept open, each with one callback at a time
+    #[arg(long, short = 'c', default_value_t = 1, value_name = "NUMBER", help_heading = "Traffic",
+          value_parser = clap::value_parser!(u64).range(1..=65_535))]
+    connections: u64,
+
+    /// A callback not answered by then is given up; the vendor's limit is 2 seconds
+    #[arg(
+        long,
+        default_value = "2s",
+        value_name = "TIME",
+        help_heading = "Traffic"
+    )]
+    timeout: Timeout,
+
+    /// Prints the callbacks as lines for the shell (curl) instead of sending them
+    #[arg(long, conflicts_with_all = ["duration", "rate"])]
+    print: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Command {
+    /// A group message was recalled
+    Group,
+    /// A message between two users was recalled
+    C2c,
+    /// A message of an official account was recalled
+    OfficialAccount,
+    /// Those three in turn
+    All,
+    /// The console's "verify" button: an empty body, no application, no signature
+    Probe,
+    /// Not a recall: a group message is about to be sent
+    Other,
+}
+
+impl Command {
+    const fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Group => &[Kind::Group],
+            Self::C2c => &[Kind::C2c],
+            Self::OfficialAccount => &[Kind::OfficialAccount],
+            Self::All => &[Kind::Group, Kind::C2c, Kind::OfficialAccount],
+            Self::Probe => &[Kind::Probe],
+            Self::Other => &[Kind::Other],
+        }
+    }
+}
+
+/// Sends, or prints, what `args` ask for, and prints a summary on stdout.
+///
+/// Ctrl-C ends it early: the open requests are still waited for; a second one ends it at once.
+///
+/// # Errors
+/// Fails where the relay cannot be reached to begin with, or where a callback was not answered with
+/// HTTP 200, OK and `ErrorCode` 0.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let token = token(&args)?;
+    let conversations = args.conversations.unwrap_or(args.connections);
+    ensure!(
+        args.connections <= conversations,
+        "--connections {} needs at least as many --conversations, not {conversations}: \
+         a conversation keeps to one connection",
+        args.connections,
+    );
+    let endless = args.duration.is_some();
+    let count = args.count.unwrap_or(if endless { u64::MAX } else { 1 });
+    let traffic = Traffic {
+        callbacks: Callbacks {
+            kinds: args.command.kinds(),
+            version: args.payload_version,
+            event_time: args.event_time,
+            group_type: args.group_type,
+            conversations,
+            messages: args.messages,
+            first_seq: match args.first_seq {
+                Some(first) => first,
+                None => u64::try_from(Timestamp::now().as_microsecond())?,
+            },
+            clock: match args.first_seq {
+                Some(_) => Clock::Repeatable,
+                None => Clock::Now,
+            },
+        },
+        vendor: Vendor {
+            endpoint: args.url,
+            sdk_app_id: args.sdk_app_id,
+            token,
+        },
+        count,
+        connections: args.connections,
+        rate: args.rate,
+        timeout: *args.timeout,
+    };
+    if args.print {
+        return print(&traffic);
+    }
+    let duration = args.duration.map(|duration| *duration);
+    let first_seq = traffic.callbacks.first_seq;
+    let (summary, elapsed) = traffic.run(duration.unwrap_or(Duration::MAX)).await?;
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{}", summary.report(elapsed))?;
+    writeln!(stdout, "MsgSeq    from {first_seq}")?;
+    match summary.failed() {
+        0 => Ok(()),
+        failed => bail!(
+            "{failed} of {} callbacks were not answered OK",
+            summary.total()
+        ),
+    }
+}
+
+fn print(traffic: &Traffic) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for number in 0..traffic.count {
+        let callback = traffic.callbacks.make(number)?;
+        let now = u64::try_from(Timestamp::now().as_second())?;
+        writeln!(stdout, "{}", traffic.vendor.curl(&callback, now))?;
+    }
+    Ok(())
+}
+
+/// Finds the token: what the command line names, else what the environment has for the relay.
+fn token(args: &Args) -> anyhow::Result<Option<Secret>> {
+    // Not clap's `env`: a variable of the relay would then beat, or clash with, the other option.
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    let named = args.token.is_some() || args.token_file.is_some();
+    let (text, file) = if named {
+        let text = args.token.as_ref().map(|token| token.expose().to_owned());
+        (text, args.token_file.clone())
+    } else {
+        let text = variable("RECALL_AUTH__TOKENS").map(|text| text.into_string());
+        let Ok(text) = text.transpose() else {
+            bail!("RECALL_AUTH__TOKENS is not UTF-8");
+        };
+        (
+            text,
+            variable("RECALL_AUTH__TOKENS_FILE").map(PathBuf::from),
+        )
+    };
+    let text = match (text, file) {
+        (Some(text), _) => text,
+        (None, Some(path)) => fs::read_to_string(&path)
+            .with_context(|| format!("reading the token from {}", path.display()))?,
+        (None, None) => return Ok(None),
+    };
+    match first(&text) {
+        Some(token) => Ok(Some(Secret::from(token.to_owned()))),
+        None => bail!("the token is empty"),
+    }
+}
+
+fn first(list: &str) -> Option<&str> {
+    list.split(',').map(str::trim).find(|item| !item.is_empty())
+}
+
+fn first_app_id(list: &str) -> Result<u64, String> {
+    let id = first(list).ok_or("empty")?;
+    id.parse().map_err(|_| "not a decimal number".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("not a number from 0.001 to 10000000".to_owned()),
+    }
+}

@@ -1,0 +1,284 @@
+//! What became of the callbacks: counted while they are sent, printed at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use hyper::StatusCode;
+use serde::Deserialize;
+
+use super::connection::{Answer, Failure};
+
+/// So many different failures are listed; the rest is counted together.
+const MAX_FAILURES_LISTED: usize = 20;
+/// Longer reasons are cut.
+const MAX_REASON_CHARS: usize = 160;
+const REST: &str = "others";
+
+/// What became of one callback.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was answered in time.
+    Answered(Answer),
+    /// It was given up.
+    TimedOut,
+    /// There was no connection, or it broke.
+    Failed(Failure),
+}
+
+/// The answer as the vendor wants it; all three fields are required.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Verdict {
+    action_status: String,
+    error_code: i64,
+    error_info: String,
+}
+
+/// Counts of a run. Its size does not grow with the run.
+#[derive(Debug)]
+pub struct Summary {
+    sent: u64,
+    ok: u64,
+    failures: BTreeMap<String, u64>,
+    /// Microseconds.
+    latencies: Histogram<u64>,
+}
+
+impl Summary {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// Fails where memory for the histogram cannot be had.
+    pub fn new() -> anyhow::Result<Self> {
+        let hour = 3_600_000_000;
+        Ok(Self {
+            sent: 0,
+            ok: 0,
+            failures: BTreeMap::new(),
+            latencies: Histogram::new_with_bounds(1, hour, 3).context("making a histogram")?,
+        })
+    }
+
+    /// Counts one more callback as sent.
+    pub const fn sent(&mut self) {
+        self.sent += 1;
+    }
+
+    /// Counts what became of a callback, `latency` after it was due.
+    ///
+    /// A time-out counts in the percentiles with the time until it was given up: without it a relay
+    /// that hangs would look fast. A failed connection does not: it is no answer, and often quick.
+    pub fn ended(&mut self, outcome: &Outcome, latency: Duration) {
+        if !matches!(outcome, Outcome::Failed(_)) {
+            let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+            self.latencies.saturating_record(micros);
+        }
+        let Some(mut label) = failure(outcome) else {
+            self.ok += 1;
+            return;
+        };
+        if self.failures.len() >= MAX_FAILURES_LISTED && !self.failures.contains_key(&label) {
+            REST.clone_into(&mut label);
+        }
+        *self.failures.entry(label).or_default() += 1;
+    }
+
+    /// The callbacks that were sent.
+    pub const fn total(&self) -> u64 {
+        self.sent
+    }
+
+    /// The callbacks that were sent and not answered with HTTP 200, OK and `ErrorCode` 0.
+    pub const fn failed(&self) -> u64 {
+        self.sent - self.ok
+    }
+
+    /// Puts the counts into words.
+    pub const fn report(&self, elapsed: Duration) -> Report<'_> {
+        Report {
+            summary: self,
+            elapsed,
+        }
+    }
+}
+
+/// Says what is wrong with the outcome, if anything is.
+fn failure(outcome: &Outcome) -> Option<String> {
+    let answer = match outcome {
+        Outcome::Answered(answer) => answer,
+        Outcome::TimedOut => return Some("timed out".to_owned()),
+        Outcome::Failed(failure) => return Some(printable(&failure.to_string())),
+    };
+    let status = answer.status.as_u16();
+    let Ok(verdict) = serde_json::from_slice::<Verdict>(&answer.body) else {
+        return Some(format!("{status}, not an answer the vendor reads"));
+    };
+    let Verdict {
+        action_status,
+        error_code,
+        error_info,
+    } = verdict;
+    if answer.status == StatusCode::OK && action_status == "OK" && error_code == 0 {
+        return None;
+    }
+    Some(printable(&format!(
+        "{status} {action_status}/{error_code} {error_info}"
+    )))
+}
+
+/// The text as one short line without control characters: it came from outside.
+fn printable(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = text.chars().take(MAX_REASON_CHARS).map(clean).collect();
+    text.trim_end().to_owned()
+}
+
+/// A [`Summary`] in words.
+#[derive(Debug)]
+pub struct Report<'a> {
+    summary: &'a Summary,
+    elapsed: Duration,
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary {
+            sent,
+            ok,
+            failures,
+            latencies,
+        } = self.summary;
+        writeln!(f, "sent      {sent}")?;
+        writeln!(f, "OK        {ok}")?;
+        writeln!(f, "failed    {}", sent - ok)?;
+        for (what, count) in failures {
+            writeln!(f, "  {count:>7}  {what}")?;
+        }
+        let unanswered = sent - ok - failures.values().sum::<u64>();
+        if unanswered > 0 {
+            writeln!(f, "  {unanswered:>7}  interrupted before the answer")?;
+        }
+        let seconds = self.elapsed.as_secs_f64();
+        writeln!(f, "elapsed   {seconds:.3}s")?;
+        #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
+        let rate = (*sent as f64) / seconds.max(f64::EPSILON);
+        writeln!(f, "rate      {rate:.1}/s")?;
+        write!(f, "latency  ")?;
+        if latencies.is_empty() {
+            return write!(f, " no answers");
+        }
+        for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
+            write!(
+                f,
+                " {name} {}  ",
+                Millis(latencies.value_at_quantile(quantile))
+            )?;
+        }
+        write!(f, " max {}", Millis(latencies.max()))
+    }
+}
+
+/// Microseconds, shown as milliseconds.
+struct Millis(u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}ms", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn answered(status: u16, body: &'static str) -> Outcome {
+        Outcome::Answered(Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            body: Bytes::from_static(body.as_bytes()),
+        })
+    }
+
+    #[test]
+    fn only_the_whole_ok_answer_is_ok() {
+        let ok = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
+        assert_eq!(failure(&answered(200, ok)), None);
+        for (status, body, expected) in [
+            (201, ok, "201 OK/0"),
+            (
+                200,
+                r#"{"ActionStatus":"FAIL","ErrorInfo":"","ErrorCode":0}"#,
+                "200 FAIL/0",
+            ),
+            (
+                200,
+                r#"{"ActionStatus":"OK","ErrorCode":0}"#,
+                "200, not an answer the vendor reads",
+            ),
+            (204, "", "204, not an answer the vendor reads"),
+            (
+                503,
+                r#"{"ActionStatus":"FAIL","ErrorInfo":"the spool\n is full","ErrorCode":1}"#,
+                "503 FAIL/1 the spool  is full",
+            ),
+        ] {
+            assert_eq!(
+                failure(&answered(status, body)).as_deref(),
+                Some(expected),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn reports_every_kind_of_outcome() {
+        let mut summary = Summary::new().unwrap();
+        let full = r#"{"ActionStatus":"FAIL","ErrorInfo":"the spool is full","ErrorCode":1}"#;
+        let ok = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
+        let refused = Failure::Connect(io::ErrorKind::ConnectionRefused.into());
+        for (outcome, millis) in [
+            (answered(200, ok), 1),
+            (answered(200, ok), 2),
+            (answered(503, full), 3),
+            (Outcome::TimedOut, 2000),
+            (Outcome::Failed(refused), 0),
+        ] {
+            summary.sent();
+            summary.ended(&outcome, Duration::from_millis(millis));
+        }
+        summary.sent();
+        assert_eq!((summary.total(), summary.failed()), (6, 4));
+        assert_eq!(
+            summary.report(Duration::from_millis(2500)).to_string(),
+            "sent      6\n\
+             OK        2\n\
+             failed    4\n        \
+             1  503 FAIL/1 the spool is full\n        \
+             1  cannot connect: connection refused\n        \
+             1  timed out\n        \
+             1  interrupted before the answer\n\
+             elapsed   2.500s\n\
+             rate      2.4/s\n\
+             latency   p50 2.000ms   p90 2000.895ms   p99 2000.895ms   p99.9 2000.895ms   max 2000.895ms"
+        );
+    }
+
+    #[test]
+    fn the_list_of_failures_is_bounded() {
+        let mut summary = Summary::new().unwrap();
+        for number in 0..1000 {
+            let outcome = Outcome::Failed(Failure::Lost(format!("reason {number}").into()));
+            summary.sent();
+            summary.ended(&outcome, Duration::ZERO);
+        }
+        assert_eq!(summary.failures.len(), MAX_FAILURES_LISTED + 1);
+        assert_eq!(summary.failures[REST], 980);
+        assert_eq!(summary.failed(), 1000);
+    }
+}

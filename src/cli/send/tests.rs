@@ -1,0 +1,252 @@
+//! Against a relay that is a few lines long.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::CONNECTION;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::*;
+
+const OK: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
+
+#[derive(Debug, clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// What a relay does with its `n`th callback.
+#[derive(Clone, Copy, PartialEq)]
+enum Does {
+    Answer,
+    AnswerAndClose,
+    Refuse,
+    Hang,
+}
+
+/// What a relay saw: each body, and the connection it came on.
+type Seen = Arc<Mutex<Vec<(usize, serde_json::Value)>>>;
+
+/// Answers, `does` says how, while the returned set lives.
+async fn relay(does: fn(usize) -> Does) -> (String, Seen, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let seen = Seen::default();
+    let mut tasks = JoinSet::new();
+    let shared = Arc::clone(&seen);
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        for connection in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let seen = Arc::clone(&shared);
+            connections.spawn(async move {
+                let service = service_fn(|request: Request<Incoming>| {
+                    let seen = Arc::clone(&seen);
+                    async move {
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        let body = serde_json::from_slice(&body).unwrap_or_default();
+                        let number = {
+                            let mut seen = seen.lock().unwrap();
+                            seen.push((connection, body));
+                            seen.len() - 1
+                        };
+                        Ok::<_, Infallible>(answer(does(number)).await)
+                    }
+                });
+                // A connection that the other side gave up is none of our concern.
+                let _ = http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    (url, seen, tasks)
+}
+
+async fn answer(does: Does) -> Response<Full<Bytes>> {
+    let response = Response::builder();
+    match does {
+        Does::Answer => response.body(OK.into()),
+        Does::AnswerAndClose => response.header(CONNECTION, "close").body(OK.into()),
+        Does::Refuse => response.status(403).body(OK.replace("OK", "FAIL").into()),
+        Does::Hang => std::future::pending().await,
+    }
+    .unwrap()
+}
+
+async fn send(url: &str, options: &[&str]) -> anyhow::Result<()> {
+    let fixed = [
+        "send",
+        "--sdk-app-id",
+        "1400000001",
+        "--token",
+        "xxxxyyyy",
+        "--url",
+        url,
+    ];
+    let cli = Cli::try_parse_from(fixed.iter().chain(options)).unwrap();
+    run(cli.args).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_callbacks_of_a_conversation_arrive_in_order_on_one_connection() {
+    let (url, seen, _relay) = relay(|_| Does::Answer).await;
+    send(
+        &url,
+        &[
+            "-n",
+            "1000",
+            "-c",
+            "4",
+            "--conversations",
+            "10",
+            "--first-seq",
+            "1",
+        ],
+    )
+    .await
+    .unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 1000);
+    let mut last = HashMap::new();
+    for (connection, body) in seen.iter() {
+        let seq = body["MsgSeqList"][0]["MsgSeq"].as_u64().unwrap();
+        let (before, on) = last
+            .insert(body["GroupId"].to_string(), (seq, *connection))
+            .unwrap_or((0, *connection));
+        assert_eq!((seq, connection), (before + 1, &on), "{body}");
+    }
+    assert_eq!(last.len(), 10);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_relay_closes_costs_no_callback() {
+    let (url, seen, _relay) = relay(|number| match number {
+        1 | 2 => Does::AnswerAndClose,
+        _ => Does::Answer,
+    })
+    .await;
+    send(&url, &["-n", "5", "--command", "all"]).await.unwrap();
+    let connections: Vec<_> = seen.lock().unwrap().iter().map(|(on, _)| *on).collect();
+    assert_eq!(connections, [0, 0, 1, 2, 2]);
+}
+
+#[tokio::test]
+async fn each_callback_that_is_not_answered_ok_is_counted_and_sent_once() {
+    let (url, seen, _relay) = relay(|number| match number {
+        1 => Does::Refuse,
+        2 => Does::Hang,
+        _ => Does::Answer,
+    })
+    .await;
+    let error = send(&url, &["-n", "4", "--timeout", "100ms"])
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "2 of 4 callbacks were not answered OK");
+    assert_eq!(seen.lock().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_is_said_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = send(&format!("http://{address}/"), &["-n", "1000000"])
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), format!("no relay at {address}"));
+    assert!(format!("{error:#}").contains("cannot connect"), "{error:#}");
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_and_a_duration_ends_it() {
+    let (url, seen, _relay) = relay(|_| Does::Answer).await;
+    let start = Instant::now();
+    send(&url, &["--rate", "100", "--duration", "300ms"])
+        .await
+        .unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    let sent = seen.lock().unwrap().len();
+    assert!((1..=31).contains(&sent), "{sent} sent");
+}
+
+#[test]
+fn the_token_is_never_shown() {
+    let options = ["send", "--sdk-app-id", "7", "--token", "hunter2"];
+    let cli = Cli::try_parse_from(options).unwrap();
+    assert!(!format!("{cli:?}").contains("hunter2"), "{cli:?}");
+}
+
+#[test]
+fn a_token_comes_from_a_file_and_of_a_list_the_first_is_taken() {
+    let path = env::temp_dir().join(format!("recall-relay-send-{}", std::process::id()));
+    fs::write(&path, "  first, second\n").unwrap();
+    let file = path.to_str().unwrap();
+    let read = |options: &[&str]| {
+        let fixed = ["send", "--sdk-app-id", "7,8"];
+        let args = Cli::try_parse_from(fixed.iter().chain(options))
+            .unwrap()
+            .args;
+        assert_eq!(args.sdk_app_id, 7);
+        token(&args).map(|token| token.map(|token| token.expose().to_owned()))
+    };
+    assert_eq!(
+        read(&["--token-file", file]).unwrap().as_deref(),
+        Some("first")
+    );
+    fs::write(&path, " \n").unwrap();
+    assert_eq!(
+        read(&["--token-file", file]).unwrap_err().to_string(),
+        "the token is empty"
+    );
+    fs::remove_file(&path).unwrap();
+    let error = format!("{:#}", read(&["--token-file", file]).unwrap_err());
+    assert!(
+        error.starts_with(&format!("reading the token from {file}")),
+        "{error}"
+    );
+}
+
+#[test]
+fn bad_usage_is_refused_by_the_parser() {
+    for options in [
+        &["--rate", "0"] as &[_],
+        &["--rate", "NaN"],
+        &["--timeout", "0s"],
+        &["--count", "0"],
+        &["--connections", "0"],
+        &["--url", "relay:8080"],
+        &["--token", "a", "--token-file", "b"],
+        &["--print", "--rate", "5"],
+    ] {
+        let fixed = ["send", "--sdk-app-id", "7"];
+        assert!(
+            Cli::try_parse_from(fixed.iter().chain(options)).is_err(),
+            "{options:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn more_connections_than_conversations_are_refused() {
+    let error = send("http://relay/", &["-c", "3", "--conversations", "2"])
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().starts_with("--connections 3 needs"),
+        "{error}"
+    );
+}

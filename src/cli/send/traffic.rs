@@ -1,0 +1,197 @@
+//! When callbacks are sent, on how many connections, and until when.
+
+use std::io::{self, IsTerminal as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::callbacks::Callbacks;
+use super::connection::{Connection, Failure};
+use super::request::Vendor;
+use super::summary::{Outcome, Summary};
+
+/// Without a rate, a relay that is gone would otherwise use up the whole count within a second.
+const PAUSE_WITHOUT_CONNECTION: Duration = Duration::from_millis(100);
+
+/// What is to be sent, and how fast.
+#[derive(Debug)]
+pub struct Traffic {
+    /// Makes the bodies.
+    pub callbacks: Callbacks,
+    /// Makes the requests.
+    pub vendor: Vendor,
+    /// How many callbacks.
+    pub count: u64,
+    /// Connections, each with one callback at a time; not more than conversations.
+    pub connections: u64,
+    /// Callbacks per second on all connections; without one, each follows the answer before it.
+    pub rate: Option<f64>,
+    /// A callback not answered by then is given up.
+    pub timeout: Duration,
+}
+
+/// What the connections share while they send.
+struct Progress {
+    traffic: Traffic,
+    start: Instant,
+    summary: Mutex<Summary>,
+    bar: ProgressBar,
+}
+
+impl Traffic {
+    /// Sends until `count` callbacks are answered, `duration` has passed, or Ctrl-C; what is open
+    /// then is still waited for, unless Ctrl-C comes again. Returns with the time that took.
+    ///
+    /// # Errors
+    /// Fails where the relay cannot be reached to begin with.
+    pub async fn run(self, duration: Duration) -> anyhow::Result<(Summary, Duration)> {
+        let endpoint = &self.vendor.endpoint;
+        let mut first = Connection::new(endpoint.clone());
+        match timeout(self.timeout, first.open()).await {
+            Ok(opened) => opened.map_err(|failure| anyhow::anyhow!("{failure}")),
+            Err(_) => Err(anyhow::anyhow!("timed out")),
+        }
+        .with_context(|| format!("no relay at {}", endpoint.authority))?;
+
+        let progress = Arc::new(Progress {
+            bar: bar(self.count)?,
+            summary: Mutex::new(Summary::new()?),
+            start: Instant::now(),
+            traffic: self,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let mut opened = Some(first);
+        for of in 0..progress.traffic.connections {
+            let endpoint = &progress.traffic.vendor.endpoint;
+            let connection = opened
+                .take()
+                .unwrap_or_else(|| Connection::new(endpoint.clone()));
+            let share = Arc::clone(&progress).send_share(of, connection, stopped.clone());
+            tasks.spawn(share);
+        }
+        drop(stopped);
+
+        let mut time_is_up = std::pin::pin!(sleep(duration));
+        let mut interrupted = false;
+        loop {
+            tokio::select! {
+                done = tasks.join_next() => match done {
+                    Some(done) => done.context("sending")??,
+                    None => break,
+                },
+                () = &mut time_is_up, if !*stop.borrow() => {
+                    stop.send_replace(true);
+                }
+                signal = tokio::signal::ctrl_c() => {
+                    signal.context("waiting for Ctrl-C")?;
+                    if interrupted {
+                        break;
+                    }
+                    interrupted = true;
+                    stop.send_replace(true);
+                }
+            }
+        }
+        let elapsed = progress.start.elapsed();
+        tasks.shutdown().await;
+        progress.bar.finish_and_clear();
+        let progress = Arc::into_inner(progress).context("a connection is still sending")?;
+        let summary = progress.summary.into_inner();
+        Ok((summary.unwrap_or_else(PoisonError::into_inner), elapsed))
+    }
+}
+
+impl Progress {
+    /// Sends the callbacks of one connection, one after the other.
+    async fn send_share(
+        self: Arc<Self>,
+        of: u64,
+        mut connection: Connection,
+        mut stopped: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let Traffic {
+            callbacks,
+            count,
+            connections,
+            rate,
+            ..
+        } = &self.traffic;
+        for number in callbacks.order().share(of, *connections, *count) {
+            let Some(begin) = self.wait_until_due(number, &mut stopped).await else {
+                break;
+            };
+            let outcome = self.send(number, &mut connection).await?;
+            self.count(|summary| summary.ended(&outcome, begin.elapsed()));
+            self.bar.inc(1);
+            if rate.is_none() && matches!(outcome, Outcome::Failed(Failure::Connect(_))) {
+                sleep(PAUSE_WITHOUT_CONNECTION).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a callback is due, and returns the instant from which its latency counts; `None`
+    /// once sending has been stopped.
+    async fn wait_until_due(
+        &self,
+        number: u64,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        let due = self.traffic.rate.map_or(now, |rate| {
+            #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53 callbacks")]
+            let seconds = number as f64 / rate;
+            self.start + Duration::from_secs_f64(seconds)
+        });
+        if due <= now {
+            return (!*stopped.borrow()).then_some(due);
+        }
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => None,
+            () = sleep_until(due) => Some(Instant::now()),
+        }
+    }
+
+    async fn send(&self, number: u64, connection: &mut Connection) -> anyhow::Result<Outcome> {
+        let callback = self.traffic.callbacks.make(number)?;
+        let now = u64::try_from(Timestamp::now().as_second())?;
+        let request = self.traffic.vendor.request(&callback, now)?;
+        self.count(Summary::sent);
+        Ok(
+            match timeout(self.traffic.timeout, connection.post(request)).await {
+                Ok(Ok(answer)) => Outcome::Answered(answer),
+                Ok(Err(failure)) => Outcome::Failed(failure),
+                Err(_) => Outcome::TimedOut,
+            },
+        )
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Summary)) {
+        change(&mut self.summary.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A bar on stderr, where somebody may be looking.
+fn bar(count: u64) -> anyhow::Result<ProgressBar> {
+    let (bar, template) = match count {
+        u64::MAX => (ProgressBar::no_length(), "{spinner} {human_pos}  {per_sec}"),
+        _ => (
+            ProgressBar::new(count),
+            "{wide_bar} {human_pos}/{human_len}  {per_sec}  {eta}",
+        ),
+    };
+    bar.set_draw_target(if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    });
+    Ok(bar.with_style(ProgressStyle::with_template(template).context("making a progress bar")?))
+}

@@ -1,0 +1,180 @@
+use super::*;
+
+const MSG_ID: &str = "144115213033478435-1739361321-2512805311";
+const TOPIC: &str = "@TGS#_@TGS#cQVLVHIM62CJ@TOPIC#_TestTopic";
+
+fn group<'a>(topic_id: Option<&'a str>, messages: Vec<Message<'a>>) -> Recalled<'a> {
+    Recalled {
+        sdk_app_id: 1_400_000_001,
+        command: "Group.CallbackAfterRecallMsg",
+        conversation: Conversation::Group {
+            group_id: "1213456",
+            group_type: Some("Public"),
+            topic_id,
+        },
+        operator_id: Some("admin"),
+        messages,
+        recalled_at: Millis::new(1_670_574_414_123),
+        received_at: Millis(1_670_574_414_201),
+        client: Client::default(),
+    }
+}
+
+fn c2c() -> Recalled<'static> {
+    Recalled {
+        command: "C2C.CallbackAfterMsgWithDraw",
+        conversation: Conversation::C2c {
+            from_account: "jared",
+            to_account: "Jonh",
+        },
+        operator_id: None,
+        recalled_at: None,
+        ..group(
+            None,
+            vec![Message::Keyed {
+                key: "48374_2837546_1557481126",
+                parts: Some(KeyParts {
+                    seq: 48374,
+                    random: 2_837_546,
+                    sent_at: Millis(1_557_481_126_000),
+                }),
+            }],
+        )
+    }
+}
+
+fn text(event: &Event) -> &str {
+    std::str::from_utf8(&event.bytes).unwrap()
+}
+
+#[test]
+fn the_namespace_is_derived_as_documented() {
+    assert_eq!(
+        NAMESPACE,
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, b"urn:recall-relay:event")
+    );
+}
+
+#[test]
+fn ids_are_those_of_the_published_vectors() {
+    let with_id = Message::Group { seq: 130, id: Some(MSG_ID) };
+    let without = Message::Group { seq: 130, id: None };
+    let ids = [
+        group(Some(TOPIC), vec![with_id]).event().id,
+        group(None, vec![without]).event().id,
+        c2c().event().id,
+    ];
+    assert_eq!(
+        ids.map(|id| id.to_string()),
+        [
+            "e623ed2b-c5ef-5b1b-a59b-1584672e69fa",
+            "aacf2bd3-411e-5ba1-b0b6-d2359899ca8f",
+            "4e907382-d3ee-5669-aa1b-045dfbf4084a",
+        ]
+    );
+}
+
+#[test]
+fn details_do_not_count_for_the_id() {
+    let one = group(None, vec![Message::Group { seq: 130, id: Some(MSG_ID) }]);
+    let other = Recalled {
+        conversation: Conversation::Group {
+            group_id: "1213456",
+            group_type: None,
+            topic_id: None,
+        },
+        operator_id: Some("someone else"),
+        recalled_at: Millis::new(1),
+        received_at: Millis(2),
+        client: Client {
+            ip: Some("127.0.0.1".into()),
+            platform: None,
+        },
+        ..one.clone()
+    };
+    assert_eq!(one.event().id, other.event().id);
+}
+
+#[test]
+fn a_group_event_is_published_byte_for_byte_like_this() {
+    let mut recalled = group(
+        Some(TOPIC),
+        vec![Message::Group { seq: 130, id: Some(MSG_ID) }],
+    );
+    recalled.client = Client {
+        ip: Some("127.0.0.1".into()),
+        platform: Some("RESTAPI".into()),
+    };
+    assert_eq!(
+        text(&recalled.event()),
+        concat!(
+            r#"{"specversion":"1.0","id":"e623ed2b-c5ef-5b1b-a59b-1584672e69fa","#,
+            r#""source":"/tencent-im/1400000001","type":"com.tencent.im.group.message.recalled","#,
+            r#""subject":"1213456","time":"2022-12-09T08:26:54.123Z","#,
+            r#""datacontenttype":"application/json","#,
+            r#""dataschema":"urn:recall-relay:schema:message-recalled:1","#,
+            r#""partitionkey":"1400000001:@TGS#_@TGS#cQVLVHIM62CJ@TOPIC#_TestTopic","#,
+            r#""data":{"sdk_app_id":1400000001,"conversation":{"kind":"group","#,
+            r#""group_id":"1213456","group_type":"Public","#,
+            r#""topic_id":"@TGS#_@TGS#cQVLVHIM62CJ@TOPIC#_TestTopic"},"operator_id":"admin","#,
+            r#""messages":[{"seq":130,"id":"144115213033478435-1739361321-2512805311"}],"#,
+            r#""recalled_at":"2022-12-09T08:26:54.123Z","received_at":"2022-12-09T08:26:54.201Z","#,
+            r#""client":{"ip":"127.0.0.1","platform":"RESTAPI"}}}"#,
+        )
+    );
+}
+
+#[test]
+fn a_c2c_event_is_published_byte_for_byte_like_this() {
+    assert_eq!(
+        text(&c2c().event()),
+        concat!(
+            r#"{"specversion":"1.0","id":"4e907382-d3ee-5669-aa1b-045dfbf4084a","#,
+            r#""source":"/tencent-im/1400000001","type":"com.tencent.im.c2c.message.recalled","#,
+            r#""subject":"jared:Jonh","time":"2022-12-09T08:26:54.201Z","#,
+            r#""datacontenttype":"application/json","#,
+            r#""dataschema":"urn:recall-relay:schema:message-recalled:1","#,
+            r#""partitionkey":"1400000001:jared:Jonh","#,
+            r#""data":{"sdk_app_id":1400000001,"conversation":{"kind":"c2c","#,
+            r#""from_account":"jared","to_account":"Jonh"},"#,
+            r#""messages":[{"key":"48374_2837546_1557481126","seq":48374,"random":2837546,"#,
+            r#""sent_at":"2019-05-10T09:38:46.000Z"}],"#,
+            r#""received_at":"2022-12-09T08:26:54.201Z"}}"#,
+        )
+    );
+}
+
+#[test]
+fn a_rejected_callback_keeps_its_bytes_whatever_they_are() {
+    let rejected = Rejected {
+        sdk_app_id: 7,
+        reason: "not_json",
+        detail: "body is not JSON",
+        command: None,
+        query: "SdkAppid=7",
+        body: b"{\"a\":",
+        received_at: Millis(0),
+    };
+    let event = rejected.event();
+    assert_eq!(event.kind, Kind::Rejected);
+    assert!(text(&event).contains(r#""query":"SdkAppid=7","body":"{\"a\":","#));
+
+    let binary = Rejected {
+        body: b"\xff\x00",
+        ..rejected
+    };
+    assert!(text(&binary.event()).contains(r#""body_base64":"/wA=","#));
+    assert_ne!(binary.event().id, event.id);
+}
+
+#[test]
+fn an_envelope_is_read_back_from_the_bytes() {
+    let event = group(None, vec![Message::Group { seq: 1, id: None }]).event();
+    let envelope = Envelope::parse(&event.bytes).unwrap();
+    assert_eq!(envelope.id, event.id.to_string());
+    assert_eq!(envelope.partitionkey, "1400000001:1213456");
+    assert_eq!(envelope.subject.as_deref(), Some("1213456"));
+    let conversation = envelope.data.conversation.unwrap();
+    assert_eq!(conversation.kind, "group");
+    assert_eq!(conversation.group_type.as_deref(), Some("Public"));
+}

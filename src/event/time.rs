@@ -1,0 +1,50 @@
+//! A point in time as the protocol and the event tell it.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+/// Milliseconds since the Unix epoch; shown as RFC 3339 in UTC with three decimals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Millis(pub(super) i64);
+
+impl Millis {
+    /// The point `millis` milliseconds after the Unix epoch; none before it or after the year 9999.
+    #[must_use]
+    pub fn new(millis: u64) -> Option<Self> {
+        let millis = i64::try_from(millis).ok()?;
+        Timestamp::from_millisecond(millis).ok()?;
+        Some(Self(millis))
+    }
+
+    /// Now, by the system's clock; the epoch where the clock stands outside what [`Self::new`] takes.
+    #[must_use]
+    pub fn now() -> Self {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|since| Self::new(u64::try_from(since.as_millis()).ok()?))
+            .unwrap_or(Self(0))
+    }
+
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = Timestamp::from_millisecond(self.0).unwrap_or(Timestamp::UNIX_EPOCH);
+        write!(f, "{time:.3}")
+    }
+}
+
+impl Serialize for Millis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,5 @@
+//! recall-relay.
+pub mod callback;
+pub mod event;
+pub mod setting;
+pub mod spool;

@@ -1,0 +1,293 @@
+//! The spool: every event between its callback's answer and its broker's confirm, in one SQLite file.
+//!
+//! Promises:
+//! - [`Spool::append`] returns `Ok` only after the commit that holds the event was synced to disk;
+//! - events are read in the order of their numbers, and a number is never given out twice;
+//! - nothing leaves before every sink that counts has confirmed it, however old it is;
+//! - an event whose id was seen lately is not appended again;
+//! - what cannot be kept is refused, never dropped.
+//!
+//! It does not work on a network file system (WAL needs shared memory), and it does not replicate:
+//! the disk is as safe as the disk is.
+//!
+//! One thread owns the writing connection. It takes everything that is waiting, commits it in one
+//! transaction and wakes those who wait. Cursors ride along, or are saved without a sync of their own
+//! while nothing is appended: a cursor that is lost only means that events are published again.
+
+mod files;
+mod recent_ids;
+mod room;
+mod schema;
+mod store;
+mod tail;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+
+pub use store::{OpenError, SetAside};
+pub use tail::{ReadError, Tail};
+
+use crate::event::{Event, Seq, Stored};
+use crate::setting::{self, Period, Size};
+use writer::Command;
+
+/// Settings of the spool.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The database file. Its folder is created where it is missing; on a local disk.
+    #[serde(deserialize_with = "setting::text")]
+    pub path: PathBuf,
+    /// The size of all used pages at which callbacks are refused; forwarded events go first. Too small
+    /// and a long outage of a broker fills it; too large and the disk is full first.
+    pub max_bytes: Size,
+    /// Disk space that is left alone: free space and the file's free pages together never go below.
+    pub reserve: Size,
+    /// How long a forwarded event stays; zero deletes it at once.
+    pub retention: Period,
+    /// How many of the latest ids are remembered to recognise a repeated callback. 40 bytes of memory
+    /// each.
+    #[serde(deserialize_with = "setting::text")]
+    pub recent_ids: usize,
+    /// How many callbacks may wait for a commit; more are refused. Each holds its body in memory.
+    #[serde(deserialize_with = "setting::text")]
+    pub max_waiting: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: "data/spool.db".into(),
+            max_bytes: Size(1 << 30),
+            reserve: Size(64 << 20),
+            retention: Period(std::time::Duration::from_secs(24 * 60 * 60)),
+            recent_ids: 100_000,
+            max_waiting: 4096,
+        }
+    }
+}
+
+/// What became of an event that was to be appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is on disk now.
+    New(Seq),
+    /// One with the same id is on disk already.
+    Repeated,
+}
+
+/// Why an event was not appended. It is not kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// `spool.max_bytes` is reached by events that are not forwarded yet, or the disk is full.
+    #[error("spool is full: {0}")]
+    Full(String),
+    /// `spool.max_waiting` callbacks wait for a commit already.
+    #[error("too many callbacks are waiting for the disk")]
+    Busy,
+    /// The commit failed; a later one may succeed.
+    #[error("spool could not write: {0}")]
+    Io(String),
+    /// What was written can no longer be trusted: the process must end and start again.
+    #[error("spool failed: {0}")]
+    Failed(String),
+}
+
+/// What the spool holds, and whether it takes more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Why no event can be appended now; none while it can.
+    pub refusing: Option<AppendError>,
+    /// The oldest event kept is this one, or the next to come.
+    pub first: Seq,
+    /// The newest event is this one, or the one before the first.
+    pub last: Seq,
+    /// Bytes of all used pages.
+    pub used_bytes: u64,
+}
+
+impl Status {
+    /// How many events are kept.
+    #[must_use]
+    pub const fn rows(&self) -> u64 {
+        (self.last.0 + 1).saturating_sub(self.first.0)
+    }
+}
+
+/// A sink's cursor: the last event up to which all are confirmed.
+#[derive(Debug, Clone)]
+pub struct Cursor(Arc<AtomicU64>);
+
+impl Cursor {
+    fn new(seq: Seq) -> Self {
+        Self(Arc::new(AtomicU64::new(seq.0)))
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn position(&self) -> Seq {
+        Seq(self.0.load(Ordering::Acquire))
+    }
+
+    /// Moves it forward; it never moves back. It is saved with the next commit, or soon.
+    pub fn advance(&self, seq: Seq) {
+        self.0.fetch_max(seq.0, Ordering::AcqRel);
+    }
+}
+
+/// What the writer's thread tells everybody else.
+#[derive(Debug)]
+struct Shared {
+    status: watch::Sender<Status>,
+    cursors: BTreeMap<String, Cursor>,
+    unreadable: AtomicU64,
+}
+
+/// A handle to the open spool; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    commands: SyncSender<Command>,
+    shared: Arc<Shared>,
+    path: PathBuf,
+    writer: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+}
+
+/// A spool that was just opened, and what it found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The spool.
+    pub spool: Spool,
+    /// Sinks that are not configured but whose cursors still hold events, and how many.
+    pub orphans: Vec<(String, u64)>,
+}
+
+impl Spool {
+    /// Opens the spool, creating it where there is none, and starts its writer. A sink that is new
+    /// starts at the oldest event kept. Blocks.
+    ///
+    /// # Errors
+    /// Fails where another process has it open, where it is not ours or of a newer version, and where
+    /// it cannot be read or written.
+    pub fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
+        writer::open(config, sinks)
+    }
+
+    /// Appends an event, or finds that it is there. Waits until the commit that holds it is on disk.
+    ///
+    /// # Errors
+    /// Tells why the event is not kept. Dropping the future does not take the event back.
+    pub async fn append(&self, event: Event) -> Result<Appended, AppendError> {
+        let (reply, outcome) = oneshot::channel();
+        self.commands
+            .try_send(Command::Append { event, reply })
+            .map_err(|error| match error {
+                TrySendError::Full(_) => AppendError::Busy,
+                TrySendError::Disconnected(_) => closed(),
+            })?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Keeps an event that no place at the broker would take, until somebody looks at it. Waits until
+    /// it is on disk.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn set_aside(&self, letter: SetAside) -> Result<(), AppendError> {
+        let (reply, outcome) = oneshot::channel();
+        self.send(Command::SetAside { letter, reply }).await?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Reads the events after `position`, and those to come.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be opened.
+    pub fn tail(&self, position: Seq) -> Result<Tail, ReadError> {
+        Tail::new(&self.path, position, Arc::clone(&self.shared))
+    }
+
+    /// A configured sink's cursor.
+    #[must_use]
+    pub fn cursor(&self, sink: &str) -> Option<Cursor> {
+        self.shared.cursors.get(sink).cloned()
+    }
+
+    /// What it holds now, and whether it takes more.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status.borrow().clone()
+    }
+
+    /// How many events could not be read back since the start.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.shared.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the spool fails for good.
+    pub async fn failed(&self) -> AppendError {
+        let mut status = self.shared.status.subscribe();
+        let failed = status
+            .wait_for(|status| matches!(status.refusing, Some(AppendError::Failed(_))))
+            .await;
+        match failed {
+            Ok(status) => status.refusing.clone().unwrap_or_else(closed),
+            Err(_) => closed(),
+        }
+    }
+
+    /// Commits what is waiting, saves the cursors and closes the file.
+    pub async fn close(self) {
+        if self.send(Command::Close).await.is_ok() {
+            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(writer) = writer {
+                let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+            }
+        }
+    }
+
+    /// Waits for room in the queue.
+    async fn send(&self, command: Command) -> Result<(), AppendError> {
+        let commands = self.commands.clone();
+        tokio::task::spawn_blocking(move || commands.send(command))
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(closed)
+    }
+}
+
+fn closed() -> AppendError {
+    AppendError::Failed("it is closed".to_owned())
+}
+
+/// Lets go of the events that the cursor of a sink holds. Blocks; the relay must not be running.
+///
+/// # Errors
+/// As [`Spool::open`]; `Ok(false)` where no such cursor is kept.
+pub fn forget(config: &Config, sink: &str) -> Result<bool, OpenError> {
+    store::Store::open(config)?.forget(sink)
+}
+
+impl SetAside {
+    /// An event that `sink` could not publish anywhere.
+    #[must_use]
+    pub fn new(sink: &str, stored: &Stored, reason: &str, detail: &str) -> Self {
+        Self {
+            sink: sink.to_owned(),
+            stored: stored.clone(),
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

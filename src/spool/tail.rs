@@ -1,0 +1,161 @@
+//! Reading the spool from a position on, and waiting for what comes.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, Row};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::error;
+use uuid::Uuid;
+
+use super::{Shared, Status, schema};
+use crate::event::{Event, Kind, Seq, Stored};
+
+/// Why the spool could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("could not read the spool")]
+pub struct ReadError(#[from] rusqlite::Error);
+
+/// Events that one read returns at most, and the bytes after which it stops.
+const READ_EVENTS: usize = 1000;
+const READ_BYTES: usize = 1 << 20;
+
+/// A reader that follows the spool.
+#[derive(Debug)]
+pub struct Tail {
+    connection: Arc<Mutex<Connection>>,
+    position: Seq,
+    status: watch::Receiver<Status>,
+    shared: Arc<Shared>,
+    reading: Option<Reading>,
+}
+
+/// A read under way on a blocking thread.
+#[derive(Debug)]
+struct Reading {
+    /// The newest event when it began: all up to here that are not found are gone.
+    last: Seq,
+    rows: JoinHandle<rusqlite::Result<Rows>>,
+}
+
+/// What one read found.
+#[derive(Debug)]
+struct Rows {
+    events: Vec<Stored>,
+    last: Seq,
+    unreadable: Vec<Seq>,
+}
+
+impl Tail {
+    pub(super) fn new(path: &Path, position: Seq, shared: Arc<Shared>) -> Result<Self, ReadError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            position,
+            status: shared.status.subscribe(),
+            shared,
+            reading: None,
+        })
+    }
+
+    /// The next events, at most `limit` of them; waits until there are some. Cancel safe.
+    ///
+    /// A row whose checksum is wrong is reported and passed over.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read; may be called again.
+    pub async fn next(&mut self, limit: usize) -> Result<Vec<Stored>, ReadError> {
+        loop {
+            let position = self.position;
+            if self.reading.is_none() {
+                // Without a writer there is nothing to wait for; the caller is about to stop.
+                if self.status.wait_for(|status| status.last > position).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            let reading = self.reading.get_or_insert_with(|| {
+                let connection = Arc::clone(&self.connection);
+                let limit = limit.clamp(1, READ_EVENTS);
+                Reading {
+                    last: self.status.borrow().last,
+                    rows: tokio::task::spawn_blocking(move || {
+                        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                        read(&connection, position, limit)
+                    }),
+                }
+            });
+            let outcome = (&mut reading.rows).await;
+            let last = reading.last;
+            self.reading = None;
+            let Ok(rows) = outcome else {
+                // The runtime is shutting down.
+                return std::future::pending().await;
+            };
+            let rows = rows?;
+            self.position = self.position.max(rows.last);
+            for seq in &rows.unreadable {
+                error!(%seq, "an event in the spool is damaged and cannot be published");
+                self.shared.unreadable.fetch_add(1, Ordering::Relaxed);
+            }
+            if !rows.events.is_empty() {
+                return Ok(rows.events);
+            }
+            if rows.unreadable.is_empty() {
+                self.position = self.position.max(last);
+            }
+        }
+    }
+}
+
+fn read(connection: &Connection, after: Seq, limit: usize) -> rusqlite::Result<Rows> {
+    let mut rows = Rows {
+        events: Vec::new(),
+        last: after,
+        unreadable: Vec::new(),
+    };
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, id, kind, checksum, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    )?;
+    let mut found = statement.query([after.0, limit as u64])?;
+    let mut bytes = 0;
+    while let Some(row) = found.next()? {
+        let seq = Seq(row.get(0)?);
+        rows.last = seq;
+        match decode(seq, row) {
+            Some(event) => {
+                bytes += event.bytes.len();
+                rows.events.push(Stored { seq, event });
+            }
+            None => rows.unreadable.push(seq),
+        }
+        if bytes >= READ_BYTES {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+/// A row's event; none where the row is not what was written.
+fn decode(seq: Seq, row: &Row<'_>) -> Option<Event> {
+    let id: [u8; 16] = row.get(1).ok()?;
+    let kind: u8 = row.get(2).ok()?;
+    let checksum: u32 = row.get(3).ok()?;
+    let body = row.get_ref(4).ok()?.as_blob().ok()?;
+    if schema::checksum(seq.0, &id, kind, body) != checksum {
+        return None;
+    }
+    Some(Event {
+        kind: match kind {
+            0 => Kind::Recalled,
+            1 => Kind::Rejected,
+            _ => return None,
+        },
+        id: Uuid::from_bytes(id),
+        bytes: Bytes::copy_from_slice(body),
+    })
+}

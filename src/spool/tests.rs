@@ -1,0 +1,383 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+
+use super::*;
+use crate::event::Kind;
+
+fn config(folder: &TempDir) -> Config {
+    Config {
+        path: folder.path().join("spool.db"),
+        reserve: Size(0),
+        ..Config::default()
+    }
+}
+
+fn event(number: u128) -> Event {
+    Event {
+        kind: Kind::Recalled,
+        id: Uuid::from_u128(number),
+        bytes: Bytes::from(format!("event {number}")),
+    }
+}
+
+fn open(config: &Config) -> Spool {
+    Spool::open(config, &["sink"]).unwrap().spool
+}
+
+async fn append_all(spool: &Spool, numbers: impl IntoIterator<Item = u128>) -> Vec<Appended> {
+    let mut outcomes = Vec::new();
+    for number in numbers {
+        outcomes.push(spool.append(event(number)).await.unwrap());
+    }
+    outcomes
+}
+
+async fn read_all(spool: &Spool, after: u64) -> Vec<(u64, String)> {
+    let last = spool.status().last;
+    let mut tail = spool.tail(Seq(after)).unwrap();
+    let mut found = Vec::new();
+    while found.last().is_none_or(|(seq, _)| *seq < last.0) && last.0 > after {
+        let read = tokio::time::timeout(Duration::from_secs(5), tail.next(1000));
+        for stored in read.await.expect("events within 5 s").unwrap() {
+            let text = String::from_utf8(stored.event.bytes.to_vec()).unwrap();
+            found.push((stored.seq.0, text));
+        }
+    }
+    found
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn rows_on_disk(path: &Path, table: &str) -> u64 {
+    Connection::open(path)
+        .unwrap()
+        .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn what_was_appended_is_read_in_order_and_after_a_reopen() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    let outcomes = append_all(&spool, 1..=3).await;
+    assert_eq!(outcomes, [1, 2, 3].map(|seq| Appended::New(Seq(seq))));
+    let expected: Vec<_> = (1..=3).map(|seq| (seq, format!("event {seq}"))).collect();
+    assert_eq!(read_all(&spool, 0).await, expected);
+    spool.close().await;
+
+    let spool = open(&config(&folder));
+    assert_eq!(read_all(&spool, 0).await, expected);
+    assert_eq!(append_all(&spool, [4]).await, [Appended::New(Seq(4))]);
+}
+
+#[tokio::test]
+async fn many_at_once_share_commits_and_all_are_kept() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    let appends = (0..500).map(|number| {
+        let spool = spool.clone();
+        async move { spool.append(event(number)).await }
+    });
+    let outcomes = futures_util::future::join_all(appends).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(spool.status().rows(), 500);
+    assert_eq!(read_all(&spool, 0).await.len(), 500);
+}
+
+#[tokio::test]
+async fn a_repeated_id_is_appended_once_also_after_a_reopen() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    let both = futures_util::join!(spool.append(event(7)), spool.append(event(7)));
+    assert_eq!(both, (Ok(Appended::New(Seq(1))), Ok(Appended::Repeated)));
+    spool.close().await;
+    let spool = open(&config(&folder));
+    assert_eq!(append_all(&spool, [7, 8]).await, [Appended::Repeated, Appended::New(Seq(2))]);
+}
+
+#[tokio::test]
+async fn without_retention_ids_are_recognised_after_their_events_are_gone() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        retention: Period(Duration::ZERO),
+        recent_ids: 3,
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    append_all(&spool, 1..=5).await;
+    spool.cursor("sink").unwrap().advance(Seq(5));
+    until("all rows to go", || spool.status().rows() == 0).await;
+    spool.close().await;
+    assert_eq!(rows_on_disk(&config.path, "events"), 0);
+    assert!(rows_on_disk(&config.path, "recent_ids") <= 3);
+
+    let spool = open(&config);
+    assert_eq!(
+        append_all(&spool, [5, 4, 3, 1]).await,
+        [Appended::Repeated, Appended::Repeated, Appended::Repeated, Appended::New(Seq(6))]
+    );
+}
+
+#[tokio::test]
+async fn numbers_are_never_reused_when_the_spool_runs_empty() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        retention: Period(Duration::ZERO),
+        recent_ids: 0,
+        ..config(&folder)
+    };
+    for round in 1..=3 {
+        let spool = open(&config);
+        assert_eq!(append_all(&spool, [1]).await, [Appended::New(Seq(round))]);
+        spool.cursor("sink").unwrap().advance(Seq(round));
+        until("the row to go", || spool.status().rows() == 0).await;
+        spool.close().await;
+    }
+}
+
+#[tokio::test]
+async fn cursors_survive_and_a_new_sink_starts_at_the_oldest_event() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    append_all(&spool, 1..=4).await;
+    spool.cursor("sink").unwrap().advance(Seq(3));
+    spool.close().await;
+
+    let opened = Spool::open(&config(&folder), &["sink", "late"]).unwrap();
+    assert_eq!(opened.spool.cursor("sink").unwrap().position(), Seq(3));
+    assert_eq!(opened.spool.cursor("late").unwrap().position(), Seq(0));
+    assert_eq!(opened.orphans, []);
+    opened.spool.close().await;
+
+    let opened = Spool::open(&config(&folder), &["late"]).unwrap();
+    assert_eq!(opened.orphans, [("sink".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_sink_that_is_gone_holds_its_events_until_it_is_forgotten() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        retention: Period(Duration::ZERO),
+        ..config(&folder)
+    };
+    let both = Spool::open(&config, &["kafka", "rabbitmq"]).unwrap().spool;
+    append_all(&both, 1..=3).await;
+    both.cursor("kafka").unwrap().advance(Seq(1));
+    both.close().await;
+
+    let spool = Spool::open(&config, &["rabbitmq"]).unwrap().spool;
+    spool.cursor("rabbitmq").unwrap().advance(Seq(3));
+    until("the first row to go", || spool.status().first == Seq(2)).await;
+    spool.close().await;
+    assert_eq!(rows_on_disk(&config.path, "events"), 2);
+
+    assert!(forget(&config, "kafka").unwrap());
+    assert!(!forget(&config, "kafka").unwrap());
+    let spool = Spool::open(&config, &["rabbitmq"]).unwrap().spool;
+    until("the rest to go", || spool.status().rows() == 0).await;
+}
+
+#[tokio::test]
+async fn stdout_holds_nothing_once_it_is_not_the_sink() {
+    let folder = TempDir::new().unwrap();
+    let spool = Spool::open(&config(&folder), &["stdout"]).unwrap().spool;
+    append_all(&spool, [1]).await;
+    spool.close().await;
+    assert_eq!(Spool::open(&config(&folder), &["kafka"]).unwrap().orphans, []);
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_drops_nothing_and_recovers() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        max_bytes: Size(400 << 10),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let large = |number| Event {
+        bytes: Bytes::from(vec![b'x'; 4 << 10]),
+        ..event(number)
+    };
+    let mut kept = 0;
+    let refusal = loop {
+        match spool.append(large(kept)).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refusal, AppendError::Full(_)), "{refusal}");
+    assert!(kept > 50, "{kept}");
+    assert_eq!(spool.status().rows(), u64::try_from(kept).unwrap());
+    assert!(spool.status().refusing.is_some());
+
+    // Forwarded events go first, although their retention is not over.
+    spool.cursor("sink").unwrap().advance(Seq(20));
+    assert!(spool.append(large(kept)).await.is_ok());
+    let status = spool.status();
+    assert_eq!(status.first, Seq(21));
+    spool.cursor("sink").unwrap().advance(status.last);
+    assert!(spool.append(large(kept + 1)).await.is_ok());
+    until("room", || spool.status().refusing.is_none()).await;
+}
+
+#[tokio::test]
+async fn the_reserve_of_the_disk_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        reserve: Size(u64::MAX),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let refusal = spool.append(event(1)).await.unwrap_err();
+    assert!(refusal.to_string().contains("spool.reserve"), "{refusal}");
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let folder = TempDir::new().unwrap();
+    let config = config(&folder);
+    let first = Spool::open(&config, &["sink"]).unwrap();
+    let error = Spool::open(&config, &["sink"]).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    drop(first);
+}
+
+#[test]
+fn a_newer_or_foreign_file_is_refused_and_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let config = config(&folder);
+    Runtime::new().unwrap().block_on(open(&config).close());
+    let sql = |statement: &str| {
+        Connection::open(&config.path).unwrap().execute_batch(statement).unwrap();
+    };
+    sql("PRAGMA user_version = 99");
+    let error = Spool::open(&config, &["sink"]).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+
+    sql("PRAGMA application_id = 1");
+    let error = Spool::open(&config, &["sink"]).unwrap_err();
+    assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+}
+
+#[test]
+fn nobody_else_may_read_the_files() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a/b/spool.db");
+    let spool = open(&Config {
+        path: path.clone(),
+        ..config(&folder)
+    });
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    for file in fs::read_dir(path.parent().unwrap()).unwrap() {
+        let file = file.unwrap().path();
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    drop(spool);
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_counted_and_passed_over() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    append_all(&spool, 1..=3).await;
+    Connection::open(&config(&folder).path)
+        .unwrap()
+        .execute("UPDATE events SET body = x'00' WHERE seq = 2", [])
+        .unwrap();
+    let seqs: Vec<u64> = read_all(&spool, 0).await.into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!((seqs, spool.unreadable()), (vec![1, 3], 1));
+}
+
+#[tokio::test]
+async fn an_event_set_aside_is_kept_until_somebody_looks() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    let stored = Stored {
+        seq: Seq(1),
+        event: event(1),
+    };
+    spool.set_aside(SetAside::new("sink", &stored, "too_large", "1 MiB")).await.unwrap();
+    spool.close().await;
+    assert_eq!(rows_on_disk(&config(&folder).path, "dead_letters"), 1);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u8),
+    Advance(u8),
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => any::<u8>().prop_map(Step::Append),
+        2 => any::<u8>().prop_map(Step::Advance),
+        1 => Just(Step::Reopen),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Random histories against a `Vec`: what is not confirmed is always there, in order, whole.
+    #[test]
+    fn keeps_what_is_not_confirmed(steps in steps(), keep in any::<bool>()) {
+        let runtime = Runtime::new().unwrap();
+        let folder = TempDir::new().unwrap();
+        let config = Config {
+            retention: Period(if keep { Duration::from_secs(3600) } else { Duration::ZERO }),
+            ..config(&folder)
+        };
+        runtime.block_on(async {
+            let mut spool = open(&config);
+            let mut model: Vec<(u64, String)> = Vec::new();
+            let mut confirmed = 0;
+            for step in steps {
+                match step {
+                    Step::Append(number) => {
+                        let number = u128::from(number);
+                        let text = format!("event {number}");
+                        let known = model.iter().any(|(_, known)| *known == text);
+                        match spool.append(event(number)).await.unwrap() {
+                            Appended::New(seq) => {
+                                assert!(!known);
+                                assert_eq!(seq.0, model.len() as u64 + 1);
+                                model.push((seq.0, text));
+                            }
+                            Appended::Repeated => assert!(known),
+                        }
+                    }
+                    Step::Advance(by) => {
+                        confirmed = (confirmed + u64::from(by % 5)).min(model.len() as u64);
+                        spool.cursor("sink").unwrap().advance(Seq(confirmed));
+                    }
+                    Step::Reopen => {
+                        spool.close().await;
+                        spool = open(&config);
+                        assert_eq!(spool.cursor("sink").unwrap().position(), Seq(confirmed));
+                    }
+                }
+                let unconfirmed = &model[usize::try_from(confirmed).unwrap()..];
+                assert_eq!(read_all(&spool, confirmed).await, unconfirmed);
+            }
+            spool.close().await;
+        });
+    }
+}

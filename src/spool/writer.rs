@@ -1,0 +1,221 @@
+//! The writer's thread: takes everything that is waiting, commits it at once, wakes those who wait.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::store::{SetAside, Store};
+use super::{AppendError, Appended, Config, Cursor, OpenError, Opened, Shared, Spool, Status};
+use crate::event::{Event, Seq};
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Append {
+        event: Event,
+        reply: oneshot::Sender<Result<Appended, AppendError>>,
+    },
+    SetAside {
+        letter: SetAside,
+        reply: oneshot::Sender<Result<(), AppendError>>,
+    },
+    Close,
+}
+
+/// Events that one transaction holds at most: what bounds its time on a slow disk.
+const GROUP: usize = 1024;
+
+/// Room for fewer bytes of events than this counts as none, so that the state does not change to and
+/// fro with the size of each callback.
+const HEADROOM: u64 = 64 << 10;
+
+/// How often cursors are saved while nothing is appended, and old events deleted.
+const UPKEEP: Duration = Duration::from_millis(100);
+
+pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
+    let mut store = Store::open(config)?;
+    store.settle_cursors(sinks).map_err(|error| OpenError::Files {
+        path: config.path.clone(),
+        source: std::io::Error::other(error),
+    })?;
+    let saved = store.saved_cursors();
+    let cursors: BTreeMap<String, Cursor> = saved
+        .iter()
+        .filter(|(sink, _)| sinks.contains(&sink.as_str()))
+        .map(|(sink, seq)| (sink.clone(), Cursor::new(*seq)))
+        .collect();
+    let last = Seq(store.next().0 - 1);
+    let orphans = saved
+        .iter()
+        .filter(|(sink, _)| !cursors.contains_key(*sink))
+        .map(|(sink, seq)| (sink.clone(), last.0.saturating_sub(seq.0)))
+        .collect();
+
+    let shared = Arc::new(Shared {
+        status: watch::Sender::new(Status {
+            refusing: None,
+            first: store.first(),
+            last,
+            used_bytes: store.usage().used_bytes,
+        }),
+        cursors,
+        unreadable: AtomicU64::new(0),
+    });
+    let (commands, queue) = sync_channel(config.max_waiting.max(1));
+    let mut writer = Writer {
+        store,
+        shared: Arc::clone(&shared),
+        upkeep_due: Instant::now(),
+        upkeep_pause: UPKEEP,
+    };
+    writer.tell(None);
+    let thread = thread::Builder::new()
+        .name("spool".to_owned())
+        .spawn(move || writer.run(&queue))
+        .map_err(|source| OpenError::Files {
+            path: config.path.clone(),
+            source,
+        })?;
+    Ok(Opened {
+        spool: Spool {
+            commands,
+            shared,
+            path: config.path.clone(),
+            writer: Arc::new(Mutex::new(Some(thread))),
+        },
+        orphans,
+    })
+}
+
+struct Writer {
+    store: Store,
+    shared: Arc<Shared>,
+    upkeep_due: Instant,
+    upkeep_pause: Duration,
+}
+
+type Waiting = oneshot::Sender<Result<Appended, AppendError>>;
+
+impl Writer {
+    fn run(&mut self, queue: &Receiver<Command>) {
+        let mut events = Vec::with_capacity(GROUP);
+        let mut waiting = Vec::with_capacity(GROUP);
+        loop {
+            let mut closing = false;
+            match queue.recv_timeout(self.upkeep_pause) {
+                Ok(command) => {
+                    let mut next = Some(command);
+                    while let Some(command) = next {
+                        match command {
+                            Command::Append { event, reply } => {
+                                events.push(event);
+                                waiting.push(reply);
+                            }
+                            Command::SetAside { letter, reply } => {
+                                let _ = reply.send(self.store.set_aside(&letter));
+                            }
+                            Command::Close => closing = true,
+                        }
+                        next = if events.len() < GROUP { queue.try_recv().ok() } else { None };
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => closing = true,
+            }
+            if !events.is_empty() && self.commit(&events, &mut waiting).is_err() {
+                return;
+            }
+            events.clear();
+            let due = self.upkeep_pause.is_zero() || self.upkeep_due <= Instant::now();
+            let upkeep = if closing || due {
+                self.upkeep()
+            } else {
+                Ok(())
+            };
+            if upkeep.is_err() || closing {
+                return;
+            }
+        }
+    }
+
+    /// Commits a group and answers those who wait. An error ends the thread.
+    fn commit(&mut self, events: &[Event], waiting: &mut Vec<Waiting>) -> Result<(), AppendError> {
+        let outcome = self.store.append(events, &self.shared.cursors);
+        match &outcome {
+            Ok(outcomes) => {
+                let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
+                self.tell(refused.cloned());
+                for (reply, outcome) in waiting.drain(..).zip(outcomes) {
+                    // Whoever asked may have gone; the event is kept all the same.
+                    let _ = reply.send(outcome.clone());
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.tell(Some(error.clone()));
+                for reply in waiting.drain(..) {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                self.survive(error)
+            }
+        }
+    }
+
+    /// Saves the cursors, deletes what is over, and looks whether there is room again.
+    fn upkeep(&mut self) -> Result<(), AppendError> {
+        self.upkeep_pause = UPKEEP;
+        self.upkeep_due = Instant::now() + UPKEEP;
+        let done = self
+            .store
+            .save_cursors(&self.shared.cursors)
+            .and_then(|()| self.store.expire(&self.shared.cursors));
+        match done {
+            Ok(more) => {
+                self.upkeep_pause = if more { Duration::ZERO } else { UPKEEP };
+                let room = self.store.room();
+                let full = room.bytes < HEADROOM;
+                self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
+                Ok(())
+            }
+            Err(error) => {
+                self.tell(Some(error.clone()));
+                self.survive(&error)
+            }
+        }
+    }
+
+    fn refusing(&self) -> Option<AppendError> {
+        self.shared.status.borrow().refusing.clone()
+    }
+
+    /// Whether the thread goes on after an error.
+    fn survive(&self, error: &AppendError) -> Result<(), AppendError> {
+        match error {
+            AppendError::Failed(_) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells everybody how things stand, and the log when that changes.
+    fn tell(&self, refusing: Option<AppendError>) {
+        let before = self.refusing();
+        match (&before, &refusing) {
+            (None, Some(failed @ AppendError::Failed(_))) => error!(error = %failed, "the spool failed"),
+            (None, Some(reason)) => warn!(%reason, "callbacks are refused"),
+            (Some(_), None) => info!("callbacks are accepted again"),
+            _ => {}
+        }
+        self.shared.status.send_modify(|status| {
+            status.refusing = refusing;
+            status.first = self.store.first();
+            status.last = Seq(self.store.next().0 - 1);
+            status.used_bytes = self.store.usage().used_bytes;
+        });
+    }
+}
