@@ -293,11 +293,7 @@ impl Rejected<'_> {
             Ok(text) => (Some(text), None),
             Err(_) => (None, Some(BASE64_STANDARD.encode(self.body))),
         };
-        let id = name_to_id(&(
-            self.sdk_app_id,
-            self.query,
-            body.or(body_base64.as_deref()),
-        ));
+        let id = name_to_id(&(self.sdk_app_id, self.query, body.or(body_base64.as_deref())));
         let event = CloudEvent {
             specversion: "1.0",
             id,
@@ -383,9 +379,14 @@ fn name_to_id(name: &impl Serialize) -> Uuid {
     Uuid::new_v5(&NAMESPACE, &to_json(name))
 }
 
-#[expect(clippy::expect_used, reason = "strings, numbers and structs of them always have a JSON form")]
+#[expect(
+    clippy::expect_used,
+    reason = "strings, numbers and structs of them always have a JSON form"
+)]
 fn to_json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("an event has a JSON form").into()
+    serde_json::to_vec(value)
+        .expect("an event has a JSON form")
+        .into()
 }
 
 /// The attributes of an event that brokers carry beside its bytes, read back from the bytes.

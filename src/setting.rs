@@ -51,7 +51,7 @@ where
     deserializer.deserialize_any(Text(PhantomData))
 }
 
-/// [`text`] for a setting that may be absent.
+/// [`text`] for a setting that may be absent; empty text is absent too.
 ///
 /// # Errors
 /// As [`text`].
@@ -60,7 +60,11 @@ where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
 {
-    text(deserializer).map(Some)
+    let text: String = text(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(de::Error::custom)
 }
 
 /// A length of time that may be zero, written `90s`, `24h` or `500ms`.
@@ -115,7 +119,16 @@ impl FromStr for Timeout {
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", humantime::format_duration(self.0))
+        let millis = self.0.as_millis();
+        let units = [(3_600_000, "h"), (1000, "s")];
+        match units
+            .iter()
+            .find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit))
+        {
+            Some((unit, name)) => write!(f, "{}{name}", millis / unit),
+            None if millis == 0 => f.write_str("0s"),
+            None => write!(f, "{millis}ms"),
+        }
     }
 }
 
@@ -308,8 +321,12 @@ mod tests {
     #[test]
     fn a_limit_of_zero_is_refused_but_a_period_may_be_zero() {
         assert_eq!("0s".parse::<Period>().unwrap(), Period(Duration::ZERO));
-        assert_eq!("0s".parse::<Timeout>().unwrap_err(), "must be longer than zero");
-        assert_eq!("90s".parse::<Timeout>().unwrap().to_string(), "1m 30s");
+        assert_eq!(
+            "0s".parse::<Timeout>().unwrap_err(),
+            "must be longer than zero"
+        );
+        assert_eq!("24h".parse::<Timeout>().unwrap().to_string(), "24h");
+        assert_eq!("90s".parse::<Timeout>().unwrap().to_string(), "90s");
     }
 
     #[test]

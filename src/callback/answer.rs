@@ -19,7 +19,10 @@ struct Answer<'a> {
 
 /// The body that tells why a callback was not taken.
 #[must_use]
-#[expect(clippy::expect_used, reason = "two strings and a number always have a JSON form")]
+#[expect(
+    clippy::expect_used,
+    reason = "two strings and a number always have a JSON form"
+)]
 pub fn fail(reason: &str) -> Bytes {
     serde_json::to_vec(&Answer {
         action_status: "FAIL",

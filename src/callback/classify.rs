@@ -114,7 +114,13 @@ mod tests {
     }
 
     fn is_recall(query: &str, body: &str) -> bool {
-        matches!(class(query, body), Class::Recall { recall: Recall::Group, .. })
+        matches!(
+            class(query, body),
+            Class::Recall {
+                recall: Recall::Group,
+                ..
+            }
+        )
     }
 
     fn other(command: Option<&str>) -> Class {
@@ -128,7 +134,10 @@ mod tests {
         assert!(is_recall(IN_QUERY, r#"{"GroupId":"g"}"#));
         assert!(is_recall("", IN_BODY));
         assert!(is_recall("CallbackCommand=State.StateChange", IN_BODY));
-        assert!(is_recall(IN_QUERY, r#"{"CallbackCommand":"State.StateChange"}"#));
+        assert!(is_recall(
+            IN_QUERY,
+            r#"{"CallbackCommand":"State.StateChange"}"#
+        ));
     }
 
     #[test]

@@ -115,7 +115,10 @@ mod tests {
 
     #[test]
     fn unknown_commands_share_one_name() {
-        assert_eq!(known_command(Some("State.StateChange")), "State.StateChange");
+        assert_eq!(
+            known_command(Some("State.StateChange")),
+            "State.StateChange"
+        );
         assert_eq!(known_command(Some("x'; DROP TABLE")), OTHER_COMMAND);
         assert_eq!(known_command(None), "none");
     }

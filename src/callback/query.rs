@@ -49,7 +49,9 @@ impl<'a> Query<'a> {
     /// The command, if one is given that is not empty.
     #[must_use]
     pub fn command(&self) -> Option<&str> {
-        self.command.as_deref().filter(|command| !command.is_empty())
+        self.command
+            .as_deref()
+            .filter(|command| !command.is_empty())
     }
 
     /// The query as it came, without `Sign` and `RequestTime`: those are as good as a password for a

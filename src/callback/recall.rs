@@ -201,9 +201,9 @@ impl<'a> Fields<'a> {
         let list = self.list("MsgSeqList")?;
         let mut messages = Vec::with_capacity(list.len());
         for (index, entry) in list.iter().enumerate() {
-            let seq = entry.get("MsgSeq").ok_or_else(|| {
-                Fault::Messages(format!("MsgSeqList[{index}].MsgSeq"), MISSING)
-            })?;
+            let seq = entry
+                .get("MsgSeq")
+                .ok_or_else(|| Fault::Messages(format!("MsgSeqList[{index}].MsgSeq"), MISSING))?;
             let seq = unsigned(seq).ok_or_else(|| {
                 let path = format!("MsgSeqList[{index}].MsgSeq");
                 Fault::Messages(path, "is not an unsigned 64-bit number")

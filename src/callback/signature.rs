@@ -81,7 +81,12 @@ mod tests {
     const OURS: &str = "fdedb59e60a8d79ebb349080c302a68a79ac6602cc5dbed2a4a94b9ced465f23";
 
     fn check(tokens: &[&str], sign: &str, request_time: &str, now: u64) -> Result<(), Refusal> {
-        let tokens = Tokens(tokens.iter().map(|token| Secret::from((*token).to_owned())).collect());
+        let tokens = Tokens(
+            tokens
+                .iter()
+                .map(|token| Secret::from((*token).to_owned()))
+                .collect(),
+        );
         let raw = format!("Sign={sign}&RequestTime={request_time}");
         let now = Millis::new(now * 1000).unwrap();
         check_signature(&tokens, Duration::from_secs(60), &Query::parse(&raw), now)
@@ -89,10 +94,19 @@ mod tests {
 
     #[test]
     fn accepts_the_published_vectors_in_either_case() {
-        assert_eq!(check(&["xxxxyyyy"], VENDOR, "1669872112", 1_669_872_112), Ok(()));
-        assert_eq!(check(&["test-token"], OURS, "1700000000", 1_700_000_000), Ok(()));
+        assert_eq!(
+            check(&["xxxxyyyy"], VENDOR, "1669872112", 1_669_872_112),
+            Ok(())
+        );
+        assert_eq!(
+            check(&["test-token"], OURS, "1700000000", 1_700_000_000),
+            Ok(())
+        );
         let upper = VENDOR.to_uppercase();
-        assert_eq!(check(&["xxxxyyyy"], &upper, "1669872112", 1_669_872_112), Ok(()));
+        assert_eq!(
+            check(&["xxxxyyyy"], &upper, "1669872112", 1_669_872_112),
+            Ok(())
+        );
     }
 
     #[test]
@@ -104,10 +118,19 @@ mod tests {
     #[test]
     fn refuses_a_wrong_signature() {
         let now = 1_669_872_112;
-        assert_eq!(check(&["xxxyyyy"], VENDOR, "1669872112", now), Err(Refusal::Mismatch));
-        assert_eq!(check(&["xxxxyyyy"], VENDOR, "1669872113", now), Err(Refusal::Mismatch));
+        assert_eq!(
+            check(&["xxxyyyy"], VENDOR, "1669872112", now),
+            Err(Refusal::Mismatch)
+        );
+        assert_eq!(
+            check(&["xxxxyyyy"], VENDOR, "1669872113", now),
+            Err(Refusal::Mismatch)
+        );
         for sign in ["", "zz", &VENDOR[1..], &format!("{VENDOR}00")] {
-            assert_eq!(check(&["xxxxyyyy"], sign, "1669872112", now), Err(Refusal::Mismatch));
+            assert_eq!(
+                check(&["xxxxyyyy"], sign, "1669872112", now),
+                Err(Refusal::Mismatch)
+            );
         }
     }
 
@@ -125,7 +148,10 @@ mod tests {
         let sign = hex::encode(Sha256::digest(b"tsoon"));
         assert_eq!(check(&["t"], &sign, "soon", 1), Err(Refusal::Stale));
         let sign = hex::encode(Sha256::digest(format!("t{}", u64::MAX)));
-        assert_eq!(check(&["t"], &sign, &u64::MAX.to_string(), 1), Err(Refusal::Stale));
+        assert_eq!(
+            check(&["t"], &sign, &u64::MAX.to_string(), 1),
+            Err(Refusal::Stale)
+        );
     }
 
     #[test]

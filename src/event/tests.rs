@@ -57,7 +57,10 @@ fn the_namespace_is_derived_as_documented() {
 
 #[test]
 fn ids_are_those_of_the_published_vectors() {
-    let with_id = Message::Group { seq: 130, id: Some(MSG_ID) };
+    let with_id = Message::Group {
+        seq: 130,
+        id: Some(MSG_ID),
+    };
     let without = Message::Group { seq: 130, id: None };
     let ids = [
         group(Some(TOPIC), vec![with_id]).event().id,
@@ -76,7 +79,13 @@ fn ids_are_those_of_the_published_vectors() {
 
 #[test]
 fn details_do_not_count_for_the_id() {
-    let one = group(None, vec![Message::Group { seq: 130, id: Some(MSG_ID) }]);
+    let one = group(
+        None,
+        vec![Message::Group {
+            seq: 130,
+            id: Some(MSG_ID),
+        }],
+    );
     let other = Recalled {
         conversation: Conversation::Group {
             group_id: "1213456",
@@ -99,7 +108,10 @@ fn details_do_not_count_for_the_id() {
 fn a_group_event_is_published_byte_for_byte_like_this() {
     let mut recalled = group(
         Some(TOPIC),
-        vec![Message::Group { seq: 130, id: Some(MSG_ID) }],
+        vec![Message::Group {
+            seq: 130,
+            id: Some(MSG_ID),
+        }],
     );
     recalled.client = Client {
         ip: Some("127.0.0.1".into()),

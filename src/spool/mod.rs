@@ -34,7 +34,7 @@ use tokio::sync::{oneshot, watch};
 pub use store::{OpenError, SetAside};
 pub use tail::{ReadError, Tail};
 
-use crate::event::{Event, Seq, Stored};
+use crate::event::{Event, Millis, Seq, Stored};
 use crate::setting::{self, Period, Size};
 use writer::Command;
 
@@ -213,6 +213,14 @@ impl Spool {
         Tail::new(&self.path, position, Arc::clone(&self.shared))
     }
 
+    /// When the oldest event after `position` was appended. Blocks.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read.
+    pub fn appended_after(&self, position: Seq) -> Result<Option<Millis>, ReadError> {
+        tail::appended_after(&self.path, position)
+    }
+
     /// A configured sink's cursor.
     #[must_use]
     pub fn cursor(&self, sink: &str) -> Option<Cursor> {
@@ -246,7 +254,11 @@ impl Spool {
     /// Commits what is waiting, saves the cursors and closes the file.
     pub async fn close(self) {
         if self.send(Command::Close).await.is_ok() {
-            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let writer = self
+                .writer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if let Some(writer) = writer {
                 let _ = tokio::task::spawn_blocking(move || writer.join()).await;
             }

@@ -31,9 +31,13 @@ impl Room {
     /// Looks at the disk. A disk that does not tell how full it is counts as having room: SQLite will
     /// say when it has not.
     pub(super) fn look(config: &Config, usage: Usage) -> Self {
-        let folder = config.path.parent().filter(|path| !path.as_os_str().is_empty());
-        let free_disk = statvfs(folder.unwrap_or(Path::new(".")))
-            .map_or(u64::MAX, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+        let folder = config
+            .path
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        let free_disk = statvfs(folder.unwrap_or(Path::new("."))).map_or(u64::MAX, |disk| {
+            disk.blocks_available().saturating_mul(disk.fragment_size())
+        });
         Self::of(config, usage, free_disk)
     }
 
@@ -93,8 +97,20 @@ mod tests {
 
     #[test]
     fn the_smaller_of_both_limits_counts() {
-        assert_eq!(room(400, 0, 10_000), Room { bytes: 600, limit: Limit::MaxBytes });
-        assert_eq!(room(400, 0, 300), Room { bytes: 200, limit: Limit::Disk });
+        assert_eq!(
+            room(400, 0, 10_000),
+            Room {
+                bytes: 600,
+                limit: Limit::MaxBytes
+            }
+        );
+        assert_eq!(
+            room(400, 0, 300),
+            Room {
+                bytes: 200,
+                limit: Limit::Disk
+            }
+        );
         assert_eq!(room(1200, 0, 10_000).bytes, 0);
         assert_eq!(room(0, 0, 50).bytes, 0);
     }

@@ -277,7 +277,10 @@ impl Store {
 
     /// Deletes the oldest forwarded events whose retention is over, a bounded number at once. Returns
     /// whether any went.
-    pub(super) fn expire(&mut self, cursors: &BTreeMap<String, Cursor>) -> Result<bool, AppendError> {
+    pub(super) fn expire(
+        &mut self,
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Result<bool, AppendError> {
         let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
         let cutoff = Millis::now().as_millis().saturating_sub(retention);
         self.delete_forwarded(cursors, Some(cutoff))
@@ -356,7 +359,10 @@ impl Store {
 
     /// How much fits now, after forwarded events have made way if they must.
     fn room_for(&mut self, events: &[Event], cursors: &BTreeMap<String, Cursor>) -> Room {
-        let wanted = events.iter().map(|event| room::cost(event.bytes.len())).sum();
+        let wanted = events
+            .iter()
+            .map(|event| room::cost(event.bytes.len()))
+            .sum();
         loop {
             let room = self.room();
             if room.bytes >= wanted || !self.delete_forwarded(cursors, None).unwrap_or(false) {
@@ -449,7 +455,10 @@ impl Store {
             } else {
                 "PRAGMA synchronous = normal"
             };
-            store.connection.execute_batch(sql).map_err(|error| classify(&error))
+            store
+                .connection
+                .execute_batch(sql)
+                .map_err(|error| classify(&error))
         };
         set(self, "normal")?;
         let outcome = work(self);
@@ -473,7 +482,9 @@ impl Store {
             let _ = run("ROLLBACK");
         }
         if !self.connection.is_autocommit() {
-            return Err(AppendError::Failed(format!("could not roll back after: {error}")));
+            return Err(AppendError::Failed(format!(
+                "could not roll back after: {error}"
+            )));
         }
         Err(classify(&error))
     }

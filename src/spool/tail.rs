@@ -3,16 +3,17 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::error;
 use uuid::Uuid;
 
 use super::{Shared, Status, schema};
-use crate::event::{Event, Kind, Seq, Stored};
+use crate::event::{Event, Kind, Millis, Seq, Stored};
 
 /// Why the spool could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -51,16 +52,19 @@ struct Rows {
 
 impl Tail {
     pub(super) fn new(path: &Path, position: Seq, shared: Arc<Shared>) -> Result<Self, ReadError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
         Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
+            connection: Arc::new(Mutex::new(open(path)?)),
             position,
             status: shared.status.subscribe(),
             shared,
             reading: None,
         })
+    }
+
+    /// Everything up to here was returned, or is gone.
+    #[must_use]
+    pub const fn position(&self) -> Seq {
+        self.position
     }
 
     /// The next events, at most `limit` of them; waits until there are some. Cancel safe.
@@ -74,7 +78,12 @@ impl Tail {
             let position = self.position;
             if self.reading.is_none() {
                 // Without a writer there is nothing to wait for; the caller is about to stop.
-                if self.status.wait_for(|status| status.last > position).await.is_err() {
+                if self
+                    .status
+                    .wait_for(|status| status.last > position)
+                    .await
+                    .is_err()
+                {
                     std::future::pending::<()>().await;
                 }
             }
@@ -110,6 +119,27 @@ impl Tail {
             }
         }
     }
+}
+
+/// A connection for reading. It must come from SQLite, in this process: any other way to close the file
+/// would drop SQLite's locks.
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// When the oldest event after `position` was appended.
+pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<Millis>, ReadError> {
+    let millis: Option<u64> = open(path)?
+        .query_row(
+            "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1",
+            [position.0],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(millis.and_then(Millis::new))
 }
 
 fn read(connection: &Connection, after: Seq, limit: usize) -> rusqlite::Result<Rows> {

@@ -58,7 +58,10 @@ async fn read_all(spool: &Spool, after: u64) -> Vec<(u64, String)> {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "waited in vain for: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -66,7 +69,9 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 fn rows_on_disk(path: &Path, table: &str) -> u64 {
     Connection::open(path)
         .unwrap()
-        .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+        .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+            row.get(0)
+        })
         .unwrap()
 }
 
@@ -107,7 +112,10 @@ async fn a_repeated_id_is_appended_once_also_after_a_reopen() {
     assert_eq!(both, (Ok(Appended::New(Seq(1))), Ok(Appended::Repeated)));
     spool.close().await;
     let spool = open(&config(&folder));
-    assert_eq!(append_all(&spool, [7, 8]).await, [Appended::Repeated, Appended::New(Seq(2))]);
+    assert_eq!(
+        append_all(&spool, [7, 8]).await,
+        [Appended::Repeated, Appended::New(Seq(2))]
+    );
 }
 
 #[tokio::test]
@@ -129,7 +137,12 @@ async fn without_retention_ids_are_recognised_after_their_events_are_gone() {
     let spool = open(&config);
     assert_eq!(
         append_all(&spool, [5, 4, 3, 1]).await,
-        [Appended::Repeated, Appended::Repeated, Appended::Repeated, Appended::New(Seq(6))]
+        [
+            Appended::Repeated,
+            Appended::Repeated,
+            Appended::Repeated,
+            Appended::New(Seq(6))
+        ]
     );
 }
 
@@ -198,7 +211,10 @@ async fn stdout_holds_nothing_once_it_is_not_the_sink() {
     let spool = Spool::open(&config(&folder), &["stdout"]).unwrap().spool;
     append_all(&spool, [1]).await;
     spool.close().await;
-    assert_eq!(Spool::open(&config(&folder), &["kafka"]).unwrap().orphans, []);
+    assert_eq!(
+        Spool::open(&config(&folder), &["kafka"]).unwrap().orphans,
+        []
+    );
 }
 
 #[tokio::test]
@@ -263,11 +279,17 @@ fn a_newer_or_foreign_file_is_refused_and_left_alone() {
     let config = config(&folder);
     Runtime::new().unwrap().block_on(open(&config).close());
     let sql = |statement: &str| {
-        Connection::open(&config.path).unwrap().execute_batch(statement).unwrap();
+        Connection::open(&config.path)
+            .unwrap()
+            .execute_batch(statement)
+            .unwrap();
     };
     sql("PRAGMA user_version = 99");
     let error = Spool::open(&config, &["sink"]).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
+    assert!(
+        matches!(error, OpenError::Newer { found: 99, .. }),
+        "{error}"
+    );
 
     sql("PRAGMA application_id = 1");
     let error = Spool::open(&config, &["sink"]).unwrap_err();
@@ -300,7 +322,11 @@ async fn a_damaged_row_is_counted_and_passed_over() {
         .unwrap()
         .execute("UPDATE events SET body = x'00' WHERE seq = 2", [])
         .unwrap();
-    let seqs: Vec<u64> = read_all(&spool, 0).await.into_iter().map(|(seq, _)| seq).collect();
+    let seqs: Vec<u64> = read_all(&spool, 0)
+        .await
+        .into_iter()
+        .map(|(seq, _)| seq)
+        .collect();
     assert_eq!((seqs, spool.unreadable()), (vec![1, 3], 1));
 }
 
@@ -312,7 +338,10 @@ async fn an_event_set_aside_is_kept_until_somebody_looks() {
         seq: Seq(1),
         event: event(1),
     };
-    spool.set_aside(SetAside::new("sink", &stored, "too_large", "1 MiB")).await.unwrap();
+    spool
+        .set_aside(SetAside::new("sink", &stored, "too_large", "1 MiB"))
+        .await
+        .unwrap();
     spool.close().await;
     assert_eq!(rows_on_disk(&config(&folder).path, "dead_letters"), 1);
 }

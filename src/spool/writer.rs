@@ -40,10 +40,12 @@ const UPKEEP: Duration = Duration::from_millis(100);
 
 pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
     let mut store = Store::open(config)?;
-    store.settle_cursors(sinks).map_err(|error| OpenError::Files {
-        path: config.path.clone(),
-        source: std::io::Error::other(error),
-    })?;
+    store
+        .settle_cursors(sinks)
+        .map_err(|error| OpenError::Files {
+            path: config.path.clone(),
+            source: std::io::Error::other(error),
+        })?;
     let saved = store.saved_cursors();
     let cursors: BTreeMap<String, Cursor> = saved
         .iter()
@@ -122,7 +124,11 @@ impl Writer {
                             }
                             Command::Close => closing = true,
                         }
-                        next = if events.len() < GROUP { queue.try_recv().ok() } else { None };
+                        next = if events.len() < GROUP {
+                            queue.try_recv().ok()
+                        } else {
+                            None
+                        };
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -206,7 +212,9 @@ impl Writer {
     fn tell(&self, refusing: Option<AppendError>) {
         let before = self.refusing();
         match (&before, &refusing) {
-            (None, Some(failed @ AppendError::Failed(_))) => error!(error = %failed, "the spool failed"),
+            (None, Some(failed @ AppendError::Failed(_))) => {
+                error!(error = %failed, "the spool failed")
+            }
             (None, Some(reason)) => warn!(%reason, "callbacks are refused"),
             (Some(_), None) => info!("callbacks are accepted again"),
             _ => {}

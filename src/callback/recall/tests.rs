@@ -9,9 +9,13 @@ const APP: u64 = 1_400_000_001;
 fn read(query: &str, body: &[u8]) -> Result<Understood, Fault> {
     let query = Query::parse(query);
     match classify(&query, body) {
-        Class::Recall { recall, body } => {
-            understand(APP, recall, &query, &body, Millis::new(1_670_574_414_201).unwrap())
-        }
+        Class::Recall { recall, body } => understand(
+            APP,
+            recall,
+            &query,
+            &body,
+            Millis::new(1_670_574_414_201).unwrap(),
+        ),
         class => panic!("not a recall: {class:?}"),
     }
 }
@@ -44,7 +48,10 @@ fn reads_the_first_version_of_a_group_recall() {
     );
     assert_eq!(event["data"]["messages"], json!([{"seq":130}]));
     assert_eq!(event["time"], event["data"]["received_at"]);
-    assert_eq!(oddities, [Oddity::Missing("MsgId"), Oddity::Missing("EventTime")]);
+    assert_eq!(
+        oddities,
+        [Oddity::Missing("MsgId"), Oddity::Missing("EventTime")]
+    );
 }
 
 #[test]
@@ -53,7 +60,10 @@ fn reads_the_latest_version_with_the_time_as_text_or_number() {
     let (event, oddities) = understood(body);
     assert_eq!(event["id"], "e623ed2b-c5ef-5b1b-a59b-1584672e69fa");
     assert_eq!(event["data"]["recalled_at"], "2022-12-09T08:26:54.123Z");
-    assert_eq!(event["data"]["client"], json!({"ip":"127.0.0.1","platform":"RESTAPI"}));
+    assert_eq!(
+        event["data"]["client"],
+        json!({"ip":"127.0.0.1","platform":"RESTAPI"})
+    );
     assert_eq!(oddities, []);
 
     let (as_number, _) = understood(&body.replace(r#""1670574414123""#, "1670574414123"));
@@ -64,7 +74,9 @@ fn reads_the_latest_version_with_the_time_as_text_or_number() {
 
 #[test]
 fn an_empty_topic_is_no_topic() {
-    let with = understood(&group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}],"TopicId":"""#));
+    let with = understood(&group(
+        r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}],"TopicId":"""#,
+    ));
     let without = understood(&group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#));
     assert_eq!(with, without);
 }
@@ -87,7 +99,10 @@ fn reads_the_recall_of_an_official_account() {
     let (event, oddities) = understood(
         r##"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"#TOA#_123","WithdrawMsgList":[{"MsgKey":"71_1_1698741698"},{"MsgKey":"odd"}],"EventTime":1670574414123}"##,
     );
-    assert_eq!(event["type"], "com.tencent.im.official_account.message.recalled");
+    assert_eq!(
+        event["type"],
+        "com.tencent.im.official_account.message.recalled"
+    );
     assert_eq!(event["partitionkey"], "1400000001:#TOA#_123");
     assert_eq!(
         event["data"]["messages"],
@@ -117,19 +132,41 @@ fn odd_clients_are_left_out() {
     let event: Value = serde_json::from_slice(&understood.event.bytes).unwrap();
     assert!(event["data"].get("client").is_none());
     assert!(understood.oddities.contains(&Oddity::Unusable("ClientIP")));
-    assert!(understood.oddities.contains(&Oddity::Unusable("OptPlatform")));
+    assert!(
+        understood
+            .oddities
+            .contains(&Oddity::Unusable("OptPlatform"))
+    );
 }
 
 #[test]
 fn says_what_could_not_be_understood_and_where() {
     let cases = [
-        (r#""MsgSeqList":[{"MsgSeq":1}]"#, "conversation: GroupId is missing"),
-        (r#""GroupId":"","MsgSeqList":[{"MsgSeq":1}]"#, "conversation: GroupId is empty"),
-        (r#""GroupId":1,"MsgSeqList":[{"MsgSeq":1}]"#, "conversation: GroupId is not a string"),
-        (r#""GroupId":"g","TopicId":1"#, "conversation: TopicId is not a string"),
+        (
+            r#""MsgSeqList":[{"MsgSeq":1}]"#,
+            "conversation: GroupId is missing",
+        ),
+        (
+            r#""GroupId":"","MsgSeqList":[{"MsgSeq":1}]"#,
+            "conversation: GroupId is empty",
+        ),
+        (
+            r#""GroupId":1,"MsgSeqList":[{"MsgSeq":1}]"#,
+            "conversation: GroupId is not a string",
+        ),
+        (
+            r#""GroupId":"g","TopicId":1"#,
+            "conversation: TopicId is not a string",
+        ),
         (r#""GroupId":"g""#, "messages: MsgSeqList is missing"),
-        (r#""GroupId":"g","MsgSeqList":[]"#, "messages: MsgSeqList is empty"),
-        (r#""GroupId":"g","MsgSeqList":{}"#, "messages: MsgSeqList is not an array"),
+        (
+            r#""GroupId":"g","MsgSeqList":[]"#,
+            "messages: MsgSeqList is empty",
+        ),
+        (
+            r#""GroupId":"g","MsgSeqList":{}"#,
+            "messages: MsgSeqList is not an array",
+        ),
         (
             r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1},{}]"#,
             "messages: MsgSeqList[1].MsgSeq is missing",
@@ -147,11 +184,15 @@ fn says_what_could_not_be_understood_and_where() {
         assert_eq!(fault(&group(fields)), expected, "{fields}");
     }
     assert_eq!(
-        fault(r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"a","To_Account":"b","MsgKey":""}"#),
+        fault(
+            r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"a","To_Account":"b","MsgKey":""}"#
+        ),
         "messages: MsgKey is empty"
     );
     assert_eq!(
-        fault(r#"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"a","WithdrawMsgList":[{"MsgKey":1}]}"#),
+        fault(
+            r#"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"a","WithdrawMsgList":[{"MsgKey":1}]}"#
+        ),
         "messages: WithdrawMsgList[0].MsgKey is not a string"
     );
 }

@@ -1,7 +1,7 @@
 //! The callbacks themselves: bodies as the vendor writes them, compact, with sorted keys.
 //!
-//! Every callback recalls messages of its own, and the MsgSeq of a conversation grows by one from
-//! message to message, so that a subscriber can be checked for gaps, repeats and order.
+//! Every callback recalls messages of its own, and the `MsgSeq` of a conversation grows by one
+//! from message to message, so that a subscriber can be checked for gaps, repeats and order.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -83,7 +83,7 @@ pub struct Callbacks {
     pub conversations: u64,
     /// Recalled messages in each callback; a C2C callback has room for one only.
     pub messages: u64,
-    /// The first MsgSeq of every conversation.
+    /// The first `MsgSeq` of every conversation.
     pub first_seq: u64,
     /// Source of `EventTime`.
     pub clock: Clock,

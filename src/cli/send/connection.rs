@@ -55,8 +55,9 @@ struct Open {
 
 /// How an exchange can fail.
 enum Broken {
-    /// Not a byte of it was written: the relay had closed the idle connection.
-    Unsent(Request<Full<Bytes>>),
+    /// Not a byte of it was written: the relay had closed the idle connection. hyper, which reads
+    /// before it writes, notices even if nobody polled the connection since.
+    Unsent(Box<Request<Full<Bytes>>>),
     /// It may have arrived.
     Lost(Box<dyn Error + Send + Sync>),
 }
@@ -93,7 +94,7 @@ impl Connection {
             Some(mut open) => match open.exchange(request).await {
                 Ok(answer) => return Ok(self.keep(open, answer)),
                 Err(Broken::Lost(error)) => return Err(Failure::Lost(error)),
-                Err(Broken::Unsent(request)) => request,
+                Err(Broken::Unsent(request)) => *request,
             },
         };
         let mut open = Open::new(&self.endpoint).await?;
@@ -130,13 +131,13 @@ impl Open {
         let sender = &mut self.sender;
         let mut exchange = pin!(async move {
             if sender.ready().await.is_err() {
-                return Err(Broken::Unsent(request));
+                return Err(Broken::Unsent(request.into()));
             }
             let response = match sender.try_send_request(request).await {
                 Ok(response) => response,
                 Err(mut error) => {
                     return Err(match error.take_message() {
-                        Some(request) => Broken::Unsent(request),
+                        Some(request) => Broken::Unsent(request.into()),
                         None => Broken::Lost(error.into_error().into()),
                     });
                 }
@@ -190,18 +191,28 @@ impl fmt::Display for Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
-    use tokio::sync::oneshot;
+    use tokio::time::timeout;
 
     use super::*;
 
-    /// Answers one request, and closes the connection without having said so.
-    async fn answer_one(listener: &TcpListener, status: &str) {
-        let (mut stream, _) = listener.accept().await.unwrap();
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Reads one request.
+    async fn read(stream: &mut TcpStream) {
         assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+    }
+
+    /// Answers one request on a new connection, and leaves that open.
+    async fn answer_first(listener: &TcpListener, status: &str) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read(&mut stream).await;
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok");
         stream.write_all(answer.as_bytes()).await.unwrap();
+        stream
     }
 
     fn connection(listener: &TcpListener) -> Connection {
@@ -217,32 +228,36 @@ mod tests {
     async fn opens_again_after_the_relay_has_closed_an_idle_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connection = connection(&listener);
-        let (closed, wait) = oneshot::channel();
-        let relay = async {
-            answer_one(&listener, "200 OK").await;
-            closed.send(()).unwrap();
-            answer_one(&listener, "202 Accepted").await;
-        };
-        let vendor = async {
-            let first = connection.post(request()).await.unwrap();
-            wait.await.unwrap();
-            (first, connection.post(request()).await.unwrap())
-        };
-        let ((), (first, second)) = tokio::join!(relay, vendor);
-        assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 202));
-        assert_eq!(second.body, "ok");
+        let (mut relay, first) = tokio::join!(
+            answer_first(&listener, "200 OK"),
+            connection.post(request())
+        );
+        assert_eq!(first.unwrap().status, 200);
+        assert!(connection.open.is_some());
+        relay.shutdown().await.unwrap();
+        drop(relay);
+        // Time passes between callbacks; here just enough for the runtime to look at its sockets.
+        tokio::task::yield_now().await;
+        let relay = timeout(LIMIT, answer_first(&listener, "202 Accepted"));
+        let (relay, second) = tokio::join!(relay, timeout(LIMIT, connection.post(request())));
+        let second = second.expect("answered").unwrap();
+        relay.expect("connected again");
+        assert_eq!((second.status.as_u16(), &*second.body), (202, &b"ok"[..]));
     }
 
     #[tokio::test]
     async fn a_request_that_may_have_arrived_is_not_repeated() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connection = connection(&listener);
-        let relay = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
-        };
-        let ((), answer) = tokio::join!(relay, connection.post(request()));
-        let failure = answer.unwrap_err();
+        let (mut relay, first) = tokio::join!(
+            answer_first(&listener, "200 OK"),
+            connection.post(request())
+        );
+        first.unwrap();
+        let reads_and_closes = async move { read(&mut relay).await };
+        let vendor = timeout(LIMIT, connection.post(request()));
+        let ((), second) = tokio::join!(reads_and_closes, vendor);
+        let failure = second.expect("answered, or repeated").unwrap_err();
         assert!(matches!(failure, Failure::Lost(_)), "{failure}");
     }
 }

@@ -26,8 +26,9 @@ mod traffic;
 mod tests;
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ pub struct Args {
     /// First `MsgSeq` of every conversation; the same number makes the same callbacks again
     /// [default: microseconds since 1970, and never the same twice]
     #[arg(long, value_name = "SEQ", help_heading = "Callbacks",
-          value_parser = clap::value_parser!(u64).range(..=MAX_FIRST_SEQ))]
+          value_parser = clap::value_parser!(u64).range(1..=MAX_FIRST_SEQ))]
     first_seq: Option<u64>,
 
     /// How many callbacks [default: 1, or without end where there is a --duration]
@@ -108,7 +109,8 @@ pub struct Args {
     #[arg(long, value_name = "TIME", help_heading = "Traffic")]
     duration: Option<Timeout>,
 
-    /// Callbacks per second [default: each as soon as the one before is answered]
+    /// Callbacks per second on all connections together; one that is late because an earlier one
+    /// was not answered in time is measured from when it was due [default: as fast as answers come]
     #[arg(long, value_name = "NUMBER", help_heading = "Traffic", value_parser = rate)]
     rate: Option<f64>,
 
@@ -168,6 +170,10 @@ impl Command {
 /// Fails where the relay cannot be reached to begin with, or where a callback was not answered with
 /// HTTP 200, OK and `ErrorCode` 0.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    send(args, &mut io::stdout()).await
+}
+
+async fn send(args: Args, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
     let token = token(&args)?;
     let conversations = args.conversations.unwrap_or(args.connections);
     ensure!(
@@ -206,14 +212,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         timeout: *args.timeout,
     };
     if args.print {
-        return print(&traffic);
+        return print(&traffic, out);
     }
     let duration = args.duration.map(|duration| *duration);
     let first_seq = traffic.callbacks.first_seq;
     let (summary, elapsed) = traffic.run(duration.unwrap_or(Duration::MAX)).await?;
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{}", summary.report(elapsed))?;
-    writeln!(stdout, "MsgSeq    from {first_seq}")?;
+    writeln!(out, "{}", summary.report(elapsed))?;
+    writeln!(out, "MsgSeq    from {first_seq}")?;
     match summary.failed() {
         0 => Ok(()),
         failed => bail!(
@@ -223,12 +228,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn print(traffic: &Traffic) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
+fn print(traffic: &Traffic, out: &mut impl Write) -> anyhow::Result<()> {
     for number in 0..traffic.count {
         let callback = traffic.callbacks.make(number)?;
         let now = u64::try_from(Timestamp::now().as_second())?;
-        writeln!(stdout, "{}", traffic.vendor.curl(&callback, now))?;
+        writeln!(out, "{}", traffic.vendor.curl(&callback, now))?;
     }
     Ok(())
 }
@@ -242,7 +246,7 @@ fn token(args: &Args) -> anyhow::Result<Option<Secret>> {
         let text = args.token.as_ref().map(|token| token.expose().to_owned());
         (text, args.token_file.clone())
     } else {
-        let text = variable("RECALL_AUTH__TOKENS").map(|text| text.into_string());
+        let text = variable("RECALL_AUTH__TOKENS").map(OsString::into_string);
         let Ok(text) = text.transpose() else {
             bail!("RECALL_AUTH__TOKENS is not UTF-8");
         };

@@ -16,7 +16,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::*;
 
@@ -34,6 +34,7 @@ enum Does {
     Answer,
     AnswerAndClose,
     Refuse,
+    Stall,
     Hang,
 }
 
@@ -82,12 +83,21 @@ async fn answer(does: Does) -> Response<Full<Bytes>> {
         Does::Answer => response.body(OK.into()),
         Does::AnswerAndClose => response.header(CONNECTION, "close").body(OK.into()),
         Does::Refuse => response.status(403).body(OK.replace("OK", "FAIL").into()),
+        Does::Stall => {
+            sleep(Duration::from_millis(200)).await;
+            response.body(OK.into())
+        }
         Does::Hang => std::future::pending().await,
     }
     .unwrap()
 }
 
 async fn send(url: &str, options: &[&str]) -> anyhow::Result<()> {
+    send_and_read(url, options).await.0
+}
+
+/// As [`send`], with what was printed.
+async fn send_and_read(url: &str, options: &[&str]) -> (anyhow::Result<()>, String) {
     let fixed = [
         "send",
         "--sdk-app-id",
@@ -98,7 +108,9 @@ async fn send(url: &str, options: &[&str]) -> anyhow::Result<()> {
         url,
     ];
     let cli = Cli::try_parse_from(fixed.iter().chain(options)).unwrap();
-    run(cli.args).await
+    let mut out = Vec::new();
+    let result = super::send(cli.args, &mut out).await;
+    (result, String::from_utf8(out).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,10 +164,18 @@ async fn each_callback_that_is_not_answered_ok_is_counted_and_sent_once() {
         _ => Does::Answer,
     })
     .await;
-    let error = send(&url, &["-n", "4", "--timeout", "100ms"])
-        .await
-        .unwrap_err();
-    assert_eq!(error.to_string(), "2 of 4 callbacks were not answered OK");
+    let options = ["-n", "4", "--timeout", "100ms"];
+    let (result, printed) = send_and_read(&url, &options).await;
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        "2 of 4 callbacks were not answered OK"
+    );
+    assert!(
+        printed.starts_with(
+            "sent      4\nOK        2\nfailed    2\n        1  403 FAIL/0\n        1  timed out\n"
+        ),
+        "{printed}"
+    );
     assert_eq!(seen.lock().unwrap().len(), 4);
 }
 
@@ -181,6 +201,20 @@ async fn a_rate_is_kept_and_a_duration_ends_it() {
     assert!(start.elapsed() >= Duration::from_millis(300));
     let sent = seen.lock().unwrap().len();
     assert!((1..=31).contains(&sent), "{sent} sent");
+}
+
+#[tokio::test]
+async fn callbacks_held_up_by_an_earlier_one_are_measured_from_when_they_were_due() {
+    let (url, _seen, _relay) = relay(|number| match number {
+        0 => Does::Stall,
+        _ => Does::Answer,
+    })
+    .await;
+    let (result, printed) = send_and_read(&url, &["--rate", "100", "-n", "10"]).await;
+    result.unwrap();
+    let (_, rest) = printed.split_once("p50 ").unwrap();
+    let (p50, _) = rest.split_once("ms").unwrap();
+    assert!(p50.parse::<f64>().unwrap() >= 100.0, "{printed}");
 }
 
 #[test]
@@ -249,4 +283,22 @@ async fn more_connections_than_conversations_are_refused() {
         error.to_string().starts_with("--connections 3 needs"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn printed_callbacks_are_not_sent() {
+    let options = ["--print", "-n", "2", "--command", "c2c", "--first-seq", "5"];
+    let (result, printed) = send_and_read("http://relay/?a=b", &options).await;
+    result.unwrap();
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines.len(), 2);
+    let start = concat!(
+        "curl -sS -H 'Content-Type: application/json' --data-raw '",
+        r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","EventTime":"1670574414123","#,
+        r#""From_Account":"sender-0","MsgKey":"5_387276917_1670574414","To_Account":"receiver-0"}"#,
+        "' 'http://relay/?a=b&SdkAppid=1400000001&CallbackCommand=C2C.CallbackAfterMsgWithDraw",
+        "&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI&Sign=",
+    );
+    assert!(lines[0].starts_with(start), "{printed}");
+    assert!(!printed.contains("xxxxyyyy"), "{printed}");
 }

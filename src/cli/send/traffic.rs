@@ -1,12 +1,14 @@
 //! When callbacks are sent, on how many connections, and until when.
 
 use std::io::{self, IsTerminal as _};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
+use tokio::signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -51,14 +53,7 @@ impl Traffic {
     /// # Errors
     /// Fails where the relay cannot be reached to begin with.
     pub async fn run(self, duration: Duration) -> anyhow::Result<(Summary, Duration)> {
-        let endpoint = &self.vendor.endpoint;
-        let mut first = Connection::new(endpoint.clone());
-        match timeout(self.timeout, first.open()).await {
-            Ok(opened) => opened.map_err(|failure| anyhow::anyhow!("{failure}")),
-            Err(_) => Err(anyhow::anyhow!("timed out")),
-        }
-        .with_context(|| format!("no relay at {}", endpoint.authority))?;
-
+        let connections = self.connect().await?;
         let progress = Arc::new(Progress {
             bar: bar(self.count)?,
             summary: Mutex::new(Summary::new()?),
@@ -67,18 +62,14 @@ impl Traffic {
         });
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let mut opened = Some(first);
-        for of in 0..progress.traffic.connections {
-            let endpoint = &progress.traffic.vendor.endpoint;
-            let connection = opened
-                .take()
-                .unwrap_or_else(|| Connection::new(endpoint.clone()));
+        for (of, connection) in (0..).zip(connections) {
             let share = Arc::clone(&progress).send_share(of, connection, stopped.clone());
             tasks.spawn(share);
         }
         drop(stopped);
 
-        let mut time_is_up = std::pin::pin!(sleep(duration));
+        let mut time_is_up = pin!(sleep(duration));
+        let mut ctrl_c = pin!(signal::ctrl_c());
         let mut interrupted = false;
         loop {
             tokio::select! {
@@ -89,8 +80,9 @@ impl Traffic {
                 () = &mut time_is_up, if !*stop.borrow() => {
                     stop.send_replace(true);
                 }
-                signal = tokio::signal::ctrl_c() => {
-                    signal.context("waiting for Ctrl-C")?;
+                pressed = &mut ctrl_c => {
+                    pressed.context("waiting for Ctrl-C")?;
+                    ctrl_c.set(signal::ctrl_c());
                     if interrupted {
                         break;
                     }
@@ -105,6 +97,31 @@ impl Traffic {
         let progress = Arc::into_inner(progress).context("a connection is still sending")?;
         let summary = progress.summary.into_inner();
         Ok((summary.unwrap_or_else(PoisonError::into_inner), elapsed))
+    }
+
+    /// Opens all connections, so that the first callbacks do not measure that.
+    async fn connect(&self) -> anyhow::Result<Vec<Connection>> {
+        let endpoint = &self.vendor.endpoint;
+        let limit = self.timeout;
+        let mut opening: JoinSet<_> = (0..self.connections)
+            .map(|_| {
+                let mut connection = Connection::new(endpoint.clone());
+                async move {
+                    timeout(limit, connection.open())
+                        .await
+                        .context("timed out")?
+                        .map_err(|failure| anyhow!("{failure}"))?;
+                    anyhow::Ok(connection)
+                }
+            })
+            .collect();
+        let mut connections = Vec::new();
+        while let Some(opened) = opening.join_next().await {
+            let connection = opened.context("connecting")?;
+            connections
+                .push(connection.with_context(|| format!("no relay at {}", endpoint.authority))?);
+        }
+        Ok(connections)
     }
 }
 

@@ -25,15 +25,15 @@ fn group_recalls_follow_each_version_of_the_documents() {
     for (version, expected) in [
         (
             PayloadVersion::V1,
-            r##"{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"@TGS#send-0","MsgSeqList":[{"MsgSeq":130}],"Operator_Account":"admin","Type":"Public"}"##,
+            r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"@TGS#send-0","MsgSeqList":[{"MsgSeq":130}],"Operator_Account":"admin","Type":"Public"}"#,
         ),
         (
             PayloadVersion::V2,
-            r##"{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":"1670574414123","GroupId":"@TGS#send-0","MsgSeqList":[{"MsgSeq":130}],"Operator_Account":"admin","Type":"Public"}"##,
+            r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":"1670574414123","GroupId":"@TGS#send-0","MsgSeqList":[{"MsgSeq":130}],"Operator_Account":"admin","Type":"Public"}"#,
         ),
         (
             PayloadVersion::V3,
-            r##"{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":"1670574414123","GroupId":"@TGS#send-0","MsgSeqList":[{"MsgId":"144115213000000000-1670574414-1491823330","MsgSeq":130}],"Operator_Account":"admin","Type":"Public"}"##,
+            r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":"1670574414123","GroupId":"@TGS#send-0","MsgSeqList":[{"MsgId":"144115213000000000-1670574414-1479265250","MsgSeq":130}],"Operator_Account":"admin","Type":"Public"}"#,
         ),
     ] {
         assert_eq!(body(&callbacks(&[Kind::Group], version), 0), expected);
@@ -48,7 +48,7 @@ fn a_community_has_topics_since_v2_and_the_chinese_documents_write_a_number() {
     callbacks.messages = 2;
     assert_eq!(
         body(&callbacks, 1),
-        r##"{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":1670574414124,"GroupId":"@TGS#_send-0","MsgSeqList":[{"MsgSeq":132},{"MsgSeq":133}],"Operator_Account":"admin","TopicId":"@TGS#_send-0@TOPIC#_send","Type":"Community"}"##
+        r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":1670574414124,"GroupId":"@TGS#_send-0","MsgSeqList":[{"MsgSeq":132},{"MsgSeq":133}],"Operator_Account":"admin","TopicId":"@TGS#_send-0@TOPIC#_send","Type":"Community"}"#
     );
     callbacks.version = PayloadVersion::V1;
     assert!(!body(&callbacks, 1).contains("TopicId"));
@@ -58,12 +58,12 @@ fn a_community_has_topics_since_v2_and_the_chinese_documents_write_a_number() {
 fn c2c_recalls_have_unread_msg_num_first_and_event_time_later() {
     assert_eq!(
         body(&callbacks(&[Kind::C2c], PayloadVersion::V1), 0),
-        r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"sender-0","MsgKey":"130_1491823330_1670574414","To_Account":"receiver-0","UnreadMsgNum":7}"#
+        r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"sender-0","MsgKey":"130_1479265250_1670574414","To_Account":"receiver-0","UnreadMsgNum":7}"#
     );
     for version in [PayloadVersion::V2, PayloadVersion::V3] {
         assert_eq!(
             body(&callbacks(&[Kind::C2c], version), 0),
-            r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","EventTime":"1670574414123","From_Account":"sender-0","MsgKey":"130_1491823330_1670574414","To_Account":"receiver-0"}"#
+            r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","EventTime":"1670574414123","From_Account":"sender-0","MsgKey":"130_1479265250_1670574414","To_Account":"receiver-0"}"#
         );
     }
 }
@@ -75,7 +75,7 @@ fn official_account_recalls_list_message_keys() {
     callbacks.messages = 2;
     assert_eq!(
         body(&callbacks, 0),
-        r##"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","EventTime":1670574414123,"Official_Account":"#TOA#_0","WithdrawMsgList":[{"MsgKey":"130_1491823330_1670574414"},{"MsgKey":"131_4146259091_1670574414"}]}"##
+        r##"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","EventTime":1670574414123,"Official_Account":"#TOA#_0","WithdrawMsgList":[{"MsgKey":"130_1479265250_1670574414"},{"MsgKey":"131_4133701011_1670574414"}]}"##
     );
 }
 

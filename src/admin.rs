@@ -1,0 +1,229 @@
+//! The listener for operators: health, readiness, metrics.
+//!
+//! `/readyz` is 200 while a callback can be stored durably, whatever the brokers do: to take a relay out
+//! of service because a broker is down would lose callbacks. How the sinks are doing is in its body.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Millis;
+use crate::forwarder::{Health, State};
+use crate::receiver::Limits;
+use crate::setting::{self, Timeout};
+use crate::spool::{Cursor, Spool};
+
+mod collector;
+pub use collector::Figures;
+
+/// Settings of the listener for operators.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The address to listen on; not for the public.
+    #[serde(deserialize_with = "setting::text")]
+    pub listen: SocketAddr,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+        }
+    }
+}
+
+impl Config {
+    /// What every connection is held to: a handful of probes and a scraper.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            connections: 64,
+            read_timeout: Timeout::from_secs(10),
+            idle_timeout: Timeout::from_secs(75),
+        }
+    }
+}
+
+/// A sink as operators see it.
+#[derive(Debug, Clone)]
+pub struct SinkView {
+    /// How it is doing.
+    pub state: State,
+    /// Where it stands.
+    pub cursor: Cursor,
+}
+
+/// What is served.
+#[derive(Debug)]
+pub struct Admin {
+    spool: Spool,
+    sinks: Vec<SinkView>,
+    registry: Registry,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug, Serialize)]
+struct Readiness<'a> {
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    spool: SpoolBody,
+    sinks: BTreeMap<&'a str, SinkBody>,
+}
+
+#[derive(Debug, Serialize)]
+struct SpoolBody {
+    events: u64,
+    used_bytes: u64,
+    last_seq: u64,
+    unreadable: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct SinkBody {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    cursor: u64,
+    lag: u64,
+}
+
+impl Admin {
+    /// Serves what these tell; registers the figures of spool and sinks.
+    #[must_use]
+    pub fn new(spool: Spool, sinks: Vec<SinkView>, mut registry: Registry) -> Self {
+        registry.register_collector(Box::new(Figures::new(spool.clone(), sinks.clone())));
+        Self {
+            spool,
+            sinks,
+            registry,
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on the relay is not ready: it is about to stop.
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Answers a request.
+    pub async fn answer<B: Send>(self: Arc<Self>, request: Request<B>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "alive\n"),
+            "/readyz" => self.readiness(),
+            "/metrics" => self.metrics().await,
+            "/" => text(StatusCode::OK, "recall-relay: /livez /readyz /metrics\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "no such path: /livez /readyz /metrics\n",
+            ),
+        }
+    }
+
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        let status = self.spool.status();
+        let reason = if self.stopping.load(Ordering::Acquire) {
+            Some("stopping".to_owned())
+        } else {
+            status.refusing.as_ref().map(ToString::to_string)
+        };
+        let body = Readiness {
+            ready: reason.is_none(),
+            reason,
+            spool: SpoolBody {
+                events: status.rows(),
+                used_bytes: status.used_bytes,
+                last_seq: status.last.0,
+                unreadable: self.spool.unreadable(),
+            },
+            sinks: self
+                .sinks
+                .iter()
+                .map(|sink| (sink.state.sink(), sink.body(status.last.0)))
+                .collect(),
+        };
+        let status = if body.ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        respond(status, "application/json", body)
+    }
+
+    async fn metrics(self: Arc<Self>) -> Response<Full<Bytes>> {
+        let encoded = tokio::task::spawn_blocking(move || {
+            let mut body = String::new();
+            encode(&mut body, &self.registry).map(|()| body)
+        });
+        match encoded.await {
+            Ok(Ok(body)) => {
+                let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                respond(StatusCode::OK, content_type, body.into_bytes())
+            }
+            _ => text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "metrics could not be encoded\n",
+            ),
+        }
+    }
+}
+
+impl SinkView {
+    fn body(&self, last: u64) -> SinkBody {
+        let cursor = self.cursor.position().0;
+        let (state, reason, since) = match self.state.health() {
+            Health::Starting => ("starting", None, None),
+            Health::Up => ("up", None, None),
+            Health::Down { reason, since } => {
+                let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let since = u64::try_from(since.as_millis()).ok().and_then(Millis::new);
+                ("down", Some(reason), since.map(|since| since.to_string()))
+            }
+        };
+        SinkBody {
+            state,
+            reason,
+            since,
+            cursor,
+            lag: last.saturating_sub(cursor),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

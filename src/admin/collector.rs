@@ -1,0 +1,132 @@
+//! The figures of spool and sinks, read when somebody asks.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+use super::SinkView;
+use crate::event::Millis;
+use crate::forwarder::Health;
+use crate::spool::{Spool, Status};
+
+/// Reads the figures of spool and sinks. Blocks: it asks the spool's file for the age of events.
+#[derive(Debug)]
+pub struct Figures {
+    spool: Spool,
+    sinks: Vec<SinkView>,
+}
+
+impl Figures {
+    pub(super) const fn new(spool: Spool, sinks: Vec<SinkView>) -> Self {
+        Self { spool, sinks }
+    }
+
+    /// Seconds since the oldest event was appended that a sink has not confirmed; 0 where there is none.
+    fn oldest_seconds(&self, sink: &SinkView) -> f64 {
+        let appended_at = self
+            .spool
+            .appended_after(sink.cursor.position())
+            .ok()
+            .flatten();
+        let Some(appended_at) = appended_at else {
+            return 0.0;
+        };
+        let millis = Millis::now()
+            .as_millis()
+            .saturating_sub(appended_at.as_millis());
+        std::time::Duration::from_millis(millis.max(0).unsigned_abs()).as_secs_f64()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are doubles")]
+const fn float(number: u64) -> f64 {
+    number as f64
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.spool.status();
+        let spool: [(&str, &str, Option<Unit>, f64); 4] = [
+            ("spool_events", "Events kept", None, float(status.rows())),
+            (
+                "spool_used",
+                "Bytes of all used pages",
+                Some(Unit::Bytes),
+                float(status.used_bytes),
+            ),
+            (
+                "spool_accepting",
+                "1 while a callback can be stored durably",
+                None,
+                float(u64::from(status.refusing.is_none())),
+            ),
+            (
+                "spool_unreadable_events",
+                "Events that could not be read back since the start",
+                None,
+                float(self.spool.unreadable()),
+            ),
+        ];
+        for (name, help, unit, value) in spool {
+            let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+
+        type Read = fn(&Figures, &SinkView, &Status) -> f64;
+        let sinks: [(&str, &str, Option<Unit>, Read); 3] = [
+            (
+                "sink_up",
+                "1 while events go through",
+                None,
+                |_, sink, _| float(u64::from(sink.state.health() == Health::Up)),
+            ),
+            (
+                "sink_lag_events",
+                "Events that the broker has not confirmed",
+                None,
+                |_, sink, status| float(status.last.0.saturating_sub(sink.cursor.position().0)),
+            ),
+            (
+                "sink_oldest_unconfirmed",
+                "Age of the oldest event that the broker has not confirmed",
+                Some(Unit::Seconds),
+                |figures, sink, _| figures.oldest_seconds(sink),
+            ),
+        ];
+        for (name, help, unit, read) in sinks {
+            let mut metric =
+                encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            for sink in &self.sinks {
+                let value = read(self, sink, &status);
+                let labels = [("sink", sink.state.sink())];
+                ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+
+        let counters: [(&str, &str, fn(&SinkView) -> u64); 2] = [
+            (
+                "sink_confirmed_events",
+                "Events that the broker confirmed",
+                |sink| sink.state.figures().confirmed,
+            ),
+            (
+                "sink_refused_events",
+                "Events that the broker will never take",
+                |sink| sink.state.figures().refused,
+            ),
+        ];
+        for (name, help, read) in counters {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for sink in &self.sinks {
+                let labels = [("sink", sink.state.sink())];
+                ConstCounter::new(read(sink)).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! The program: built from its settings, run until told to stop, stopped in the data's order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admin::{Admin, SinkView};
+use crate::config::Config;
+use crate::forwarder::{Forwarder, State, Stop};
+use crate::receiver::{Gate, Intake, Listener, Metrics};
+use crate::sink::{Sink, stdout};
+use crate::spool::{Opened, Spool};
+
+/// After the deadline of a drain, how long sessions may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The program, ready to run: files open, sockets bound.
+pub struct App {
+    config: Config,
+    spool: Spool,
+    intake: Arc<Intake<Spool>>,
+    admin: Arc<Admin>,
+    callbacks: Listener,
+    operators: Listener,
+    sinks: Sinks,
+}
+
+/// The forwarders, and how to stop them.
+struct Sinks {
+    spool: Spool,
+    stop: Stop,
+    running: JoinSet<()>,
+    views: Vec<SinkView>,
+}
+
+impl App {
+    /// Opens the spool, binds the sockets, makes the sinks. The forwarders begin at once.
+    ///
+    /// # Errors
+    /// Fails where the spool cannot be opened or an address cannot be listened on.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let names = sink_names(&config);
+        let (spool_config, spool_names) = (config.spool.clone(), names.clone());
+        let opened =
+            tokio::task::spawn_blocking(move || Spool::open(&spool_config, &spool_names)).await??;
+        let Opened { spool, orphans } = opened;
+        for (sink, events) in orphans {
+            warn!(
+                sink,
+                events,
+                "this sink is not configured any more, and the spool keeps its unconfirmed events; \
+                 `recall-relay spool forget {sink}` lets go of them"
+            );
+        }
+        if config.auth.tokens.is_empty() {
+            warn!("auth.tokens is not set: signatures are not checked, anyone may send recalls");
+        }
+        let callbacks = Listener::bind(config.http.listen, config.http.limits()).await?;
+        let operators = Listener::bind(config.admin.listen, config.admin.limits()).await?;
+
+        let mut sinks = Sinks {
+            spool: spool.clone(),
+            stop: Stop::default(),
+            running: JoinSet::new(),
+            views: Vec::new(),
+        };
+        sinks.start_all(&config)?;
+
+        let mut registry = Registry::with_prefix("recall");
+        let metrics = Metrics::register(&mut registry);
+        let gate = Gate::new(&config.sdk_app_ids, config.auth.clone());
+        let intake = Intake::new(config.http.clone(), gate, spool.clone(), metrics);
+        let admin = Admin::new(spool.clone(), sinks.views.clone(), registry);
+        Ok(Self {
+            config,
+            spool,
+            intake: Arc::new(intake),
+            admin: Arc::new(admin),
+            callbacks,
+            operators,
+            sinks,
+        })
+    }
+
+    /// Where callbacks are taken.
+    #[must_use]
+    pub const fn callback_address(&self) -> SocketAddr {
+        self.callbacks.address()
+    }
+
+    /// Where operators are answered.
+    #[must_use]
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.operators.address()
+    }
+
+    /// Runs until `stop`, then stops in order.
+    ///
+    /// # Errors
+    /// Fails where the spool can no longer be trusted, or a part of the program ended by itself.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self {
+            config,
+            spool,
+            intake,
+            admin,
+            callbacks,
+            operators,
+            mut sinks,
+        } = self;
+        info!(
+            callbacks = %callbacks.address(), admin = %operators.address(),
+            spool = %config.spool.path.display(), sinks = ?sink_names(&config), "ready"
+        );
+        let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+        let mut servers = JoinSet::new();
+        let service = move |request, peer| {
+            let intake = Arc::clone(&intake);
+            async move { intake.answer(request, peer).await }
+        };
+        servers.spawn(callbacks.serve(service, stop_callbacks.clone()));
+        let mut admin_server = JoinSet::new();
+        let view = Arc::clone(&admin);
+        let service = move |request, _| Arc::clone(&view).answer(request);
+        admin_server.spawn(operators.serve(service, stop_admin.clone()));
+
+        let failure = tokio::select! {
+            () = stop => None,
+            failed = spool.failed() => Some(anyhow!(failed)),
+            Some(ended) = servers.join_next() => Some(ended_by_itself("receiver", ended)),
+            Some(ended) = sinks.running.join_next() => Some(ended_by_itself("forwarder", ended)),
+        };
+
+        admin.stopping();
+        if failure.is_none() {
+            info!(delay = %config.http.stop_delay, "stopping");
+            sleep(config.http.stop_delay.0).await;
+        }
+        stop_callbacks.cancel();
+        // Open requests: what they wait for is bounded by the time-out for bodies, and by the disk.
+        let _ = timeout(*config.http.read_timeout, servers.join_next()).await;
+        servers.shutdown().await;
+        sinks.drain(*config.drain_timeout).await;
+        spool.close().await;
+        stop_admin.cancel();
+        admin_server.shutdown().await;
+        match failure {
+            Some(error) => Err(error),
+            None => {
+                info!("stopped");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn ended_by_itself(part: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(()) => anyhow!("the {part} ended by itself"),
+        Err(error) => anyhow!(error).context(format!("the {part} failed")),
+    }
+}
+
+/// The sinks that are configured, or standard output.
+fn sink_names(config: &Config) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    #[cfg(feature = "kafka")]
+    if config.kafka.is_some() {
+        names.push(crate::sink::kafka::NAME);
+    }
+    #[cfg(feature = "rabbitmq")]
+    if config.rabbitmq.is_some() {
+        names.push(crate::sink::rabbitmq::NAME);
+    }
+    let _ = config;
+    if names.is_empty() {
+        names.push(stdout::NAME);
+    }
+    names
+}
+
+impl Sinks {
+    fn start_all(&mut self, config: &Config) -> anyhow::Result<()> {
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &config.kafka {
+            self.start(crate::sink::kafka::Kafka::new(kafka.clone()))?;
+        }
+        #[cfg(feature = "rabbitmq")]
+        if let Some(rabbitmq) = &config.rabbitmq {
+            self.start(crate::sink::rabbitmq::RabbitMq::new(rabbitmq.clone()))?;
+        }
+        let _ = config;
+        if self.views.is_empty() {
+            self.start(stdout::Stdout)?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, sink: impl Sink) -> anyhow::Result<()> {
+        let name = sink.name();
+        let cursor = self.spool.cursor(name).context("a sink without a cursor")?;
+        let state = State::new(name);
+        self.views.push(SinkView {
+            state: state.clone(),
+            cursor: cursor.clone(),
+        });
+        let forwarder = Forwarder::new(sink, self.spool.clone(), cursor, state, self.stop.clone());
+        self.running.spawn(forwarder.run());
+        Ok(())
+    }
+
+    /// Lets the forwarders publish what is left until the deadline.
+    async fn drain(&mut self, deadline: Duration) {
+        self.stop.drain.cancel();
+        let all = async { while self.running.join_next().await.is_some() {} };
+        if timeout(deadline, all).await.is_err() {
+            self.stop.now.cancel();
+            let all = async { while self.running.join_next().await.is_some() {} };
+            let _ = timeout(CLOSE_TIMEOUT, all).await;
+        }
+        self.running.shutdown().await;
+        let last = self.spool.status().last.0;
+        for view in &self.views {
+            let left = last.saturating_sub(view.cursor.position().0);
+            if left > 0 {
+                let sink = view.state.sink();
+                info!(
+                    sink,
+                    left, "events stay in the spool and go out at the next start"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! `recall-relay config`: what is in force, and where each value comes from.
+
+use std::io::{self, Write as _};
+
+use crate::config::Loaded;
+
+pub(super) fn run(loaded: &Loaded) -> anyhow::Result<()> {
+    let listing = loaded.listing();
+    let width =
+        |column: fn(&(String, String, _)) -> usize| listing.iter().map(column).max().unwrap_or(0);
+    let keys = width(|(key, _, _)| key.len());
+    let values = width(|(_, value, _)| value.len()).min(40);
+    let mut out = io::stdout().lock();
+    for (key, value, source) in &listing {
+        writeln!(out, "{key:keys$} = {value:values$}  # {source}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! The command line.
+
+mod config;
+mod ready;
+mod run;
+mod send;
+mod spool;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigError, Loaded};
+use crate::telemetry::chain;
+
+/// The program could not do what it was asked.
+const FAILED: u8 = 1;
+
+/// `EX_CONFIG` of sysexits.h: the configuration cannot be used.
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Acknowledges Tencent Cloud IM recall callbacks at once and publishes each as an event to Kafka or
+/// RabbitMQ, losing none.
+#[derive(Debug, Parser)]
+#[command(name = "recall-relay", version)]
+struct Cli {
+    /// Settings, as TOML; variables `RECALL_…` of the environment win over it
+    #[arg(long, env = "RECALL_CONFIG", global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take callbacks and publish events [default]
+    Run,
+    /// Ask the running relay whether it is ready; for container health checks
+    Ready,
+    /// Print the settings in force and where each comes from; secrets hidden
+    Config,
+    /// Look after the spool of a relay that is not running
+    Spool(spool::Args),
+    Send(send::Args),
+}
+
+/// Runs the program with these arguments; the first is its name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // clap's own codes: 0 for help and version, 2 for bad usage.
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED));
+        }
+    };
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln_chain(&error);
+            let bad_configuration =
+                error.is::<ConfigError>() || error.is::<crate::telemetry::FilterError>();
+            ExitCode::from(if bad_configuration {
+                BAD_CONFIGURATION
+            } else {
+                FAILED
+            })
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let load = || Loaded::load(cli.config.as_deref(), std::env::vars_os());
+    match cli.command.unwrap_or(Command::Run) {
+        Command::Run => run::run(load()?.config),
+        Command::Ready => ready::run(&load()?.config),
+        Command::Config => config::run(&load()?),
+        Command::Spool(args) => spool::run(&args, &load()?.config),
+        Command::Send(args) => runtime()?.block_on(send::run(args)),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a command that failed"
+)]
+fn eprintln_chain(error: &anyhow::Error) {
+    eprintln!("recall-relay: {}", chain(error.as_ref()));
+}

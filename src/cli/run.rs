@@ -1,0 +1,54 @@
+//! `recall-relay run`: the relay itself.
+
+use std::process;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::app::App;
+use crate::config::Config;
+use crate::telemetry::{self, chain};
+
+/// Runs until SIGTERM or SIGINT. A second signal ends the process at once.
+pub(super) fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::start(&config.log)?;
+    super::runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT")?;
+        let app = App::build(config).await?;
+        let stop = CancellationToken::new();
+        let mut signals = JoinSet::new();
+        let stopping = stop.clone();
+        signals.spawn(async move {
+            let signal = next(&mut terminate, &mut interrupt).await;
+            info!(signal, "received");
+            stopping.cancel();
+            let signal = next(&mut terminate, &mut interrupt).await;
+            warn!(
+                signal,
+                "received again: ending at once; what is not published stays in the spool"
+            );
+            end_at_once();
+        });
+        let outcome = app.run(stop.cancelled()).await;
+        if let Err(failure) = &outcome {
+            error!(error = chain(failure.as_ref()), "ended");
+        }
+        outcome
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the operator asked twice")]
+fn end_at_once() {
+    process::exit(1);
+}
+
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}

@@ -1,0 +1,32 @@
+//! `recall-relay spool`: looking after the spool of a relay that is not running.
+
+use anyhow::bail;
+use clap::Subcommand;
+
+use crate::config::Config;
+use crate::spool;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let go of the events that a sink which is not configured any more has not confirmed
+    Forget {
+        /// The sink's name: `kafka` or `rabbitmq`
+        sink: String,
+    },
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let Command::Forget { sink } = &args.command;
+    if !spool::forget(&config.spool, sink)? {
+        bail!("the spool keeps no cursor of a sink named {sink}");
+    }
+    println!("forgot {sink}: its unconfirmed events are no longer held");
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! The names of all settings, read off the settings themselves.
+
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::Config;
+
+/// Settings whose values are never shown, besides Kafka's secret properties.
+const SECRETS: [&str; 2] = ["auth.tokens", "rabbitmq.uri"];
+
+/// Where keys are librdkafka's to know.
+pub(super) const PROPERTIES: &str = "kafka.properties.";
+
+/// Every key, and its default value.
+static KNOWN: LazyLock<Vec<(String, String)>> = LazyLock::new(|| flatten(&every_section()));
+
+/// The defaults with every optional section present.
+fn every_section() -> Config {
+    Config {
+        #[cfg(feature = "kafka")]
+        kafka: Some(crate::sink::kafka::Config::default()),
+        #[cfg(feature = "rabbitmq")]
+        rabbitmq: Some(crate::sink::rabbitmq::Config::default()),
+        ..Config::default()
+    }
+}
+
+/// Every key of a build with all its sections, and its default.
+#[cfg(test)]
+pub(super) fn known() -> &'static [(String, String)] {
+    &KNOWN
+}
+
+/// Each setting's key and value, in the order of their names.
+pub(super) fn flatten(config: &Config) -> Vec<(String, String)> {
+    let mut flat = Vec::new();
+    if let Ok(value) = serde_json::to_value(config) {
+        walk(String::new(), &value, &mut flat);
+    }
+    flat
+}
+
+fn walk(key: String, value: &Value, flat: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let key = if key.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{key}.{name}")
+                };
+                walk(key, value, flat);
+            }
+        }
+        // A section or a setting that is not there.
+        Value::Null if !key.contains('.') => {}
+        Value::Null => flat.push((key, String::new())),
+        Value::String(text) => flat.push((key, text.clone())),
+        other => flat.push((key, other.to_string())),
+    }
+}
+
+pub(super) fn is_secret(key: &str) -> bool {
+    if SECRETS.contains(&key) {
+        return true;
+    }
+    #[cfg(feature = "kafka")]
+    if let Some(property) = key.strip_prefix(PROPERTIES) {
+        return crate::sink::kafka::SECRETS.contains(&property);
+    }
+    false
+}
+
+/// Why a key is not one of ours; none where it is.
+pub(super) fn unknown(key: &str) -> Option<String> {
+    if KNOWN.iter().any(|(known, _)| known == key)
+        || (cfg!(feature = "kafka") && key.starts_with(PROPERTIES))
+    {
+        return None;
+    }
+    for (section, built_in) in [
+        ("kafka", cfg!(feature = "kafka")),
+        ("rabbitmq", cfg!(feature = "rabbitmq")),
+    ] {
+        if !built_in && key.split('.').next() == Some(section) {
+            return Some(format!("this build of the program has no {section}"));
+        }
+    }
+    let near = |known: &str| strsim::normalized_damerau_levenshtein(key, known);
+    let nearest = KNOWN
+        .iter()
+        .map(|(known, _)| known.as_str())
+        .max_by(|a, b| near(a).total_cmp(&near(b)))
+        .unwrap_or_default();
+    let variable = nearest.to_uppercase().replace('.', "__");
+    Some(format!(
+        "is not a setting; did you mean {nearest} (RECALL_{variable})?"
+    ))
+}

@@ -1,0 +1,222 @@
+//! One layer of settings: a file, or the environment.
+//!
+//! Values of the environment stay text: guessing types would turn the token `00712` into 712. The keys
+//! of Kafka's properties are brought to librdkafka's own form before layers are merged, or the same
+//! property set in both would be two.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use figment::value::{Dict, Map, Tag, Value};
+use figment::{Metadata, Profile, Provider};
+
+use super::{Problem, Source, child, keys};
+
+/// The prefix of our variables.
+const PREFIX: &str = "RECALL_";
+
+/// Names the configuration file; read by the command line.
+const CONFIG_FILE: &str = "RECALL_CONFIG";
+
+/// What a secret's key ends in where the value is the path of a file with it.
+const FILE_SUFFIX: &str = "_file";
+
+/// A layer, and where each of its values comes from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layer {
+    values: Dict,
+    pub(super) sources: BTreeMap<String, Source>,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("configuration")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.values.clone()))
+    }
+}
+
+impl Layer {
+    /// Reads a TOML file.
+    pub(super) fn from_file(path: &Path) -> Result<Self, Vec<Problem>> {
+        let source = Source::File(path.display().to_string());
+        let problem = |text: String| {
+            vec![Problem {
+                key: "configuration file".to_owned(),
+                source: source.clone(),
+                text,
+            }]
+        };
+        let text = fs::read_to_string(path)
+            .map_err(|error| problem(format!("cannot be read: {error}")))?;
+        let values: Dict = toml::from_str(&text).map_err(|error| {
+            // The whole error quotes the line, which may hold a secret.
+            let line = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map_or(0, |before| before.matches('\n').count() + 1);
+            problem(format!("line {line}: {}", error.message()))
+        })?;
+        let mut layer = Self::default();
+        let mut problems = Vec::new();
+        for (key, value) in leaves(String::new(), values) {
+            layer.insert(&key, value, source.clone(), &mut problems);
+        }
+        layer.or(problems)
+    }
+
+    /// Reads our variables of an environment.
+    pub(super) fn from_environment(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut layer = Self::default();
+        let mut problems = Vec::new();
+        for (name, value) in variables {
+            let Some(name) = name.to_str().filter(|name| is_ours(name)) else {
+                continue;
+            };
+            let Some(setting) = name.strip_prefix(PREFIX) else {
+                continue;
+            };
+            let key = setting.to_lowercase().replace("__", ".");
+            let source = Source::Environment(name.to_owned());
+            match value.into_string() {
+                Ok(text) => layer.insert(&key, Value::from(text), source, &mut problems),
+                Err(_) => problems.push(Problem {
+                    key,
+                    source,
+                    text: "is not UTF-8".to_owned(),
+                }),
+            }
+        }
+        layer.or(problems)
+    }
+
+    fn or(self, problems: Vec<Problem>) -> Result<Self, Vec<Problem>> {
+        if problems.is_empty() {
+            Ok(self)
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// Takes a value in; a secret may be given by the path of a file.
+    fn insert(&mut self, key: &str, value: Value, source: Source, problems: &mut Vec<Problem>) {
+        let (key, value) = match key.strip_suffix(FILE_SUFFIX).map(normalize) {
+            Some(secret) if keys::is_secret(&secret) => {
+                let path = value.as_str().unwrap_or_default().to_owned();
+                match fs::read_to_string(&path) {
+                    Ok(text) => (secret, Value::from(text.trim())),
+                    Err(error) => {
+                        problems.push(Problem {
+                            key: key.to_owned(),
+                            source,
+                            text: format!("file {path} cannot be read: {error}"),
+                        });
+                        return;
+                    }
+                }
+            }
+            _ => (normalize(key), value),
+        };
+        if let Some(other) = self.sources.get(&key) {
+            let text = format!("is set twice, also by {other}");
+            problems.push(Problem { key, source, text });
+            return;
+        }
+        self.sources.insert(key.clone(), source);
+        let (path, name) = match key.strip_prefix(keys::PROPERTIES) {
+            Some(property) => (vec!["kafka", "properties"], property),
+            None => {
+                let mut path: Vec<&str> = key.split('.').collect();
+                let name = path.pop().unwrap_or_default();
+                (path, name)
+            }
+        };
+        let mut dict = &mut self.values;
+        for part in path {
+            let empty = || Value::Dict(Tag::Default, Dict::new());
+            dict.entry(part.to_owned()).or_insert_with(empty);
+            let Some(next) = child(dict, part) else {
+                // A value stands where a section belongs; its key is reported as unknown.
+                return;
+            };
+            dict = next;
+        }
+        let is_property = key.starts_with(keys::PROPERTIES);
+        dict.insert(
+            name.to_owned(),
+            if is_property { as_text(value) } else { value },
+        );
+    }
+}
+
+/// librdkafka's own form of a property's key; any other key as it is.
+fn normalize(key: &str) -> String {
+    #[cfg(feature = "kafka")]
+    if let Some(property) = key.strip_prefix(keys::PROPERTIES) {
+        return format!(
+            "{}{}",
+            keys::PROPERTIES,
+            crate::sink::kafka::normalize(property)
+        );
+    }
+    key.to_owned()
+}
+
+/// librdkafka takes every value as text.
+fn as_text(value: Value) -> Value {
+    match &value {
+        Value::Bool(_, flag) => Value::from(flag.to_string()),
+        Value::Num(_, number) => match (number.to_i128(), number.to_f64()) {
+            (Some(number), _) => Value::from(number.to_string()),
+            (None, Some(number)) => Value::from(number.to_string()),
+            (None, None) => value,
+        },
+        _ => value,
+    }
+}
+
+/// Every value of nested tables, with its whole key.
+fn leaves(prefix: String, dict: Dict) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    for (name, value) in dict {
+        let key = if prefix.is_empty() {
+            name
+        } else {
+            format!("{prefix}.{name}")
+        };
+        match value {
+            Value::Dict(_, inner) => found.extend(leaves(key, inner)),
+            value => found.push((key, value)),
+        }
+    }
+    found
+}
+
+/// Whether a variable is a setting. What Kubernetes injects for a Service whose name begins with
+/// `recall` is not.
+fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX) && name != CONFIG_FILE && !is_of_kubernetes(name)
+}
+
+fn is_of_kubernetes(name: &str) -> bool {
+    if name.contains("__") {
+        return false;
+    }
+    let port = name.match_indices("_PORT_").any(|(at, mark)| {
+        let rest = name.get(at + mark.len()..).unwrap_or_default();
+        let protocol = rest.trim_start_matches(|char: char| char.is_ascii_digit());
+        protocol.len() < rest.len()
+            && ["_TCP", "_UDP", "_SCTP"]
+                .iter()
+                .any(|known| protocol.starts_with(known))
+    });
+    port || name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+}

@@ -1,0 +1,269 @@
+//! The settings of the whole program: layered, checked, and shown.
+//!
+//! Built-in defaults, then a TOML file, then the environment. Each room owns its own settings; this one
+//! only assembles them. An unknown key is an error that names the nearest known one, and no error or
+//! listing ever shows a secret.
+
+mod keys;
+mod layer;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+
+use figment::Figment;
+use figment::value::Dict;
+use serde::{Deserialize, Serialize};
+
+use crate::setting::{List, Timeout};
+use crate::{admin, receiver, sink, spool, telemetry};
+use layer::Layer;
+
+/// All settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The applications whose recalls are taken: the vendor's `SdkAppid`.
+    pub sdk_app_ids: List<u64>,
+    /// At a stop: how long the sinks may take to publish what is in the spool. The rest stays there.
+    pub drain_timeout: Timeout,
+    /// The listener for callbacks.
+    pub http: receiver::Config,
+    /// Who may send recalls.
+    pub auth: receiver::AuthConfig,
+    /// The listener for health and metrics.
+    pub admin: admin::Config,
+    /// The spool.
+    pub spool: spool::Config,
+    /// Kafka, where it is a sink.
+    #[cfg(feature = "kafka")]
+    pub kafka: Option<sink::kafka::Config>,
+    /// RabbitMQ, where it is a sink.
+    #[cfg(feature = "rabbitmq")]
+    pub rabbitmq: Option<sink::rabbitmq::Config>,
+    /// The log.
+    pub log: telemetry::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sdk_app_ids: List::default(),
+            drain_timeout: Timeout::from_secs(8),
+            http: receiver::Config::default(),
+            auth: receiver::AuthConfig::default(),
+            admin: admin::Config::default(),
+            spool: spool::Config::default(),
+            #[cfg(feature = "kafka")]
+            kafka: None,
+            #[cfg(feature = "rabbitmq")]
+            rabbitmq: None,
+            log: telemetry::Config::default(),
+        }
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// It is built in.
+    Default,
+    /// The configuration file.
+    File(String),
+    /// A variable of the environment, or the file that it names.
+    Environment(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => f.write_str(path),
+            Self::Environment(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Something wrong with a setting: which one, where it was set, and what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    key: String,
+    source: Source,
+    text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, source, text } = self;
+        match source {
+            Source::Default => write!(f, "{key}: {text}"),
+            _ => write!(f, "{key} (from {source}): {text}"),
+        }
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(Vec<Problem>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bad configuration")?;
+        for problem in &self.0 {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Settings that were checked, and where each came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    sources: BTreeMap<String, Source>,
+}
+
+impl Loaded {
+    /// Layers a file, if there is one, and an environment over the defaults, and checks the result.
+    ///
+    /// # Errors
+    /// Names every setting that is unknown, unusable or missing.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let mut layers = Vec::new();
+        if let Some(path) = file {
+            layers.push(Layer::from_file(path).map_err(ConfigError)?);
+        }
+        layers.push(Layer::from_environment(environment).map_err(ConfigError)?);
+
+        let sources: BTreeMap<String, Source> = layers
+            .iter()
+            .flat_map(|layer| layer.sources.clone())
+            .collect();
+        let unknown: Vec<Problem> = sources
+            .iter()
+            .filter_map(|(key, source)| {
+                let text = keys::unknown(key)?;
+                Some(Problem {
+                    key: key.clone(),
+                    source: source.clone(),
+                    text,
+                })
+            })
+            .collect();
+        if !unknown.is_empty() {
+            return Err(ConfigError(unknown));
+        }
+
+        let mut figment = Figment::new();
+        for layer in layers {
+            figment = figment.merge(layer);
+        }
+        let config: Config = figment.extract().map_err(|errors| {
+            let problems = errors
+                .into_iter()
+                .map(|error| explain(&error, &sources))
+                .collect();
+            ConfigError(problems)
+        })?;
+        let loaded = Self { config, sources };
+        loaded.check()?;
+        Ok(loaded)
+    }
+
+    /// Where a setting's value comes from.
+    #[must_use]
+    pub fn source(&self, key: &str) -> Source {
+        self.sources.get(key).cloned().unwrap_or(Source::Default)
+    }
+
+    /// Every setting that is in force, its value, and where it comes from; secrets hidden.
+    #[must_use]
+    pub fn listing(&self) -> Vec<(String, String, Source)> {
+        keys::flatten(&self.config)
+            .into_iter()
+            .map(|(key, value)| {
+                let source = self.source(&key);
+                let value = if keys::is_secret(&key) && !value.is_empty() {
+                    "[hidden]".to_owned()
+                } else {
+                    value
+                };
+                (key, value, source)
+            })
+            .collect()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        let mut problems = Vec::new();
+        let mut wrong = |key: &str, text: String| {
+            problems.push(Problem {
+                key: key.to_owned(),
+                source: self.source(key),
+                text,
+            });
+        };
+        if config.sdk_app_ids.is_empty() {
+            let text = "is missing: the SdkAppid of your application, or several; \
+                        for example RECALL_SDK_APP_IDS=1400000001";
+            wrong("sdk_app_ids", text.to_owned());
+        }
+        if !config.http.path.starts_with('/') {
+            wrong("http.path", "must begin with `/`".to_owned());
+        }
+        for (key, value) in [
+            ("http.max_connections", config.http.max_connections),
+            ("spool.max_waiting", config.spool.max_waiting),
+        ] {
+            if value == 0 {
+                wrong(key, "must be at least 1".to_owned());
+            }
+        }
+        #[cfg(feature = "kafka")]
+        if let Some(Err(error)) = config.kafka.as_ref().map(sink::kafka::Config::check) {
+            wrong(&error.key, error.problem);
+        }
+        #[cfg(feature = "rabbitmq")]
+        if let Some(Err(error)) = config.rabbitmq.as_ref().map(sink::rabbitmq::Config::check) {
+            wrong(error.key, error.problem);
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(problems))
+        }
+    }
+}
+
+/// What figment could not read, without the value where that is a secret.
+fn explain(error: &figment::Error, sources: &BTreeMap<String, Source>) -> Problem {
+    let key = error.path.join(".");
+    let text = if keys::is_secret(&key) {
+        "has a value of the wrong type".to_owned()
+    } else {
+        error.kind.to_string()
+    };
+    // The key of an element of an array is not one that was set.
+    let source = sources.iter().find(|(set, _)| key.starts_with(*set));
+    Problem {
+        source: source.map_or(Source::Default, |(_, source)| source.clone()),
+        key,
+        text,
+    }
+}
+
+/// A part of a layer, by key.
+fn child<'a>(dict: &'a mut Dict, name: &str) -> Option<&'a mut Dict> {
+    match dict.get_mut(name)? {
+        figment::value::Value::Dict(_, child) => Some(child),
+        _ => None,
+    }
+}
+
+#[cfg(all(test, feature = "kafka", feature = "rabbitmq"))]
+mod tests;

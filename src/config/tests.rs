@@ -1,0 +1,278 @@
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const APP: (&str, &str) = ("RECALL_SDK_APP_IDS", "1400000001");
+
+fn load(file: Option<&str>, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("relay.toml");
+    if let Some(text) = file {
+        fs::write(&path, text).unwrap();
+    }
+    let variables = environment
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    Loaded::load(file.map(|_| path.as_path()), variables)
+}
+
+fn problem(environment: &[(&str, &str)]) -> String {
+    let all: Vec<_> = [APP].iter().chain(environment).copied().collect();
+    load(None, &all).unwrap_err().to_string()
+}
+
+#[test]
+fn an_application_id_is_all_that_is_needed() {
+    let loaded = load(None, &[APP]).unwrap();
+    assert_eq!(loaded.config.sdk_app_ids.0, [1_400_000_001]);
+    assert_eq!(loaded.config.http.listen.port(), 8080);
+    assert!(loaded.config.kafka.is_none() && loaded.config.rabbitmq.is_none());
+    let error = load(None, &[]).unwrap_err().to_string();
+    assert!(error.contains("sdk_app_ids: is missing"), "{error}");
+}
+
+#[test]
+fn every_setting_can_be_set_by_environment_alone() {
+    for (key, default) in keys::known() {
+        let value = match key.as_str() {
+            "rabbitmq.uri" => "amqp://localhost",
+            "kafka.bootstrap_servers" => "localhost:9092",
+            "sdk_app_ids" => "1",
+            "log.format" => "json",
+            _ => default,
+        };
+        let name = format!("RECALL_{}", key.to_uppercase().replace('.', "__"));
+        let mut variables = vec![APP, (&name, value)];
+        for (section, needs) in [
+            (
+                "kafka.",
+                ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
+            ),
+            ("rabbitmq.", ("RECALL_RABBITMQ__URI", "amqp://localhost")),
+        ] {
+            if key.starts_with(section) && name != needs.0 {
+                variables.push(needs);
+            }
+        }
+        if key == "sdk_app_ids" {
+            variables.remove(0);
+        }
+        if matches!(key.as_str(), "rabbitmq.tls.cert" | "rabbitmq.tls.key") {
+            continue;
+        }
+        let loaded = load(None, &variables).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(loaded.source(key), Source::Environment(name));
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_both_over_the_defaults() {
+    let file = "sdk_app_ids = [1, 2]\n[http]\npath = \"/file\"\nmax_connections = 7\n";
+    let loaded = load(Some(file), &[("RECALL_HTTP__PATH", "/environment")]).unwrap();
+    assert_eq!(loaded.config.sdk_app_ids.0, [1, 2]);
+    assert_eq!(loaded.config.http.path, "/environment");
+    assert_eq!(loaded.config.http.max_connections, 7);
+    assert_eq!(
+        loaded.source("http.path"),
+        Source::Environment("RECALL_HTTP__PATH".to_owned())
+    );
+    assert!(matches!(
+        loaded.source("http.max_connections"),
+        Source::File(_)
+    ));
+    assert_eq!(loaded.source("http.listen"), Source::Default);
+}
+
+#[test]
+fn text_of_the_environment_is_taken_as_it_is() {
+    let tokens = ("RECALL_AUTH__TOKENS", "00712, {x=1},true");
+    let loaded = load(None, &[APP, tokens]).unwrap();
+    let tokens: Vec<_> = loaded
+        .config
+        .auth
+        .tokens
+        .iter()
+        .map(|token| token.expose())
+        .collect();
+    assert_eq!(tokens, ["00712", "{x=1}", "true"]);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_and_its_source() {
+    assert_eq!(
+        problem(&[("RECALL_HTTP__LISTN", "x")]),
+        "bad configuration\n  http.listn (from RECALL_HTTP__LISTN): is not a setting; \
+         did you mean http.listen (RECALL_HTTP__LISTEN)?"
+    );
+    let error = load(Some("sdk_app_ids = 1\n[kafak]\ntopic = \"t\"\n"), &[]).unwrap_err();
+    assert!(
+        error.to_string().contains("did you mean kafka.topic"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_source() {
+    let error = problem(&[("RECALL_HTTP__READ_TIMEOUT", "0s")]);
+    assert!(
+        error.contains("http.read_timeout (from RECALL_HTTP__READ_TIMEOUT)"),
+        "{error}"
+    );
+    assert!(error.contains("longer than zero"), "{error}");
+    let error = problem(&[("RECALL_HTTP__MAX_CONNECTIONS", "many")]);
+    assert!(error.contains("http.max_connections (from"), "{error}");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, " hunter2\n").unwrap();
+    let loaded = load(
+        None,
+        &[
+            APP,
+            ("RECALL_AUTH__TOKENS_FILE", token.to_str().unwrap()),
+            ("RECALL_RABBITMQ__URI", "amqp://user:hunter2@host"),
+            ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "host:9092"),
+            (
+                "RECALL_KAFKA__PROPERTIES__SASL_PASSWORD_FILE",
+                token.to_str().unwrap(),
+            ),
+        ],
+    )
+    .unwrap();
+    assert_eq!(loaded.config.auth.tokens[0].expose(), "hunter2");
+    let kafka = loaded.config.kafka.as_ref().unwrap();
+    assert_eq!(kafka.properties["sasl.password"], "hunter2");
+    let listing = format!("{:?}", loaded.listing());
+    assert!(!listing.contains("hunter2"), "{listing}");
+    assert!(
+        listing.contains(r#"("kafka.properties.sasl.password", "[hidden]""#),
+        "{listing}"
+    );
+
+    let error = load(
+        Some("auth.tokens = { a = \"hunter2\" }\nsdk_app_ids = 1"),
+        &[],
+    )
+    .unwrap_err();
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let error = load(Some("sdk_app_ids = 1\nauth.tokens = [hunter2"), &[]).unwrap_err();
+    assert!(error.to_string().contains("line 2"), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_secret_that_is_set_twice_is_refused() {
+    let error = problem(&[
+        ("RECALL_AUTH__TOKENS", "a"),
+        ("RECALL_AUTH__TOKENS_FILE", "/dev/null"),
+    ]);
+    assert!(error.contains("set twice"), "{error}");
+    let error = problem(&[("RECALL_AUTH__TOKENS_FILE", "/nowhere")]);
+    assert!(error.contains("/nowhere cannot be read"), "{error}");
+}
+
+#[test]
+fn kafka_properties_are_one_by_whatever_name() {
+    let file = "sdk_app_ids = 1\n[kafka]\nbootstrap_servers = \"h:1\"\n[kafka.properties]\n\
+                \"linger.ms\" = 7\nsasl.mechanism = \"PLAIN\"\nsocket.keepalive.enable = false\n";
+    let linger = ("RECALL_KAFKA__PROPERTIES__LINGER_MS", "9");
+    let loaded = load(Some(file), &[linger]).unwrap();
+    let properties = loaded.config.kafka.unwrap().properties;
+    let expected = [
+        ("linger.ms", "9"),
+        ("sasl.mechanism", "PLAIN"),
+        ("socket.keepalive.enable", "false"),
+    ];
+    assert_eq!(
+        properties,
+        expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+    );
+}
+
+#[test]
+fn what_kubernetes_injects_is_ignored_but_typos_are_not() {
+    let injected = [
+        ("RECALL_RELAY_SERVICE_HOST", "10.0.0.1"),
+        ("RECALL_SERVICE_PORT_HTTP", "80"),
+        ("RECALL_RELAY_PORT", "tcp://10.0.0.1:80"),
+        ("RECALL_RELAY_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("RECALL_CONFIG", "x"),
+    ];
+    let all: Vec<_> = [APP].iter().chain(&injected).copied().collect();
+    assert!(load(None, &all).is_ok());
+    assert!(problem(&[("RECALL_HTTP__PORT", "1")]).contains("http.port"));
+    assert!(problem(&[("RECALL_RETENTION", "1")]).contains("did you mean spool.retention"));
+}
+
+#[test]
+fn the_shipped_example_is_what_is_built_in() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/recall-relay.toml");
+    let text = fs::read_to_string(example).unwrap();
+    let loaded = Loaded::load(Some(Path::new(example)), []).unwrap();
+    assert_eq!(loaded.config.sdk_app_ids.0, [1_400_000_001]);
+
+    // Every setting is there, commented out with its default.
+    let uncommented: String = text
+        .lines()
+        .map(|line| {
+            line.strip_prefix("#")
+                .filter(|rest| !rest.starts_with(' '))
+                .unwrap_or(line)
+        })
+        .fold(String::new(), |all, line| all + line + "\n");
+    let loaded = load(Some(&uncommented), &[]).unwrap();
+    let listing: BTreeMap<_, _> = loaded
+        .listing()
+        .into_iter()
+        .map(|(key, value, source)| (key, (value, source)))
+        .collect();
+    let examples = [
+        "sdk_app_ids",
+        "kafka.bootstrap_servers",
+        "rabbitmq.uri",
+        "auth.tokens",
+        "log.format",
+        "auth.allowed_sources",
+        "auth.trusted_proxies",
+        "rabbitmq.tls.ca",
+        "rabbitmq.tls.cert",
+        "rabbitmq.tls.key",
+    ];
+    for (key, default) in keys::known() {
+        let (value, source) = listing
+            .get(key)
+            .unwrap_or_else(|| panic!("{key} is not in the example"));
+        assert!(
+            matches!(source, Source::File(_)),
+            "{key} is not in the example"
+        );
+        if !examples.contains(&key.as_str()) {
+            assert_eq!(value, default, "{key}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_lists_every_setting_with_its_default() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    for (key, default) in keys::known() {
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{key}` ")));
+        let row = row.unwrap_or_else(|| panic!("README.md has no row for {key}"));
+        let cell = row
+            .split('|')
+            .nth(2)
+            .unwrap_or_default()
+            .trim()
+            .trim_matches('`');
+        if !default.is_empty() {
+            assert_eq!(cell, default, "the default of {key} in README.md");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One session of a forwarder: reading ahead, keeping a window in flight, moving the cursor.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{error, warn};
+
+use super::{End, Forwarder};
+use crate::event::{Seq, Stored};
+use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
+use crate::spool::{AppendError, ReadError, SetAside, Tail};
+
+/// A broker that has confirmed nothing for so long, with events in flight, counts as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+impl<S: Sink> Forwarder<S> {
+    /// Forwards through one session until it ends.
+    pub(super) async fn forward(&mut self, mut session: S::Session) -> End {
+        let end = self.forward_until_end(&mut session).await;
+        session.close().await;
+        end
+    }
+
+    async fn forward_until_end(&mut self, session: &mut S::Session) -> End {
+        let start = session.cursor().unwrap_or_else(|| self.cursor.position());
+        self.cursor.advance(start);
+        let mut tail = match self.spool.tail(start) {
+            Ok(tail) => tail,
+            Err(error) => return End::Lost(SessionError::unavailable("no reader", error)),
+        };
+        if start >= self.spool.status().last {
+            self.state.up();
+        }
+        let mut quiet_since = Instant::now();
+        let mut tick = interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let draining = self.stop.drain.is_cancelled();
+            if draining && self.window.is_empty() && tail.position() >= self.spool.status().last {
+                return End::Stopped;
+            }
+            let size = self.suspects.window(self.sink.window());
+            let room = size.saturating_sub(self.window.len());
+            tokio::select! {
+                biased;
+                () = self.stop.now.cancelled() => return End::Stopped,
+                () = self.stop.drain.cancelled(), if !draining => {}
+                progress = session.progress() => {
+                    quiet_since = Instant::now();
+                    if let Some(end) = self.progressed(progress, session).await {
+                        return end;
+                    }
+                }
+                read = read(&mut tail, room) => match read {
+                    Ok(events) => {
+                        if self.window.is_empty() {
+                            quiet_since = Instant::now();
+                        }
+                        self.hand_over(events, session);
+                    }
+                    Err(error) => {
+                        return End::Lost(SessionError::unavailable("spool", error));
+                    }
+                },
+                _ = tick.tick() => {
+                    if !self.window.is_empty() && quiet_since.elapsed() >= STALLED_AFTER {
+                        let waited = STALLED_AFTER.as_secs();
+                        self.state.stalled(&format!("nothing confirmed for {waited} s"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn hand_over(&mut self, events: Vec<Stored>, session: &mut S::Session) {
+        let deliveries: Vec<Delivery> = events
+            .into_iter()
+            .map(|event| self.suspects.mark(event))
+            .collect();
+        let to_send = self.window.admit(deliveries);
+        self.move_cursor();
+        if !to_send.is_empty() {
+            session.publish(to_send);
+        }
+    }
+
+    /// Acts on what a session reported; some end where the session is over.
+    async fn progressed(
+        &mut self,
+        progress: Result<Progress, SessionError>,
+        session: &mut S::Session,
+    ) -> Option<End> {
+        match progress {
+            Ok(Progress::Confirmed(seqs)) => {
+                let confirmed = self.window.confirm(&seqs);
+                self.state.confirmed(confirmed);
+                self.move_cursor();
+                self.state.up();
+            }
+            Ok(Progress::Flowing) => self.state.up(),
+            Ok(Progress::Stalled(reason)) => self.state.stalled(&reason),
+            Ok(Progress::Refused(seq, refusal)) => {
+                let delivery = self.window.delivery(seq)?.clone();
+                if delivery.is_dead_letter() {
+                    if let Err(error) = self.set_aside(&delivery.stored, &refusal).await {
+                        return Some(End::Lost(SessionError::unavailable("spool", error)));
+                    }
+                } else {
+                    self.log_refusal(seq, &refusal);
+                    let letter = Delivery {
+                        refusal: Some(refusal),
+                        ..delivery
+                    };
+                    self.window.replace(letter.clone());
+                    session.publish(vec![letter]);
+                }
+            }
+            Err(SessionError::Refused(refusal)) => {
+                return Some(self.one_was_refused(refusal).await);
+            }
+            Err(error) => return Some(End::Lost(error)),
+        }
+        None
+    }
+
+    /// Some event in flight was refused and ended the session. If it was alone, it is this one.
+    async fn one_was_refused(&mut self, refusal: Refusal) -> End {
+        let mut in_flight = self.window.in_flight();
+        let first = in_flight.next().cloned();
+        let others = in_flight.count();
+        match first {
+            None => End::Lost(SessionError::Refused(refusal)),
+            Some(_) if others > 0 => {
+                self.suspects.narrow(others + 1);
+                End::Again
+            }
+            Some(delivery) if delivery.is_dead_letter() => {
+                match self.set_aside(&delivery.stored, &refusal).await {
+                    Ok(()) => End::Again,
+                    Err(error) => End::Lost(SessionError::unavailable("spool", error)),
+                }
+            }
+            Some(delivery) => {
+                self.log_refusal(delivery.stored.seq, &refusal);
+                self.suspects.condemn(delivery.stored.seq, refusal);
+                End::Again
+            }
+        }
+    }
+
+    /// Keeps in the spool what not even the dead letters take.
+    async fn set_aside(&mut self, stored: &Stored, refusal: &Refusal) -> Result<(), AppendError> {
+        error!(
+            sink = self.sink.name(), seq = %stored.seq, id = %stored.event.id, reason = %refusal,
+            "not even the dead letters take this event; it stays in the spool's table dead_letters"
+        );
+        let letter = SetAside::new(self.sink.name(), stored, refusal.reason, &refusal.detail);
+        self.spool.set_aside(letter).await?;
+        self.window.confirm(&[stored.seq]);
+        self.state.refused();
+        self.move_cursor();
+        Ok(())
+    }
+
+    fn log_refusal(&self, seq: Seq, refusal: &Refusal) {
+        self.state.refused();
+        warn!(
+            sink = self.sink.name(), %seq, reason = %refusal,
+            "the broker will never take this event; it goes to the dead letters"
+        );
+    }
+
+    fn move_cursor(&mut self) {
+        if let Some(seq) = self.window.advance() {
+            self.cursor.advance(seq);
+            self.suspects.passed(seq);
+        }
+    }
+}
+
+/// Reads ahead while there is room.
+async fn read(tail: &mut Tail, room: usize) -> Result<Vec<Stored>, ReadError> {
+    if room == 0 {
+        std::future::pending().await
+    } else {
+        tail.next(room).await
+    }
+}

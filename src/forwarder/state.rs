@@ -1,0 +1,123 @@
+//! How a sink is doing: for the log, once per change, for health and for metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::sink::SessionError;
+use crate::telemetry::chain;
+
+/// Whether events go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Not connected yet.
+    Starting,
+    /// They go through.
+    Up,
+    /// They do not, for this reason; they stay in the spool.
+    Down {
+        /// What is wrong.
+        reason: String,
+        /// Since when.
+        since: SystemTime,
+    },
+}
+
+/// What a forwarder has done since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    /// Events that the broker confirmed.
+    pub confirmed: u64,
+    /// Events that the broker will never take.
+    pub refused: u64,
+}
+
+/// A sink's state; clones share it.
+#[derive(Debug, Clone)]
+pub struct State {
+    sink: &'static str,
+    health: Arc<watch::Sender<Health>>,
+    confirmed: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
+}
+
+impl State {
+    /// The state of a sink that is not connected yet.
+    #[must_use]
+    pub fn new(sink: &'static str) -> Self {
+        Self {
+            sink,
+            health: Arc::new(watch::Sender::new(Health::Starting)),
+            confirmed: Arc::default(),
+            refused: Arc::default(),
+        }
+    }
+
+    /// The sink's name.
+    #[must_use]
+    pub const fn sink(&self) -> &'static str {
+        self.sink
+    }
+
+    /// Whether events go through.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures {
+            confirmed: self.confirmed.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn confirmed(&self, events: u64) {
+        self.confirmed.fetch_add(events, Ordering::Relaxed);
+    }
+
+    pub(super) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn up(&self) {
+        self.health.send_if_modified(|health| {
+            if *health == Health::Up {
+                return false;
+            }
+            info!(sink = self.sink, "sink is up");
+            *health = Health::Up;
+            true
+        });
+    }
+
+    pub(super) fn down(&self, error: &SessionError) {
+        self.stalled(&chain(error));
+    }
+
+    pub(super) fn stalled(&self, reason: &str) {
+        self.health.send_if_modified(|health| match health {
+            Health::Down { reason: known, .. } => {
+                let changed = known != reason;
+                reason.clone_into(known);
+                changed
+            }
+            Health::Starting | Health::Up => {
+                warn!(
+                    sink = self.sink,
+                    reason, "sink is down; events stay in the spool"
+                );
+                *health = Health::Down {
+                    reason: reason.to_owned(),
+                    since: SystemTime::now(),
+                };
+                true
+            }
+        });
+    }
+}

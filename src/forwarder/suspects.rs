@@ -1,0 +1,57 @@
+//! Finding out which event a broker refuses, when it only says that some event in flight is.
+//!
+//! librdkafka fails a whole batch for one record, and RabbitMQ closes the channel. So the window is
+//! halved until the refused event is alone in it; from then on it is marked for the dead letters, and
+//! once it has passed the window is whole again.
+
+use crate::event::{Seq, Stored};
+use crate::sink::{Delivery, Refusal};
+
+/// What is known of a refused event.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    narrowed: Option<usize>,
+    condemned: Option<(Seq, Refusal)>,
+}
+
+impl Suspects {
+    /// How many events may be in flight, of at most `whole`.
+    pub(super) fn window(&self, whole: usize) -> usize {
+        match (&self.condemned, self.narrowed) {
+            (Some(_), _) => 1,
+            (None, Some(narrowed)) => narrowed.min(whole),
+            (None, None) => whole,
+        }
+    }
+
+    /// The refused event is one of `among`.
+    pub(super) fn narrow(&mut self, among: usize) {
+        self.narrowed = Some((among / 2).max(1));
+    }
+
+    /// It is this one.
+    pub(super) fn condemn(&mut self, seq: Seq, refusal: Refusal) {
+        self.condemned = Some((seq, refusal));
+    }
+
+    /// The event as it is to be sent.
+    pub(super) fn mark(&self, stored: Stored) -> Delivery {
+        let refusal = self
+            .condemned
+            .as_ref()
+            .filter(|(seq, _)| *seq == stored.seq)
+            .map(|(_, refusal)| refusal.clone());
+        Delivery { stored, refusal }
+    }
+
+    /// Everything up to `cursor` is confirmed.
+    pub(super) fn passed(&mut self, cursor: Seq) {
+        if self
+            .condemned
+            .as_ref()
+            .is_some_and(|(seq, _)| *seq <= cursor)
+        {
+            *self = Self::default();
+        }
+    }
+}

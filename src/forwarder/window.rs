@@ -1,0 +1,189 @@
+//! The events in flight, and the cursor over the contiguous confirmed prefix.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::event::Seq;
+use crate::sink::Delivery;
+
+/// Events that were handed to a sink, in the spool's order.
+///
+/// It outlives a session: what was confirmed ahead of the cursor is not sent a second time by the next
+/// one. Per key that is right, because a sink confirms the events of a key in order.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    slots: VecDeque<Slot>,
+    ahead: BTreeSet<Seq>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    delivery: Delivery,
+    confirmed: bool,
+}
+
+impl Window {
+    /// Events between the cursor and the newest in flight.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Takes events in; returns those that have to be sent.
+    pub(super) fn admit(&mut self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let mut to_send = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let confirmed = self.ahead.remove(&delivery.stored.seq);
+            if !confirmed {
+                to_send.push(delivery.clone());
+            }
+            self.slots.push_back(Slot {
+                delivery,
+                confirmed,
+            });
+        }
+        to_send
+    }
+
+    /// Marks events as confirmed; returns how many were not yet.
+    pub(super) fn confirm(&mut self, seqs: &[Seq]) -> u64 {
+        let mut confirmed = 0;
+        for seq in seqs {
+            if let Some(slot) = self.slot(*seq)
+                && !slot.confirmed
+            {
+                slot.confirmed = true;
+                confirmed += 1;
+            }
+        }
+        confirmed
+    }
+
+    /// Lets go of the confirmed prefix; returns the last event of it.
+    pub(super) fn advance(&mut self) -> Option<Seq> {
+        let mut last = None;
+        while self.slots.front().is_some_and(|slot| slot.confirmed) {
+            last = self.slots.pop_front().map(|slot| slot.delivery.stored.seq);
+        }
+        last
+    }
+
+    /// What is not confirmed yet.
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &Delivery> {
+        self.slots
+            .iter()
+            .filter(|slot| !slot.confirmed)
+            .map(|slot| &slot.delivery)
+    }
+
+    /// An event that is in flight.
+    pub(super) fn delivery(&mut self, seq: Seq) -> Option<&Delivery> {
+        self.slot(seq)
+            .filter(|slot| !slot.confirmed)
+            .map(|slot| &slot.delivery)
+    }
+
+    /// Puts a delivery in the place of the one with the same number.
+    pub(super) fn replace(&mut self, delivery: Delivery) {
+        if let Some(slot) = self.slot(delivery.stored.seq) {
+            slot.delivery = delivery;
+        }
+    }
+
+    /// Forgets what is in flight: it will be read again.
+    pub(super) fn restart(&mut self) {
+        for slot in self.slots.drain(..) {
+            if slot.confirmed {
+                self.ahead.insert(slot.delivery.stored.seq);
+            }
+        }
+    }
+
+    fn slot(&mut self, seq: Seq) -> Option<&mut Slot> {
+        let index = self
+            .slots
+            .binary_search_by_key(&seq, |slot| slot.delivery.stored.seq)
+            .ok()?;
+        self.slots.get_mut(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::{Event, Kind, Stored};
+
+    fn delivery(seq: u64) -> Delivery {
+        Delivery::from(Stored {
+            seq: Seq(seq),
+            event: Event {
+                kind: Kind::Recalled,
+                id: Uuid::from_u128(seq.into()),
+                bytes: Bytes::new(),
+            },
+        })
+    }
+
+    fn seqs(deliveries: &[Delivery]) -> Vec<u64> {
+        deliveries
+            .iter()
+            .map(|delivery| delivery.stored.seq.0)
+            .collect()
+    }
+
+    #[test]
+    fn the_cursor_waits_for_a_gap() {
+        let mut window = Window::default();
+        window.admit([3, 5, 6].map(delivery).into());
+        assert_eq!(window.confirm(&[Seq(5), Seq(5), Seq(99)]), 1);
+        assert_eq!(window.advance(), None);
+        window.confirm(&[Seq(3)]);
+        assert_eq!(window.advance(), Some(Seq(5)));
+        assert_eq!(window.len(), 1);
+    }
+
+    #[test]
+    fn what_was_confirmed_ahead_is_not_sent_again() {
+        let mut window = Window::default();
+        window.admit([1, 2, 3].map(delivery).into());
+        window.confirm(&[Seq(2)]);
+        window.restart();
+        assert!(window.is_empty());
+        assert_eq!(seqs(&window.admit([1, 2, 3].map(delivery).into())), [1, 3]);
+        window.confirm(&[Seq(1)]);
+        assert_eq!(window.advance(), Some(Seq(2)));
+    }
+
+    proptest! {
+        /// In whatever order events are confirmed, with restarts in between, the cursor never passes one
+        /// that is not, and in the end passes all.
+        #[test]
+        fn the_cursor_never_passes_what_is_not_confirmed(
+            order in Just((1..=30_u64).collect::<Vec<_>>()).prop_shuffle(),
+            restarts in prop::collection::vec(any::<bool>(), 30),
+        ) {
+            let mut window = Window::default();
+            let mut confirmed = BTreeSet::new();
+            let mut cursor = 0;
+            window.admit((1..=30).map(delivery).collect());
+            for (seq, restart) in order.into_iter().zip(restarts) {
+                if restart {
+                    window.restart();
+                    let to_send = window.admit((cursor + 1..=30).map(delivery).collect());
+                    prop_assert!(seqs(&to_send).iter().all(|seq| !confirmed.contains(seq)));
+                }
+                window.confirm(&[Seq(seq)]);
+                confirmed.insert(seq);
+                cursor = window.advance().map_or(cursor, |seq| seq.0);
+                prop_assert!((1..=cursor).all(|seq| confirmed.contains(&seq)));
+            }
+            prop_assert_eq!(cursor, 30);
+        }
+    }
+}

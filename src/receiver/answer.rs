@@ -1,0 +1,93 @@
+//! The answers: the one place where HTTP status codes are chosen.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+
+use super::gate::Refusal;
+use super::{Kept, NotKept};
+use crate::callback::{self, Fault};
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A recall is durable.
+    Kept(Kept),
+    /// Any other command.
+    Ignored,
+    /// The console's probe.
+    Probe,
+    NotFound,
+    WrongMethod,
+    TooLarge,
+    TooSlow,
+    /// The peer went away while it sent the body.
+    Broken,
+    /// A recall that is not let in.
+    Refused(Refusal),
+    /// A recall that was not understood, and is kept whole.
+    Rejected(Fault),
+    /// An event that is not kept.
+    NotKept(NotKept),
+}
+
+impl Outcome {
+    /// The outcome as it is counted.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Kept(Kept::New) => "accepted",
+            Self::Kept(Kept::Repeated) => "repeated",
+            Self::Ignored => "ignored",
+            Self::Probe => "probe",
+            Self::NotFound => "not_found",
+            Self::WrongMethod => "wrong_method",
+            Self::TooLarge => "too_large",
+            Self::TooSlow => "too_slow",
+            Self::Broken => "broken",
+            Self::Refused(_) => "refused",
+            Self::Rejected(_) => "rejected",
+            Self::NotKept(_) => "unavailable",
+        }
+    }
+
+    pub(super) fn response(&self) -> Response<Full<Bytes>> {
+        let (status, body) = match self {
+            Self::Kept(_) | Self::Ignored | Self::Probe => {
+                (StatusCode::OK, Bytes::from_static(callback::OK))
+            }
+            Self::NotFound => fail(StatusCode::NOT_FOUND, "no such path"),
+            Self::WrongMethod => fail(StatusCode::METHOD_NOT_ALLOWED, "callbacks are sent by POST"),
+            Self::TooLarge => fail(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body is larger than http.max_body_bytes",
+            ),
+            Self::TooSlow => fail(
+                StatusCode::REQUEST_TIMEOUT,
+                "body took longer than http.read_timeout",
+            ),
+            Self::Broken => fail(StatusCode::BAD_REQUEST, "body could not be read"),
+            Self::Refused(refusal) => fail(StatusCode::FORBIDDEN, &refusal.to_string()),
+            Self::Rejected(fault) => fail(StatusCode::BAD_REQUEST, &fault.to_string()),
+            Self::NotKept(reason) => fail(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string()),
+        };
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self {
+            Self::WrongMethod => {
+                headers.insert(ALLOW, HeaderValue::from_static("POST"));
+            }
+            Self::NotKept(_) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn fail(status: StatusCode, reason: &str) -> (StatusCode, Bytes) {
+    (status, callback::fail(reason))
+}

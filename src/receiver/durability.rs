@@ -1,0 +1,42 @@
+//! What an answer waits for.
+
+use std::future::Future;
+
+use crate::event::Event;
+use crate::spool::{AppendError, Appended, Spool};
+
+/// Something that keeps events for good.
+pub trait Durability: Send + Sync + 'static {
+    /// Keeps an event; waits until it is safe.
+    fn keep(&self, event: Event) -> impl Future<Output = Result<Kept, NotKept>> + Send;
+}
+
+/// An event is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is now.
+    New,
+    /// It was before.
+    Repeated,
+}
+
+/// An event is not kept, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotKept(pub String);
+
+impl Durability for Spool {
+    async fn keep(&self, event: Event) -> Result<Kept, NotKept> {
+        match self.append(event).await {
+            Ok(Appended::New(_)) => Ok(Kept::New),
+            Ok(Appended::Repeated) => Ok(Kept::Repeated),
+            // What the disk said is for the log, not for whoever calls.
+            Err(error @ (AppendError::Full(_) | AppendError::Busy)) => {
+                Err(NotKept(error.to_string()))
+            }
+            Err(AppendError::Io(_) | AppendError::Failed(_)) => {
+                Err(NotKept("spool could not write".to_owned()))
+            }
+        }
+    }
+}

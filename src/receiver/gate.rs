@@ -1,0 +1,229 @@
+//! The gate: which recalls are let in. It guards events; every other command passes it by.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::HeaderMap;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::callback::{self, Query, Tokens, check_signature};
+use crate::event::Millis;
+use crate::setting::{List, Secret, Timeout};
+
+/// Settings of the gate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The console's tokens, of which any may sign; none: signatures are not checked.
+    pub tokens: List<Secret>,
+    /// How far `RequestTime` may be from now.
+    pub max_skew: Timeout,
+    /// Networks that recalls may come from, as CIDR; none: any.
+    pub allowed_sources: List<Network>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed, as CIDR.
+    pub trusted_proxies: List<Network>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            tokens: List::default(),
+            max_skew: Timeout::from_secs(60),
+            allowed_sources: List::default(),
+            trusted_proxies: List::default(),
+        }
+    }
+}
+
+/// A network, or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl std::str::FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .map(Self)
+            .map_err(|_| format!("`{text}` is neither a network such as 10.0.0.0/8 nor an address"))
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a recall is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `auth.allowed_sources` does not name where it comes from.
+    #[error("source address is not allowed")]
+    Source,
+    /// No `SdkAppid`.
+    #[error("SdkAppid is missing")]
+    NoApplication,
+    /// Another application's `SdkAppid`.
+    #[error("SdkAppid is not one of this receiver's")]
+    ForeignApplication,
+    /// The signature.
+    #[error("{0}")]
+    Signature(callback::Refusal),
+}
+
+/// Decides which recalls are let in.
+#[derive(Debug)]
+pub struct Gate {
+    sdk_app_ids: Vec<u64>,
+    tokens: Tokens,
+    config: Config,
+}
+
+impl Gate {
+    /// A gate for these applications.
+    #[must_use]
+    pub fn new(sdk_app_ids: &[u64], config: Config) -> Self {
+        Self {
+            sdk_app_ids: sdk_app_ids.to_vec(),
+            tokens: Tokens(config.tokens.0.clone()),
+            config,
+        }
+    }
+
+    /// Lets a recall in: returns its application.
+    pub(super) fn admit(
+        &self,
+        query: &Query<'_>,
+        headers: &HeaderMap,
+        peer: SocketAddr,
+        now: Millis,
+    ) -> Result<u64, Refusal> {
+        self.check_source(headers, peer)?;
+        let sdk_app_id = query.sdk_app_id.as_deref().filter(|id| !id.is_empty());
+        let sdk_app_id = sdk_app_id.ok_or(Refusal::NoApplication)?;
+        let sdk_app_id = self
+            .sdk_app_ids
+            .iter()
+            .find(|own| sdk_app_id.parse() == Ok(**own))
+            .ok_or(Refusal::ForeignApplication)?;
+        self.check_signature(query, now)
+            .map_err(Refusal::Signature)?;
+        Ok(*sdk_app_id)
+    }
+
+    /// Checks the signature alone.
+    pub(super) fn check_signature(
+        &self,
+        query: &Query<'_>,
+        now: Millis,
+    ) -> Result<(), callback::Refusal> {
+        check_signature(&self.tokens, *self.config.max_skew, query, now)
+    }
+
+    fn check_source(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Refusal> {
+        if self.config.allowed_sources.is_empty() {
+            return Ok(());
+        }
+        let source = self
+            .source(headers, peer.ip().to_canonical())
+            .ok_or(Refusal::Source)?;
+        if contains(&self.config.allowed_sources, source) {
+            Ok(())
+        } else {
+            Err(Refusal::Source)
+        }
+    }
+
+    /// Where a request comes from: the nearest address that is not a trusted proxy's. None where a
+    /// trusted proxy forwards something that is no address.
+    fn source(&self, headers: &HeaderMap, peer: IpAddr) -> Option<IpAddr> {
+        let mut source = peer;
+        let forwarded = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .collect::<Vec<_>>();
+        for hop in forwarded.into_iter().rev() {
+            if !contains(&self.config.trusted_proxies, source) {
+                break;
+            }
+            let hop = std::str::from_utf8(hop).ok()?;
+            source = hop.trim().parse::<IpAddr>().ok()?.to_canonical();
+        }
+        Some(source)
+    }
+}
+
+fn contains(networks: &List<Network>, address: IpAddr) -> bool {
+    networks.iter().any(|network| network.0.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(text: &str) -> List<Network> {
+        List(
+            text.split(',')
+                .map(|network| network.parse().unwrap())
+                .collect(),
+        )
+    }
+
+    fn from(peer: &str, forwarded: &[&str]) -> Result<(), Refusal> {
+        let gate = Gate::new(
+            &[1],
+            Config {
+                allowed_sources: networks("203.0.113.0/24,2001:db8::1"),
+                trusted_proxies: networks("10.0.0.0/8"),
+                ..Config::default()
+            },
+        );
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append("x-forwarded-for", value.parse().unwrap());
+        }
+        gate.check_source(&headers, SocketAddr::new(peer.parse().unwrap(), 1))
+    }
+
+    #[test]
+    fn the_peer_counts_unless_it_is_a_trusted_proxy() {
+        assert_eq!(from("203.0.113.7", &[]), Ok(()));
+        assert_eq!(from("2001:db8::1", &[]), Ok(()));
+        assert_eq!(from("::ffff:203.0.113.7", &[]), Ok(()));
+        assert_eq!(from("198.51.100.1", &["203.0.113.7"]), Err(Refusal::Source));
+        assert_eq!(from("10.0.0.1", &[]), Err(Refusal::Source));
+    }
+
+    #[test]
+    fn a_trusted_proxy_tells_the_source_and_nobody_further_away_does() {
+        assert_eq!(from("10.0.0.1", &["203.0.113.7"]), Ok(()));
+        assert_eq!(from("10.0.0.1", &["203.0.113.7, 10.9.9.9"]), Ok(()));
+        assert_eq!(from("10.0.0.1", &["203.0.113.7", "10.9.9.9"]), Ok(()));
+        assert_eq!(
+            from("10.0.0.1", &["203.0.113.7, 198.51.100.1"]),
+            Err(Refusal::Source)
+        );
+        assert_eq!(
+            from("10.0.0.1", &["203.0.113.7, nonsense"]),
+            Err(Refusal::Source)
+        );
+    }
+
+    #[test]
+    fn only_own_applications_are_let_in() {
+        let gate = Gate::new(&[7, 1_400_000_001], Config::default());
+        let admit = |raw: &str| {
+            let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+            gate.admit(&Query::parse(raw), &HeaderMap::new(), peer, Millis::now())
+        };
+        assert_eq!(admit("SdkAppid=1400000001"), Ok(1_400_000_001));
+        assert_eq!(admit("SdkAppid=7"), Ok(7));
+        assert_eq!(admit("SdkAppid=8"), Err(Refusal::ForeignApplication));
+        assert_eq!(admit("SdkAppid=seven"), Err(Refusal::ForeignApplication));
+        assert_eq!(admit("SdkAppid="), Err(Refusal::NoApplication));
+        assert_eq!(admit(""), Err(Refusal::NoApplication));
+    }
+}

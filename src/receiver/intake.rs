@@ -1,0 +1,238 @@
+//! From a request to its answer.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use hyper::header::CONTENT_LENGTH;
+use hyper::{HeaderMap, Method, Request, Response};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::answer::Outcome;
+use super::durability::Durability;
+use super::gate::Gate;
+use super::metrics::{Answered, Command, Field, Metrics};
+use super::{Config, NotKept};
+use crate::callback::{
+    self, Class, Fault, Oddity, Query, Recall, classify, known_command, understand,
+};
+use crate::event::{Millis, Rejected};
+
+/// Takes requests and answers them.
+#[derive(Debug)]
+pub struct Intake<D> {
+    config: Config,
+    gate: Gate,
+    durability: D,
+    metrics: Metrics,
+    seen_oddities: Mutex<HashSet<Oddity>>,
+}
+
+/// What is known of a request besides its body.
+struct Head<'a> {
+    query: Query<'a>,
+    headers: &'a HeaderMap,
+    peer: SocketAddr,
+    received_at: Millis,
+}
+
+impl<D: Durability> Intake<D> {
+    /// An intake that keeps events in `durability`.
+    #[must_use]
+    pub fn new(config: Config, gate: Gate, durability: D, metrics: Metrics) -> Self {
+        Self {
+            config,
+            gate,
+            durability,
+            metrics,
+            seen_oddities: Mutex::default(),
+        }
+    }
+
+    /// Answers a request.
+    pub async fn answer<B>(&self, request: Request<B>, peer: SocketAddr) -> Response<Full<Bytes>>
+    where
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+        B::Data: Send,
+    {
+        let began = Instant::now();
+        let (command, outcome) = self.outcome(request, peer).await;
+        debug!(%peer, command, outcome = outcome.name(), "answered");
+        let labels = Answered {
+            command,
+            outcome: outcome.name(),
+        };
+        self.metrics.callbacks.get_or_create(&labels).inc();
+        self.metrics
+            .answer_seconds
+            .observe(began.elapsed().as_secs_f64());
+        outcome.response()
+    }
+
+    async fn outcome<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Outcome)
+    where
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+        B::Data: Send,
+    {
+        let (parts, body) = request.into_parts();
+        if parts.uri.path() != self.config.path {
+            return (callback::OTHER_COMMAND, Outcome::NotFound);
+        }
+        if parts.method != Method::POST {
+            return (callback::OTHER_COMMAND, Outcome::WrongMethod);
+        }
+        let head = Head {
+            query: Query::parse(parts.uri.query().unwrap_or_default()),
+            headers: &parts.headers,
+            peer,
+            received_at: Millis::now(),
+        };
+        let body = match self.read(head.headers, body).await {
+            Ok(body) => body,
+            Err(outcome) => return (known_command(head.query.command()), outcome),
+        };
+        match classify(&head.query, &body) {
+            Class::Recall { recall, body: read } => (
+                recall.command(),
+                self.take(&head, recall, &read, &body).await,
+            ),
+            Class::Probe => (known_command(head.query.command()), Outcome::Probe),
+            Class::Other { command } => {
+                let command = known_command(command.as_deref());
+                if self
+                    .gate
+                    .check_signature(&head.query, head.received_at)
+                    .is_err()
+                {
+                    self.count_bad_signature(command);
+                }
+                (command, Outcome::Ignored)
+            }
+        }
+    }
+
+    /// Reads a body, as large and as slow as it may be.
+    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Outcome>
+    where
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+        B::Data: Send,
+    {
+        let limit = usize::try_from(self.config.max_body_bytes.0).unwrap_or(usize::MAX);
+        let announced = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|announced: usize| announced > limit) {
+            return Err(Outcome::TooLarge);
+        }
+        match timeout(
+            *self.config.read_timeout,
+            Limited::new(body, limit).collect(),
+        )
+        .await
+        {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Outcome::TooLarge),
+            Ok(Err(_)) => Err(Outcome::Broken),
+            Err(_) => Err(Outcome::TooSlow),
+        }
+    }
+
+    /// Lets a recall in, makes its event and keeps it.
+    async fn take(
+        &self,
+        head: &Head<'_>,
+        recall: Recall,
+        read: &callback::Body,
+        body: &[u8],
+    ) -> Outcome {
+        let admitted = self
+            .gate
+            .admit(&head.query, head.headers, head.peer, head.received_at);
+        let sdk_app_id = match admitted {
+            Ok(sdk_app_id) => sdk_app_id,
+            Err(refusal) => {
+                if matches!(refusal, super::gate::Refusal::Signature(_)) {
+                    self.count_bad_signature(recall.command());
+                }
+                return Outcome::Refused(refusal);
+            }
+        };
+        match understand(sdk_app_id, recall, &head.query, read, head.received_at) {
+            Ok(understood) => {
+                self.report(&understood.oddities, recall);
+                match self.durability.keep(understood.event).await {
+                    Ok(kept) => Outcome::Kept(kept),
+                    Err(error) => Outcome::NotKept(error),
+                }
+            }
+            Err(fault) => match self.reject(head, sdk_app_id, recall, &fault, body).await {
+                Ok(()) => Outcome::Rejected(fault),
+                Err(error) => Outcome::NotKept(error),
+            },
+        }
+    }
+
+    /// Keeps a callback whole that was not understood.
+    async fn reject(
+        &self,
+        head: &Head<'_>,
+        sdk_app_id: u64,
+        recall: Recall,
+        fault: &Fault,
+        body: &[u8],
+    ) -> Result<(), NotKept> {
+        let event = Rejected {
+            sdk_app_id,
+            reason: fault.reason(),
+            detail: &fault.to_string(),
+            command: Some(recall.command()),
+            query: &head.query.without_signature(),
+            body,
+            received_at: head.received_at,
+        }
+        .event();
+        warn!(
+            id = %event.id, command = recall.command(), reason = %fault,
+            "a recall could not be understood; it goes to the dead letters"
+        );
+        self.durability.keep(event).await.map(|_| ())
+    }
+
+    fn count_bad_signature(&self, command: &'static str) {
+        self.metrics
+            .bad_signatures
+            .get_or_create(&Command { command })
+            .inc();
+    }
+
+    /// Counts what a recall did without; the log hears of each kind once.
+    fn report(&self, oddities: &[Oddity], recall: Recall) {
+        for oddity in oddities {
+            let (field, problem) = match oddity {
+                Oddity::Missing(field) => (*field, "missing"),
+                Oddity::Unusable(field) => (*field, "unusable"),
+            };
+            self.metrics
+                .fields
+                .get_or_create(&Field { field, problem })
+                .inc();
+            let mut seen = self
+                .seen_oddities
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if seen.insert(*oddity) {
+                warn!(
+                    field,
+                    problem,
+                    command = recall.command(),
+                    "recalls come without a field; their events do without it (said once)"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Accepting connections and serving HTTP/1.1 and HTTP/2 on them, within limits.
+//!
+//! hyper's own time-outs do not cover a peer that connects and says nothing (the protocol's version is
+//! not known yet), and its limit for HTTP/1 heads is its idle limit too. So each connection has a
+//! watchdog of ours: without an open request, bytes of a head must become a request within
+//! `read_timeout`, and silence lasts at most `idle_timeout`.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::setting::Timeout;
+
+/// Bytes of a head, and of each read.
+const BUFFER: usize = 64 << 10;
+
+/// Requests that one HTTP/2 connection may have open at once.
+const STREAMS: u32 = 256;
+
+/// How long accepting pauses when the system has no more to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("could not listen on {address}")]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// What every connection is held to.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections open at once.
+    pub connections: usize,
+    /// How long a request's head may take to arrive.
+    pub read_timeout: Timeout,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout: Timeout,
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    limits: Limits,
+}
+
+impl Listener {
+    /// Binds a socket; nothing is accepted yet.
+    ///
+    /// # Errors
+    /// Fails where the address cannot be listened on.
+    pub async fn bind(address: SocketAddr, limits: Limits) -> Result<Self, BindError> {
+        let failed = |source| BindError { address, source };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self {
+            socket,
+            address,
+            limits,
+        })
+    }
+
+    /// The address it is bound to.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves connections until `stop`; then closes the socket, lets open requests finish, and returns
+    /// when the last connection has ended.
+    pub async fn serve<S, F>(self, service: S, stop: CancellationToken)
+    where
+        S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        let connections = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(
+            self.limits.connections.clamp(1, Semaphore::MAX_PERMITS),
+        ));
+        loop {
+            // Taken before accepting: a full server leaves connections in the kernel's backlog.
+            let permit = tokio::select! {
+                () = stop.cancelled() => break,
+                permit = Arc::clone(&permits).acquire_owned() => permit,
+            };
+            let (stream, peer) = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.socket.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) if is_of_one_connection(&error) => continue,
+                    Err(error) => {
+                        warn!(%error, "could not accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let _ = stream.set_nodelay(true);
+            let connection =
+                serve_connection(stream, peer, self.limits, service.clone(), stop.clone());
+            connections.spawn(async move {
+                connection.await;
+                drop(permit);
+            });
+        }
+        drop(self.socket);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+async fn serve_connection<S, F>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    limits: Limits,
+    service: S,
+    stop: CancellationToken,
+) where
+    S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let watch = Watch::new();
+    let stream = Watched {
+        stream,
+        watch: watch.clone(),
+    };
+    let requests = watch.clone();
+    let service = service_fn(move |request| {
+        let open = requests.open();
+        let answer = service(request, peer);
+        async move {
+            let answer = answer.await;
+            drop(open);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .max_buf_size(BUFFER)
+        .timer(TokioTimer::new())
+        .header_read_timeout(None);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(BUFFER as u32)
+        .keep_alive_interval(Some(*limits.idle_timeout))
+        .keep_alive_timeout(*limits.read_timeout);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%peer, %error, "connection ended");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = sleep_until(watch.look_again(limits)) => {
+                if watch.is_overdue(limits) {
+                    debug!(%peer, "connection closed: it said nothing, or too slowly");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What a connection is doing, as far as its time is limited.
+#[derive(Debug, Clone)]
+struct Watch(Arc<Mutex<Doing>>);
+
+#[derive(Debug)]
+struct Doing {
+    open_requests: usize,
+    /// Bytes of a request have come, and no request yet. Not known of HTTP/2, which also talks to
+    /// itself.
+    in_head: bool,
+    http2: Option<bool>,
+    since: Instant,
+}
+
+/// A request that is open until dropped.
+struct Open(Watch);
+
+impl Watch {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Doing {
+            open_requests: 0,
+            in_head: false,
+            http2: None,
+            since: Instant::now(),
+        })))
+    }
+
+    fn doing(&self) -> MutexGuard<'_, Doing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn received(&self, bytes: &[u8]) {
+        let mut doing = self.doing();
+        // "PRI * HTTP/2.0": no HTTP/1 method begins so.
+        let http2 = *doing.http2.get_or_insert(bytes.starts_with(b"PRI"));
+        if doing.open_requests == 0 && !doing.in_head && !http2 {
+            doing.in_head = true;
+            doing.since = Instant::now();
+        }
+    }
+
+    fn open(&self) -> Open {
+        let mut doing = self.doing();
+        doing.open_requests += 1;
+        doing.in_head = false;
+        drop(doing);
+        Open(self.clone())
+    }
+
+    fn deadline(&self, limits: Limits) -> Option<Instant> {
+        let doing = self.doing();
+        let limit = match (doing.open_requests, doing.in_head) {
+            (0, true) => limits.read_timeout,
+            (0, false) => limits.idle_timeout,
+            _ => return None,
+        };
+        Some(doing.since + *limit)
+    }
+
+    fn is_overdue(&self, limits: Limits) -> bool {
+        self.deadline(limits)
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// When to look again. A head may begin at any moment, so never later than its limit from now.
+    fn look_again(&self, limits: Limits) -> Instant {
+        let soon = Instant::now() + *limits.read_timeout;
+        self.deadline(limits)
+            .map_or(soon, |deadline| deadline.min(soon))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut doing = self.0.doing();
+        doing.open_requests -= 1;
+        doing.since = Instant::now();
+    }
+}
+
+/// A stream that tells its watch when something arrives.
+struct Watched {
+    stream: TcpStream,
+    watch: Watch,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Some(received) = buffer
+            .filled()
+            .get(before..)
+            .filter(|bytes| !bytes.is_empty())
+        {
+            self.watch.received(received);
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,73 @@
+//! What the receiver counts.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Answered {
+    pub(super) command: &'static str,
+    pub(super) outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Field {
+    pub(super) field: &'static str,
+    pub(super) problem: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Command {
+    pub(super) command: &'static str,
+}
+
+/// The receiver's figures.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub(super) callbacks: Family<Answered, Counter>,
+    pub(super) answer_seconds: Histogram,
+    pub(super) fields: Family<Field, Counter>,
+    pub(super) bad_signatures: Family<Command, Counter>,
+}
+
+/// The vendor waits 2 s: what happens near that has to be seen.
+const ANSWER_SECONDS: [f64; 14] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0,
+];
+
+impl Metrics {
+    /// Registers the figures.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            callbacks: Family::default(),
+            answer_seconds: Histogram::new(ANSWER_SECONDS),
+            fields: Family::default(),
+            bad_signatures: Family::default(),
+        };
+        registry.register(
+            "callbacks",
+            "Requests by command and by what became of them",
+            metrics.callbacks.clone(),
+        );
+        registry.register_with_unit(
+            "answer",
+            "From a request's head to its answer",
+            Unit::Seconds,
+            metrics.answer_seconds.clone(),
+        );
+        registry.register(
+            "callback_fields_absent",
+            "Fields that recalls did without, because they were missing or unusable",
+            metrics.fields.clone(),
+        );
+        registry.register(
+            "callback_bad_signatures",
+            "Requests whose signature was missing, wrong or stale, by command",
+            metrics.bad_signatures.clone(),
+        );
+        metrics
+    }
+}

@@ -1,0 +1,150 @@
+//! Kafka, through librdkafka: an idempotent producer that waits for all in-sync replicas.
+//!
+//! Promises beyond those of every sink:
+//! - records of one key go to one partition, the one that a Java client would choose, in order: after
+//!   a failed batch the producer stops (`enable.gapless.guarantee`), and the next session starts again
+//!   from the cursor;
+//! - no record is given up because time has passed (`message.timeout.ms` is 0).
+
+mod properties;
+mod reports;
+mod session;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use serde::{Deserialize, Serialize};
+
+pub use properties::{PropertyError, SECRETS, normalize};
+pub use session::KafkaSession;
+
+use super::{SessionError, Sink};
+use crate::setting;
+
+/// The name of this sink.
+pub const NAME: &str = "kafka";
+
+/// How long one request to the cluster may take while connecting.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Settings of the Kafka sink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where to find the cluster: `host:port`, several separated by commas.
+    pub bootstrap_servers: String,
+    /// The topic of the events.
+    pub topic: String,
+    /// The topic of what could not be understood, or is not accepted.
+    pub dead_letter_topic: String,
+    /// Whether topics that are missing are created; this takes the right to do so.
+    #[serde(deserialize_with = "setting::text")]
+    pub create_topics: bool,
+    /// Partitions of a topic that is created. Order holds within a partition: to add partitions later
+    /// moves conversations.
+    #[serde(deserialize_with = "setting::text")]
+    pub partitions: i32,
+    /// Replicas of a topic that is created; `-1` is the broker's default.
+    #[serde(deserialize_with = "setting::text")]
+    pub replication_factor: i32,
+    /// Events in flight. Too small and each batch waits for the one before; too large and more come
+    /// twice after a crash.
+    #[serde(deserialize_with = "setting::text")]
+    pub window: usize,
+    /// Any property of librdkafka, by its own name.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: String::new(),
+            topic: "im.message.recalled".to_owned(),
+            dead_letter_topic: "im.message.recalled.dead-letter".to_owned(),
+            create_topics: true,
+            partitions: 6,
+            replication_factor: -1,
+            window: 10_000,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks the settings as far as that goes without a cluster.
+    ///
+    /// # Errors
+    /// Says which setting is wrong, and why.
+    pub fn check(&self) -> Result<(), PropertyError> {
+        if self.bootstrap_servers.trim().is_empty() {
+            return Err(PropertyError::of("kafka.bootstrap_servers", "is missing"));
+        }
+        if self.window == 0 {
+            return Err(PropertyError::of("kafka.window", "must be at least 1"));
+        }
+        properties::check(&self.properties)?;
+        self.client()
+            .create_native_config()
+            .map(|_| ())
+            .map_err(|error| properties::explain(&error))
+    }
+
+    /// What librdkafka is told: our defaults, the operator's properties, and what the promise rests on.
+    fn client(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        for (name, value) in [
+            ("client.id", "recall-relay"),
+            ("allow.auto.create.topics", "false"),
+            ("socket.keepalive.enable", "true"),
+            ("queue.buffering.max.kbytes", "32768"),
+        ] {
+            client.set(name, value);
+        }
+        client.set(
+            "queue.buffering.max.messages",
+            self.window.saturating_mul(2).to_string(),
+        );
+        for (name, value) in &self.properties {
+            client.set(name, value);
+        }
+        client.set("bootstrap.servers", &self.bootstrap_servers);
+        for (name, value) in properties::PROMISE {
+            client.set(name, value);
+        }
+        client
+    }
+}
+
+/// A Kafka cluster.
+#[derive(Debug)]
+pub struct Kafka {
+    config: Config,
+}
+
+impl Kafka {
+    /// The cluster that `config` describes.
+    #[must_use]
+    pub const fn new(config: Config) -> Self {
+        Self { config }
+    }
+}
+
+impl Sink for Kafka {
+    type Session = KafkaSession;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn window(&self) -> usize {
+        self.config.window
+    }
+
+    async fn connect(&mut self) -> Result<KafkaSession, SessionError> {
+        let session = KafkaSession::open(&self.config)?;
+        topics::ensure(&self.config, session.producer()).await?;
+        Ok(session)
+    }
+}

@@ -1,0 +1,280 @@
+//! librdkafka's properties: their names, those that are ours to set, and those that are secret.
+
+use std::collections::BTreeMap;
+
+use rdkafka::error::KafkaError;
+
+/// What the promise rests on; nobody else sets these.
+pub(super) const PROMISE: [(&str, &str); 6] = [
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("message.timeout.ms", "0"),
+    ("enable.gapless.guarantee", "true"),
+    ("partitioner", "murmur2_random"),
+    ("queuing.strategy", "fifo"),
+];
+
+/// Other names of those, and what else would break the promise.
+const REFUSED: [&str; 9] = [
+    "request.required.acks",
+    "delivery.timeout.ms",
+    "retries",
+    "message.send.max.retries",
+    "delivery.report.only.error",
+    "transactional.id",
+    "transaction.timeout.ms",
+    "dr_cb",
+    "dr_msg_cb",
+];
+
+/// Names that have a setting of their own.
+const ELSEWHERE: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
+
+/// Properties whose values are never shown, and that may be read from a file.
+pub const SECRETS: [&str; 7] = [
+    "sasl.password",
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.config",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.keystore.password",
+    "sasl.oauthbearer.assertion.private.key.passphrase",
+];
+
+/// Names with an underscore of their own: in these it does not stand for a dot.
+const WITH_UNDERSCORE: [&str; 5] = [
+    "log_level",
+    "enabled_events",
+    "ssl_key",
+    "ssl_certificate",
+    "ssl_ca",
+];
+
+/// Names that operators use, to tell the nearest one of a name that is not known.
+const COMMON: [&str; 62] = [
+    "api.version.request",
+    "batch.num.messages",
+    "batch.size",
+    "broker.address.family",
+    "broker.address.ttl",
+    "client.dns.lookup",
+    "client.id",
+    "client.rack",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "connections.max.idle.ms",
+    "debug",
+    "enable.random.seed",
+    "enable.sasl.oauthbearer.unsecure.jwt",
+    "enable.ssl.certificate.verification",
+    "https.ca.location",
+    "https.ca.pem",
+    "internal.termination.signal",
+    "linger.ms",
+    "log.connection.close",
+    "log.queue",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "message.copy.max.bytes",
+    "message.max.bytes",
+    "metadata.max.age.ms",
+    "plugin.library.paths",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "receive.message.max.bytes",
+    "reconnect.backoff.max.ms",
+    "reconnect.backoff.ms",
+    "request.timeout.ms",
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
+    "sasl.kerberos.keytab",
+    "sasl.kerberos.principal",
+    "sasl.kerberos.service.name",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.oauthbearer.client.id",
+    "sasl.oauthbearer.extensions",
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.scope",
+    "sasl.oauthbearer.token.endpoint.url",
+    "sasl.password",
+    "sasl.username",
+    "security.protocol",
+    "socket.connection.setup.timeout.ms",
+    "socket.keepalive.enable",
+    "socket.nagle.disable",
+    "socket.timeout.ms",
+    "ssl.ca.location",
+    "ssl.ca.pem",
+    "ssl.certificate.location",
+    "ssl.certificate.pem",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.location",
+    "ssl.key.password",
+    "ssl.key.pem",
+];
+
+/// A property that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} {problem}")]
+pub struct PropertyError {
+    /// The setting's key.
+    pub key: String,
+    /// What is wrong with it; never its value.
+    pub problem: String,
+}
+
+impl PropertyError {
+    pub(super) fn of(key: &str, problem: impl Into<String>) -> Self {
+        Self {
+            key: key.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
+    fn property(name: &str, problem: impl Into<String>) -> Self {
+        Self::of(&format!("kafka.properties.{name}"), problem)
+    }
+}
+
+/// A property's own name from how it is written in the environment, where `_` stands for `.` unless the
+/// real name has it.
+#[must_use]
+pub fn normalize(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    if WITH_UNDERSCORE.contains(&name.as_str()) {
+        name
+    } else {
+        name.replace('_', ".")
+    }
+}
+
+/// Refuses what would break the promise.
+pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), PropertyError> {
+    for name in properties.keys() {
+        if PROMISE.iter().any(|(promised, _)| promised == name) || REFUSED.contains(&name.as_str())
+        {
+            let problem = "would break the promise that nothing is lost or reordered; leave it out";
+            return Err(PropertyError::property(name, problem));
+        }
+        if ELSEWHERE.contains(&name.as_str()) {
+            return Err(PropertyError::property(
+                name,
+                "is set by kafka.bootstrap_servers",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Why librdkafka does not take the configuration, without the value.
+pub(super) fn explain(error: &KafkaError) -> PropertyError {
+    let KafkaError::ClientConfig(_, description, name, _) = error else {
+        return PropertyError::of("kafka", error.to_string());
+    };
+    if description.contains("No such configuration property") {
+        let nearest = COMMON
+            .iter()
+            .max_by(|a, b| {
+                let near = |known: &str| strsim::jaro_winkler(name, known);
+                near(a).total_cmp(&near(b))
+            })
+            .copied()
+            .unwrap_or_default();
+        return PropertyError::property(
+            name,
+            format!("is not a property of librdkafka; did you mean kafka.properties.{nearest}?"),
+        );
+    }
+    if name.is_empty() {
+        return PropertyError::of("kafka.properties", description);
+    }
+    if SECRETS.contains(&name.as_str()) {
+        return PropertyError::property(name, "has a value that librdkafka does not take");
+    }
+    PropertyError::property(name, format!("is not taken by librdkafka: {description}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+
+    use super::super::Config;
+    use super::*;
+
+    fn config(name: &str, value: &str) -> Config {
+        Config {
+            bootstrap_servers: "127.0.0.1:9092".to_owned(),
+            properties: [(name.to_owned(), value.to_owned())].into(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn names_from_the_environment_become_librdkafkas() {
+        assert_eq!(normalize("SASL_MECHANISM"), "sasl.mechanism");
+        assert_eq!(normalize("log_level"), "log_level");
+    }
+
+    #[test]
+    fn every_name_of_ours_is_one_of_librdkafkas() {
+        let native = ClientConfig::new().create_native_config().unwrap();
+        for name in COMMON.iter().chain(&SECRETS) {
+            // `get` fails for unknown names alone.
+            assert!(
+                native.get(name).is_ok()
+                    || native.get(name).unwrap_err().to_string().contains("value"),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_would_break_the_promise_is_refused() {
+        for name in [
+            "acks",
+            "retries",
+            "transactional.id",
+            "partitioner",
+            "delivery.timeout.ms",
+        ] {
+            let error = config(name, "1").check().unwrap_err();
+            assert!(error.problem.contains("would break the promise"), "{error}");
+        }
+        assert!(config("linger.ms", "20").check().is_ok());
+        assert!(config("max.in.flight", "1").check().is_ok());
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_nearest() {
+        let error = config("sasl.mechanizm", "PLAIN").check().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "kafka.properties.sasl.mechanizm is not a property of librdkafka; \
+             did you mean kafka.properties.sasl.mechanism?"
+        );
+    }
+
+    #[test]
+    fn all_ways_to_authenticate_are_built_in() {
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] {
+            let mut config = config("sasl.mechanism", mechanism);
+            config
+                .properties
+                .insert("security.protocol".to_owned(), "SASL_SSL".to_owned());
+            config
+                .properties
+                .insert("sasl.username".to_owned(), "u".to_owned());
+            config
+                .properties
+                .insert("sasl.password".to_owned(), "p".to_owned());
+            assert_eq!(config.check(), Ok(()), "{mechanism}");
+        }
+        let mut oidc = config("sasl.oauthbearer.method", "oidc");
+        oidc.properties
+            .insert("sasl.oauthbearer.client.id".to_owned(), "id".to_owned());
+        assert_eq!(oidc.check(), Ok(()));
+    }
+}

@@ -1,0 +1,319 @@
+//! What librdkafka reports, gathered by the thread that polls it and read by the session.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::ProducerContext;
+use tokio::sync::Notify;
+use tracing::debug;
+
+use crate::event::Seq;
+use crate::sink::{Progress, Refusal, SessionError};
+
+/// A fatal error fails everything in flight. For so long we wait for the record that was its cause.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The reports of one producer.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    inbox: Mutex<Inbox>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    confirmed: Vec<Seq>,
+    refused: Vec<(Seq, Refusal)>,
+    stalled: Stalled,
+    failure: Option<Failure>,
+}
+
+/// Whether brokers can be reached.
+#[derive(Debug, Default)]
+struct Stalled {
+    now: bool,
+    reason: String,
+    to_tell: bool,
+}
+
+#[derive(Debug)]
+enum Failure {
+    /// Something failed as the consequence of something else.
+    Consequence { reason: String, since: Instant },
+    /// This is why.
+    Cause(Cause),
+}
+
+#[derive(Debug)]
+enum Cause {
+    Refused(Refusal),
+    Unavailable(String),
+}
+
+impl Reports {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `send` unless something has failed: after a failed record none may pass it. Returns whether
+    /// it ran.
+    pub(super) fn unless_failed(&self, send: impl FnOnce()) -> bool {
+        let inbox = self.inbox();
+        let go = inbox.failure.is_none();
+        if go {
+            send();
+        }
+        drop(inbox);
+        go
+    }
+
+    /// Reports that librdkafka did not even take a record, and never will.
+    pub(super) fn refuse(&self, seq: Seq, refusal: Refusal) {
+        self.inbox().refused.push((seq, refusal));
+        self.news.notify_one();
+    }
+
+    /// Whether brokers cannot be reached, as far as is known.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.inbox().stalled.now
+    }
+
+    /// Reports that brokers can be reached.
+    pub(super) fn flowing(&self) {
+        let mut inbox = self.inbox();
+        if inbox.stalled.now {
+            inbox.stalled = Stalled {
+                now: false,
+                reason: String::new(),
+                to_tell: true,
+            };
+            drop(inbox);
+            self.news.notify_one();
+        }
+    }
+
+    /// What has happened since.
+    pub(super) async fn next(&self) -> Result<Progress, SessionError> {
+        loop {
+            if let Some(progress) = self.inbox().take() {
+                return progress;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// Wakes the session, should it wait for the cause of a failure.
+    pub(super) fn tick(&self) {
+        if matches!(self.inbox().failure, Some(Failure::Consequence { .. })) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Reports a fatal error of the producer.
+    pub(super) fn fatal(&self, reason: String) {
+        self.inbox().consequence(reason);
+        self.news.notify_one();
+    }
+}
+
+impl Inbox {
+    fn take(&mut self) -> Option<Result<Progress, SessionError>> {
+        if !self.confirmed.is_empty() {
+            return Some(Ok(Progress::Confirmed(std::mem::take(&mut self.confirmed))));
+        }
+        if let Some((seq, refusal)) = self.refused.pop() {
+            return Some(Ok(Progress::Refused(seq, refusal)));
+        }
+        if self.stalled.to_tell {
+            self.stalled.to_tell = false;
+            return Some(Ok(if self.stalled.now {
+                Progress::Stalled(self.stalled.reason.clone())
+            } else {
+                Progress::Flowing
+            }));
+        }
+        match &self.failure {
+            Some(Failure::Cause(Cause::Refused(refusal))) => {
+                Some(Err(SessionError::Refused(refusal.clone())))
+            }
+            Some(Failure::Cause(Cause::Unavailable(reason))) => {
+                Some(Err(SessionError::Unavailable(reason.clone(), None)))
+            }
+            Some(Failure::Consequence { reason, since }) if since.elapsed() > CAUSE_TIMEOUT => {
+                Some(Err(SessionError::Unavailable(reason.clone(), None)))
+            }
+            Some(Failure::Consequence { .. }) | None => None,
+        }
+    }
+
+    fn consequence(&mut self, reason: String) {
+        if self.failure.is_none() {
+            self.failure = Some(Failure::Consequence {
+                reason,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    fn failed(&mut self, code: RDKafkaErrorCode, reason: String) {
+        let cause = match classify(code) {
+            Class::Consequence => return self.consequence(reason),
+            Class::Refused(word) => Cause::Refused(Refusal {
+                reason: word,
+                detail: reason,
+            }),
+            Class::Unavailable => Cause::Unavailable(reason),
+        };
+        if !matches!(self.failure, Some(Failure::Cause(_))) {
+            self.failure = Some(Failure::Cause(cause));
+        }
+    }
+}
+
+/// What a record's error says about the record.
+#[derive(Debug, PartialEq, Eq)]
+enum Class {
+    /// It, or one in its batch, will never be taken.
+    Refused(&'static str),
+    /// Another one failed.
+    Consequence,
+    /// It may be taken later.
+    Unavailable,
+}
+
+fn classify(code: RDKafkaErrorCode) -> Class {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
+            Class::Refused("too_large")
+        }
+        Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation => {
+            Class::Refused("invalid")
+        }
+        Code::Fatal | Code::GaplessGuarantee | Code::PurgeQueue | Code::PurgeInflight => {
+            Class::Consequence
+        }
+        _ => Class::Unavailable,
+    }
+}
+
+/// What librdkafka says of a record that it does not even take, if that is final.
+pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
+    match classify(error.rdkafka_error_code()?) {
+        Class::Refused(reason) => Some(Refusal {
+            reason,
+            detail: error.to_string(),
+        }),
+        Class::Consequence | Class::Unavailable => None,
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka reports an error");
+        let mut inbox = self.inbox();
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => inbox.consequence(reason.to_owned()),
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                if !inbox.stalled.now {
+                    inbox.stalled.now = true;
+                    inbox.stalled.to_tell = true;
+                    if inbox.stalled.reason.is_empty() {
+                        reason.clone_into(&mut inbox.stalled.reason);
+                    }
+                }
+            }
+            // Of one broker; more telling than the word that all are down, which follows.
+            _ => reason.clone_into(&mut inbox.stalled.reason),
+        }
+        drop(inbox);
+        self.news.notify_one();
+    }
+}
+
+impl ProducerContext for Reports {
+    /// The event's number.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, seq: usize) {
+        let mut inbox = self.inbox();
+        match result {
+            Ok(_) => {
+                inbox.confirmed.push(Seq(seq as u64));
+                if inbox.stalled.now {
+                    inbox.stalled.now = false;
+                    inbox.stalled.to_tell = true;
+                }
+            }
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                inbox.failed(code, error.to_string());
+            }
+        }
+        drop(inbox);
+        self.news.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_apart_by_what_can_be_done() {
+        use RDKafkaErrorCode as Code;
+        for code in [Code::MessageSizeTooLarge, Code::InvalidRecord] {
+            assert!(matches!(classify(code), Class::Refused(_)), "{code}");
+        }
+        for code in [
+            Code::TopicAuthorizationFailed,
+            Code::UnknownTopic,
+            Code::NotEnoughReplicas,
+        ] {
+            assert_eq!(classify(code), Class::Unavailable, "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cause_of_a_failure_wins_over_its_consequences() {
+        let reports = Reports::default();
+        reports.fatal("gapless".to_owned());
+        reports
+            .inbox()
+            .failed(RDKafkaErrorCode::PurgeQueue, "purged".to_owned());
+        reports
+            .inbox()
+            .failed(RDKafkaErrorCode::MessageSizeTooLarge, "1 MB".to_owned());
+        let error = reports.next().await.unwrap_err();
+        assert!(
+            matches!(&error, SessionError::Refused(r) if r.reason == "too_large"),
+            "{error}"
+        );
+        assert!(!reports.unless_failed(|| panic!("sent after a failure")));
+    }
+
+    #[tokio::test]
+    async fn confirms_are_reported_before_a_failure() {
+        let reports = Reports::default();
+        reports
+            .inbox()
+            .failed(RDKafkaErrorCode::UnknownTopic, "gone".to_owned());
+        reports.inbox().confirmed.push(Seq(7));
+        assert_eq!(
+            reports.next().await.unwrap(),
+            Progress::Confirmed(vec![Seq(7)])
+        );
+        assert!(matches!(
+            reports.next().await,
+            Err(SessionError::Unavailable(..))
+        ));
+    }
+}

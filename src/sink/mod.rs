@@ -1,0 +1,131 @@
+//! The sinks: what speaks to one broker each.
+//!
+//! A [`Sink`] opens a [`Session`]; a session takes events in order and reports what became of them. It
+//! promises:
+//! - an event is reported as confirmed only when the broker itself confirmed it;
+//! - events with the same key become visible in the order in which they were handed over, also when a
+//!   session ends and the next one starts again from the cursor;
+//! - it never blocks the runtime, and keeps no more than it was handed.
+//!
+//! It does not retry for ever, does not read the spool and keeps no cursor: that is the forwarder's.
+
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
+pub mod stdout;
+
+use std::fmt;
+use std::future::Future;
+
+use crate::event::{Kind, Seq, Stored};
+
+/// Any error of a client library.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Something that events are published to.
+pub trait Sink: Send + 'static {
+    /// What a connected client is.
+    type Session: Session;
+
+    /// The sink's name: in the configuration, in the log, in metrics, and of its cursor.
+    fn name(&self) -> &'static str;
+
+    /// How many events may be handed over and not yet be confirmed.
+    fn window(&self) -> usize;
+
+    /// Connects, and makes sure that there is something to publish to. Ends within a bounded time.
+    fn connect(&mut self) -> impl Future<Output = Result<Self::Session, SessionError>> + Send;
+}
+
+/// A connected client with events in flight.
+pub trait Session: Send {
+    /// Where the sink itself says that it stands, if it keeps the cursor. It wins over the spool's.
+    fn cursor(&self) -> Option<Seq> {
+        None
+    }
+
+    /// Takes events, in order. Never more are unconfirmed than the sink's window.
+    fn publish(&mut self, deliveries: Vec<Delivery>);
+
+    /// What has happened since; waits until there is something. Cancel safe.
+    ///
+    /// # Errors
+    /// An error ends the session: what became of the events in flight is not known.
+    fn progress(&mut self) -> impl Future<Output = Result<Progress, SessionError>> + Send;
+
+    /// Lets go of the connection, in order where that is quick. Ends within a bounded time.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// An event on its way to a broker.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The event.
+    pub stored: Stored,
+    /// Why it goes to the dead letters, if that is where it goes.
+    pub refusal: Option<Refusal>,
+}
+
+impl Delivery {
+    /// Whether it goes to the dead letters.
+    #[must_use]
+    pub fn is_dead_letter(&self) -> bool {
+        self.refusal.is_some() || self.stored.event.kind == Kind::Rejected
+    }
+}
+
+impl From<Stored> for Delivery {
+    fn from(stored: Stored) -> Self {
+        Self {
+            stored,
+            refusal: None,
+        }
+    }
+}
+
+/// Why a broker will never take an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// One word: the header `recall_reason`.
+    pub reason: &'static str,
+    /// For people: the header `recall_detail`.
+    pub detail: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.reason)
+    }
+}
+
+/// What a session reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The broker has these for good.
+    Confirmed(Vec<Seq>),
+    /// The broker will never take this one, and nothing else was touched by that.
+    Refused(Seq, Refusal),
+    /// Nothing goes through for now, for this reason; the session goes on by itself.
+    Stalled(String),
+    /// It goes through again.
+    Flowing,
+}
+
+/// Why a session ended, or none began: what the forwarder can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The broker is not there, or does not let us: wait and connect again.
+    #[error("{0}")]
+    Unavailable(String, #[source] Option<BoxError>),
+    /// One of the events in flight will never be taken: find out which by sending each alone.
+    #[error("broker refused an event: {0}")]
+    Refused(Refusal),
+}
+
+impl SessionError {
+    /// The broker is not there.
+    pub fn unavailable(doing: impl Into<String>, error: impl Into<BoxError>) -> Self {
+        Self::Unavailable(doing.into(), Some(error.into()))
+    }
+}

@@ -1,0 +1,137 @@
+//! An event as an AMQP message: where it goes and what it carries beside its bytes.
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+
+use super::Config;
+use crate::event::{CONTENT_TYPE, Envelope, Seq};
+use crate::sink::Delivery;
+
+/// `delivery_mode` of a message that survives the broker.
+const PERSISTENT: u8 = 2;
+
+/// Characters of each part of a routing key.
+const PART: usize = 64;
+
+/// A message, ready to be published.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) seq: Seq,
+    /// Messages with the same key are published one after the other; a dead letter has none.
+    pub(super) key: Option<String>,
+    pub(super) exchange: ShortString,
+    pub(super) routing_key: ShortString,
+    pub(super) properties: BasicProperties,
+    pub(super) id: String,
+    pub(super) body: Bytes,
+}
+
+impl Message {
+    pub(super) fn new(delivery: &Delivery, config: &Config) -> Self {
+        let event = &delivery.stored.event;
+        let envelope = Envelope::parse(&event.bytes).ok();
+        let id = event.id.to_string();
+        let mut properties = BasicProperties::default()
+            .with_content_type(CONTENT_TYPE.into())
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(id.as_str().into())
+            .with_app_id("recall-relay".into());
+        if let Some(envelope) = &envelope {
+            properties = properties.with_type(short(envelope.r#type));
+            if let Ok(time) = envelope.time.parse::<jiff::Timestamp>() {
+                properties = properties.with_timestamp(time.as_second().unsigned_abs());
+            }
+        }
+        if let Some(refusal) = &delivery.refusal {
+            let mut headers = FieldTable::default();
+            let mut add = |name: &str, value: &str| {
+                headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+            };
+            add("recall_reason", refusal.reason);
+            add("recall_detail", &refusal.detail);
+            properties = properties.with_headers(headers);
+        }
+
+        let (exchange, routing_key, key) = if delivery.is_dead_letter() {
+            // The default exchange takes a message to the queue of that name.
+            (
+                ShortString::default(),
+                config.dead_letter_queue.as_amqp(),
+                None,
+            )
+        } else {
+            let key = envelope
+                .as_ref()
+                .map(|envelope| envelope.partitionkey.to_string());
+            let routing_key = envelope.as_ref().map(routing_key).unwrap_or_default();
+            (config.exchange.as_amqp(), short(&routing_key), key)
+        };
+        Self {
+            seq: delivery.stored.seq,
+            key,
+            exchange,
+            routing_key,
+            properties,
+            id,
+            body: event.bytes.clone(),
+        }
+    }
+}
+
+/// `<app>.<kind>.<group type>`, without the last part where there is none.
+fn routing_key(envelope: &Envelope<'_>) -> String {
+    let mut key = envelope.data.sdk_app_id.to_string();
+    if let Some(conversation) = &envelope.data.conversation {
+        for part in [Some(conversation.kind), conversation.group_type.as_deref()]
+            .into_iter()
+            .flatten()
+        {
+            key.push('.');
+            key.extend(part.chars().take(PART).map(|char| match char {
+                'A'..='Z' | 'a'..='z' | '0'..='9' | '_' | '-' => char,
+                _ => '_',
+            }));
+        }
+    }
+    key
+}
+
+/// Text for a field that AMQP limits to 255 bytes; lapin panics beyond.
+fn short(text: &str) -> ShortString {
+    text[..text.floor_char_boundary(255)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(data: serde_json::Value) -> String {
+        let event =
+            json!({"id":"i","source":"s","type":"t","time":"x","partitionkey":"k","data":data});
+        let bytes = serde_json::to_vec(&event).unwrap();
+        routing_key(&Envelope::parse(&bytes).unwrap())
+    }
+
+    #[test]
+    fn the_routing_key_tells_application_kind_and_group_type() {
+        let group = json!({"sdk_app_id":7,"conversation":{"kind":"group","group_type":"Public"}});
+        assert_eq!(key(group), "7.group.Public");
+        assert_eq!(
+            key(json!({"sdk_app_id":7,"conversation":{"kind":"c2c"}})),
+            "7.c2c"
+        );
+        assert_eq!(key(json!({"sdk_app_id":7})), "7");
+    }
+
+    #[test]
+    fn odd_characters_and_long_parts_cannot_break_the_routing_key() {
+        let group = json!({"sdk_app_id":7,"conversation":{"kind":"group","group_type":"a.b#*é c"}});
+        assert_eq!(key(group), "7.group.a_b____c");
+        let long = "x".repeat(300);
+        let group = json!({"sdk_app_id":7,"conversation":{"kind":"group","group_type":long}});
+        assert_eq!(key(group), format!("7.group.{}", "x".repeat(64)));
+    }
+}

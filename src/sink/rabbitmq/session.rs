@@ -1,0 +1,233 @@
+//! A connection with several channels, each of which runs one round after the other.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::{Channel, Connection, Error, ErrorKind};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::message::Message;
+use super::order::Order;
+use super::round::{self, Outcome, Round};
+use super::{Config, Unroutable};
+use crate::event::Seq;
+use crate::sink::{Delivery, Progress, Refusal, Session, SessionError};
+
+/// After how long a message is sent again that no queue took, or that was nacked.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the connection and the age of the confirms are looked at.
+const CHECK: Duration = Duration::from_millis(500);
+
+/// How long a close in order may take: while the broker blocks, nothing is written.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection with messages in flight.
+pub struct RabbitMqSession {
+    config: Config,
+    connection: Connection,
+    idle: Vec<Channel>,
+    rounds: FuturesUnordered<BoxFuture<'static, Round>>,
+    order: Order,
+    /// Messages that did not get through, and when to send them again.
+    held: VecDeque<(Instant, Message)>,
+    refused: VecDeque<(Seq, Refusal)>,
+    stalled: Option<String>,
+    to_tell: bool,
+    quiet_since: Instant,
+    check_at: Instant,
+}
+
+impl std::fmt::Debug for RabbitMqSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RabbitMqSession")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RabbitMqSession {
+    pub(super) fn new(config: Config, connection: Connection, channels: Vec<Channel>) -> Self {
+        let now = Instant::now();
+        Self {
+            config,
+            connection,
+            idle: channels,
+            rounds: FuturesUnordered::new(),
+            order: Order::default(),
+            held: VecDeque::new(),
+            refused: VecDeque::new(),
+            stalled: None,
+            to_tell: false,
+            quiet_since: now,
+            check_at: now + CHECK,
+        }
+    }
+
+    /// Starts a round on every channel that is free, while messages are ready.
+    fn start_rounds(&mut self) {
+        let share = (self.config.window / super::connect::CHANNELS).max(1);
+        while self.order.has_ready() {
+            let Some(channel) = self.idle.pop() else {
+                return;
+            };
+            if self.rounds.is_empty() {
+                self.quiet_since = Instant::now();
+            }
+            let messages = self.order.take_ready(share);
+            self.rounds.push(Box::pin(round::run(channel, messages)));
+        }
+    }
+
+    /// Takes in what a round brought; returns what was confirmed.
+    fn settle(&mut self, round: Round) -> Result<Vec<Seq>, SessionError> {
+        self.quiet_since = Instant::now();
+        let outcomes = round.outcomes.map_err(failure)?;
+        self.idle.push(round.channel);
+        let mut confirmed = Vec::with_capacity(outcomes.len());
+        for (message, outcome) in outcomes {
+            match outcome {
+                Outcome::Confirmed => {
+                    self.order.done(&message);
+                    confirmed.push(message.seq);
+                }
+                Outcome::Returned(reason)
+                    if message.key.is_some()
+                        && self.config.unroutable == Unroutable::DeadLetter =>
+                {
+                    self.order.done(&message);
+                    let refusal = Refusal {
+                        reason: "unroutable",
+                        detail: reason,
+                    };
+                    self.refused.push_back((message.seq, refusal));
+                }
+                Outcome::Returned(reason) => {
+                    self.hold(message, format!("no queue takes events: {reason}"));
+                }
+                Outcome::Nacked => {
+                    self.hold(
+                        message,
+                        "the broker does not accept events (nack): a queue is full?".to_owned(),
+                    );
+                }
+            }
+        }
+        if self.held.is_empty() && self.stalled.is_some() && !self.connection.status().blocked() {
+            self.tell(None);
+        }
+        Ok(confirmed)
+    }
+
+    fn hold(&mut self, message: Message, reason: String) {
+        self.held.push_back((Instant::now() + RETRY, message));
+        self.tell(Some(reason));
+    }
+
+    fn tell(&mut self, stalled: Option<String>) {
+        if self.stalled.is_some() != stalled.is_some() {
+            self.to_tell = true;
+        }
+        self.stalled = stalled;
+    }
+
+    fn retry_held(&mut self) {
+        let now = Instant::now();
+        while let Some((due, _)) = self.held.front()
+            && *due <= now
+            && let Some((_, message)) = self.held.pop_front()
+        {
+            self.order.again(message);
+        }
+    }
+
+    /// Looks at the connection: gone, blocked, or silent for too long.
+    fn check(&mut self) -> Result<(), SessionError> {
+        self.check_at = Instant::now() + CHECK;
+        let status = self.connection.status();
+        if !status.connected() {
+            return Err(SessionError::Unavailable(
+                "the connection is gone".to_owned(),
+                None,
+            ));
+        }
+        if status.blocked() {
+            self.quiet_since = Instant::now();
+            let reason = "the broker blocks publishers (a memory or disk alarm)";
+            self.tell(Some(reason.to_owned()));
+        } else if self.stalled.is_some() && self.held.is_empty() {
+            self.tell(None);
+        }
+        let limit = *self.config.confirm_timeout;
+        if !self.rounds.is_empty() && self.quiet_since.elapsed() > limit {
+            let limit = self.config.confirm_timeout;
+            let reason = format!("no confirm within {limit} (rabbitmq.confirm_timeout)");
+            return Err(SessionError::Unavailable(reason, None));
+        }
+        Ok(())
+    }
+}
+
+/// What a failed round means. The broker closes the channel on a message that is too large for it.
+fn failure(error: Error) -> SessionError {
+    if let ErrorKind::ProtocolError(protocol) = error.kind()
+        && *protocol.kind() == AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+        && protocol.get_message().as_str().contains("size")
+    {
+        return SessionError::Refused(Refusal {
+            reason: "too_large",
+            detail: protocol.get_message().to_string(),
+        });
+    }
+    SessionError::unavailable("could not publish", error)
+}
+
+impl Session for RabbitMqSession {
+    fn publish(&mut self, deliveries: Vec<Delivery>) {
+        for delivery in &deliveries {
+            self.order.push(Message::new(delivery, &self.config));
+        }
+        self.start_rounds();
+    }
+
+    async fn progress(&mut self) -> Result<Progress, SessionError> {
+        loop {
+            if let Some((seq, refusal)) = self.refused.pop_front() {
+                return Ok(Progress::Refused(seq, refusal));
+            }
+            if self.to_tell {
+                self.to_tell = false;
+                return Ok(match &self.stalled {
+                    Some(reason) => Progress::Stalled(reason.clone()),
+                    None => Progress::Flowing,
+                });
+            }
+            self.retry_held();
+            self.start_rounds();
+            let retry_at = self.held.front().map_or(self.check_at, |(due, _)| *due);
+            tokio::select! {
+                Some(round) = self.rounds.next() => {
+                    let confirmed = self.settle(round)?;
+                    self.start_rounds();
+                    if !confirmed.is_empty() {
+                        return Ok(Progress::Confirmed(confirmed));
+                    }
+                }
+                () = sleep_until(self.check_at.min(retry_at)) => {
+                    if self.check_at <= Instant::now() {
+                        self.check()?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn close(self) {
+        let close = self.connection.close(200, "OK".into());
+        let _ = timeout(CLOSE_TIMEOUT, close).await;
+    }
+}

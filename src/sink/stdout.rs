@@ -1,0 +1,111 @@
+//! The sink that is there when no broker is: one event a line (NDJSON) on standard output.
+//!
+//! Confirmed means written and flushed. Standard output may be a pipe that nobody reads, so a thread
+//! of its own writes it.
+
+use std::io::{self, Write as _};
+use std::thread;
+
+use tokio::sync::mpsc;
+
+use super::{Delivery, Progress, Session, SessionError, Sink};
+use crate::event::Seq;
+
+/// The name of this sink.
+pub const NAME: &str = "stdout";
+
+/// Events handed to the thread and not yet written.
+const WINDOW: usize = 1000;
+
+/// Standard output.
+#[derive(Debug, Default)]
+pub struct Stdout;
+
+/// A thread that writes.
+#[derive(Debug)]
+pub struct StdoutSession {
+    to_write: mpsc::Sender<Vec<Delivery>>,
+    written: mpsc::Receiver<io::Result<Vec<Seq>>>,
+    overflow: Vec<Delivery>,
+}
+
+impl Sink for Stdout {
+    type Session = StdoutSession;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn window(&self) -> usize {
+        WINDOW
+    }
+
+    async fn connect(&mut self) -> Result<StdoutSession, SessionError> {
+        let (to_write, mut batches) = mpsc::channel::<Vec<Delivery>>(1);
+        let (report, written) = mpsc::channel(1);
+        thread::Builder::new()
+            .name(NAME.to_owned())
+            .spawn(move || {
+                while let Some(batch) = batches.blocking_recv() {
+                    let outcome = write(&batch);
+                    let failed = outcome.is_err();
+                    if report.blocking_send(outcome).is_err() || failed {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| SessionError::unavailable("could not start a thread", error))?;
+        Ok(StdoutSession {
+            to_write,
+            written,
+            overflow: Vec::new(),
+        })
+    }
+}
+
+fn write(batch: &[Delivery]) -> io::Result<Vec<Seq>> {
+    let mut out = io::stdout().lock();
+    let mut lines = Vec::with_capacity(batch.iter().map(|d| d.stored.event.bytes.len() + 1).sum());
+    for delivery in batch {
+        lines.extend_from_slice(&delivery.stored.event.bytes);
+        lines.push(b'\n');
+    }
+    out.write_all(&lines)?;
+    out.flush()?;
+    Ok(batch.iter().map(|delivery| delivery.stored.seq).collect())
+}
+
+impl Session for StdoutSession {
+    fn publish(&mut self, deliveries: Vec<Delivery>) {
+        self.overflow.extend(deliveries);
+        self.hand_over();
+    }
+
+    async fn progress(&mut self) -> Result<Progress, SessionError> {
+        self.hand_over();
+        let outcome = self.written.recv().await;
+        self.hand_over();
+        match outcome {
+            Some(Ok(seqs)) => Ok(Progress::Confirmed(seqs)),
+            Some(Err(error)) => Err(SessionError::unavailable("could not write stdout", error)),
+            None => Err(SessionError::Unavailable(
+                "stdout's writer is gone".to_owned(),
+                None,
+            )),
+        }
+    }
+
+    async fn close(self) {}
+}
+
+impl StdoutSession {
+    /// Gives the thread what is waiting, if it is free.
+    fn hand_over(&mut self) {
+        if self.overflow.is_empty() {
+            return;
+        }
+        if let Ok(slot) = self.to_write.try_reserve() {
+            slot.send(std::mem::take(&mut self.overflow));
+        }
+    }
+}

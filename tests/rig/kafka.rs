@@ -1,0 +1,310 @@
+//! A Kafka broker of the test's own: one node, broker and controller, that creates no topic by itself.
+
+use std::{collections::{BTreeMap, BTreeSet}, net::TcpStream, time::{Duration, Instant}};
+
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
+
+use super::broker::{Broker, Service, block_on, free_port, poll};
+
+/// Known to [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
+pub const USER: &str = "relay";
+pub const PASSWORD: &str = "relay-secret";
+
+/// Everything administrative ends within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Kafka {
+    broker: Broker,
+    port: u16,
+    sasl_port: u16,
+    tls_port: u16,
+}
+
+/// What a subscriber sees of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub payload: Vec<u8>,
+}
+
+impl Kafka {
+    /// A running broker.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A running broker with these lines of `server.properties` added, or in place of ours.
+    ///
+    /// With properties `listener.name.tls.ssl.…` (PEM inline: `ssl.keystore.type=PEM`,
+    /// `ssl.keystore.certificate.chain`, `ssl.keystore.key` in PKCS #8) it listens for TLS also.
+    pub fn start_with(properties: &[(&str, &str)]) -> Self {
+        let mut kafka = Self::new_stopped_with(properties);
+        kafka.resume();
+        kafka
+    }
+
+    /// A broker that has its ports and is not there yet: [`Kafka::resume`] starts it.
+    pub fn new_stopped() -> Self {
+        Self::new_stopped_with(&[])
+    }
+
+    fn new_stopped_with(properties: &[(&str, &str)]) -> Self {
+        let kafka = Self {
+            broker: Broker::new(Service::Kafka),
+            port: free_port(),
+            sasl_port: free_port(),
+            tls_port: free_port(),
+        };
+        kafka.broker.write("server.properties", &kafka.server_properties(properties));
+        kafka.broker.write("scram", &format!("SCRAM-SHA-256=[name={USER},password={PASSWORD}]"));
+        kafka
+    }
+
+    pub fn bootstrap_servers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The listener of [`USER`]: `security.protocol=SASL_PLAINTEXT`.
+    pub fn sasl_servers(&self) -> String {
+        format!("127.0.0.1:{}", self.sasl_port)
+    }
+
+    /// The listener for `security.protocol=SSL`; see [`Kafka::start_with`].
+    pub fn tls_servers(&self) -> String {
+        format!("127.0.0.1:{}", self.tls_port)
+    }
+
+    /// Stops it in order.
+    pub fn stop(&mut self) {
+        self.broker.stop();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.broker.kill();
+    }
+
+    /// SIGSTOP: connections stay open, and nobody answers. For longer than
+    /// `broker.session.timeout.ms` (see `server_properties`), it is fenced for a moment afterwards.
+    pub fn freeze(&self) {
+        self.broker.freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.broker.thaw();
+    }
+
+    /// Starts it on the same data and ports, and waits until it answers.
+    pub fn resume(&mut self) {
+        let port = self.port;
+        let client = self.client();
+        self.broker.launch(|| {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+                && client.inner().fetch_metadata(None, Duration::from_secs(2)).is_ok_and(|seen| {
+                    let led = |topic: &rdkafka::metadata::MetadataTopic| {
+                        topic.partitions().iter().all(|partition| partition.leader() >= 0)
+                    };
+                    !seen.brokers().is_empty() && seen.topics().iter().all(led)
+                })
+        });
+    }
+
+    /// Creates a topic, and waits until producers can find it.
+    pub fn create_topic(&self, topic: &str, partitions: u32, configs: &[(&str, &str)]) {
+        let count = i32::try_from(partitions).expect("a number of partitions");
+        let new = NewTopic::new(topic, count, TopicReplication::Fixed(1));
+        let new = configs.iter().fold(new, |new, (name, value)| new.set(name, value));
+        let client = self.client();
+        let results = block_on(async || client.create_topics([&new], &admin_options()).await);
+        results.expect("an answer to CreateTopics")[0].as_ref().expect("a new topic");
+        let found = poll(PATIENCE, || {
+            let metadata = client.inner().fetch_metadata(Some(topic), Duration::from_secs(2));
+            metadata.is_ok_and(|metadata| {
+                let found = metadata.topics()[0].partitions();
+                found.len() == partitions as usize && found.iter().all(|partition| partition.leader() >= 0)
+            })
+        });
+        assert!(found, "topic {topic} is created and does not appear");
+    }
+
+    /// Gives a topic these configs, and its others their defaults again.
+    pub fn alter_topic(&self, topic: &str, configs: &[(&str, &str)]) {
+        let alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let alter = configs.iter().fold(alter, |alter, (name, value)| alter.set(name, value));
+        let client = self.client();
+        let results = block_on(async || client.alter_configs([&alter], &admin_options()).await);
+        results.expect("an answer to AlterConfigs")[0].as_ref().expect("altered configs");
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    pub fn delete_topic(&self, topic: &str) {
+        let client = self.client();
+        let results = block_on(async || client.delete_topics(&[topic], &admin_options()).await);
+        results.expect("an answer to DeleteTopics")[0].as_ref().expect("a deleted topic");
+        let gone = poll(PATIENCE, || {
+            let metadata = client.inner().fetch_metadata(Some(topic), Duration::from_secs(2));
+            metadata.is_ok_and(|metadata| metadata.topics()[0].error().is_some())
+        });
+        assert!(gone, "topic {topic} is deleted and does not go");
+    }
+
+    /// Reads a whole topic as a subscriber does (committed records only), by partition and offset, once
+    /// it has so many records.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer until the end of `timeout`.
+    pub fn read(&self, topic: &str, expected_at_least: usize, timeout: Duration) -> Vec<Record> {
+        let deadline = Instant::now() + timeout;
+        let mut records = Vec::new();
+        let enough = poll(timeout, || {
+            records = self.read_to_end(topic, deadline).unwrap_or_default();
+            records.len() >= expected_at_least
+        });
+        assert!(
+            enough,
+            "{topic} has {} records of {expected_at_least} after {timeout:?}: {records:#?}",
+            records.len(),
+        );
+        records
+    }
+
+    /// Everything from each partition's beginning to its end; `None` where the topic or the broker is
+    /// not there.
+    fn read_to_end(&self, topic: &str, deadline: Instant) -> Option<Vec<Record>> {
+        let consumer: BaseConsumer = client_config(&self.bootstrap_servers())
+            .set("group.id", "rig")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .create()
+            .expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(2)).ok()?;
+        let mut unread: BTreeSet<i32> =
+            metadata.topics()[0].partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+        if unread.is_empty() {
+            return None;
+        }
+        let mut assignment = TopicPartitionList::new();
+        for partition in &unread {
+            assignment.add_partition_offset(topic, *partition, Offset::Beginning).expect("an offset");
+        }
+        consumer.assign(&assignment).expect("an assignment");
+
+        let mut records = Vec::new();
+        while !unread.is_empty() && Instant::now() < deadline {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => records.push(Record::new(&message)),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    unread.remove(&partition);
+                }
+                // It retries by itself.
+                Some(Err(_)) | None => {}
+            }
+        }
+        records.sort_by_key(|record| (record.partition, record.offset));
+        unread.is_empty().then_some(records)
+    }
+
+    fn client(&self) -> AdminClient<DefaultClientContext> {
+        client_config(&self.bootstrap_servers()).create().expect("an admin client")
+    }
+
+    fn server_properties(&self, added: &[(&str, &str)]) -> String {
+        let (port, sasl, tls, controller) = (self.port, self.sasl_port, self.tls_port, free_port());
+        let mut listeners = format!(
+            "PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}"
+        );
+        if added.iter().any(|(name, _)| name.starts_with("listener.name.tls.")) {
+            listeners += &format!(",TLS://127.0.0.1:{tls}");
+        }
+        let voters = format!("1@127.0.0.1:{controller}");
+        let ours = [
+            ("node.id", "1"),
+            ("process.roles", "broker,controller"),
+            ("controller.quorum.voters", &voters),
+            ("controller.listener.names", "CONTROLLER"),
+            ("inter.broker.listener.name", "PLAINTEXT"),
+            ("listeners", &listeners),
+            (
+                "listener.security.protocol.map",
+                "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL",
+            ),
+            ("sasl.enabled.mechanisms", "PLAIN,SCRAM-SHA-256"),
+            (
+                "listener.name.sasl.plain.sasl.jaas.config",
+                &format!(
+                    "org.apache.kafka.common.security.plain.PlainLoginModule required \
+                     user_{USER}=\"{PASSWORD}\";"
+                ),
+            ),
+            (
+                "listener.name.sasl.scram-sha-256.sasl.jaas.config",
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+            ),
+            ("log.dirs", "data"),
+            ("auto.create.topics.enable", "false"),
+            // A killed broker may register again only when its old session has ended.
+            ("broker.session.timeout.ms", "4000"),
+            ("broker.heartbeat.interval.ms", "500"),
+            // One node: no second copies, no waiting for others.
+            ("offsets.topic.replication.factor", "1"),
+            ("offsets.topic.num.partitions", "1"),
+            ("transaction.state.log.replication.factor", "1"),
+            ("transaction.state.log.min.isr", "1"),
+            ("transaction.state.log.num.partitions", "1"),
+            ("share.coordinator.state.topic.replication.factor", "1"),
+            ("share.coordinator.state.topic.min.isr", "1"),
+            ("group.initial.rebalance.delay.ms", "0"),
+        ];
+        let all: BTreeMap<_, _> = ours.iter().chain(added).copied().collect();
+        let line = |(name, value): (&str, &str)| {
+            format!("{name}={}\n", value.replace('\\', "\\\\").replace('\n', "\\n"))
+        };
+        all.into_iter().map(line).collect()
+    }
+}
+
+impl Record {
+    fn new(message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(text),
+            headers: headers.map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default())).collect(),
+            payload: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// The value of a header, where there is exactly one of the name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let value = values.next();
+        if values.next().is_some() { None } else { value }
+    }
+}
+
+fn client_config(servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", servers)
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "200");
+    config
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+}

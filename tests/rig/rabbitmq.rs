@@ -1,0 +1,267 @@
+//! A RabbitMQ node of the test's own, without plugins, with the user guest.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use lapin::{
+    Channel, Connection, ConnectionProperties,
+    message::Delivery as Raw,
+    options::{BasicAckOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use tokio::time::timeout;
+
+use super::broker::{Broker, Service, block_on, free_port, poll};
+
+/// One exchange of words with a node that is there ends within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long one look into a queue may take.
+const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// Starts an election in each quorum queue that has no leader; prints how many there were.
+///
+/// A single node of RabbitMQ 3.10 elects one half a second after it accepts connections, and never if a
+/// client was quicker: the command that comes too early takes the election's timer with it
+/// (rabbitmq-server issue 10070).
+const ELECT: &str = "\
+    Leaderless = [Name || Q <- rabbit_amqqueue:list(),
+        amqqueue:get_type(Q) =:= rabbit_quorum_queue,
+        {Name, _} <- [amqqueue:get_pid(Q)],
+        ra_leaderboard:lookup_leader(Name) =:= undefined],
+    [ra:trigger_election({Name, node()}) || Name <- Leaderless],
+    length(Leaderless).";
+
+pub struct RabbitMq {
+    broker: Broker,
+    port: u16,
+    tls_port: u16,
+    was_up: bool,
+}
+
+/// What a subscriber sees of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub exchange: String,
+    pub routing_key: String,
+    pub redelivered: bool,
+    pub message_id: Option<String>,
+    /// The property `type`.
+    pub kind: Option<String>,
+    pub content_type: Option<String>,
+    /// 2: persistent.
+    pub delivery_mode: Option<u8>,
+    /// In seconds.
+    pub timestamp: Option<u64>,
+    pub app_id: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl RabbitMq {
+    /// A running node.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A running node with these lines in `rabbitmq.conf` also.
+    ///
+    /// With lines `ssl_options.… = …` (PEM files in a temporary folder of the test) it listens for TLS
+    /// also.
+    pub fn start_with(lines: &[&str]) -> Self {
+        let mut rabbitmq = Self::new_stopped_with(lines);
+        rabbitmq.resume();
+        rabbitmq
+    }
+
+    /// A node that has its port and is not there yet: [`RabbitMq::resume`] starts it.
+    pub fn new_stopped() -> Self {
+        Self::new_stopped_with(&[])
+    }
+
+    fn new_stopped_with(lines: &[&str]) -> Self {
+        let broker = Broker::new(Service::RabbitMq);
+        let (port, tls_port) = (free_port(), free_port());
+        let mut conf = format!("listeners.tcp.default = 127.0.0.1:{port}\n");
+        if lines.iter().any(|line| line.starts_with("ssl_options.")) {
+            conf += &format!("listeners.ssl.default = 127.0.0.1:{tls_port}\n");
+        }
+        conf.extend(lines.iter().flat_map(|line| [line, "\n"]));
+        broker.write("rabbitmq.conf", &conf);
+        broker.write(
+            "ports",
+            &format!("ERL_EPMD_PORT={}\nRABBITMQ_DIST_PORT={}\n", free_port(), free_port()),
+        );
+        Self { broker, port, tls_port, was_up: false }
+    }
+
+    pub fn uri(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}", self.port)
+    }
+
+    /// By name, as certificates want it; see [`RabbitMq::start_with`].
+    pub fn tls_uri(&self) -> String {
+        format!("amqps://guest:guest@localhost:{}", self.tls_port)
+    }
+
+    /// Stops it in order.
+    pub fn stop(&mut self) {
+        self.broker.stop();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.broker.kill();
+    }
+
+    /// SIGSTOP: connections stay open, and nobody answers.
+    pub fn freeze(&self) {
+        self.broker.freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.broker.thaw();
+    }
+
+    /// Starts it on the same data and port, and waits until it answers and its queues have leaders.
+    pub fn resume(&mut self) {
+        let uri = self.uri();
+        self.broker.launch(|| {
+            block_on(async || {
+                let connection = timeout(Duration::from_secs(5), connect(&uri)).await;
+                if let Ok(Ok(connection)) = connection {
+                    close(connection).await;
+                    true
+                } else {
+                    false
+                }
+            })
+        });
+        if self.was_up {
+            let elected = poll(PATIENCE, || self.ctl(&["eval", ELECT]) == "0");
+            assert!(elected, "quorum queues stay without a leader");
+        }
+        self.was_up = true;
+    }
+
+    /// `rabbitmqctl` on this node; what it printed. About a second.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.broker.run_script("rabbitmq/node", &[&["ctl"], arguments].concat())
+    }
+
+    /// Anything else that AMQP can say, on a channel of its own.
+    ///
+    /// # Panics
+    ///
+    /// When the node cannot be reached, or `work` takes longer than half a minute.
+    pub fn with_channel<T: Send>(&self, work: impl AsyncFnOnce(Channel) -> T + Send) -> T {
+        let uri = self.uri();
+        block_on(async || {
+            let whole = async {
+                let connection = connect(&uri).await.expect("a connection");
+                let channel = connection.create_channel().await.expect("a channel");
+                let result = work(channel).await;
+                close(connection).await;
+                result
+            };
+            timeout(PATIENCE, whole).await.expect("an answer of RabbitMQ")
+        })
+    }
+
+    /// A subscriber's own durable queue, bound to the exchange.
+    pub fn bind_queue(&self, exchange: &str, routing_key: &str) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+
+        let queue = format!("rig-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.with_channel(async |channel| {
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            let name = ShortString::from(queue.as_str());
+            channel.queue_declare(name.clone(), durable, FieldTable::default()).await.expect("a queue");
+            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+            let bound = channel.queue_bind(name, exchange.into(), routing_key.into(), options, none).await;
+            bound.expect("a binding");
+        });
+        queue
+    }
+
+    /// Takes everything out of a queue, in its order, once it has given so many messages.
+    ///
+    /// # Panics
+    ///
+    /// When it gives fewer until the end of `timeout`.
+    pub fn read(&self, queue: &str, expected_at_least: usize, timeout: Duration) -> Vec<Delivery> {
+        let uri = self.uri();
+        let mut deliveries = Vec::new();
+        let mut trouble = None;
+        let enough = poll(timeout, || {
+            let attempt = block_on(async || {
+                tokio::time::timeout(ATTEMPT, take(&uri, queue, &mut deliveries)).await
+            });
+            // The queue, or the node, may come yet.
+            trouble = match attempt {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(slow) => Some(slow.to_string()),
+            };
+            trouble.is_none() && deliveries.len() >= expected_at_least
+        });
+        assert!(
+            enough,
+            "{queue} gave {} messages of {expected_at_least} in {timeout:?} ({trouble:?}): {deliveries:#?}",
+            deliveries.len(),
+        );
+        deliveries
+    }
+}
+
+/// Takes what the queue has now.
+async fn take(uri: &str, queue: &str, deliveries: &mut Vec<Delivery>) -> lapin::Result<()> {
+    let connection = connect(uri).await?;
+    let channel = connection.create_channel().await?;
+    while let Some(message) = channel.basic_get(queue.into(), BasicGetOptions::default()).await? {
+        message.delivery.acker.ack(BasicAckOptions::default()).await?;
+        deliveries.push(Delivery::new(message.delivery));
+    }
+    close(connection).await;
+    Ok(())
+}
+
+async fn connect(uri: &str) -> lapin::Result<Connection> {
+    Connection::connect(uri, ConnectionProperties::default()).await
+}
+
+/// Not to be waited for: a node under memory alarm does not answer.
+async fn close(connection: Connection) {
+    let _ = timeout(Duration::from_secs(2), connection.close(200, "".into())).await;
+}
+
+impl Delivery {
+    fn new(raw: Raw) -> Self {
+        let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+        let properties = &raw.properties;
+        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        Self {
+            exchange: raw.exchange.to_string(),
+            routing_key: raw.routing_key.to_string(),
+            redelivered: raw.redelivered,
+            message_id: text(properties.message_id()),
+            kind: text(properties.kind()),
+            content_type: text(properties.content_type()),
+            delivery_mode: *properties.delivery_mode(),
+            timestamp: *properties.timestamp(),
+            app_id: text(properties.app_id()),
+            headers: headers.map(|(name, value)| (name.to_string(), header(value))).collect(),
+            body: raw.data,
+        }
+    }
+}
+
+fn header(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::LongString(text) => text.to_string(),
+        AMQPValue::ShortString(text) => text.to_string(),
+        other => format!("{other:?}"),
+    }
+}
