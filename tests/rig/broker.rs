@@ -63,8 +63,11 @@ impl Broker {
             other => panic!("RECALL_TEST_BROKERS is {other:?}: native or docker"),
         };
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = PathBuf::from(setting("RECALL_TEST_RUN"))
-            .join(format!("recall-{}-{}-{number}", service.name(), process::id()));
+        let folder = PathBuf::from(setting("RECALL_TEST_RUN")).join(format!(
+            "recall-{}-{}-{number}",
+            service.name(),
+            process::id()
+        ));
         fs::create_dir(&folder).expect("the broker's folder");
         let leash = Command::new(script("leash"))
             .arg(&folder)
@@ -72,7 +75,12 @@ impl Broker {
             .process_group(0)
             .spawn()
             .expect("tests/brokers/leash");
-        Self { service, folder, home, leash }
+        Self {
+            service,
+            folder,
+            home,
+            leash,
+        }
     }
 
     /// Writes a file into the broker's folder.
@@ -98,10 +106,20 @@ impl Broker {
             self.compose(&["up", "--detach", self.service.name()]);
         }
         let up = poll(PATIENCE, || {
-            assert!(self.runs(), "{} ended instead of starting:\n{}", self.service.name(), self.log());
+            assert!(
+                self.runs(),
+                "{} ended instead of starting:\n{}",
+                self.service.name(),
+                self.log()
+            );
             ready()
         });
-        assert!(up, "{} is not up after {PATIENCE:?}:\n{}", self.service.name(), self.log());
+        assert!(
+            up,
+            "{} is not up after {PATIENCE:?}:\n{}",
+            self.service.name(),
+            self.log()
+        );
     }
 
     /// Stops it as an operator does. Frozen, it is thawed for it.
@@ -110,7 +128,12 @@ impl Broker {
             self.signal(Signal::SIGTERM);
             self.signal(Signal::SIGCONT);
             let stopped = poll(PATIENCE, || !self.runs());
-            assert!(stopped, "{} does not stop:\n{}", self.service.name(), self.log());
+            assert!(
+                stopped,
+                "{} does not stop:\n{}",
+                self.service.name(),
+                self.log()
+            );
         } else {
             self.compose(&["stop", self.service.name()]);
         }
@@ -158,7 +181,7 @@ impl Broker {
     }
 
     /// Whether it runs; reaps it if it does not.
-    fn runs(&mut self) -> bool {
+    pub(super) fn runs(&mut self) -> bool {
         match &mut self.home {
             Home::Process(None) => false,
             Home::Process(Some(child)) => {
@@ -186,7 +209,10 @@ impl Broker {
     fn compose(&self, words: &[&str]) -> String {
         let project = self.folder.file_name().expect("a folder has a name");
         let mut command = Command::new("docker");
-        command.arg("compose").arg("--file").arg(script("compose.yml"));
+        command
+            .arg("compose")
+            .arg("--file")
+            .arg(script("compose.yml"));
         command.arg("--project-name").arg(project).args(words);
         output(command.env(FOLDER, &self.folder))
     }
@@ -245,7 +271,10 @@ pub(super) fn free_port() -> u16 {
 }
 
 /// Asks again and again; whether it became true in time.
-#[expect(clippy::disallowed_methods, reason = "a condition with a deadline, and nothing that would wake us")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a condition with a deadline, and nothing that would wake us"
+)]
 pub(super) fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
@@ -262,10 +291,13 @@ pub(super) fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> b
 /// Runs async work to its end, in sync tests and (blocking the caller) in async ones.
 pub(super) fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         runtime.expect("a runtime").block_on(work())
     };
-    thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn setting(name: &str) -> String {
@@ -279,12 +311,17 @@ fn setting(name: &str) -> String {
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/brokers")
+        .join(name)
 }
 
 /// What a command that must succeed has printed.
 fn output(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().expect("a command of the rig");
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .expect("a command of the rig");
     assert!(
         output.status.success(),
         "{command:?}: {}\n{}{}",

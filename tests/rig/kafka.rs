@@ -1,10 +1,16 @@
 //! A Kafka broker of the test's own: one node, broker and controller, that creates no topic by itself.
 
-use std::{collections::{BTreeMap, BTreeSet}, net::TcpStream, time::{Duration, Instant}};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
@@ -65,8 +71,13 @@ impl Kafka {
             sasl_port: free_port(),
             tls_port: free_port(),
         };
-        kafka.broker.write("server.properties", &kafka.server_properties(properties));
-        kafka.broker.write("scram", &format!("SCRAM-SHA-256=[name={USER},password={PASSWORD}]"));
+        kafka
+            .broker
+            .write("server.properties", &kafka.server_properties(properties));
+        kafka.broker.write(
+            "scram",
+            &format!("SCRAM-SHA-256=[name={USER},password={PASSWORD}]"),
+        );
         kafka
     }
 
@@ -110,12 +121,18 @@ impl Kafka {
         let client = self.client();
         self.broker.launch(|| {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
-                && client.inner().fetch_metadata(None, Duration::from_secs(2)).is_ok_and(|seen| {
-                    let led = |topic: &rdkafka::metadata::MetadataTopic| {
-                        topic.partitions().iter().all(|partition| partition.leader() >= 0)
-                    };
-                    !seen.brokers().is_empty() && seen.topics().iter().all(led)
-                })
+                && client
+                    .inner()
+                    .fetch_metadata(None, Duration::from_secs(2))
+                    .is_ok_and(|seen| {
+                        let led = |topic: &rdkafka::metadata::MetadataTopic| {
+                            topic
+                                .partitions()
+                                .iter()
+                                .all(|partition| partition.leader() >= 0)
+                        };
+                        !seen.brokers().is_empty() && seen.topics().iter().all(led)
+                    })
         });
     }
 
@@ -123,15 +140,22 @@ impl Kafka {
     pub fn create_topic(&self, topic: &str, partitions: u32, configs: &[(&str, &str)]) {
         let count = i32::try_from(partitions).expect("a number of partitions");
         let new = NewTopic::new(topic, count, TopicReplication::Fixed(1));
-        let new = configs.iter().fold(new, |new, (name, value)| new.set(name, value));
+        let new = configs
+            .iter()
+            .fold(new, |new, (name, value)| new.set(name, value));
         let client = self.client();
         let results = block_on(async || client.create_topics([&new], &admin_options()).await);
-        results.expect("an answer to CreateTopics")[0].as_ref().expect("a new topic");
+        results.expect("an answer to CreateTopics")[0]
+            .as_ref()
+            .expect("a new topic");
         let found = poll(PATIENCE, || {
-            let metadata = client.inner().fetch_metadata(Some(topic), Duration::from_secs(2));
+            let metadata = client
+                .inner()
+                .fetch_metadata(Some(topic), Duration::from_secs(2));
             metadata.is_ok_and(|metadata| {
                 let found = metadata.topics()[0].partitions();
-                found.len() == partitions as usize && found.iter().all(|partition| partition.leader() >= 0)
+                found.len() == partitions as usize
+                    && found.iter().all(|partition| partition.leader() >= 0)
             })
         });
         assert!(found, "topic {topic} is created and does not appear");
@@ -140,19 +164,27 @@ impl Kafka {
     /// Gives a topic these configs, and its others their defaults again.
     pub fn alter_topic(&self, topic: &str, configs: &[(&str, &str)]) {
         let alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
-        let alter = configs.iter().fold(alter, |alter, (name, value)| alter.set(name, value));
+        let alter = configs
+            .iter()
+            .fold(alter, |alter, (name, value)| alter.set(name, value));
         let client = self.client();
         let results = block_on(async || client.alter_configs([&alter], &admin_options()).await);
-        results.expect("an answer to AlterConfigs")[0].as_ref().expect("altered configs");
+        results.expect("an answer to AlterConfigs")[0]
+            .as_ref()
+            .expect("altered configs");
     }
 
     /// Deletes a topic, and waits until it is gone.
     pub fn delete_topic(&self, topic: &str) {
         let client = self.client();
         let results = block_on(async || client.delete_topics(&[topic], &admin_options()).await);
-        results.expect("an answer to DeleteTopics")[0].as_ref().expect("a deleted topic");
+        results.expect("an answer to DeleteTopics")[0]
+            .as_ref()
+            .expect("a deleted topic");
         let gone = poll(PATIENCE, || {
-            let metadata = client.inner().fetch_metadata(Some(topic), Duration::from_secs(2));
+            let metadata = client
+                .inner()
+                .fetch_metadata(Some(topic), Duration::from_secs(2));
             metadata.is_ok_and(|metadata| metadata.topics()[0].error().is_some())
         });
         assert!(gone, "topic {topic} is deleted and does not go");
@@ -168,7 +200,9 @@ impl Kafka {
         let deadline = Instant::now() + timeout;
         let mut records = Vec::new();
         let enough = poll(timeout, || {
-            records = self.read_to_end(topic, deadline).unwrap_or_default();
+            if let Some(whole) = self.read_to_end(topic, deadline) {
+                records = whole;
+            }
             records.len() >= expected_at_least
         });
         assert!(
@@ -186,18 +220,26 @@ impl Kafka {
             .set("group.id", "rig")
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "10")
             .set("isolation.level", "read_committed")
             .create()
             .expect("a consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(2)).ok()?;
-        let mut unread: BTreeSet<i32> =
-            metadata.topics()[0].partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+        let metadata = consumer
+            .fetch_metadata(Some(topic), Duration::from_secs(2))
+            .ok()?;
+        let mut unread: BTreeSet<i32> = metadata.topics()[0]
+            .partitions()
+            .iter()
+            .map(rdkafka::metadata::MetadataPartition::id)
+            .collect();
         if unread.is_empty() {
             return None;
         }
         let mut assignment = TopicPartitionList::new();
         for partition in &unread {
-            assignment.add_partition_offset(topic, *partition, Offset::Beginning).expect("an offset");
+            assignment
+                .add_partition_offset(topic, *partition, Offset::Beginning)
+                .expect("an offset");
         }
         consumer.assign(&assignment).expect("an assignment");
 
@@ -217,17 +259,25 @@ impl Kafka {
     }
 
     fn client(&self) -> AdminClient<DefaultClientContext> {
-        client_config(&self.bootstrap_servers()).create().expect("an admin client")
+        client_config(&self.bootstrap_servers())
+            .create()
+            .expect("an admin client")
     }
 
     fn server_properties(&self, added: &[(&str, &str)]) -> String {
         let (port, sasl, tls, controller) = (self.port, self.sasl_port, self.tls_port, free_port());
-        let mut listeners = format!(
-            "PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}"
+        let secure = added
+            .iter()
+            .any(|(name, _)| name.starts_with("listener.name.tls."));
+        let tls = if secure {
+            format!(",TLS://127.0.0.1:{tls}")
+        } else {
+            String::new()
+        };
+        let listeners = format!(
+            "PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},\
+             CONTROLLER://127.0.0.1:{controller}{tls}"
         );
-        if added.iter().any(|(name, _)| name.starts_with("listener.name.tls.")) {
-            listeners += &format!(",TLS://127.0.0.1:{tls}");
-        }
         let voters = format!("1@127.0.0.1:{controller}");
         let ours = [
             ("node.id", "1"),
@@ -269,7 +319,10 @@ impl Kafka {
         ];
         let all: BTreeMap<_, _> = ours.iter().chain(added).copied().collect();
         let line = |(name, value): (&str, &str)| {
-            format!("{name}={}\n", value.replace('\\', "\\\\").replace('\n', "\\n"))
+            format!(
+                "{name}={}\n",
+                value.replace('\\', "\\\\").replace('\n', "\\n")
+            )
         };
         all.into_iter().map(line).collect()
     }
@@ -283,14 +336,20 @@ impl Record {
             partition: message.partition(),
             offset: message.offset(),
             key: message.key().map(text),
-            headers: headers.map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default())).collect(),
+            headers: headers
+                .map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default()))
+                .collect(),
             payload: message.payload().unwrap_or_default().to_vec(),
         }
     }
 
     /// The value of a header, where there is exactly one of the name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let mut values = self
+            .headers
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str());
         let value = values.next();
         if values.next().is_some() { None } else { value }
     }
@@ -306,5 +365,7 @@ fn client_config(servers: &str) -> ClientConfig {
 }
 
 fn admin_options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+    AdminOptions::new()
+        .request_timeout(Some(PATIENCE))
+        .operation_timeout(Some(PATIENCE))
 }

@@ -1,7 +1,7 @@
 //! A RabbitMQ node of the test's own, without plugins, with the user guest.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -34,11 +34,18 @@ const ELECT: &str = "\
     [ra:trigger_election({Name, node()}) || Name <- Leaderless],
     length(Leaderless).";
 
+/// Writes down which quorum queues there are.
+///
+/// RabbitMQ does so half a second after one was declared. Killed before, it comes back with an empty
+/// queue of that name, all it had confirmed gone (seen in 3.10).
+const REMEMBER: &str = "[ok = dets:sync(Table) || Table <- dets:all()].";
+
 pub struct RabbitMq {
     broker: Broker,
     port: u16,
     tls_port: u16,
     was_up: bool,
+    frozen: AtomicBool,
 }
 
 /// What a subscriber sees of an event.
@@ -51,8 +58,7 @@ pub struct Delivery {
     /// The property `type`.
     pub kind: Option<String>,
     pub content_type: Option<String>,
-    /// 2: persistent.
-    pub delivery_mode: Option<u8>,
+    pub persistent: bool,
     /// In seconds.
     pub timestamp: Option<u64>,
     pub app_id: Option<String>,
@@ -84,17 +90,29 @@ impl RabbitMq {
     fn new_stopped_with(lines: &[&str]) -> Self {
         let broker = Broker::new(Service::RabbitMq);
         let (port, tls_port) = (free_port(), free_port());
-        let mut conf = format!("listeners.tcp.default = 127.0.0.1:{port}\n");
+        let tcp = format!("listeners.tcp.default = 127.0.0.1:{port}");
+        let tls = format!("listeners.ssl.default = 127.0.0.1:{tls_port}");
+        let mut conf = vec![tcp.as_str()];
         if lines.iter().any(|line| line.starts_with("ssl_options.")) {
-            conf += &format!("listeners.ssl.default = 127.0.0.1:{tls_port}\n");
+            conf.push(&tls);
         }
-        conf.extend(lines.iter().flat_map(|line| [line, "\n"]));
-        broker.write("rabbitmq.conf", &conf);
+        conf.extend(lines);
+        broker.write("rabbitmq.conf", &(conf.join("\n") + "\n"));
         broker.write(
             "ports",
-            &format!("ERL_EPMD_PORT={}\nRABBITMQ_DIST_PORT={}\n", free_port(), free_port()),
+            &format!(
+                "ERL_EPMD_PORT={}\nRABBITMQ_DIST_PORT={}\n",
+                free_port(),
+                free_port()
+            ),
         );
-        Self { broker, port, tls_port, was_up: false }
+        Self {
+            broker,
+            port,
+            tls_port,
+            was_up: false,
+            frozen: AtomicBool::new(false),
+        }
     }
 
     pub fn uri(&self) -> String {
@@ -109,20 +127,27 @@ impl RabbitMq {
     /// Stops it in order.
     pub fn stop(&mut self) {
         self.broker.stop();
+        *self.frozen.get_mut() = false;
     }
 
-    /// SIGKILL.
+    /// SIGKILL, once the node has written down which quorum queues there are (unless it is frozen).
     pub fn kill(&mut self) {
+        if self.broker.runs() && !*self.frozen.get_mut() {
+            self.ctl(&["eval", REMEMBER]);
+        }
         self.broker.kill();
+        *self.frozen.get_mut() = false;
     }
 
     /// SIGSTOP: connections stay open, and nobody answers.
     pub fn freeze(&self) {
         self.broker.freeze();
+        self.frozen.store(true, Ordering::Relaxed);
     }
 
     pub fn thaw(&self) {
         self.broker.thaw();
+        self.frozen.store(false, Ordering::Relaxed);
     }
 
     /// Starts it on the same data and port, and waits until it answers and its queues have leaders.
@@ -148,7 +173,8 @@ impl RabbitMq {
 
     /// `rabbitmqctl` on this node; what it printed. About a second.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        self.broker.run_script("rabbitmq/node", &[&["ctl"], arguments].concat())
+        self.broker
+            .run_script("rabbitmq/node", &[&["ctl"], arguments].concat())
     }
 
     /// Anything else that AMQP can say, on a channel of its own.
@@ -166,7 +192,9 @@ impl RabbitMq {
                 close(connection).await;
                 result
             };
-            timeout(PATIENCE, whole).await.expect("an answer of RabbitMQ")
+            timeout(PATIENCE, whole)
+                .await
+                .expect("an answer of RabbitMQ")
         })
     }
 
@@ -176,11 +204,19 @@ impl RabbitMq {
 
         let queue = format!("rig-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         self.with_channel(async |channel| {
-            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            let durable = QueueDeclareOptions {
+                durable: true,
+                ..QueueDeclareOptions::default()
+            };
             let name = ShortString::from(queue.as_str());
-            channel.queue_declare(name.clone(), durable, FieldTable::default()).await.expect("a queue");
+            channel
+                .queue_declare(name.clone(), durable, FieldTable::default())
+                .await
+                .expect("a queue");
             let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-            let bound = channel.queue_bind(name, exchange.into(), routing_key.into(), options, none).await;
+            let bound = channel
+                .queue_bind(name, exchange.into(), routing_key.into(), options, none)
+                .await;
             bound.expect("a binding");
         });
         queue
@@ -220,8 +256,15 @@ impl RabbitMq {
 async fn take(uri: &str, queue: &str, deliveries: &mut Vec<Delivery>) -> lapin::Result<()> {
     let connection = connect(uri).await?;
     let channel = connection.create_channel().await?;
-    while let Some(message) = channel.basic_get(queue.into(), BasicGetOptions::default()).await? {
-        message.delivery.acker.ack(BasicAckOptions::default()).await?;
+    while let Some(message) = channel
+        .basic_get(queue.into(), BasicGetOptions::default())
+        .await?
+    {
+        message
+            .delivery
+            .acker
+            .ack(BasicAckOptions::default())
+            .await?;
         deliveries.push(Delivery::new(message.delivery));
     }
     close(connection).await;
@@ -241,7 +284,7 @@ impl Delivery {
     fn new(raw: Raw) -> Self {
         let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
         let properties = &raw.properties;
-        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        let headers = properties.headers().iter().flat_map(FieldTable::inner);
         Self {
             exchange: raw.exchange.to_string(),
             routing_key: raw.routing_key.to_string(),
@@ -249,10 +292,12 @@ impl Delivery {
             message_id: text(properties.message_id()),
             kind: text(properties.kind()),
             content_type: text(properties.content_type()),
-            delivery_mode: *properties.delivery_mode(),
+            persistent: *properties.delivery_mode() == Some(2),
             timestamp: *properties.timestamp(),
             app_id: text(properties.app_id()),
-            headers: headers.map(|(name, value)| (name.to_string(), header(value))).collect(),
+            headers: headers
+                .map(|(name, value)| (name.to_string(), header(value)))
+                .collect(),
             body: raw.data,
         }
     }

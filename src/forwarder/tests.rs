@@ -1,0 +1,306 @@
+//! The forwarder against a broker that does on demand what a real one cannot be made to do.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::*;
+use crate::event::{Event, Kind, Seq};
+use crate::sink::{Delivery, Progress, Refusal, Session};
+use crate::spool::{self, Status};
+
+/// What the broker does, and what it has.
+#[derive(Debug, Default)]
+struct Behaviour {
+    down: bool,
+    /// Sessions end after so many confirms, with the rest of what was handed over lost.
+    lose_after: Option<usize>,
+    /// Events that end the session when they are among those handed over.
+    poison: HashSet<Seq>,
+    /// The dead letters do not take them either.
+    poison_dead_letters: bool,
+    /// Confirms come in the reverse order, the first one never: it waits for the next session.
+    confirm_all_but_first: bool,
+    sessions: usize,
+    largest_batch: usize,
+    published: Vec<Seq>,
+    dead_letters: Vec<(Seq, Refusal)>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Broker {
+    behaviour: Arc<Mutex<Behaviour>>,
+    changed: Arc<Notify>,
+}
+
+impl Broker {
+    fn set(&self) -> MutexGuard<'_, Behaviour> {
+        self.behaviour.lock().unwrap()
+    }
+}
+
+struct FakeSession {
+    broker: Broker,
+    in_flight: Vec<Delivery>,
+    confirmed: usize,
+}
+
+impl Sink for Broker {
+    type Session = FakeSession;
+
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn window(&self) -> usize {
+        16
+    }
+
+    async fn connect(&mut self) -> Result<FakeSession, SessionError> {
+        let mut behaviour = self.set();
+        behaviour.sessions += 1;
+        if behaviour.down {
+            return Err(SessionError::Unavailable("down".to_owned(), None));
+        }
+        Ok(FakeSession {
+            broker: self.clone(),
+            in_flight: Vec::new(),
+            confirmed: 0,
+        })
+    }
+}
+
+impl FakeSession {
+    fn outcome(&mut self) -> Option<Result<Progress, SessionError>> {
+        let mut behaviour = self.broker.set();
+        if self.in_flight.is_empty() {
+            return None;
+        }
+        behaviour.largest_batch = behaviour.largest_batch.max(self.in_flight.len());
+        let is_poison = |delivery: &Delivery| {
+            behaviour.poison.contains(&delivery.stored.seq)
+                && (delivery.refusal.is_none() || behaviour.poison_dead_letters)
+        };
+        if self.in_flight.iter().any(is_poison) {
+            return Some(Err(SessionError::Refused(Refusal {
+                reason: "too_large",
+                detail: "by a byte".to_owned(),
+            })));
+        }
+        if behaviour.lose_after.is_some_and(|after| self.confirmed >= after) {
+            behaviour.lose_after = None;
+            return Some(Err(SessionError::Unavailable("lost".to_owned(), None)));
+        }
+        let keep_back = usize::from(std::mem::take(&mut behaviour.confirm_all_but_first));
+        let confirmed: Vec<Seq> = self
+            .in_flight
+            .drain(keep_back..)
+            .map(|delivery| {
+                let seq = delivery.stored.seq;
+                match delivery.refusal {
+                    Some(refusal) => behaviour.dead_letters.push((seq, refusal)),
+                    None => behaviour.published.push(seq),
+                }
+                seq
+            })
+            .collect();
+        self.confirmed += confirmed.len();
+        if confirmed.is_empty() {
+            return None;
+        }
+        Some(Ok(Progress::Confirmed(confirmed.into_iter().rev().collect())))
+    }
+}
+
+impl Session for FakeSession {
+    fn publish(&mut self, deliveries: Vec<Delivery>) {
+        self.in_flight.extend(deliveries);
+    }
+
+    async fn progress(&mut self) -> Result<Progress, SessionError> {
+        loop {
+            if let Some(outcome) = self.outcome() {
+                return outcome;
+            }
+            let changed = Arc::clone(&self.broker.changed);
+            changed.notified().await;
+        }
+    }
+
+    async fn close(self) {}
+}
+
+struct Rig {
+    spool: Spool,
+    broker: Broker,
+    state: State,
+    stop: Stop,
+    cursor: Cursor,
+    task: tokio::task::JoinHandle<()>,
+    folder: TempDir,
+}
+
+impl Rig {
+    #[expect(clippy::disallowed_methods, reason = "the task is the test's")]
+    fn start(broker: Broker) -> Self {
+        let folder = TempDir::new().unwrap();
+        let config = spool::Config {
+            path: folder.path().join("spool.db"),
+            reserve: crate::setting::Size(0),
+            ..spool::Config::default()
+        };
+        let spool = Spool::open(&config, &["fake"]).unwrap().spool;
+        let (cursor, state, stop) = (spool.cursor("fake").unwrap(), State::new("fake"), Stop::default());
+        let forwarder =
+            Forwarder::new(broker.clone(), spool.clone(), cursor.clone(), state.clone(), stop.clone());
+        Self {
+            spool,
+            broker,
+            state,
+            stop,
+            cursor,
+            task: tokio::spawn(forwarder.run()),
+            folder,
+        }
+    }
+
+    async fn append(&self, numbers: std::ops::RangeInclusive<u128>) {
+        for number in numbers {
+            let event = Event {
+                kind: Kind::Recalled,
+                id: Uuid::from_u128(number),
+                bytes: Bytes::from(format!("event {number}")),
+            };
+            self.spool.append(event).await.unwrap();
+        }
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !condition(self) {
+            let now = tokio::time::Instant::now();
+            assert!(now < deadline, "in vain: {what}; {:?}", self.broker.set());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn drain(self) -> Vec<u64> {
+        self.stop.drain.cancel();
+        timeout(Duration::from_secs(20), self.task).await.expect("it drains").unwrap();
+        let Status { last, .. } = self.spool.status();
+        assert_eq!(self.cursor.position(), last);
+        self.spool.close().await;
+        drop(self.folder);
+        let behaviour = self.broker.set();
+        behaviour.published.iter().map(|seq| seq.0).collect()
+    }
+}
+
+#[tokio::test]
+async fn everything_arrives_once_and_in_order() {
+    let rig = Rig::start(Broker::default());
+    rig.append(1..=100).await;
+    assert_eq!(rig.drain().await, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_waited_for() {
+    let broker = Broker::default();
+    broker.set().down = true;
+    let rig = Rig::start(broker.clone());
+    rig.append(1..=3).await;
+    rig.until("several tries", |rig| rig.broker.set().sessions >= 3).await;
+    assert!(matches!(rig.state.health(), Health::Down { reason, .. } if reason == "down"));
+    broker.set().down = false;
+    rig.until("all to arrive", |rig| rig.cursor.position() == Seq(3)).await;
+    assert_eq!(rig.state.health(), Health::Up);
+    assert_eq!(rig.drain().await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_lost_session_starts_again_from_the_cursor() {
+    let broker = Broker::default();
+    broker.set().lose_after = Some(1);
+    let rig = Rig::start(broker);
+    rig.append(1..=50).await;
+    assert_eq!(rig.drain().await, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_confirmed_ahead_is_not_sent_twice() {
+    let broker = Broker::default();
+    broker.set().down = true;
+    let rig = Rig::start(broker.clone());
+    rig.append(1..=10).await;
+    {
+        let mut behaviour = broker.set();
+        behaviour.down = false;
+        behaviour.confirm_all_but_first = true;
+        behaviour.lose_after = Some(9);
+    }
+    rig.until("all but the first", |rig| rig.broker.set().published.len() == 9).await;
+    assert_eq!(rig.cursor.position(), Seq(0));
+    broker.changed.notify_one();
+    assert_eq!(rig.drain().await, [2, 3, 4, 5, 6, 7, 8, 9, 10, 1]);
+}
+
+#[tokio::test]
+async fn a_refused_event_is_found_and_the_rest_goes_on() {
+    let broker = Broker::default();
+    broker.set().down = true;
+    broker.set().poison = [Seq(7), Seq(23)].into();
+    let rig = Rig::start(broker.clone());
+    rig.append(1..=40).await;
+    broker.set().down = false;
+    rig.until("the end", |rig| rig.cursor.position() == Seq(40)).await;
+    assert_eq!(rig.state.figures().refused, 2);
+    let mut published = rig.drain().await;
+    let behaviour = broker.set();
+    let dead: Vec<u64> = behaviour.dead_letters.iter().map(|(seq, _)| seq.0).collect();
+    assert_eq!(dead, [7, 23]);
+    assert_eq!(behaviour.dead_letters[0].1.reason, "too_large");
+    assert!(behaviour.largest_batch > 1, "the window is whole again");
+    published.sort_unstable();
+    let expected: Vec<u64> = (1..=40).filter(|seq| ![7, 23].contains(seq)).collect();
+    assert_eq!(published, expected);
+}
+
+#[tokio::test]
+async fn what_no_place_takes_stays_in_the_spool() {
+    let broker = Broker::default();
+    broker.set().poison = [Seq(2)].into();
+    broker.set().poison_dead_letters = true;
+    let rig = Rig::start(broker.clone());
+    rig.append(1..=3).await;
+    rig.until("the end", |rig| rig.cursor.position() == Seq(3)).await;
+    let path = rig.folder.path().join("spool.db");
+    let kept: Vec<(u64, String, Vec<u8>)> = rusqlite::Connection::open(path)
+        .unwrap()
+        .prepare("SELECT seq, reason, body FROM dead_letters")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(kept, [(2, "too_large".to_owned(), b"event 2".to_vec())]);
+    assert_eq!(rig.drain().await, [1, 3]);
+}
+
+#[tokio::test]
+async fn at_the_deadline_it_ends_and_the_rest_stays() {
+    let broker = Broker::default();
+    broker.set().down = true;
+    let rig = Rig::start(broker);
+    rig.append(1..=3).await;
+    rig.stop.drain.cancel();
+    rig.until("a try", |rig| rig.broker.set().sessions > 0).await;
+    assert!(!rig.task.is_finished());
+    rig.stop.now.cancel();
+    timeout(Duration::from_secs(5), rig.task).await.expect("it ends").unwrap();
+    assert_eq!(rig.spool.status().rows(), 3);
+}

@@ -1,0 +1,254 @@
+//! Every request whose head could be read gets its answer, in the vendor's shape.
+
+mod rig;
+
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, Full};
+use rig::{Answer, Connection, Setup, recall, recall_query, request, until};
+use sha2::{Digest as _, Sha256};
+
+#[track_caller]
+fn assert_fails(answer: &Answer, status: u16, reason: &str) {
+    let body = serde_json::json!({"ActionStatus": "FAIL", "ErrorInfo": reason, "ErrorCode": 1});
+    let got: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((answer.status, &got), (status, &body));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+}
+
+#[test]
+fn a_recall_becomes_an_event_once() {
+    let relay = Setup::new().start();
+    let answer = relay.recall("g", 1);
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert!(relay.recall("g", 1).is_ok());
+    assert!(relay.recall("g", 2).is_ok());
+    let outcome = |name: &str| {
+        relay.metric(&format!(
+            r#"recall_callbacks_total{{command="Group.CallbackAfterRecallMsg",outcome="{name}"}}"#
+        ))
+    };
+    assert_eq!((outcome("accepted"), outcome("repeated")), (2.0, 1.0));
+    let events = relay.stop();
+    let seqs: Vec<_> = events.iter().map(|event| &event["data"]["messages"][0]["seq"]).collect();
+    assert_eq!(seqs, [1, 2]);
+}
+
+#[test]
+fn several_applications_may_be_served_and_no_other() {
+    let relay = Setup::new().set("RECALL_SDK_APP_IDS", "1400000001, 7").start();
+    let query = |app: &str| format!("sdkAPPID={app}&callbackcommand=Group.CallbackAfterRecallMsg&x=y");
+    assert!(relay.post(&query("1400000001"), recall("a", 1)).is_ok());
+    assert!(relay.post(&query("7"), recall("a", 1)).is_ok());
+    assert_fails(&relay.post(&query("8"), recall("a", 1)), 403, "SdkAppid is not one of this receiver's");
+    let missing = relay.post("CallbackCommand=Group.CallbackAfterRecallMsg", recall("a", 1));
+    assert_fails(&missing, 403, "SdkAppid is missing");
+    let sources: Vec<_> = relay.events(2).iter().map(|event| event["source"].clone()).collect();
+    assert_eq!(sources, ["/tencent-im/1400000001", "/tencent-im/7"]);
+    assert_eq!(relay.stop().len(), 2);
+}
+
+#[test]
+fn only_signed_recalls_are_let_in() {
+    let relay = Setup::new().set("RECALL_AUTH__TOKENS", "old,test-token").start();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let signed = |token: &str, time: u64| {
+        let sign = hex::encode(Sha256::digest(format!("{token}{time}")));
+        relay.post(&format!("{}&Sign={sign}&RequestTime={time}", recall_query()), recall(token, time))
+    };
+    assert!(signed("test-token", now).is_ok());
+    assert!(signed("old", now).is_ok());
+    assert_fails(&signed("other", now), 403, "Sign does not match");
+    assert_fails(&signed("old", now - 100), 403, "RequestTime is stale");
+    assert_fails(&relay.recall("g", 1), 403, "Sign or RequestTime is missing");
+
+    // The gate guards events alone.
+    let other = "SdkAppid=9&CallbackCommand=Group.CallbackBeforeSendMsg";
+    assert!(relay.post(other, r#"{"GroupId":"g"}"#).is_ok());
+    let counted = r#"recall_callback_bad_signatures_total{command="Group.CallbackBeforeSendMsg"}"#;
+    assert_eq!(relay.metric(counted), 1.0);
+    assert_eq!(relay.stop().len(), 2);
+}
+
+#[test]
+fn only_allowed_sources_are_let_in() {
+    let relay = Setup::new()
+        .set("RECALL_AUTH__ALLOWED_SOURCES", "203.0.113.0/24")
+        .set("RECALL_AUTH__TRUSTED_PROXIES", "127.0.0.1")
+        .start();
+    assert_fails(&relay.recall("g", 1), 403, "source address is not allowed");
+    let from = |source: &str| {
+        let body = recall("g", 1);
+        let mut connection = Connection::open(relay.callbacks).unwrap();
+        let head = format!(
+            "POST /?{} HTTP/1.1\r\nHost: r\r\nX-Forwarded-For: {source}\r\nContent-Length: {}\r\n\r\n{body}",
+            recall_query(),
+            body.len()
+        );
+        connection.send(head.as_bytes()).unwrap();
+        connection.answer().unwrap()
+    };
+    assert_fails(&from("198.51.100.1"), 403, "source address is not allowed");
+    assert!(from("203.0.113.7").is_ok());
+    assert_eq!(relay.stop().len(), 1);
+}
+
+#[test]
+fn whatever_is_not_a_recall_is_answered_ok() {
+    let relay = Setup::new().start();
+    let recall = "CallbackCommand=Group.CallbackAfterRecallMsg";
+    for (query, body) in [
+        ("", ""),
+        ("", "not json"),
+        ("CallbackCommand=State.StateChange", r#"{"CallbackCommand":"State.StateChange"}"#),
+        ("SdkAppid=9", r#"{"CallbackCommand":"Alert.RequestOverLimit","Limit":200}"#),
+        ("", r#"{"Events":[{}]}"#),
+        (recall, ""),
+        (recall, "{}"),
+        (recall, r#"{"hello":"world"}"#),
+    ] {
+        let answer = relay.post(query, body);
+        assert!(answer.is_ok(), "{query} {body}: {answer:?}");
+    }
+    assert_eq!(relay.metric(r#"recall_callbacks_total{command="State.StateChange",outcome="ignored"}"#), 1.0);
+    let probes = r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="probe"}"#;
+    assert_eq!(relay.metric(probes), 3.0);
+    assert_eq!(relay.stop().len(), 0);
+}
+
+#[test]
+fn wrong_path_and_method_are_refused() {
+    let relay = Setup::new().set("RECALL_HTTP__PATH", "/im").start();
+    assert_fails(&relay.recall("g", 1), 404, "no such path");
+    let get = request(relay.callbacks, "GET", "/im?x=y", b"");
+    assert_fails(&get, 405, "callbacks are sent by POST");
+    assert_eq!(get.header("allow"), Some("POST"));
+    let post = request(relay.callbacks, "POST", &format!("/im?{}", recall_query()), recall("g", 1).as_bytes());
+    assert!(post.is_ok());
+}
+
+#[test]
+fn what_is_not_understood_is_kept_whole() {
+    let relay = Setup::new().start();
+    let query = format!("{}&Sign=ff&RequestTime=1", recall_query());
+    let answer = relay.post(&query, r#"{"GroupId":"g","MsgSeqList":[]}"#);
+    assert_fails(&answer, 400, "MsgSeqList is empty");
+    let answer = relay.post(&query, b"\xff{");
+    assert_eq!(answer.status, 400);
+    let events = relay.stop();
+    assert_eq!(events[0]["type"], "com.tencent.im.callback.rejected");
+    assert_eq!(events[0]["data"]["reason"], "messages");
+    assert_eq!(events[0]["data"]["body"], r#"{"GroupId":"g","MsgSeqList":[]}"#);
+    assert_eq!(events[0]["data"]["query"], recall_query());
+    assert_eq!(events[1]["data"]["body_base64"], "/3s=");
+    assert_eq!(events.len(), 2);
+}
+
+#[test]
+fn a_body_at_the_limit_is_taken_and_one_beyond_is_not() {
+    let relay = Setup::new().set("RECALL_HTTP__MAX_BODY_BYTES", "1KiB").start();
+    let padded = |length: usize| {
+        let body = recall("g", 1);
+        format!("{body}{}", " ".repeat(length - body.len()))
+    };
+    assert!(relay.post(&recall_query(), padded(1024)).is_ok());
+    let reason = "body is larger than http.max_body_bytes";
+    assert_fails(&relay.post(&recall_query(), padded(1025)), 413, reason);
+
+    let mut chunked = Connection::open(relay.callbacks).unwrap();
+    let head = format!("POST /?{} HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n", recall_query());
+    chunked.send(head.as_bytes()).unwrap();
+    chunked.send(format!("{:x}\r\n{}\r\n0\r\n\r\n", 1025, padded(1025)).as_bytes()).unwrap();
+    assert_fails(&chunked.answer().unwrap(), 413, reason);
+}
+
+#[test]
+fn slow_and_silent_peers_are_let_go() {
+    let relay = Setup::new()
+        .set("RECALL_HTTP__READ_TIMEOUT", "300ms")
+        .set("RECALL_HTTP__IDLE_TIMEOUT", "1s")
+        .start();
+    let mut slow_body = Connection::open(relay.callbacks).unwrap();
+    let head = format!("POST /?{} HTTP/1.1\r\nHost: r\r\nContent-Length: 9\r\n\r\n{{", recall_query());
+    slow_body.send(head.as_bytes()).unwrap();
+    assert_fails(&slow_body.answer().unwrap(), 408, "body took longer than http.read_timeout");
+
+    let closed_after = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(relay.callbacks).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        std::io::Write::write_all(&mut stream, bytes).unwrap();
+        let began = Instant::now();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        began.elapsed()
+    };
+    assert!(closed_after(b"") >= Duration::from_millis(900), "silent");
+    let slow_head = closed_after(b"POST / HTT");
+    assert!(slow_head >= Duration::from_millis(250), "{slow_head:?}");
+    assert!(closed_after(b"PRI * HTTP/2.0\r\n\r\n") >= Duration::from_millis(900), "half an HTTP/2 preface");
+}
+
+#[test]
+fn connections_beyond_the_limit_wait() {
+    let relay = Setup::new().set("RECALL_HTTP__MAX_CONNECTIONS", "1").start();
+    let mut first = Connection::open(relay.callbacks).unwrap();
+    let target = format!("/?{}", recall_query());
+    assert!(first.request("POST", &target, recall("g", 1).as_bytes()).unwrap().is_ok());
+    let address = relay.callbacks;
+    let second = std::thread::spawn(move || request(address, "POST", &target, recall("g", 2).as_bytes()));
+    assert!(first.request("POST", "/", b"").unwrap().is_ok());
+    assert!(!second.is_finished());
+    drop(first);
+    assert!(second.join().unwrap().is_ok());
+}
+
+#[test]
+fn a_full_spool_is_said_so_and_loses_nothing() {
+    let setup = Setup::new().set("RECALL_SPOOL__MAX_BYTES", "200KiB");
+    // Nobody takes events: Kafka is not there.
+    let setup = setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
+    let relay = setup.start();
+    let mut kept = 0;
+    let refused = until("a full spool", || {
+        let answer = relay.recall("g", kept + 1);
+        if answer.is_ok() {
+            kept += 1;
+            return None;
+        }
+        Some(answer)
+    });
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(refused.text().contains("spool.max_bytes"), "{}", refused.text());
+    assert!(kept > 50, "{kept}");
+    assert_eq!(relay.admin("/readyz").status, 503);
+    assert_eq!(relay.readiness()["spool"]["events"], kept);
+    relay.kill();
+}
+
+#[tokio::test]
+async fn http2_is_spoken_by_prior_knowledge() {
+    let relay = Setup::new().start();
+    let stream = tokio::net::TcpStream::connect(relay.callbacks).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut requests, connection) =
+        hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    let answers = async {
+        for number in 1..=3 {
+            let uri = format!("http://relay/?{}", recall_query());
+            let body = Full::new(bytes::Bytes::from(recall("g", number)));
+            let request = hyper::Request::post(uri).body(body).unwrap();
+            let answer = requests.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#);
+        }
+        drop(requests);
+    };
+    let ((), connection) = tokio::join!(answers, connection);
+    connection.unwrap();
+    assert_eq!(relay.stop().len(), 3);
+}

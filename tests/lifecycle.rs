@@ -1,0 +1,197 @@
+//! Stop, kill, restart, configuration: what an operator does to the program.
+
+mod rig;
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rig::{Connection, Load, Setup, recall, recall_query, request, until};
+
+#[test]
+fn what_was_answered_ok_is_published_once_across_a_stop() {
+    let setup = Setup::new();
+    let relay = setup.start();
+    assert!(relay.recall("g", 1).is_ok());
+    assert_eq!(relay.stop().len(), 1);
+    let relay = setup.start();
+    assert!(relay.recall("g", 1).is_ok(), "the same again");
+    assert!(relay.recall("g", 2).is_ok());
+    let events = relay.stop();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["data"]["messages"][0]["seq"], 2);
+}
+
+#[test]
+fn what_was_answered_ok_survives_kill_9() {
+    let setup = Setup::new();
+    let mut acknowledged = Vec::new();
+    let mut published = Vec::new();
+    for round in 0..5 {
+        let relay = setup.start();
+        let load = Load::start(relay.callbacks, &format!("round{round}"), 8, Duration::ZERO);
+        until("some load", || (load.acknowledged() > 300).then_some(()));
+        published.extend(relay.events(1));
+        relay.kill();
+        acknowledged.extend(load.stop());
+    }
+    // Events whose line was cut off by a kill come again: that is what the last start is for.
+    let relay = setup.start();
+    relay.until_drained("stdout");
+    published.extend(relay.stop());
+
+    let mut spool: Vec<(String, u64)> = read_spool(&setup);
+    spool.sort();
+    acknowledged.sort();
+    let missing: Vec<_> =
+        acknowledged.iter().filter(|recall| spool.binary_search(recall).is_err()).collect();
+    assert!(missing.is_empty(), "missing of {}: {missing:?}", acknowledged.len());
+    assert!(acknowledged.len() > 1500);
+}
+
+fn read_spool(setup: &Setup) -> Vec<(String, u64)> {
+    rusqlite::Connection::open(setup.spool())
+        .unwrap()
+        .prepare("SELECT body FROM events")
+        .unwrap()
+        .query_map([], |row| row.get::<_, Vec<u8>>(0))
+        .unwrap()
+        .map(|body| {
+            let event: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
+            let group = event["subject"].as_str().unwrap().to_owned();
+            (group, event["data"]["messages"][0]["seq"].as_u64().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn a_stop_is_announced_and_takes_callbacks_for_a_while() {
+    let setup = Setup::new().set("RECALL_HTTP__STOP_DELAY", "2s");
+    let mut relay = setup.start();
+    assert_eq!(relay.admin("/readyz").status, 200);
+    relay.signal(Signal::SIGTERM);
+    until("not ready", || (relay.admin("/readyz").status == 503).then_some(()));
+    assert_eq!(relay.readiness()["reason"], "stopping");
+    assert_eq!(relay.admin("/livez").status, 200);
+    assert!(relay.recall("g", 1).is_ok(), "callbacks are still taken");
+    assert!(relay.wait().success());
+    assert!(std::net::TcpStream::connect(relay.callbacks).is_err());
+}
+
+#[test]
+fn an_open_request_is_finished_at_a_stop() {
+    let relay = Setup::new().start();
+    let body = recall("g", 1);
+    let mut connection = Connection::open(relay.callbacks).unwrap();
+    let head = format!(
+        "POST /?{} HTTP/1.1\r\nHost: r\r\nContent-Length: {}\r\n\r\n{{",
+        recall_query(),
+        body.len()
+    );
+    connection.send(head.as_bytes()).unwrap();
+    // An answer on another connection that was opened later: the first one's head has been read.
+    assert!(relay.post("", "").is_ok());
+    relay.signal(Signal::SIGINT);
+    until("the stop to begin", || relay.log_entry("stopping"));
+    connection.send(&body.as_bytes()[1..]).unwrap();
+    assert!(connection.answer().unwrap().is_ok());
+    assert_eq!(relay.stopped().len(), 1);
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let setup = Setup::new().set("RECALL_HTTP__STOP_DELAY", "60s");
+    let mut relay = setup.start();
+    relay.signal(Signal::SIGTERM);
+    until("the stop to begin", || relay.log_entry("stopping"));
+    relay.signal(Signal::SIGTERM);
+    assert_eq!(relay.wait().code(), Some(1));
+}
+
+#[test]
+fn a_second_relay_on_the_same_spool_is_refused() {
+    let setup = Setup::new();
+    let relay = setup.start();
+    let (code, _, stderr) = setup.run(&[]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("is in use by another process"), "{stderr}");
+    assert!(relay.recall("g", 1).is_ok());
+    assert_eq!(relay.stop().len(), 1);
+}
+
+#[test]
+fn exit_codes_tell_what_was_wrong() {
+    let setup = Setup::new();
+    assert_eq!(setup.run(&["--help"]).0, 0);
+    assert_eq!(setup.run(&["--version"]).0, 0);
+    assert_eq!(setup.run(&["nonsense"]).0, 2);
+    let (code, _, stderr) = Setup::new().set("RECALL_HTTP__LISTN", "x").run(&[]);
+    assert_eq!(code, 78);
+    assert!(stderr.contains("did you mean http.listen"), "{stderr}");
+    let (code, _, stderr) = Setup::new().set("RECALL_LOG__FILTER", "a=b=c").run(&[]);
+    assert_eq!((code, stderr.contains("log.filter")), (78, true), "{stderr}");
+    let (code, _, stderr) = Setup::new()
+        .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "h:1")
+        .set("RECALL_KAFKA__PROPERTIES__ACKS", "1")
+        .run(&[]);
+    assert_eq!(code, 78);
+    assert!(stderr.contains("RECALL_KAFKA__PROPERTIES__ACKS"), "{stderr}");
+    assert_eq!(setup.run(&["ready"]).0, 1, "nothing is running");
+    let taken = Setup::new().set("RECALL_HTTP__LISTEN", "192.0.2.1:80").run(&[]);
+    assert_eq!(taken.0, 1);
+    assert!(taken.2.contains("could not listen on 192.0.2.1:80: "), "{}", taken.2);
+}
+
+#[test]
+fn the_settings_in_force_are_printed_without_secrets() {
+    let setup = Setup::new().set("RECALL_AUTH__TOKENS", "hunter2").set("RECALL_SPOOL__RETENTION", "90s");
+    let (code, stdout, stderr) = setup.run(&["config"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(!stdout.contains("hunter2"), "{stdout}");
+    let line = |key: &str| stdout.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    assert!(line("auth.tokens").ends_with("# RECALL_AUTH__TOKENS"), "{stdout}");
+    assert!(line("auth.tokens").contains("[hidden]"), "{stdout}");
+    assert!(line("spool.retention").contains("= 90s "), "{stdout}");
+    assert!(line("http.path").ends_with("# default"), "{stdout}");
+}
+
+#[test]
+fn ready_asks_the_running_relay() {
+    let relay = Setup::new().start();
+    let ask = |admin: &str| Setup::new().set("RECALL_ADMIN__LISTEN", admin).run(&["ready"]).0;
+    assert_eq!(ask(&relay.admin.to_string()), 0);
+    let wildcard = format!("0.0.0.0:{}", relay.admin.port());
+    assert_eq!(ask(&wildcard), 0);
+    relay.kill();
+}
+
+#[test]
+fn an_orphaned_sink_holds_its_events_and_is_let_go_by_name() {
+    let setup = Setup::new();
+    let with_kafka = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
+    let relay = with_kafka.start();
+    assert!(relay.recall("g", 1).is_ok());
+    relay.kill();
+
+    let relay = setup.start();
+    let warning = "this sink is not configured any more, and the spool keeps its unconfirmed events";
+    until("a warning", || relay.log().contains(warning).then_some(()));
+    relay.until_drained("stdout");
+    relay.stop();
+    assert_eq!(setup.run(&["spool", "forget", "kafka"]).0, 0);
+    assert_eq!(setup.run(&["spool", "forget", "kafka"]).0, 1);
+    let relay = setup.start();
+    assert!(!relay.log().contains(warning));
+    relay.stop();
+}
+
+#[test]
+fn admin_answers_only_what_it_knows() {
+    let relay = Setup::new().start();
+    assert_eq!(relay.admin("/").status, 200);
+    assert_eq!(relay.admin("/nowhere").status, 404);
+    assert_eq!(request(relay.admin, "POST", "/readyz", b"").status, 405);
+    let metrics = relay.admin("/metrics");
+    assert!(metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(metrics.text().ends_with("# EOF\n"));
+    relay.kill();
+}

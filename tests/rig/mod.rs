@@ -1,0 +1,36 @@
+//! The rig: the whole program as a process of its own, brokers, and the vendor.
+//!
+//! Each test file uses a part of it.
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of the rig")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
+
+mod broker;
+pub mod kafka;
+pub mod rabbitmq;
+mod relay;
+mod vendor;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use kafka::Kafka;
+pub use rabbitmq::RabbitMq;
+pub use relay::{Relay, Setup};
+pub use vendor::{Answer, Connection, Load, recall, recall_query, request};
+
+/// How long a condition may take to come true, on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `look` finds something.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        #[expect(clippy::disallowed_methods, reason = "between two looks at the condition")]
+        thread::sleep(Duration::from_millis(20));
+    }
+}

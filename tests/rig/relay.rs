@@ -1,0 +1,266 @@
+//! The program as a process of its own.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::vendor::{Answer, recall, recall_query, request};
+use super::until;
+
+pub const APP: &str = "1400000001";
+
+/// A folder with a spool, and the settings of the relays that are started on it.
+pub struct Setup {
+    folder: Arc<TempDir>,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// No settings but those that keep a test to itself.
+    pub fn new() -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let spool = folder.path().join("data/spool.db");
+        Self {
+            folder,
+            environment: Vec::new(),
+        }
+        .set("RECALL_SDK_APP_IDS", APP)
+        .set("RECALL_HTTP__LISTEN", "127.0.0.1:0")
+        .set("RECALL_ADMIN__LISTEN", "127.0.0.1:0")
+        .set("RECALL_SPOOL__PATH", spool.to_str().unwrap())
+        .set("RECALL_SPOOL__RESERVE", "0")
+        .set("RECALL_LOG__FORMAT", "json")
+    }
+
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same folder, with one more setting.
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        Self {
+            folder: Arc::clone(&self.folder),
+            environment: self.environment.clone(),
+        }
+        .set(name, value)
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.folder.path().join("data/spool.db")
+    }
+
+    /// The program with these arguments and settings, and nothing else in its environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_recall-relay"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end: exit code, stdout, stderr.
+    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.command(arguments).output().unwrap();
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    }
+
+    /// Starts the relay and waits until it is ready.
+    pub fn start(&self) -> Relay {
+        let mut child = self
+            .command(&[])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdout, log) = (Lines::default(), Lines::default());
+        stdout.gather(child.stdout.take().unwrap());
+        log.gather(child.stderr.take().unwrap());
+        let mut relay = Relay {
+            _folder: Arc::clone(&self.folder),
+            child,
+            stdout,
+            log,
+            callbacks: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let ready = until("the relay to be ready", || {
+            if let Some(status) = relay.child.try_wait().unwrap() {
+                panic!("the relay ended: {status}\n{}", relay.log.all().join("\n"));
+            }
+            relay.log_entry("ready")
+        });
+        let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
+        (relay.callbacks, relay.admin) = (address("callbacks"), address("admin"));
+        relay
+    }
+}
+
+/// A running relay. One that was neither stopped nor killed is killed at the end.
+pub struct Relay {
+    _folder: Arc<TempDir>,
+    child: Child,
+    stdout: Lines,
+    log: Lines,
+    pub callbacks: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Relay {
+    pub fn post(&self, query: &str, body: impl AsRef<[u8]>) -> Answer {
+        request(self.callbacks, "POST", &format!("/?{query}"), body.as_ref())
+    }
+
+    /// Sends recall number `number` of a conversation.
+    pub fn recall(&self, conversation: &str, number: u64) -> Answer {
+        self.post(&recall_query(), recall(conversation, number))
+    }
+
+    pub fn admin(&self, path: &str) -> Answer {
+        request(self.admin, "GET", path, b"")
+    }
+
+    pub fn readiness(&self) -> Value {
+        serde_json::from_slice(&self.admin("/readyz").body).unwrap()
+    }
+
+    /// Waits until a sink is in this state; returns what `/readyz` says of it.
+    #[track_caller]
+    pub fn until_sink(&self, sink: &str, state: &str) -> Value {
+        until(&format!("{sink} to be {state}"), || {
+            let body = self.readiness()["sinks"][sink].clone();
+            (body["state"] == state).then_some(body)
+        })
+    }
+
+    /// Waits until a sink has confirmed everything.
+    #[track_caller]
+    pub fn until_drained(&self, sink: &str) {
+        until(&format!("{sink} to be drained"), || {
+            (self.readiness()["sinks"][sink]["lag"] == 0).then_some(())
+        });
+    }
+
+    /// The value of a metric, with its labels as they are printed.
+    pub fn metric(&self, name: &str) -> f64 {
+        let body = String::from_utf8(self.admin("/metrics").body).unwrap();
+        let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The events on stdout, at least `count` of them.
+    #[track_caller]
+    pub fn events(&self, count: usize) -> Vec<Value> {
+        until(&format!("{count} events"), || {
+            let lines = self.stdout.all();
+            (lines.len() >= count)
+                .then(|| lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect())
+        })
+    }
+
+    /// The log entries with this message.
+    pub fn log_entries(&self, message: &str) -> Vec<Value> {
+        let entries = self.log.all().into_iter().filter_map(|line| serde_json::from_str(&line).ok());
+        entries.filter(|entry: &Value| entry["message"] == message).collect()
+    }
+
+    pub fn log_entry(&self, message: &str) -> Option<Value> {
+        self.log_entries(message).into_iter().next()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.all().join("\n")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        until("the relay to end", || child.try_wait().unwrap())
+    }
+
+    /// Stops it in order; fails unless it ends cleanly. Returns its events.
+    #[track_caller]
+    pub fn stop(self) -> Vec<Value> {
+        self.signal(Signal::SIGTERM);
+        self.stopped()
+    }
+
+    /// Waits for the end of a stop that has begun; fails unless it is a clean one. Returns its events.
+    #[track_caller]
+    pub fn stopped(mut self) -> Vec<Value> {
+        let status = self.wait();
+        assert!(status.success(), "{status}\n{}", self.log());
+        self.stdout.until_closed();
+        self.stdout.all().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Resident memory, in bytes: now and at its peak.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let read = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        };
+        (read("VmRSS:"), read("VmHWM:"))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- log of the relay\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lines that a process writes, gathered as they come.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<(Vec<String>, bool)>>);
+
+impl Lines {
+    fn gather(&self, from: impl Read + Send + 'static) {
+        let lines = self.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                lines.0.lock().unwrap().0.push(line);
+            }
+            lines.0.lock().unwrap().1 = true;
+        });
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().0.clone()
+    }
+
+    fn until_closed(&self) {
+        until("the output to be closed", || self.0.lock().unwrap().1.then_some(()));
+    }
+}

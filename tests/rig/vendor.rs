@@ -1,0 +1,174 @@
+//! The vendor: what it sends, byte by byte.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::relay::APP;
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub took: Duration,
+}
+
+impl Answer {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn is_ok(&self) -> bool {
+        self.status == 200 && self.body == br#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#
+    }
+}
+
+/// The query of a recall.
+pub fn recall_query() -> String {
+    format!("SdkAppid={APP}&CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI")
+}
+
+/// The body of recall number `number` of a group.
+pub fn recall(group: &str, number: u64) -> String {
+    format!(
+        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Public","GroupId":"{group}","MsgSeqList":[{{"MsgSeq":{number},"MsgId":"{group}-{number}"}}],"EventTime":"1670574414123"}}"#
+    )
+}
+
+/// One request on a connection of its own.
+pub fn request(to: SocketAddr, method: &str, target: &str, body: &[u8]) -> Answer {
+    let mut connection = Connection::open(to).unwrap();
+    connection.request(method, target, body).unwrap()
+}
+
+/// A connection that is kept open.
+pub struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub fn open(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes)
+    }
+
+    pub fn request(&mut self, method: &str, target: &str, body: &[u8]) -> io::Result<Answer> {
+        let began = Instant::now();
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: relay\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send(&[head.as_bytes(), body].concat())?;
+        let mut answer = self.answer()?;
+        answer.took = began.elapsed();
+        Ok(answer)
+    }
+
+    pub fn answer(&mut self) -> io::Result<Answer> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status: {line:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            line.clear();
+            self.0.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+        let length = headers.iter().find(|(name, _)| name == "content-length");
+        let length = length.and_then(|(_, length)| length.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        Ok(Answer {
+            status,
+            headers,
+            body,
+            took: Duration::ZERO,
+        })
+    }
+}
+
+/// Recalls sent without a pause over several connections, each with a conversation of its own, until
+/// stopped. A connection that is lost is opened again, with the next number.
+pub struct Load {
+    over: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    senders: Vec<JoinHandle<Vec<(String, u64)>>>,
+}
+
+impl Load {
+    /// Starts `connections` senders; `pause` lies between an answer and the next request.
+    pub fn start(to: SocketAddr, run: &str, connections: usize, pause: Duration) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicU64::new(0));
+        let senders = (0..connections)
+            .map(|connection| {
+                let (over, sent) = (Arc::clone(&over), Arc::clone(&sent));
+                let group = format!("{run}-{connection}");
+                thread::spawn(move || send_until(&over, &sent, to, &group, pause))
+            })
+            .collect();
+        Self {
+            over,
+            sent,
+            senders,
+        }
+    }
+
+    /// How many were answered OK so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Stops; returns the group and number of every recall that was answered OK.
+    pub fn stop(self) -> Vec<(String, u64)> {
+        self.over.store(true, Ordering::Relaxed);
+        self.senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
+    }
+}
+
+fn send_until(
+    over: &AtomicBool,
+    sent: &AtomicU64,
+    to: SocketAddr,
+    group: &str,
+    pause: Duration,
+) -> Vec<(String, u64)> {
+    let mut acknowledged = Vec::new();
+    let mut connection = None;
+    let mut number = 0;
+    while !over.load(Ordering::Relaxed) && number < 100_000 {
+        number += 1;
+        let target = format!("/?{}", recall_query());
+        let body = recall(group, number);
+        let open = connection.take().map_or_else(|| Connection::open(to), Ok);
+        let answer = open.and_then(|mut open| {
+            let answer = open.request("POST", &target, body.as_bytes())?;
+            connection = Some(open);
+            Ok(answer)
+        });
+        match answer {
+            Ok(answer) if answer.is_ok() => {
+                acknowledged.push((group.to_owned(), number));
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(_) | Err(_) => thread::park_timeout(Duration::from_millis(5)),
+        }
+        thread::park_timeout(pause);
+    }
+    acknowledged
+}
