@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -118,7 +118,7 @@ impl App {
         } = self;
         info!(
             callbacks = %callbacks.address(), admin = %operators.address(),
-            spool = %config.spool.path.display(), sinks = ?sink_names(&config), "ready"
+            spool = %config.spool.path.display(), sinks = sink_names(&config).join(","), "ready"
         );
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
@@ -145,10 +145,11 @@ impl App {
             sleep(config.http.stop_delay.0).await;
         }
         stop_callbacks.cancel();
-        // Open requests: what they wait for is bounded by the time-out for bodies, and by the disk.
-        let _ = timeout(*config.http.read_timeout, servers.join_next()).await;
+        let deadline = Instant::now() + *config.drain_timeout;
+        // Somebody who is slow to send must not take the sinks' time.
+        let _ = timeout(*config.drain_timeout / 2, servers.join_next()).await;
         servers.shutdown().await;
-        sinks.drain(*config.drain_timeout).await;
+        sinks.drain(deadline).await;
         spool.close().await;
         stop_admin.cancel();
         admin_server.shutdown().await;
@@ -170,7 +171,8 @@ fn ended_by_itself(part: &str, ended: Result<(), tokio::task::JoinError>) -> any
 }
 
 /// The sinks that are configured, or standard output.
-fn sink_names(config: &Config) -> Vec<&'static str> {
+#[must_use]
+pub fn sink_names(config: &Config) -> Vec<&'static str> {
     let mut names = Vec::new();
     #[cfg(feature = "kafka")]
     if config.kafka.is_some() {
@@ -218,10 +220,10 @@ impl Sinks {
     }
 
     /// Lets the forwarders publish what is left until the deadline.
-    async fn drain(&mut self, deadline: Duration) {
+    async fn drain(&mut self, deadline: Instant) {
         self.stop.drain.cancel();
         let all = async { while self.running.join_next().await.is_some() {} };
-        if timeout(deadline, all).await.is_err() {
+        if timeout_at(deadline, all).await.is_err() {
             self.stop.now.cancel();
             let all = async { while self.running.join_next().await.is_some() {} };
             let _ = timeout(CLOSE_TIMEOUT, all).await;

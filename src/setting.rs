@@ -277,7 +277,7 @@ impl fmt::Debug for Secret {
 
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[hidden]")
+        f.write_str(if self.0.is_empty() { "" } else { "[hidden]" })
     }
 }
 

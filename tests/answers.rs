@@ -33,31 +33,56 @@ fn a_recall_becomes_an_event_once() {
     };
     assert_eq!((outcome("accepted"), outcome("repeated")), (2.0, 1.0));
     let events = relay.stop();
-    let seqs: Vec<_> = events.iter().map(|event| &event["data"]["messages"][0]["seq"]).collect();
+    let seqs: Vec<_> = events
+        .iter()
+        .map(|event| &event["data"]["messages"][0]["seq"])
+        .collect();
     assert_eq!(seqs, [1, 2]);
 }
 
 #[test]
 fn several_applications_may_be_served_and_no_other() {
-    let relay = Setup::new().set("RECALL_SDK_APP_IDS", "1400000001, 7").start();
-    let query = |app: &str| format!("sdkAPPID={app}&callbackcommand=Group.CallbackAfterRecallMsg&x=y");
+    let relay = Setup::new()
+        .set("RECALL_SDK_APP_IDS", "1400000001, 7")
+        .start();
+    let query =
+        |app: &str| format!("sdkAPPID={app}&callbackcommand=Group.CallbackAfterRecallMsg&x=y");
     assert!(relay.post(&query("1400000001"), recall("a", 1)).is_ok());
     assert!(relay.post(&query("7"), recall("a", 1)).is_ok());
-    assert_fails(&relay.post(&query("8"), recall("a", 1)), 403, "SdkAppid is not one of this receiver's");
-    let missing = relay.post("CallbackCommand=Group.CallbackAfterRecallMsg", recall("a", 1));
+    assert_fails(
+        &relay.post(&query("8"), recall("a", 1)),
+        403,
+        "SdkAppid is not one of this receiver's",
+    );
+    let missing = relay.post(
+        "CallbackCommand=Group.CallbackAfterRecallMsg",
+        recall("a", 1),
+    );
     assert_fails(&missing, 403, "SdkAppid is missing");
-    let sources: Vec<_> = relay.events(2).iter().map(|event| event["source"].clone()).collect();
+    let sources: Vec<_> = relay
+        .events(2)
+        .iter()
+        .map(|event| event["source"].clone())
+        .collect();
     assert_eq!(sources, ["/tencent-im/1400000001", "/tencent-im/7"]);
     assert_eq!(relay.stop().len(), 2);
 }
 
 #[test]
 fn only_signed_recalls_are_let_in() {
-    let relay = Setup::new().set("RECALL_AUTH__TOKENS", "old,test-token").start();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let relay = Setup::new()
+        .set("RECALL_AUTH__TOKENS", "old,test-token")
+        .start();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
     let signed = |token: &str, time: u64| {
         let sign = hex::encode(Sha256::digest(format!("{token}{time}")));
-        relay.post(&format!("{}&Sign={sign}&RequestTime={time}", recall_query()), recall(token, time))
+        relay.post(
+            &format!("{}&Sign={sign}&RequestTime={time}", recall_query()),
+            recall(token, time),
+        )
     };
     assert!(signed("test-token", now).is_ok());
     assert!(signed("old", now).is_ok());
@@ -103,8 +128,14 @@ fn whatever_is_not_a_recall_is_answered_ok() {
     for (query, body) in [
         ("", ""),
         ("", "not json"),
-        ("CallbackCommand=State.StateChange", r#"{"CallbackCommand":"State.StateChange"}"#),
-        ("SdkAppid=9", r#"{"CallbackCommand":"Alert.RequestOverLimit","Limit":200}"#),
+        (
+            "CallbackCommand=State.StateChange",
+            r#"{"CallbackCommand":"State.StateChange"}"#,
+        ),
+        (
+            "SdkAppid=9",
+            r#"{"CallbackCommand":"Alert.RequestOverLimit","Limit":200}"#,
+        ),
         ("", r#"{"Events":[{}]}"#),
         (recall, ""),
         (recall, "{}"),
@@ -113,8 +144,12 @@ fn whatever_is_not_a_recall_is_answered_ok() {
         let answer = relay.post(query, body);
         assert!(answer.is_ok(), "{query} {body}: {answer:?}");
     }
-    assert_eq!(relay.metric(r#"recall_callbacks_total{command="State.StateChange",outcome="ignored"}"#), 1.0);
-    let probes = r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="probe"}"#;
+    assert_eq!(
+        relay.metric(r#"recall_callbacks_total{command="State.StateChange",outcome="ignored"}"#),
+        1.0
+    );
+    let probes =
+        r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="probe"}"#;
     assert_eq!(relay.metric(probes), 3.0);
     assert_eq!(relay.stop().len(), 0);
 }
@@ -126,7 +161,12 @@ fn wrong_path_and_method_are_refused() {
     let get = request(relay.callbacks, "GET", "/im?x=y", b"");
     assert_fails(&get, 405, "callbacks are sent by POST");
     assert_eq!(get.header("allow"), Some("POST"));
-    let post = request(relay.callbacks, "POST", &format!("/im?{}", recall_query()), recall("g", 1).as_bytes());
+    let post = request(
+        relay.callbacks,
+        "POST",
+        &format!("/im?{}", recall_query()),
+        recall("g", 1).as_bytes(),
+    );
     assert!(post.is_ok());
 }
 
@@ -141,7 +181,10 @@ fn what_is_not_understood_is_kept_whole() {
     let events = relay.stop();
     assert_eq!(events[0]["type"], "com.tencent.im.callback.rejected");
     assert_eq!(events[0]["data"]["reason"], "messages");
-    assert_eq!(events[0]["data"]["body"], r#"{"GroupId":"g","MsgSeqList":[]}"#);
+    assert_eq!(
+        events[0]["data"]["body"],
+        r#"{"GroupId":"g","MsgSeqList":[]}"#
+    );
     assert_eq!(events[0]["data"]["query"], recall_query());
     assert_eq!(events[1]["data"]["body_base64"], "/3s=");
     assert_eq!(events.len(), 2);
@@ -149,7 +192,9 @@ fn what_is_not_understood_is_kept_whole() {
 
 #[test]
 fn a_body_at_the_limit_is_taken_and_one_beyond_is_not() {
-    let relay = Setup::new().set("RECALL_HTTP__MAX_BODY_BYTES", "1KiB").start();
+    let relay = Setup::new()
+        .set("RECALL_HTTP__MAX_BODY_BYTES", "1KiB")
+        .start();
     let padded = |length: usize| {
         let body = recall("g", 1);
         format!("{body}{}", " ".repeat(length - body.len()))
@@ -159,9 +204,14 @@ fn a_body_at_the_limit_is_taken_and_one_beyond_is_not() {
     assert_fails(&relay.post(&recall_query(), padded(1025)), 413, reason);
 
     let mut chunked = Connection::open(relay.callbacks).unwrap();
-    let head = format!("POST /?{} HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n", recall_query());
+    let head = format!(
+        "POST /?{} HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n",
+        recall_query()
+    );
     chunked.send(head.as_bytes()).unwrap();
-    chunked.send(format!("{:x}\r\n{}\r\n0\r\n\r\n", 1025, padded(1025)).as_bytes()).unwrap();
+    chunked
+        .send(format!("{:x}\r\n{}\r\n0\r\n\r\n", 1025, padded(1025)).as_bytes())
+        .unwrap();
     assert_fails(&chunked.answer().unwrap(), 413, reason);
 }
 
@@ -172,13 +222,22 @@ fn slow_and_silent_peers_are_let_go() {
         .set("RECALL_HTTP__IDLE_TIMEOUT", "1s")
         .start();
     let mut slow_body = Connection::open(relay.callbacks).unwrap();
-    let head = format!("POST /?{} HTTP/1.1\r\nHost: r\r\nContent-Length: 9\r\n\r\n{{", recall_query());
+    let head = format!(
+        "POST /?{} HTTP/1.1\r\nHost: r\r\nContent-Length: 9\r\n\r\n{{",
+        recall_query()
+    );
     slow_body.send(head.as_bytes()).unwrap();
-    assert_fails(&slow_body.answer().unwrap(), 408, "body took longer than http.read_timeout");
+    assert_fails(
+        &slow_body.answer().unwrap(),
+        408,
+        "body took longer than http.read_timeout",
+    );
 
     let closed_after = |bytes: &[u8]| {
         let mut stream = TcpStream::connect(relay.callbacks).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         std::io::Write::write_all(&mut stream, bytes).unwrap();
         let began = Instant::now();
         let mut rest = Vec::new();
@@ -188,17 +247,28 @@ fn slow_and_silent_peers_are_let_go() {
     assert!(closed_after(b"") >= Duration::from_millis(900), "silent");
     let slow_head = closed_after(b"POST / HTT");
     assert!(slow_head >= Duration::from_millis(250), "{slow_head:?}");
-    assert!(closed_after(b"PRI * HTTP/2.0\r\n\r\n") >= Duration::from_millis(900), "half an HTTP/2 preface");
+    assert!(
+        closed_after(b"PRI * HTTP/2.0\r\n\r\n") >= Duration::from_millis(900),
+        "half an HTTP/2 preface"
+    );
 }
 
 #[test]
 fn connections_beyond_the_limit_wait() {
-    let relay = Setup::new().set("RECALL_HTTP__MAX_CONNECTIONS", "1").start();
+    let relay = Setup::new()
+        .set("RECALL_HTTP__MAX_CONNECTIONS", "1")
+        .start();
     let mut first = Connection::open(relay.callbacks).unwrap();
     let target = format!("/?{}", recall_query());
-    assert!(first.request("POST", &target, recall("g", 1).as_bytes()).unwrap().is_ok());
+    assert!(
+        first
+            .request("POST", &target, recall("g", 1).as_bytes())
+            .unwrap()
+            .is_ok()
+    );
     let address = relay.callbacks;
-    let second = std::thread::spawn(move || request(address, "POST", &target, recall("g", 2).as_bytes()));
+    let second =
+        std::thread::spawn(move || request(address, "POST", &target, recall("g", 2).as_bytes()));
     assert!(first.request("POST", "/", b"").unwrap().is_ok());
     assert!(!second.is_finished());
     drop(first);
@@ -222,7 +292,11 @@ fn a_full_spool_is_said_so_and_loses_nothing() {
     });
     assert_eq!(refused.status, 503);
     assert_eq!(refused.header("retry-after"), Some("1"));
-    assert!(refused.text().contains("spool.max_bytes"), "{}", refused.text());
+    assert!(
+        refused.text().contains("spool.max_bytes"),
+        "{}",
+        refused.text()
+    );
     assert!(kept > 50, "{kept}");
     assert_eq!(relay.admin("/readyz").status, 503);
     assert_eq!(relay.readiness()["spool"]["events"], kept);
@@ -232,10 +306,14 @@ fn a_full_spool_is_said_so_and_loses_nothing() {
 #[tokio::test]
 async fn http2_is_spoken_by_prior_knowledge() {
     let relay = Setup::new().start();
-    let stream = tokio::net::TcpStream::connect(relay.callbacks).await.unwrap();
+    let stream = tokio::net::TcpStream::connect(relay.callbacks)
+        .await
+        .unwrap();
     let executor = hyper_util::rt::TokioExecutor::new();
     let (mut requests, connection) =
-        hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+        hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream))
+            .await
+            .unwrap();
     let answers = async {
         for number in 1..=3 {
             let uri = format!("http://relay/?{}", recall_query());
@@ -244,7 +322,10 @@ async fn http2_is_spoken_by_prior_knowledge() {
             let answer = requests.send_request(request).await.unwrap();
             assert_eq!(answer.status(), 200);
             let body = answer.into_body().collect().await.unwrap().to_bytes();
-            assert_eq!(body, r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#);
+            assert_eq!(
+                body,
+                r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#
+            );
         }
         drop(requests);
     };

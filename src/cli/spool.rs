@@ -3,6 +3,7 @@
 use anyhow::bail;
 use clap::Subcommand;
 
+use crate::app;
 use crate::config::Config;
 use crate::spool;
 
@@ -24,6 +25,9 @@ enum Command {
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     let Command::Forget { sink } = &args.command;
+    if app::sink_names(config).contains(&sink.as_str()) {
+        bail!("{sink} is configured: without its cursor it would publish every event again");
+    }
     if !spool::forget(&config.spool, sink)? {
         bail!("the spool keeps no cursor of a sink named {sink}");
     }

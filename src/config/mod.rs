@@ -26,7 +26,8 @@ use layer::Layer;
 pub struct Config {
     /// The applications whose recalls are taken: the vendor's `SdkAppid`.
     pub sdk_app_ids: List<u64>,
-    /// At a stop: how long the sinks may take to publish what is in the spool. The rest stays there.
+    /// At a stop: how long open requests and then the sinks may take. What is not published by then
+    /// stays in the spool. Closing the connections to brokers may take 3 s more.
     pub drain_timeout: Timeout,
     /// The listener for callbacks.
     pub http: receiver::Config,

@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use super::{End, Forwarder};
 use crate::event::{Seq, Stored};
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
-use crate::spool::{AppendError, ReadError, SetAside, Tail};
+use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
 
 /// A broker that has confirmed nothing for so long, with events in flight, counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
@@ -52,11 +52,11 @@ impl<S: Sink> Forwarder<S> {
                     }
                 }
                 read = read(&mut tail, room) => match read {
-                    Ok(events) => {
+                    Ok(rows) => {
                         if self.window.is_empty() {
                             quiet_since = Instant::now();
                         }
-                        self.hand_over(events, session);
+                        self.hand_over(rows, session);
                     }
                     Err(error) => {
                         return End::Lost(SessionError::unavailable("spool", error));
@@ -72,12 +72,19 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    fn hand_over(&mut self, events: Vec<Stored>, session: &mut S::Session) {
-        let deliveries: Vec<Delivery> = events
-            .into_iter()
-            .map(|event| self.suspects.mark(event))
-            .collect();
-        let to_send = self.window.admit(deliveries);
+    fn hand_over(&mut self, rows: Vec<Row>, session: &mut S::Session) {
+        let mut to_send = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row {
+                Row::Event(stored) => {
+                    let delivery = self.suspects.mark(stored);
+                    if self.window.admit(delivery.clone()) {
+                        to_send.push(delivery);
+                    }
+                }
+                Row::Unreadable(seq) => self.window.pass(seq),
+            }
+        }
         self.move_cursor();
         if !to_send.is_empty() {
             session.publish(to_send);
@@ -131,7 +138,7 @@ impl<S: Sink> Forwarder<S> {
         match first {
             None => End::Lost(SessionError::Refused(refusal)),
             Some(_) if others > 0 => {
-                self.suspects.narrow(others + 1);
+                self.suspects.narrow(others + 1, self.window.last());
                 End::Again
             }
             Some(delivery) if delivery.is_dead_letter() => {
@@ -179,7 +186,7 @@ impl<S: Sink> Forwarder<S> {
 }
 
 /// Reads ahead while there is room.
-async fn read(tail: &mut Tail, room: usize) -> Result<Vec<Stored>, ReadError> {
+async fn read(tail: &mut Tail, room: usize) -> Result<Vec<Row>, ReadError> {
     if room == 0 {
         std::future::pending().await
     } else {

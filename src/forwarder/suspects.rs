@@ -10,7 +10,8 @@ use crate::sink::{Delivery, Refusal};
 /// What is known of a refused event.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    narrowed: Option<usize>,
+    /// The window's size until an event has passed.
+    narrowed: Option<(usize, Option<Seq>)>,
     condemned: Option<(Seq, Refusal)>,
 }
 
@@ -19,14 +20,17 @@ impl Suspects {
     pub(super) fn window(&self, whole: usize) -> usize {
         match (&self.condemned, self.narrowed) {
             (Some(_), _) => 1,
-            (None, Some(narrowed)) => narrowed.min(whole),
+            (None, Some((narrowed, _))) => narrowed.min(whole),
             (None, None) => whole,
         }
     }
 
-    /// The refused event is one of `among`.
-    pub(super) fn narrow(&mut self, among: usize) {
-        self.narrowed = Some((among / 2).max(1));
+    /// The refused event is one of `among`, none of them after `last`.
+    pub(super) fn narrow(&mut self, among: usize, last: Option<Seq>) {
+        let last = self
+            .narrowed
+            .map_or(last, |(_, first_last)| first_last.max(last));
+        self.narrowed = Some(((among / 2).max(1), last));
     }
 
     /// It is this one.
@@ -46,11 +50,13 @@ impl Suspects {
 
     /// Everything up to `cursor` is confirmed.
     pub(super) fn passed(&mut self, cursor: Seq) {
-        if self
+        let found = self
             .condemned
             .as_ref()
-            .is_some_and(|(seq, _)| *seq <= cursor)
-        {
+            .is_some_and(|(seq, _)| *seq <= cursor);
+        // Where only a batch was too large, none is found.
+        let none = self.narrowed.is_some_and(|(_, last)| last <= Some(cursor));
+        if found || none {
             *self = Self::default();
         }
     }

@@ -92,7 +92,10 @@ impl FakeSession {
                 detail: "by a byte".to_owned(),
             })));
         }
-        if behaviour.lose_after.is_some_and(|after| self.confirmed >= after) {
+        if behaviour
+            .lose_after
+            .is_some_and(|after| self.confirmed >= after)
+        {
             behaviour.lose_after = None;
             return Some(Err(SessionError::Unavailable("lost".to_owned(), None)));
         }
@@ -113,7 +116,9 @@ impl FakeSession {
         if confirmed.is_empty() {
             return None;
         }
-        Some(Ok(Progress::Confirmed(confirmed.into_iter().rev().collect())))
+        Some(Ok(Progress::Confirmed(
+            confirmed.into_iter().rev().collect(),
+        )))
     }
 }
 
@@ -155,9 +160,18 @@ impl Rig {
             ..spool::Config::default()
         };
         let spool = Spool::open(&config, &["fake"]).unwrap().spool;
-        let (cursor, state, stop) = (spool.cursor("fake").unwrap(), State::new("fake"), Stop::default());
-        let forwarder =
-            Forwarder::new(broker.clone(), spool.clone(), cursor.clone(), state.clone(), stop.clone());
+        let (cursor, state, stop) = (
+            spool.cursor("fake").unwrap(),
+            State::new("fake"),
+            Stop::default(),
+        );
+        let forwarder = Forwarder::new(
+            broker.clone(),
+            spool.clone(),
+            cursor.clone(),
+            state.clone(),
+            stop.clone(),
+        );
         Self {
             spool,
             broker,
@@ -191,7 +205,10 @@ impl Rig {
 
     async fn drain(self) -> Vec<u64> {
         self.stop.drain.cancel();
-        timeout(Duration::from_secs(20), self.task).await.expect("it drains").unwrap();
+        timeout(Duration::from_secs(20), self.task)
+            .await
+            .expect("it drains")
+            .unwrap();
         let Status { last, .. } = self.spool.status();
         assert_eq!(self.cursor.position(), last);
         self.spool.close().await;
@@ -214,10 +231,12 @@ async fn a_broker_that_is_away_is_waited_for() {
     broker.set().down = true;
     let rig = Rig::start(broker.clone());
     rig.append(1..=3).await;
-    rig.until("several tries", |rig| rig.broker.set().sessions >= 3).await;
+    rig.until("several tries", |rig| rig.broker.set().sessions >= 3)
+        .await;
     assert!(matches!(rig.state.health(), Health::Down { reason, .. } if reason == "down"));
     broker.set().down = false;
-    rig.until("all to arrive", |rig| rig.cursor.position() == Seq(3)).await;
+    rig.until("all to arrive", |rig| rig.cursor.position() == Seq(3))
+        .await;
     assert_eq!(rig.state.health(), Health::Up);
     assert_eq!(rig.drain().await, [1, 2, 3]);
 }
@@ -243,7 +262,10 @@ async fn what_was_confirmed_ahead_is_not_sent_twice() {
         behaviour.confirm_all_but_first = true;
         behaviour.lose_after = Some(9);
     }
-    rig.until("all but the first", |rig| rig.broker.set().published.len() == 9).await;
+    rig.until("all but the first", |rig| {
+        rig.broker.set().published.len() == 9
+    })
+    .await;
     assert_eq!(rig.cursor.position(), Seq(0));
     broker.changed.notify_one();
     assert_eq!(rig.drain().await, [2, 3, 4, 5, 6, 7, 8, 9, 10, 1]);
@@ -257,11 +279,16 @@ async fn a_refused_event_is_found_and_the_rest_goes_on() {
     let rig = Rig::start(broker.clone());
     rig.append(1..=40).await;
     broker.set().down = false;
-    rig.until("the end", |rig| rig.cursor.position() == Seq(40)).await;
+    rig.until("the end", |rig| rig.cursor.position() == Seq(40))
+        .await;
     assert_eq!(rig.state.figures().refused, 2);
     let mut published = rig.drain().await;
     let behaviour = broker.set();
-    let dead: Vec<u64> = behaviour.dead_letters.iter().map(|(seq, _)| seq.0).collect();
+    let dead: Vec<u64> = behaviour
+        .dead_letters
+        .iter()
+        .map(|(seq, _)| seq.0)
+        .collect();
     assert_eq!(dead, [7, 23]);
     assert_eq!(behaviour.dead_letters[0].1.reason, "too_large");
     assert!(behaviour.largest_batch > 1, "the window is whole again");
@@ -277,7 +304,8 @@ async fn what_no_place_takes_stays_in_the_spool() {
     broker.set().poison_dead_letters = true;
     let rig = Rig::start(broker.clone());
     rig.append(1..=3).await;
-    rig.until("the end", |rig| rig.cursor.position() == Seq(3)).await;
+    rig.until("the end", |rig| rig.cursor.position() == Seq(3))
+        .await;
     let path = rig.folder.path().join("spool.db");
     let kept: Vec<(u64, String, Vec<u8>)> = rusqlite::Connection::open(path)
         .unwrap()
@@ -298,9 +326,13 @@ async fn at_the_deadline_it_ends_and_the_rest_stays() {
     let rig = Rig::start(broker);
     rig.append(1..=3).await;
     rig.stop.drain.cancel();
-    rig.until("a try", |rig| rig.broker.set().sessions > 0).await;
+    rig.until("a try", |rig| rig.broker.set().sessions > 0)
+        .await;
     assert!(!rig.task.is_finished());
     rig.stop.now.cancel();
-    timeout(Duration::from_secs(5), rig.task).await.expect("it ends").unwrap();
+    timeout(Duration::from_secs(5), rig.task)
+        .await
+        .expect("it ends")
+        .unwrap();
     assert_eq!(rig.spool.status().rows(), 3);
 }

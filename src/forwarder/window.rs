@@ -17,8 +17,9 @@ pub(super) struct Window {
 
 #[derive(Debug)]
 struct Slot {
-    delivery: Delivery,
-    confirmed: bool,
+    seq: Seq,
+    /// None once it is confirmed.
+    in_flight: Option<Delivery>,
 }
 
 impl Window {
@@ -27,34 +28,42 @@ impl Window {
         self.slots.len()
     }
 
+    /// The newest event in it.
+    pub(super) fn last(&self) -> Option<Seq> {
+        self.slots.back().map(|slot| slot.seq)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Takes events in; returns those that have to be sent.
-    pub(super) fn admit(&mut self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
-        let mut to_send = Vec::with_capacity(deliveries.len());
-        for delivery in deliveries {
-            let confirmed = self.ahead.remove(&delivery.stored.seq);
-            if !confirmed {
-                to_send.push(delivery.clone());
-            }
-            self.slots.push_back(Slot {
-                delivery,
-                confirmed,
-            });
-        }
-        to_send
+    /// Takes an event in; returns whether it has to be sent.
+    pub(super) fn admit(&mut self, delivery: Delivery) -> bool {
+        let seq = delivery.stored.seq;
+        let in_flight = !self.ahead.remove(&seq);
+        self.slots.push_back(Slot {
+            seq,
+            in_flight: in_flight.then_some(delivery),
+        });
+        in_flight
+    }
+
+    /// Passes over an event that cannot be read.
+    pub(super) fn pass(&mut self, seq: Seq) {
+        self.slots.push_back(Slot {
+            seq,
+            in_flight: None,
+        });
     }
 
     /// Marks events as confirmed; returns how many were not yet.
     pub(super) fn confirm(&mut self, seqs: &[Seq]) -> u64 {
         let mut confirmed = 0;
         for seq in seqs {
-            if let Some(slot) = self.slot(*seq)
-                && !slot.confirmed
+            if self
+                .slot(*seq)
+                .is_some_and(|slot| slot.in_flight.take().is_some())
             {
-                slot.confirmed = true;
                 confirmed += 1;
             }
         }
@@ -64,39 +73,38 @@ impl Window {
     /// Lets go of the confirmed prefix; returns the last event of it.
     pub(super) fn advance(&mut self) -> Option<Seq> {
         let mut last = None;
-        while self.slots.front().is_some_and(|slot| slot.confirmed) {
-            last = self.slots.pop_front().map(|slot| slot.delivery.stored.seq);
+        while self
+            .slots
+            .front()
+            .is_some_and(|slot| slot.in_flight.is_none())
+        {
+            last = self.slots.pop_front().map(|slot| slot.seq);
         }
         last
     }
 
     /// What is not confirmed yet.
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &Delivery> {
-        self.slots
-            .iter()
-            .filter(|slot| !slot.confirmed)
-            .map(|slot| &slot.delivery)
+        self.slots.iter().filter_map(|slot| slot.in_flight.as_ref())
     }
 
     /// An event that is in flight.
     pub(super) fn delivery(&mut self, seq: Seq) -> Option<&Delivery> {
-        self.slot(seq)
-            .filter(|slot| !slot.confirmed)
-            .map(|slot| &slot.delivery)
+        self.slot(seq)?.in_flight.as_ref()
     }
 
     /// Puts a delivery in the place of the one with the same number.
     pub(super) fn replace(&mut self, delivery: Delivery) {
         if let Some(slot) = self.slot(delivery.stored.seq) {
-            slot.delivery = delivery;
+            slot.in_flight = Some(delivery);
         }
     }
 
     /// Forgets what is in flight: it will be read again.
     pub(super) fn restart(&mut self) {
         for slot in self.slots.drain(..) {
-            if slot.confirmed {
-                self.ahead.insert(slot.delivery.stored.seq);
+            if slot.in_flight.is_none() {
+                self.ahead.insert(slot.seq);
             }
         }
     }
@@ -104,7 +112,7 @@ impl Window {
     fn slot(&mut self, seq: Seq) -> Option<&mut Slot> {
         let index = self
             .slots
-            .binary_search_by_key(&seq, |slot| slot.delivery.stored.seq)
+            .binary_search_by_key(&seq, |slot| slot.seq)
             .ok()?;
         self.slots.get_mut(index)
     }
@@ -130,17 +138,17 @@ mod tests {
         })
     }
 
-    fn seqs(deliveries: &[Delivery]) -> Vec<u64> {
-        deliveries
-            .iter()
-            .map(|delivery| delivery.stored.seq.0)
+    /// Takes events in; returns those that have to be sent.
+    fn admit(window: &mut Window, seqs: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        seqs.into_iter()
+            .filter(|seq| window.admit(delivery(*seq)))
             .collect()
     }
 
     #[test]
     fn the_cursor_waits_for_a_gap() {
         let mut window = Window::default();
-        window.admit([3, 5, 6].map(delivery).into());
+        admit(&mut window, [3, 5, 6]);
         assert_eq!(window.confirm(&[Seq(5), Seq(5), Seq(99)]), 1);
         assert_eq!(window.advance(), None);
         window.confirm(&[Seq(3)]);
@@ -149,13 +157,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_passed_over() {
+        let mut window = Window::default();
+        admit(&mut window, [1]);
+        window.pass(Seq(2));
+        assert_eq!(window.advance(), None);
+        window.confirm(&[Seq(1)]);
+        assert_eq!(window.advance(), Some(Seq(2)));
+        window.pass(Seq(3));
+        assert_eq!(window.advance(), Some(Seq(3)));
+    }
+
+    #[test]
     fn what_was_confirmed_ahead_is_not_sent_again() {
         let mut window = Window::default();
-        window.admit([1, 2, 3].map(delivery).into());
+        admit(&mut window, [1, 2, 3]);
         window.confirm(&[Seq(2)]);
         window.restart();
         assert!(window.is_empty());
-        assert_eq!(seqs(&window.admit([1, 2, 3].map(delivery).into())), [1, 3]);
+        assert_eq!(admit(&mut window, [1, 2, 3]), [1, 3]);
         window.confirm(&[Seq(1)]);
         assert_eq!(window.advance(), Some(Seq(2)));
     }
@@ -171,12 +191,12 @@ mod tests {
             let mut window = Window::default();
             let mut confirmed = BTreeSet::new();
             let mut cursor = 0;
-            window.admit((1..=30).map(delivery).collect());
+            admit(&mut window, 1..=30);
             for (seq, restart) in order.into_iter().zip(restarts) {
                 if restart {
                     window.restart();
-                    let to_send = window.admit((cursor + 1..=30).map(delivery).collect());
-                    prop_assert!(seqs(&to_send).iter().all(|seq| !confirmed.contains(seq)));
+                    let to_send = admit(&mut window, cursor + 1..=30);
+                    prop_assert!(to_send.iter().all(|seq| !confirmed.contains(seq)));
                 }
                 window.confirm(&[Seq(seq)]);
                 confirmed.insert(seq);

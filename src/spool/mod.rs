@@ -22,17 +22,18 @@ mod store;
 mod tail;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
+use tracing::error;
 
 pub use store::{OpenError, SetAside};
-pub use tail::{ReadError, Tail};
+pub use tail::{ReadError, Row, Tail};
 
 use crate::event::{Event, Millis, Seq, Stored};
 use crate::setting::{self, Period, Size};
@@ -147,7 +148,22 @@ impl Cursor {
 struct Shared {
     status: watch::Sender<Status>,
     cursors: BTreeMap<String, Cursor>,
-    unreadable: AtomicU64,
+    unreadable: Mutex<BTreeSet<Seq>>,
+}
+
+impl Shared {
+    fn unreadable(&self) -> MutexGuard<'_, BTreeSet<Seq>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an event is lost; the log hears of each once.
+    fn found_unreadable(&self, seq: Seq) {
+        if self.unreadable().insert(seq) {
+            error!(%seq, "an event in the spool is damaged and cannot be published");
+        }
+    }
 }
 
 /// A handle to the open spool; cheap to clone.
@@ -236,7 +252,7 @@ impl Spool {
     /// How many events could not be read back since the start.
     #[must_use]
     pub fn unreadable(&self) -> u64 {
-        self.shared.unreadable.load(Ordering::Relaxed)
+        self.shared.unreadable().len() as u64
     }
 
     /// Waits until the spool fails for good.
@@ -283,8 +299,11 @@ fn closed() -> AppendError {
 /// Lets go of the events that the cursor of a sink holds. Blocks; the relay must not be running.
 ///
 /// # Errors
-/// As [`Spool::open`]; `Ok(false)` where no such cursor is kept.
+/// As [`Spool::open`], and where there is no spool; `Ok(false)` where no such cursor is kept.
 pub fn forget(config: &Config, sink: &str) -> Result<bool, OpenError> {
+    if !config.path.exists() {
+        return Err(OpenError::Missing(config.path.clone()));
+    }
     store::Store::open(config)?.forget(sink)
 }
 

@@ -20,6 +20,9 @@ pub enum OpenError {
     /// Another process has it open.
     #[error("spool {} is in use by another process", .0.display())]
     Locked(PathBuf),
+    /// There is no file.
+    #[error("there is no spool {}", .0.display())]
+    Missing(PathBuf),
     /// The file is a database, but not a spool.
     #[error("{} is not a spool of recall-relay", .0.display())]
     Foreign(PathBuf),
@@ -186,7 +189,11 @@ impl Store {
         events: &[Event],
         cursors: &BTreeMap<String, Cursor>,
     ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
-        let mut room = self.room_for(events, cursors);
+        let wanted = events
+            .iter()
+            .map(|event| room::cost(event.bytes.len()))
+            .sum();
+        let mut room = self.make_room(wanted, cursors)?;
         let mut next = self.next;
         let mut new_ids = HashSet::new();
         let mut outcomes = Vec::with_capacity(events.len());
@@ -357,22 +364,22 @@ impl Store {
         configured.chain(orphans).min().unwrap_or(last).min(last)
     }
 
-    /// How much fits now, after forwarded events have made way if they must.
-    fn room_for(&mut self, events: &[Event], cursors: &BTreeMap<String, Cursor>) -> Room {
-        let wanted = events
-            .iter()
-            .map(|event| room::cost(event.bytes.len()))
-            .sum();
+    /// How much fits now, after forwarded events have made way if `wanted` bytes do not fit.
+    pub(super) fn make_room(
+        &mut self,
+        wanted: u64,
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Result<Room, AppendError> {
         loop {
             let room = self.room();
-            if room.bytes >= wanted || !self.delete_forwarded(cursors, None).unwrap_or(false) {
-                return room;
+            if room.bytes >= wanted || !self.delete_forwarded(cursors, None)? {
+                return Ok(room);
             }
         }
     }
 
     /// How much fits now.
-    pub(super) fn room(&self) -> Room {
+    fn room(&self) -> Room {
         Room::look(&self.config, self.usage())
     }
 
@@ -449,20 +456,16 @@ impl Store {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, AppendError>,
     ) -> Result<T, AppendError> {
-        let set = |store: &Self, mode: &str| {
-            let sql = if mode == "full" {
-                "PRAGMA synchronous = full"
-            } else {
-                "PRAGMA synchronous = normal"
-            };
-            store
-                .connection
-                .execute_batch(sql)
-                .map_err(|error| classify(&error))
-        };
-        set(self, "normal")?;
+        self.connection
+            .execute_batch("PRAGMA synchronous = normal")
+            .map_err(|error| classify(&error))?;
         let outcome = work(self);
-        set(self, "full")?;
+        // Whatever happened: no answer may ever rest on a commit that was not synced.
+        self.connection
+            .execute_batch("PRAGMA synchronous = full")
+            .map_err(|error| {
+                AppendError::Failed(format!("commits can no longer be synced: {error}"))
+            })?;
         outcome
     }
 

@@ -1,15 +1,13 @@
 //! Reading the spool from a position on, and waiting for what comes.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::error;
 use uuid::Uuid;
 
 use super::{Shared, Status, schema};
@@ -20,8 +18,8 @@ use crate::event::{Event, Kind, Millis, Seq, Stored};
 #[error("could not read the spool")]
 pub struct ReadError(#[from] rusqlite::Error);
 
-/// Events that one read returns at most, and the bytes after which it stops.
-const READ_EVENTS: usize = 1000;
+/// Rows that one read returns at most, and the bytes after which it stops.
+const READ_ROWS: usize = 1000;
 const READ_BYTES: usize = 1 << 20;
 
 /// A reader that follows the spool.
@@ -39,15 +37,27 @@ pub struct Tail {
 struct Reading {
     /// The newest event when it began: all up to here that are not found are gone.
     last: Seq,
-    rows: JoinHandle<rusqlite::Result<Rows>>,
+    rows: JoinHandle<rusqlite::Result<Vec<Row>>>,
 }
 
-/// What one read found.
-#[derive(Debug)]
-struct Rows {
-    events: Vec<Stored>,
-    last: Seq,
-    unreadable: Vec<Seq>,
+/// A row of the spool as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// An event.
+    Event(Stored),
+    /// What is there is not what was written: the event is lost.
+    Unreadable(Seq),
+}
+
+impl Row {
+    /// The event's number.
+    #[must_use]
+    pub const fn seq(&self) -> Seq {
+        match self {
+            Self::Event(stored) => stored.seq,
+            Self::Unreadable(seq) => *seq,
+        }
+    }
 }
 
 impl Tail {
@@ -67,13 +77,11 @@ impl Tail {
         self.position
     }
 
-    /// The next events, at most `limit` of them; waits until there are some. Cancel safe.
-    ///
-    /// A row whose checksum is wrong is reported and passed over.
+    /// The next rows, at most `limit` of them; waits until there are some. Cancel safe.
     ///
     /// # Errors
     /// Fails where the file cannot be read; may be called again.
-    pub async fn next(&mut self, limit: usize) -> Result<Vec<Stored>, ReadError> {
+    pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         loop {
             let position = self.position;
             if self.reading.is_none() {
@@ -89,7 +97,7 @@ impl Tail {
             }
             let reading = self.reading.get_or_insert_with(|| {
                 let connection = Arc::clone(&self.connection);
-                let limit = limit.clamp(1, READ_EVENTS);
+                let limit = limit.clamp(1, READ_ROWS);
                 Reading {
                     last: self.status.borrow().last,
                     rows: tokio::task::spawn_blocking(move || {
@@ -106,16 +114,17 @@ impl Tail {
                 return std::future::pending().await;
             };
             let rows = rows?;
-            self.position = self.position.max(rows.last);
-            for seq in &rows.unreadable {
-                error!(%seq, "an event in the spool is damaged and cannot be published");
-                self.shared.unreadable.fetch_add(1, Ordering::Relaxed);
+            for row in &rows {
+                if let Row::Unreadable(seq) = row {
+                    self.shared.found_unreadable(*seq);
+                }
             }
-            if !rows.events.is_empty() {
-                return Ok(rows.events);
-            }
-            if rows.unreadable.is_empty() {
-                self.position = self.position.max(last);
+            match rows.last() {
+                Some(newest) => {
+                    self.position = newest.seq();
+                    return Ok(rows);
+                }
+                None => self.position = self.position.max(last),
             }
         }
     }
@@ -142,36 +151,30 @@ pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<Millis
     Ok(millis.and_then(Millis::new))
 }
 
-fn read(connection: &Connection, after: Seq, limit: usize) -> rusqlite::Result<Rows> {
-    let mut rows = Rows {
-        events: Vec::new(),
-        last: after,
-        unreadable: Vec::new(),
-    };
+fn read(connection: &Connection, after: Seq, limit: usize) -> rusqlite::Result<Vec<Row>> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, id, kind, checksum, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
     let mut found = statement.query([after.0, limit as u64])?;
+    let mut rows = Vec::new();
     let mut bytes = 0;
-    while let Some(row) = found.next()? {
+    while bytes < READ_BYTES
+        && let Some(row) = found.next()?
+    {
         let seq = Seq(row.get(0)?);
-        rows.last = seq;
-        match decode(seq, row) {
+        rows.push(match decode(seq, row) {
             Some(event) => {
                 bytes += event.bytes.len();
-                rows.events.push(Stored { seq, event });
+                Row::Event(Stored { seq, event })
             }
-            None => rows.unreadable.push(seq),
-        }
-        if bytes >= READ_BYTES {
-            break;
-        }
+            None => Row::Unreadable(seq),
+        });
     }
     Ok(rows)
 }
 
 /// A row's event; none where the row is not what was written.
-fn decode(seq: Seq, row: &Row<'_>) -> Option<Event> {
+fn decode(seq: Seq, row: &rusqlite::Row<'_>) -> Option<Event> {
     let id: [u8; 16] = row.get(1).ok()?;
     let kind: u8 = row.get(2).ok()?;
     let checksum: u32 = row.get(3).ok()?;

@@ -1,7 +1,6 @@
 //! The writer's thread: takes everything that is waiting, commits it at once, wakes those who wait.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -67,7 +66,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
             used_bytes: store.usage().used_bytes,
         }),
         cursors,
-        unreadable: AtomicU64::new(0),
+        unreadable: Mutex::default(),
     });
     let (commands, queue) = sync_channel(config.max_waiting.max(1));
     let mut writer = Writer {
@@ -108,6 +107,7 @@ impl Writer {
     fn run(&mut self, queue: &Receiver<Command>) {
         let mut events = Vec::with_capacity(GROUP);
         let mut waiting = Vec::with_capacity(GROUP);
+        let mut letters = Vec::new();
         loop {
             let mut closing = false;
             match queue.recv_timeout(self.upkeep_pause) {
@@ -119,9 +119,7 @@ impl Writer {
                                 events.push(event);
                                 waiting.push(reply);
                             }
-                            Command::SetAside { letter, reply } => {
-                                let _ = reply.send(self.store.set_aside(&letter));
-                            }
+                            Command::SetAside { letter, reply } => letters.push((letter, reply)),
                             Command::Close => closing = true,
                         }
                         next = if events.len() < GROUP {
@@ -138,6 +136,13 @@ impl Writer {
                 return;
             }
             events.clear();
+            for (letter, reply) in letters.drain(..) {
+                let outcome = self.store.set_aside(&letter);
+                let _ = reply.send(outcome.clone());
+                if outcome.is_err_and(|error| self.survive(error).is_err()) {
+                    return;
+                }
+            }
             let due = self.upkeep_pause.is_zero() || self.upkeep_due <= Instant::now();
             let upkeep = if closing || due {
                 self.upkeep()
@@ -164,11 +169,10 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                self.tell(Some(error.clone()));
                 for reply in waiting.drain(..) {
                     let _ = reply.send(Err(error.clone()));
                 }
-                self.survive(error)
+                self.survive(error.clone())
             }
         }
     }
@@ -177,22 +181,19 @@ impl Writer {
     fn upkeep(&mut self) -> Result<(), AppendError> {
         self.upkeep_pause = UPKEEP;
         self.upkeep_due = Instant::now() + UPKEEP;
-        let done = self
-            .store
-            .save_cursors(&self.shared.cursors)
-            .and_then(|()| self.store.expire(&self.shared.cursors));
+        let cursors = &self.shared.cursors;
+        let done = self.store.save_cursors(cursors).and_then(|()| {
+            let more = self.store.expire(cursors)?;
+            Ok((more, self.store.make_room(HEADROOM, cursors)?))
+        });
         match done {
-            Ok(more) => {
+            Ok((more, room)) => {
                 self.upkeep_pause = if more { Duration::ZERO } else { UPKEEP };
-                let room = self.store.room();
                 let full = room.bytes < HEADROOM;
                 self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
                 Ok(())
             }
-            Err(error) => {
-                self.tell(Some(error.clone()));
-                self.survive(&error)
-            }
+            Err(error) => self.survive(error),
         }
     }
 
@@ -200,10 +201,11 @@ impl Writer {
         self.shared.status.borrow().refusing.clone()
     }
 
-    /// Whether the thread goes on after an error.
-    fn survive(&self, error: &AppendError) -> Result<(), AppendError> {
+    /// Tells of an error; returns it where the thread must not go on after it.
+    fn survive(&self, error: AppendError) -> Result<(), AppendError> {
+        self.tell(Some(error.clone()));
         match error {
-            AppendError::Failed(_) => Err(error.clone()),
+            AppendError::Failed(_) => Err(error),
             _ => Ok(()),
         }
     }

@@ -1,11 +1,21 @@
 //! The rig: the whole program as a process of its own, brokers, and the vendor.
 //!
 //! Each test file uses a part of it.
-#![allow(dead_code, unused_imports, reason = "each test file uses a part of the rig")]
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses a part of the rig"
+)]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 
 mod broker;
 pub mod kafka;
+mod oracle;
 pub mod rabbitmq;
 mod relay;
 mod vendor;
@@ -14,9 +24,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use kafka::Kafka;
+pub use oracle::{Recall, assert_kept, under_load};
 pub use rabbitmq::RabbitMq;
 pub use relay::{Relay, Setup};
-pub use vendor::{Answer, Connection, Load, recall, recall_query, request};
+pub use vendor::{Answer, Connection, Load, large_recall, recall, recall_query, request};
 
 /// How long a condition may take to come true, on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +41,10 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        #[expect(clippy::disallowed_methods, reason = "between two looks at the condition")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "between two looks at the condition"
+        )]
         thread::sleep(Duration::from_millis(20));
     }
 }

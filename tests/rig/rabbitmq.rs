@@ -1,14 +1,16 @@
 //! A RabbitMQ node of the test's own, without plugins, with the user guest.
 
 use std::{
+    error::Error,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
 use lapin::{
     Channel, Connection, ConnectionProperties,
     message::Delivery as Raw,
-    options::{BasicAckOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{BasicAckOptions, BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 use tokio::time::timeout;
@@ -18,8 +20,11 @@ use super::broker::{Broker, Service, block_on, free_port, poll};
 /// One exchange of words with a node that is there ends within this.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long one look into a queue may take.
+/// How long a node may take to answer, or to send a message that is expected.
 const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// A queue that sends nothing more for so long is empty.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// Starts an election in each quorum queue that has no leader; prints how many there were.
 ///
@@ -232,16 +237,12 @@ impl RabbitMq {
         let mut deliveries = Vec::new();
         let mut trouble = None;
         let enough = poll(timeout, || {
-            let attempt = block_on(async || {
-                tokio::time::timeout(ATTEMPT, take(&uri, queue, &mut deliveries)).await
-            });
             // The queue, or the node, may come yet.
-            trouble = match attempt {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(slow) => Some(slow.to_string()),
-            };
-            trouble.is_none() && deliveries.len() >= expected_at_least
+            match block_on(async || take(&uri, queue, expected_at_least).await) {
+                Ok(taken) => deliveries = taken,
+                Err(error) => trouble = Some(error.to_string()),
+            }
+            deliveries.len() >= expected_at_least
         });
         assert!(
             enough,
@@ -252,23 +253,40 @@ impl RabbitMq {
     }
 }
 
-/// Takes what the queue has now.
-async fn take(uri: &str, queue: &str, deliveries: &mut Vec<Delivery>) -> lapin::Result<()> {
-    let connection = connect(uri).await?;
-    let channel = connection.create_channel().await?;
-    while let Some(message) = channel
-        .basic_get(queue.into(), BasicGetOptions::default())
-        .await?
+/// Takes what the queue has now, all of it or, where that is not enough, nothing: what is not
+/// acknowledged goes back when the connection is closed.
+async fn take(
+    uri: &str,
+    queue: &str,
+    enough: usize,
+) -> Result<Vec<Delivery>, Box<dyn Error + Send + Sync>> {
+    let connection = timeout(ATTEMPT, connect(uri)).await??;
+    let channel = timeout(ATTEMPT, connection.create_channel()).await??;
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let consumer = channel.basic_consume(queue.into(), "rig".into(), options, none);
+    let mut consumer = timeout(ATTEMPT, consumer).await??;
+    let mut deliveries = Vec::new();
+    let mut last = None;
+    loop {
+        let patience = if deliveries.len() >= enough {
+            SILENCE
+        } else {
+            ATTEMPT
+        };
+        let Ok(Some(message)) = timeout(patience, consumer.next()).await else {
+            break;
+        };
+        let message = message?;
+        last = Some(message.acker.clone());
+        deliveries.push(Delivery::new(message));
+    }
+    if deliveries.len() >= enough
+        && let Some(last) = last
     {
-        message
-            .delivery
-            .acker
-            .ack(BasicAckOptions::default())
-            .await?;
-        deliveries.push(Delivery::new(message.delivery));
+        last.ack(BasicAckOptions { multiple: true }).await?;
     }
     close(connection).await;
-    Ok(())
+    Ok(deliveries)
 }
 
 async fn connect(uri: &str) -> lapin::Result<Connection> {

@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::vendor::{Answer, recall, recall_query, request};
 use super::until;
+use super::vendor::{Answer, recall, recall_query, request};
 
 pub const APP: &str = "1400000001";
 
@@ -159,7 +159,9 @@ impl Relay {
     /// The value of a metric, with its labels as they are printed.
     pub fn metric(&self, name: &str) -> f64 {
         let body = String::from_utf8(self.admin("/metrics").body).unwrap();
-        let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let line = body
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
@@ -168,15 +170,25 @@ impl Relay {
     pub fn events(&self, count: usize) -> Vec<Value> {
         until(&format!("{count} events"), || {
             let lines = self.stdout.all();
-            (lines.len() >= count)
-                .then(|| lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect())
+            (lines.len() >= count).then(|| {
+                lines
+                    .iter()
+                    .map(|line| serde_json::from_str(line).unwrap())
+                    .collect()
+            })
         })
     }
 
     /// The log entries with this message.
     pub fn log_entries(&self, message: &str) -> Vec<Value> {
-        let entries = self.log.all().into_iter().filter_map(|line| serde_json::from_str(&line).ok());
-        entries.filter(|entry: &Value| entry["message"] == message).collect()
+        let entries = self
+            .log
+            .all()
+            .into_iter()
+            .filter_map(|line| serde_json::from_str(&line).ok());
+        entries
+            .filter(|entry: &Value| entry["message"] == message)
+            .collect()
     }
 
     pub fn log_entry(&self, message: &str) -> Option<Value> {
@@ -188,7 +200,11 @@ impl Relay {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
+            signal,
+        )
+        .unwrap();
     }
 
     /// Waits until it has ended.
@@ -211,7 +227,11 @@ impl Relay {
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
         self.stdout.until_closed();
-        self.stdout.all().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.stdout
+            .all()
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// `kill -9`.
@@ -224,7 +244,10 @@ impl Relay {
     pub fn memory(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let read = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap();
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
         };
         (read("VmRSS:"), read("VmHWM:"))
@@ -261,6 +284,8 @@ impl Lines {
     }
 
     fn until_closed(&self) {
-        until("the output to be closed", || self.0.lock().unwrap().1.then_some(()));
+        until("the output to be closed", || {
+            self.0.lock().unwrap().1.then_some(())
+        });
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::oracle::Recall;
 use super::relay::APP;
 
 /// An answer.
@@ -24,7 +25,10 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn is_ok(&self) -> bool {
@@ -34,13 +38,26 @@ impl Answer {
 
 /// The query of a recall.
 pub fn recall_query() -> String {
-    format!("SdkAppid={APP}&CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI")
+    format!(
+        "SdkAppid={APP}&CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
+    )
 }
 
 /// The body of recall number `number` of a group.
 pub fn recall(group: &str, number: u64) -> String {
     format!(
         r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Public","GroupId":"{group}","MsgSeqList":[{{"MsgSeq":{number},"MsgId":"{group}-{number}"}}],"EventTime":"1670574414123"}}"#
+    )
+}
+
+/// The body of a recall whose event is longer than `bytes`.
+pub fn large_recall(group: &str, bytes: usize) -> String {
+    let list: Vec<String> = (1..=bytes / 10)
+        .map(|seq| format!(r#"{{"MsgSeq":{seq}}}"#))
+        .collect();
+    format!(
+        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"{group}","MsgSeqList":[{}]}}"#,
+        list.join(",")
     )
 }
 
@@ -80,17 +97,24 @@ impl Connection {
     pub fn answer(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status: {line:?}")))?;
         let mut headers = Vec::new();
         loop {
             line.clear();
             self.0.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            let Some((name, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
             headers.push((name.to_owned(), value.to_owned()));
         }
         let length = headers.iter().find(|(name, _)| name == "content-length");
-        let length = length.and_then(|(_, length)| length.parse().ok()).unwrap_or(0);
+        let length = length
+            .and_then(|(_, length)| length.parse().ok())
+            .unwrap_or(0);
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
         Ok(Answer {
@@ -107,7 +131,7 @@ impl Connection {
 pub struct Load {
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
-    senders: Vec<JoinHandle<Vec<(String, u64)>>>,
+    senders: Vec<JoinHandle<Vec<Recall>>>,
 }
 
 impl Load {
@@ -134,10 +158,13 @@ impl Load {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Stops; returns the group and number of every recall that was answered OK.
-    pub fn stop(self) -> Vec<(String, u64)> {
+    /// Stops; returns every recall that was answered OK.
+    pub fn stop(self) -> Vec<Recall> {
         self.over.store(true, Ordering::Relaxed);
-        self.senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
+        self.senders
+            .into_iter()
+            .flat_map(|sender| sender.join().unwrap())
+            .collect()
     }
 }
 
@@ -147,7 +174,7 @@ fn send_until(
     to: SocketAddr,
     group: &str,
     pause: Duration,
-) -> Vec<(String, u64)> {
+) -> Vec<Recall> {
     let mut acknowledged = Vec::new();
     let mut connection = None;
     let mut number = 0;
@@ -163,7 +190,7 @@ fn send_until(
         });
         match answer {
             Ok(answer) if answer.is_ok() => {
-                acknowledged.push((group.to_owned(), number));
+                acknowledged.push(Recall::new(group, number));
                 sent.fetch_add(1, Ordering::Relaxed);
             }
             Ok(_) | Err(_) => thread::park_timeout(Duration::from_millis(5)),

@@ -13,7 +13,7 @@
 //!   up late, by up to two milliseconds, is not the relay's doing;
 //! - memory does not grow with the number of callbacks or conversations.
 //!
-//! It does not speak TLS, and does not check what reaches the broker: that is `recall-relay tail`.
+//! It does not speak TLS, and does not check what reaches the broker.
 
 mod callbacks;
 mod connection;

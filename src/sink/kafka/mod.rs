@@ -14,7 +14,11 @@ mod topics;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext};
 use serde::{Deserialize, Serialize};
 
 pub use properties::{PropertyError, SECRETS, normalize};
@@ -27,7 +31,7 @@ use crate::setting;
 pub const NAME: &str = "kafka";
 
 /// How long one request to the cluster may take while connecting.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Settings of the Kafka sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -84,10 +88,24 @@ impl Config {
         if self.window == 0 {
             return Err(PropertyError::of("kafka.window", "must be at least 1"));
         }
+        for (key, topic) in [
+            ("kafka.topic", &self.topic),
+            ("kafka.dead_letter_topic", &self.dead_letter_topic),
+        ] {
+            if topic.is_empty() {
+                return Err(PropertyError::of(key, "is empty"));
+            }
+        }
+        if self.partitions < 1 {
+            return Err(PropertyError::of("kafka.partitions", "must be at least 1"));
+        }
         properties::check(&self.properties)?;
-        self.client()
-            .create_native_config()
-            .map(|_| ())
+        // Some properties are only checked against each other by a client, which connects to nobody
+        // where it is told of no server.
+        let mut client = self.client();
+        client.remove("bootstrap.servers");
+        BaseProducer::from_config_and_context(&client, Silent)
+            .map(drop)
             .map_err(|error| properties::explain(&error))
     }
 
@@ -115,6 +133,20 @@ impl Config {
         }
         client
     }
+}
+
+/// A client that is made only to see whether it can be: what it logs is none of ours.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for Silent {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
 /// A Kafka cluster.

@@ -15,7 +15,7 @@ pub(super) const PROMISE: [(&str, &str); 6] = [
 ];
 
 /// Other names of those, and what else would break the promise.
-const REFUSED: [&str; 9] = [
+const REFUSED: [&str; 7] = [
     "request.required.acks",
     "delivery.timeout.ms",
     "retries",
@@ -23,8 +23,6 @@ const REFUSED: [&str; 9] = [
     "delivery.report.only.error",
     "transactional.id",
     "transaction.timeout.ms",
-    "dr_cb",
-    "dr_msg_cb",
 ];
 
 /// Names that have a setting of their own.
@@ -221,7 +219,9 @@ mod tests {
     fn every_name_of_ours_is_one_of_librdkafkas() {
         for name in COMMON.iter().chain(&SECRETS) {
             // A value that fits none: what is said of it tells whether the name is known.
-            let native = ClientConfig::new().set(*name, "\u{1}").create_native_config();
+            let native = ClientConfig::new()
+                .set(*name, "\u{1}")
+                .create_native_config();
             let known = !native.is_err_and(|error| {
                 matches!(error, KafkaError::ClientConfig(_, text, _, _) if text.contains("No such"))
             });
@@ -281,7 +281,10 @@ mod tests {
             ("sasl.mechanism", "OAUTHBEARER"),
             ("sasl.oauthbearer.client.id", "id"),
             ("sasl.oauthbearer.client.secret", "secret"),
-            ("sasl.oauthbearer.token.endpoint.url", "https://localhost/token"),
+            (
+                "sasl.oauthbearer.token.endpoint.url",
+                "https://localhost/token",
+            ),
         ] {
             oidc.properties.insert(name.to_owned(), value.to_owned());
         }

@@ -11,10 +11,10 @@ use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::session::RabbitMqSession;
-use super::{Config, Tls};
+use super::{Config, Start, Tls};
 use crate::sink::{BoxError, SessionError};
 
 /// Channels of a connection: while one waits for its last confirms, others publish.
@@ -23,7 +23,16 @@ pub(super) const CHANNELS: usize = 4;
 /// How long connecting, opening channels and declaring may take. lapin's own limit covers TCP alone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-pub(super) async fn open(config: &Config, uri: AMQPUri) -> Result<RabbitMqSession, SessionError> {
+/// A node that has just started elects leaders for its quorum queues half a second after it accepts
+/// connections, and RabbitMQ 3.10 never does if a client was quicker (rabbitmq-server issue 10070). So
+/// whoever comes back leaves it that time.
+const SETTLE: Duration = Duration::from_secs(1);
+
+pub(super) async fn open(
+    config: &Config,
+    uri: AMQPUri,
+    start: Start,
+) -> Result<RabbitMqSession, SessionError> {
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
     let opening = async {
         let tls = tls(&config.tls).await?;
@@ -31,6 +40,9 @@ pub(super) async fn open(config: &Config, uri: AMQPUri) -> Result<RabbitMqSessio
             ConnectionProperties::default().with_connection_name(LongString::from("recall-relay"));
         let runtime = lapin::runtime::default_runtime()?;
         let connection = Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
+        if start == Start::Again {
+            sleep(SETTLE).await;
+        }
         let mut channels = Vec::with_capacity(CHANNELS);
         for _ in 0..CHANNELS {
             let channel = connection.create_channel().await?;

@@ -194,14 +194,17 @@ impl Config {
             .filter(|uri| !uri.is_empty())
             .enumerate()
             .map(|(index, uri)| {
-                // The parser's own words may quote the password.
-                uri.parse().map_err(|_| ConfigError {
+                let problem = |problem: &str| ConfigError {
                     key: "rabbitmq.uri",
-                    problem: format!(
-                        "is not like amqp://user:password@host:5672/vhost (number {} of the list)",
-                        index + 1
-                    ),
-                })
+                    problem: format!("{problem} (number {} of the list)", index + 1),
+                };
+                if uri.contains("@[") || uri.contains("//[") {
+                    // lapin would take it for localhost.
+                    return Err(problem("has an IPv6 address; use a name instead"));
+                }
+                // The parser's own words may quote the password.
+                uri.parse()
+                    .map_err(|_| problem("is not like amqp://user:password@host:5672/vhost"))
             })
             .collect()
     }
@@ -212,6 +215,14 @@ impl Config {
 pub struct RabbitMq {
     config: Config,
     next_host: usize,
+    start: Start,
+}
+
+/// Whether a connection is the first that is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    First,
+    Again,
 }
 
 impl RabbitMq {
@@ -221,6 +232,7 @@ impl RabbitMq {
         Self {
             config,
             next_host: 0,
+            start: Start::First,
         }
     }
 }
@@ -249,7 +261,8 @@ impl Sink for RabbitMq {
                 None,
             ));
         };
-        let session = connect::open(&self.config, uri).await;
+        let session = connect::open(&self.config, uri, self.start).await;
+        self.start = Start::Again;
         if session.is_err() {
             self.next_host = host + 1;
         }
@@ -284,6 +297,14 @@ mod tests {
         assert!(error.starts_with("rabbitmq.uri is not like"), "{error}");
         assert!(
             error.contains("number 2") && !error.contains("hunter2"),
+            "{error}"
+        );
+        let error = config("amqp://u:hunter2@[::1]:5672")
+            .check()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("IPv6") && !error.contains("hunter2"),
             "{error}"
         );
         assert_eq!(

@@ -1,12 +1,13 @@
 //! A connection with several channels, each of which runs one round after the other.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::ChannelId;
 use lapin::{Channel, Connection, Error, ErrorKind};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -38,7 +39,8 @@ pub struct RabbitMqSession {
     refused: VecDeque<(Seq, Refusal)>,
     stalled: Option<String>,
     to_tell: bool,
-    quiet_since: Instant,
+    /// When the round on each busy channel began.
+    began: BTreeMap<ChannelId, Instant>,
     check_at: Instant,
 }
 
@@ -63,7 +65,7 @@ impl RabbitMqSession {
             refused: VecDeque::new(),
             stalled: None,
             to_tell: false,
-            quiet_since: now,
+            began: BTreeMap::new(),
             check_at: now + CHECK,
         }
     }
@@ -75,9 +77,7 @@ impl RabbitMqSession {
             let Some(channel) = self.idle.pop() else {
                 return;
             };
-            if self.rounds.is_empty() {
-                self.quiet_since = Instant::now();
-            }
+            self.began.insert(channel.id(), Instant::now());
             let messages = self.order.take_ready(share);
             self.rounds.push(Box::pin(round::run(channel, messages)));
         }
@@ -85,7 +85,7 @@ impl RabbitMqSession {
 
     /// Takes in what a round brought; returns what was confirmed.
     fn settle(&mut self, round: Round) -> Result<Vec<Seq>, SessionError> {
-        self.quiet_since = Instant::now();
+        self.began.remove(&round.channel.id());
         let outcomes = round.outcomes.map_err(failure)?;
         self.idle.push(round.channel);
         let mut confirmed = Vec::with_capacity(outcomes.len());
@@ -156,14 +156,16 @@ impl RabbitMqSession {
             ));
         }
         if status.blocked() {
-            self.quiet_since = Instant::now();
+            self.began
+                .values_mut()
+                .for_each(|began| *began = Instant::now());
             let reason = "the broker blocks publishers (a memory or disk alarm)";
             self.tell(Some(reason.to_owned()));
         } else if self.stalled.is_some() && self.held.is_empty() {
             self.tell(None);
         }
         let limit = *self.config.confirm_timeout;
-        if !self.rounds.is_empty() && self.quiet_since.elapsed() > limit {
+        if self.began.values().any(|began| began.elapsed() > limit) {
             let limit = self.config.confirm_timeout;
             let reason = format!("no confirm within {limit} (rabbitmq.confirm_timeout)");
             return Err(SessionError::Unavailable(reason, None));

@@ -1,0 +1,397 @@
+//! The promises, on a real RabbitMQ.
+
+mod rig;
+
+use std::collections::BTreeSet;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rig::rabbitmq::Delivery;
+use rig::{
+    Load, RabbitMq, Recall, Setup, assert_kept, large_recall, recall_query, under_load, until,
+};
+use serde_json::Value;
+
+/// One node for all tests of this file, one test at a time: some stop it and start it again.
+fn rabbitmq() -> MutexGuard<'static, RabbitMq> {
+    static RABBITMQ: LazyLock<Mutex<RabbitMq>> = LazyLock::new(|| Mutex::new(RabbitMq::start()));
+    RABBITMQ.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A relay's settings for an exchange and queues of the test's own, and their name.
+fn setup(rabbitmq: &RabbitMq, test: &str) -> (Setup, String) {
+    let setup = Setup::new()
+        .set("RECALL_RABBITMQ__URI", &rabbitmq.uri())
+        .set("RECALL_RABBITMQ__EXCHANGE", test)
+        .set("RECALL_RABBITMQ__QUEUE", test)
+        .set(
+            "RECALL_RABBITMQ__DEAD_LETTER_QUEUE",
+            &format!("{test}.dead"),
+        );
+    (setup, test.to_owned())
+}
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn recalls(deliveries: &[Delivery]) -> Vec<Recall> {
+    deliveries
+        .iter()
+        .map(|delivery| Recall::of(&delivery.body))
+        .collect()
+}
+
+#[test]
+fn every_event_arrives_once_with_its_properties_and_in_order() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "once");
+    let relay = setup.start();
+    let mut sent = Vec::new();
+    for number in 1..=60 {
+        for group in ["a", "b", "@TGS#c d"] {
+            assert!(relay.recall(group, number).is_ok());
+            sent.push(Recall::new(group, number));
+        }
+    }
+    relay.until_drained("rabbitmq");
+    let deliveries = rabbitmq.read(&name, sent.len(), TIMEOUT);
+    assert_eq!(deliveries.len(), sent.len());
+    assert_eq!(assert_kept(&sent, &recalls(&deliveries)), 0);
+    for delivery in &deliveries {
+        let event: Value = serde_json::from_slice(&delivery.body).unwrap();
+        assert_eq!(
+            (delivery.exchange.as_str(), delivery.routing_key.as_str()),
+            ("once", "1400000001.group.Public")
+        );
+        assert_eq!(delivery.message_id.as_deref(), event["id"].as_str());
+        assert_eq!(
+            delivery.kind.as_deref(),
+            Some("com.tencent.im.group.message.recalled")
+        );
+        assert_eq!(
+            delivery.content_type.as_deref(),
+            Some("application/cloudevents+json; charset=UTF-8")
+        );
+        assert_eq!(
+            (delivery.persistent, delivery.timestamp),
+            (true, Some(1_670_574_414))
+        );
+        assert_eq!(delivery.app_id.as_deref(), Some("recall-relay"));
+    }
+    relay.stop();
+}
+
+#[test]
+fn a_node_that_is_stopped_and_started_loses_nothing() {
+    let mut rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "stopped");
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    let acknowledged = under_load(&relay, || {
+        rabbitmq.stop();
+        relay.until_sink("rabbitmq", "down");
+        assert_eq!(relay.admin("/readyz").status, 200);
+        rabbitmq.resume();
+    });
+    relay.until_drained("rabbitmq");
+    relay.until_sink("rabbitmq", "up");
+    let found = recalls(&rabbitmq.read(&name, acknowledged.len(), TIMEOUT));
+    assert_kept(&acknowledged, &found);
+    assert_eq!(
+        relay
+            .log_entries("sink is down; events stay in the spool")
+            .len(),
+        1,
+        "{}",
+        relay.log()
+    );
+    relay.stop();
+}
+
+#[test]
+fn a_node_that_is_killed_loses_nothing() {
+    let mut rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "killed");
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    let acknowledged = under_load(&relay, || {
+        rabbitmq.kill();
+        rabbitmq.resume();
+    });
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, acknowledged.len(), TIMEOUT));
+    assert_kept(&acknowledged, &found);
+    relay.stop();
+}
+
+#[test]
+fn a_node_that_is_absent_at_the_start_is_waited_for() {
+    let mut rabbitmq = rabbitmq();
+    rabbitmq.stop();
+    let (setup, name) = setup(&rabbitmq, "absent");
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "down");
+    let acknowledged = under_load(&relay, || {});
+    assert_eq!(
+        relay
+            .log_entries("sink is down; events stay in the spool")
+            .len(),
+        1,
+        "{}",
+        relay.log()
+    );
+    rabbitmq.resume();
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, acknowledged.len(), TIMEOUT));
+    assert_eq!(assert_kept(&acknowledged, &found), 0);
+    relay.stop();
+}
+
+#[test]
+fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "relay-killed");
+    let mut acknowledged = Vec::new();
+    for round in 0..4 {
+        let relay = setup.start();
+        relay.until_sink("rabbitmq", "up");
+        let load = Load::start(relay.callbacks, &format!("round{round}"), 6, Duration::ZERO);
+        until("load", || (load.acknowledged() > 400).then_some(()));
+        relay.kill();
+        acknowledged.extend(load.stop());
+    }
+    let relay = setup.start();
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, acknowledged.len(), TIMEOUT));
+    let repeated = assert_kept(&acknowledged, &found);
+    println!(
+        "{} acknowledged, {repeated} of them published again",
+        acknowledged.len()
+    );
+    relay.stop();
+}
+
+#[test]
+fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "unbound");
+    let relay = setup.set("RECALL_RABBITMQ__QUEUE", "").start();
+    relay.until_sink("rabbitmq", "up");
+    let sent: Vec<Recall> = (1..=30)
+        .map(|number| Recall::new(["a", "b", "c"][number as usize % 3], number))
+        .collect();
+    for recall in &sent {
+        assert!(relay.recall(&recall.group, recall.number).is_ok());
+    }
+    let down = relay.until_sink("rabbitmq", "down");
+    assert!(
+        down["reason"]
+            .as_str()
+            .unwrap()
+            .contains("no queue takes events"),
+        "{down}"
+    );
+    let queue = rabbitmq.bind_queue(&name, "1400000001.group.*");
+    relay.until_drained("rabbitmq");
+    relay.until_sink("rabbitmq", "up");
+    let found = recalls(&rabbitmq.read(&queue, sent.len(), TIMEOUT));
+    assert_eq!(assert_kept(&sent, &found), 0);
+    relay.stop();
+}
+
+#[test]
+fn an_event_that_no_queue_takes_goes_to_the_dead_letters_where_that_is_wanted() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "unroutable");
+    let relay = setup
+        .set("RECALL_RABBITMQ__QUEUE", "")
+        .set("RECALL_RABBITMQ__UNROUTABLE", "dead-letter")
+        .start();
+    relay.until_sink("rabbitmq", "up");
+    // Only events of c2c conversations have a queue.
+    let queue = rabbitmq.bind_queue(&name, "*.c2c");
+    let c2c = |number: u64| {
+        format!(
+            r#"{{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"f","To_Account":"t","MsgKey":"{number}_1_1557481126"}}"#
+        )
+    };
+    for number in 1..=50 {
+        assert!(relay.recall("a", number).is_ok());
+        assert!(relay.post("SdkAppid=1400000001", c2c(number)).is_ok());
+    }
+    relay.until_drained("rabbitmq");
+    let dead = rabbitmq.read("unroutable.dead", 50, TIMEOUT);
+    let numbers: BTreeSet<u64> = recalls(&dead)
+        .into_iter()
+        .map(|recall| recall.number)
+        .collect();
+    assert_eq!((dead.len(), numbers), (50, (1..=50).collect()));
+    assert!(
+        dead[0]
+            .headers
+            .contains(&("recall_reason".to_owned(), "unroutable".to_owned())),
+        "{dead:?}"
+    );
+    let found = recalls(&rabbitmq.read(&queue, 50, TIMEOUT));
+    assert_eq!(
+        found,
+        (1..=50)
+            .map(|number| Recall::new("f:t", number))
+            .collect::<Vec<_>>()
+    );
+    relay.stop();
+}
+
+#[test]
+fn a_message_that_is_too_large_goes_to_the_dead_letters_or_stays() {
+    // The limit holds for the dead letters too: the spool keeps it.
+    let rabbitmq = RabbitMq::start_with(&["max_message_size = 4000"]);
+    let (setup, name) = setup(&rabbitmq, "too-large");
+    let relay = setup.start();
+    let mut sent = Vec::new();
+    for number in 1..=40 {
+        for group in ["a", "b", "c"] {
+            assert!(relay.recall(group, number).is_ok());
+            sent.push(Recall::new(group, number));
+        }
+        if number == 20 {
+            assert!(
+                relay
+                    .post(&recall_query(), large_recall("b", 20_000))
+                    .is_ok()
+            );
+        }
+    }
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, sent.len(), TIMEOUT));
+    assert_kept(&sent, &found);
+    relay.stop();
+    let spool = rusqlite::Connection::open(setup.spool()).unwrap();
+    let kept: (String, u64) = spool
+        .query_row(
+            "SELECT reason, length(body) FROM dead_letters WHERE sink = 'rabbitmq'",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .unwrap();
+    assert!(kept.0 == "too_large" && kept.1 > 4000, "{kept:?}");
+}
+
+#[test]
+fn a_queue_at_its_limit_is_waited_for() {
+    let rabbitmq = rabbitmq();
+    let policy = r#"{"max-length":5,"overflow":"reject-publish"}"#;
+    rabbitmq.ctl(&[
+        "set_policy",
+        "limit",
+        "^limited$",
+        policy,
+        "--apply-to",
+        "queues",
+    ]);
+    let (setup, name) = setup(&rabbitmq, "limited");
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    let sent: Vec<Recall> = (1..=40).map(|number| Recall::new("a", number)).collect();
+    for recall in &sent {
+        assert!(relay.recall("a", recall.number).is_ok());
+    }
+    let down = relay.until_sink("rabbitmq", "down");
+    assert!(down["reason"].as_str().unwrap().contains("nack"), "{down}");
+    rabbitmq.ctl(&["clear_policy", "limit"]);
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, sent.len(), TIMEOUT));
+    assert_kept(&sent, &found);
+    relay.stop();
+}
+
+#[test]
+fn while_the_broker_blocks_publishers_nothing_times_out() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "blocked");
+    let relay = setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "1s").start();
+    relay.until_sink("rabbitmq", "up");
+    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0"]);
+    let sent: Vec<Recall> = (1..=20).map(|number| Recall::new("a", number)).collect();
+    for recall in &sent {
+        assert!(relay.recall("a", recall.number).is_ok());
+    }
+    let down = relay.until_sink("rabbitmq", "down");
+    assert!(
+        down["reason"]
+            .as_str()
+            .unwrap()
+            .contains("blocks publishers"),
+        "{down}"
+    );
+    std::thread::park_timeout(Duration::from_secs(3));
+    assert_eq!(
+        relay.until_sink("rabbitmq", "down"),
+        down,
+        "longer than confirm_timeout"
+    );
+    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, sent.len(), TIMEOUT));
+    assert_eq!(assert_kept(&sent, &found), 0);
+    relay.stop();
+}
+
+#[test]
+fn a_frozen_node_is_given_up_after_the_confirm_timeout() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "frozen");
+    let relay = setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "2s").start();
+    relay.until_sink("rabbitmq", "up");
+    let acknowledged = under_load(&relay, || {
+        rabbitmq.freeze();
+        let down = relay.until_sink("rabbitmq", "down");
+        assert!(
+            down["reason"]
+                .as_str()
+                .unwrap()
+                .contains("rabbitmq.confirm_timeout"),
+            "{down}"
+        );
+        rabbitmq.thaw();
+    });
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, acknowledged.len(), TIMEOUT));
+    assert_kept(&acknowledged, &found);
+    relay.stop();
+}
+
+#[test]
+fn several_hosts_are_tried_in_turn() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "hosts");
+    let uris = format!("amqp://guest:guest@127.0.0.1:1,{}", rabbitmq.uri());
+    let relay = setup.set("RECALL_RABBITMQ__URI", &uris).start();
+    assert!(relay.recall("a", 1).is_ok());
+    relay.until_drained("rabbitmq");
+    assert_eq!(
+        recalls(&rabbitmq.read(&name, 1, TIMEOUT)),
+        [Recall::new("a", 1)]
+    );
+    relay.stop();
+}
+
+#[test]
+fn a_callback_that_is_not_understood_goes_to_the_dead_letters() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "rejected");
+    let relay = setup.start();
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    assert!(relay.recall("a", 1).is_ok());
+    relay.until_drained("rabbitmq");
+    let dead = rabbitmq.read("rejected.dead", 1, TIMEOUT);
+    assert_eq!(dead.len(), 1);
+    assert_eq!(
+        dead[0].kind.as_deref(),
+        Some("com.tencent.im.callback.rejected")
+    );
+    assert_eq!(
+        recalls(&rabbitmq.read(&name, 1, TIMEOUT)),
+        [Recall::new("a", 1)]
+    );
+    relay.stop();
+}

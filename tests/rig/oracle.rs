@@ -1,0 +1,70 @@
+//! What must be true of what was acknowledged and what was found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Load, Relay, until};
+
+/// One recall: its group, and its number within it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Recall {
+    pub group: String,
+    pub number: u64,
+}
+
+impl Recall {
+    pub fn new(group: &str, number: u64) -> Self {
+        Self {
+            group: group.to_owned(),
+            number,
+        }
+    }
+
+    /// The recall that an event tells of.
+    pub fn of(event: &[u8]) -> Self {
+        let event: Value = serde_json::from_slice(event).unwrap();
+        let number = event["data"]["messages"][0]["seq"].as_u64().unwrap();
+        Self::new(event["subject"].as_str().unwrap(), number)
+    }
+}
+
+/// Nothing that was acknowledged is missing, and the first copies of a group's events are in order.
+/// Returns how many came more than once.
+#[track_caller]
+pub fn assert_kept(acknowledged: &[Recall], found: &[Recall]) -> usize {
+    let distinct: BTreeSet<_> = found.iter().collect();
+    let missing: Vec<_> = acknowledged
+        .iter()
+        .filter(|recall| !distinct.contains(recall))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "missing {} of {}: {missing:?}",
+        missing.len(),
+        acknowledged.len()
+    );
+    let mut seen = BTreeSet::new();
+    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+    for recall in found {
+        if seen.insert(recall) {
+            let last = newest.entry(&recall.group).or_default();
+            assert!(recall.number > *last, "{recall:?} came after number {last}");
+            *last = recall.number;
+        }
+    }
+    found.len() - distinct.len()
+}
+
+/// Sends recalls without a pause while `act` does something; returns what was acknowledged.
+pub fn under_load(relay: &Relay, act: impl FnOnce()) -> Vec<Recall> {
+    let load = Load::start(relay.callbacks, "load", 6, Duration::from_millis(10));
+    until("load before", || (load.acknowledged() > 200).then_some(()));
+    act();
+    let before = load.acknowledged();
+    until("load afterwards", || {
+        (load.acknowledged() > before + 200).then_some(())
+    });
+    load.stop()
+}
