@@ -153,13 +153,11 @@ impl App {
         spool.close().await;
         stop_admin.cancel();
         admin_server.shutdown().await;
-        match failure {
-            Some(error) => Err(error),
-            None => {
-                info!("stopped");
-                Ok(())
-            }
+        if let Some(error) = failure {
+            return Err(error);
         }
+        info!("stopped");
+        Ok(())
     }
 }
 

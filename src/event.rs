@@ -19,7 +19,7 @@ pub use time::Millis;
 /// The `content-type` of every event.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// UUIDv5 of the URL namespace and `urn:recall-relay:event`.
+/// `UUIDv5` of the URL namespace and `urn:recall-relay:event`.
 const NAMESPACE: Uuid = uuid!("afda6519-29bd-5e88-a7b3-75bca6e68e98");
 
 /// An event's number in the spool: given out once, in order, never again.
@@ -234,7 +234,7 @@ impl Recalled<'_> {
         }
     }
 
-    /// UUIDv5 of `[app, command, conversation ids, messages, EventTime]`.
+    /// `UUIDv5` of `[app, command, conversation ids, messages, EventTime]`.
     ///
     /// `EventTime` counts only where a group message has no id of its own: a group that was destroyed
     /// and created again counts its messages from 1 again.

@@ -1,4 +1,9 @@
 //! Every request whose head could be read gets its answer, in the vendor's shape.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 
 mod rig;
 
@@ -31,7 +36,10 @@ fn a_recall_becomes_an_event_once() {
             r#"recall_callbacks_total{{command="Group.CallbackAfterRecallMsg",outcome="{name}"}}"#
         ))
     };
-    assert_eq!((outcome("accepted"), outcome("repeated")), (2.0, 1.0));
+    assert_eq!(
+        (outcome("accepted"), outcome("repeated")),
+        ("2".to_owned(), "1".to_owned())
+    );
     let events = relay.stop();
     let seqs: Vec<_> = events
         .iter()
@@ -94,7 +102,7 @@ fn only_signed_recalls_are_let_in() {
     let other = "SdkAppid=9&CallbackCommand=Group.CallbackBeforeSendMsg";
     assert!(relay.post(other, r#"{"GroupId":"g"}"#).is_ok());
     let counted = r#"recall_callback_bad_signatures_total{command="Group.CallbackBeforeSendMsg"}"#;
-    assert_eq!(relay.metric(counted), 1.0);
+    assert_eq!(relay.metric(counted), "1");
     assert_eq!(relay.stop().len(), 2);
 }
 
@@ -146,11 +154,11 @@ fn whatever_is_not_a_recall_is_answered_ok() {
     }
     assert_eq!(
         relay.metric(r#"recall_callbacks_total{command="State.StateChange",outcome="ignored"}"#),
-        1.0
+        "1"
     );
     let probes =
         r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="probe"}"#;
-    assert_eq!(relay.metric(probes), 3.0);
+    assert_eq!(relay.metric(probes), "3");
     assert_eq!(relay.stop().len(), 0);
 }
 

@@ -1,4 +1,9 @@
 //! Stop, kill, restart, configuration: what an operator does to the program.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 
 mod rig;
 

@@ -48,6 +48,9 @@ const fn float(number: u64) -> f64 {
     number as f64
 }
 
+type ReadGauge = fn(&Figures, &SinkView, &Status) -> f64;
+type ReadCounter = fn(&SinkView) -> u64;
+
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = self.spool.status();
@@ -77,8 +80,7 @@ impl Collector for Figures {
             ConstGauge::new(value).encode(metric)?;
         }
 
-        type Read = fn(&Figures, &SinkView, &Status) -> f64;
-        let sinks: [(&str, &str, Option<Unit>, Read); 3] = [
+        let sinks: [(&str, &str, Option<Unit>, ReadGauge); 3] = [
             (
                 "sink_up",
                 "1 while events go through",
@@ -108,7 +110,7 @@ impl Collector for Figures {
             }
         }
 
-        let counters: [(&str, &str, fn(&SinkView) -> u64); 2] = [
+        let counters: [(&str, &str, ReadCounter); 2] = [
             (
                 "sink_confirmed_events",
                 "Events that the broker confirmed",

@@ -21,6 +21,7 @@ struct Answer<'a> {
 #[must_use]
 #[expect(
     clippy::expect_used,
+    clippy::missing_panics_doc,
     reason = "two strings and a number always have a JSON form"
 )]
 pub fn fail(reason: &str) -> Bytes {

@@ -43,7 +43,7 @@ enum Command {
     Config,
     /// Look after the spool of a relay that is not running
     Spool(spool::Args),
-    Send(send::Args),
+    Send(Box<send::Args>),
 }
 
 /// Runs the program with these arguments; the first is its name.
@@ -78,7 +78,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Ready => ready::run(&load()?.config),
         Command::Config => config::run(&load()?),
         Command::Spool(args) => spool::run(&args, &load()?.config),
-        Command::Send(args) => runtime()?.block_on(send::run(args)),
+        Command::Send(args) => runtime()?.block_on(send::run(*args)),
     }
 }
 

@@ -63,7 +63,7 @@ impl Layer {
         })?;
         let mut layer = Self::default();
         let mut problems = Vec::new();
-        for (key, value) in leaves(String::new(), values) {
+        for (key, value) in leaves("", values) {
             layer.insert(&key, value, source.clone(), &mut problems);
         }
         layer.or(problems)
@@ -129,13 +129,12 @@ impl Layer {
             return;
         }
         self.sources.insert(key.clone(), source);
-        let (path, name) = match key.strip_prefix(keys::PROPERTIES) {
-            Some(property) => (vec!["kafka", "properties"], property),
-            None => {
-                let mut path: Vec<&str> = key.split('.').collect();
-                let name = path.pop().unwrap_or_default();
-                (path, name)
-            }
+        let (path, name) = if let Some(property) = key.strip_prefix(keys::PROPERTIES) {
+            (vec!["kafka", "properties"], property)
+        } else {
+            let mut path: Vec<&str> = key.split('.').collect();
+            let name = path.pop().unwrap_or_default();
+            (path, name)
         };
         let mut dict = &mut self.values;
         for part in path {
@@ -182,7 +181,7 @@ fn as_text(value: Value) -> Value {
 }
 
 /// Every value of nested tables, with its whole key.
-fn leaves(prefix: String, dict: Dict) -> Vec<(String, Value)> {
+fn leaves(prefix: &str, dict: Dict) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for (name, value) in dict {
         let key = if prefix.is_empty() {
@@ -191,7 +190,7 @@ fn leaves(prefix: String, dict: Dict) -> Vec<(String, Value)> {
             format!("{prefix}.{name}")
         };
         match value {
-            Value::Dict(_, inner) => found.extend(leaves(key, inner)),
+            Value::Dict(_, inner) => found.extend(leaves(&key, inner)),
             value => found.push((key, value)),
         }
     }

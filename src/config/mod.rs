@@ -225,6 +225,10 @@ impl Loaded {
                 wrong(key, "must be at least 1".to_owned());
             }
         }
+        if config.http.max_buffered_bytes < config.http.max_body_bytes {
+            let text = "must be at least http.max_body_bytes, or no large body fits";
+            wrong("http.max_buffered_bytes", text.to_owned());
+        }
         #[cfg(feature = "kafka")]
         if let Some(Err(error)) = config.kafka.as_ref().map(sink::kafka::Config::check) {
             wrong(&error.key, error.problem);

@@ -1,8 +1,11 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::setting::Secret;
 
 const APP: (&str, &str) = ("RECALL_SDK_APP_IDS", "1400000001");
 
@@ -94,7 +97,7 @@ fn text_of_the_environment_is_taken_as_it_is() {
         .auth
         .tokens
         .iter()
-        .map(|token| token.expose())
+        .map(Secret::expose)
         .collect();
     assert_eq!(tokens, ["00712", "{x=1}", "true"]);
 }

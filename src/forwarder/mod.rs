@@ -128,7 +128,7 @@ impl<S: Sink> Forwarder<S> {
             let nothing_left = async {
                 stop.drain.cancelled().await;
                 if cursor.position() < spool.status().last {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             tokio::select! {

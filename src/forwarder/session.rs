@@ -13,6 +13,9 @@ use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
 /// A broker that has confirmed nothing for so long, with events in flight, counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
+/// Bytes of events in flight after which no more are read: librdkafka keeps a copy of each.
+const WINDOW_BYTES: usize = 16 << 20;
+
 impl<S: Sink> Forwarder<S> {
     /// Forwards through one session until it ends.
     pub(super) async fn forward(&mut self, mut session: S::Session) -> End {
@@ -40,7 +43,7 @@ impl<S: Sink> Forwarder<S> {
                 return End::Stopped;
             }
             let size = self.suspects.window(self.sink.window());
-            let room = size.saturating_sub(self.window.len());
+            let room = self.window.room(size, WINDOW_BYTES);
             tokio::select! {
                 biased;
                 () = self.stop.now.cancelled() => return End::Stopped,

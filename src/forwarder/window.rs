@@ -12,6 +12,8 @@ use crate::sink::Delivery;
 #[derive(Debug, Default)]
 pub(super) struct Window {
     slots: VecDeque<Slot>,
+    /// Of the events in flight.
+    bytes: usize,
     ahead: BTreeSet<Seq>,
 }
 
@@ -23,9 +25,13 @@ struct Slot {
 }
 
 impl Window {
-    /// Events between the cursor and the newest in flight.
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
+    /// How many more events it takes, if it takes `size` of them and so many bytes.
+    pub(super) fn room(&self, size: usize, bytes: usize) -> usize {
+        if self.bytes >= bytes {
+            0
+        } else {
+            size.saturating_sub(self.slots.len())
+        }
     }
 
     /// The newest event in it.
@@ -41,6 +47,9 @@ impl Window {
     pub(super) fn admit(&mut self, delivery: Delivery) -> bool {
         let seq = delivery.stored.seq;
         let in_flight = !self.ahead.remove(&seq);
+        if in_flight {
+            self.bytes += delivery.stored.event.bytes.len();
+        }
         self.slots.push_back(Slot {
             seq,
             in_flight: in_flight.then_some(delivery),
@@ -60,10 +69,8 @@ impl Window {
     pub(super) fn confirm(&mut self, seqs: &[Seq]) -> u64 {
         let mut confirmed = 0;
         for seq in seqs {
-            if self
-                .slot(*seq)
-                .is_some_and(|slot| slot.in_flight.take().is_some())
-            {
+            if let Some(delivery) = self.slot(*seq).and_then(|slot| slot.in_flight.take()) {
+                self.bytes -= delivery.stored.event.bytes.len();
                 confirmed += 1;
             }
         }
@@ -102,6 +109,7 @@ impl Window {
 
     /// Forgets what is in flight: it will be read again.
     pub(super) fn restart(&mut self) {
+        self.bytes = 0;
         for slot in self.slots.drain(..) {
             if slot.in_flight.is_none() {
                 self.ahead.insert(slot.seq);
@@ -153,7 +161,7 @@ mod tests {
         assert_eq!(window.advance(), None);
         window.confirm(&[Seq(3)]);
         assert_eq!(window.advance(), Some(Seq(5)));
-        assert_eq!(window.len(), 1);
+        assert_eq!((window.room(3, 1), window.room(3, 0)), (2, 0));
     }
 
     #[test]

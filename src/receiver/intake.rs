@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
 use hyper::{HeaderMap, Method, Request, Response};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -30,7 +31,21 @@ pub struct Intake<D> {
     gate: Gate,
     durability: D,
     metrics: Metrics,
+    room: Semaphore,
     seen_oddities: Mutex<HashSet<Oddity>>,
+}
+
+/// A body, and the room that it takes until it is answered.
+struct Buffered<'a> {
+    body: Bytes,
+    _room: SemaphorePermit<'a>,
+}
+
+/// Room for bodies is counted in units of this many bytes.
+const UNIT: u64 = 256;
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 
 /// What is known of a request besides its body.
@@ -45,11 +60,13 @@ impl<D: Durability> Intake<D> {
     /// An intake that keeps events in `durability`.
     #[must_use]
     pub fn new(config: Config, gate: Gate, durability: D, metrics: Metrics) -> Self {
+        let room = units(config.max_buffered_bytes.0) as usize;
         Self {
             config,
             gate,
             durability,
             metrics,
+            room: Semaphore::new(room.min(Semaphore::MAX_PERMITS)),
             seen_oddities: Mutex::default(),
         }
     }
@@ -92,14 +109,15 @@ impl<D: Durability> Intake<D> {
             peer,
             received_at: Millis::now(),
         };
-        let body = match self.read(head.headers, body).await {
-            Ok(body) => body,
+        let buffered = match self.read(head.headers, body).await {
+            Ok(buffered) => buffered,
             Err(outcome) => return (known_command(head.query.command()), outcome),
         };
-        match classify(&head.query, &body) {
+        let body = &buffered.body;
+        match classify(&head.query, body) {
             Class::Recall { recall, body: read } => (
                 recall.command(),
-                self.take(&head, recall, &read, &body).await,
+                self.take(&head, recall, &read, body).await,
             ),
             Class::Probe => (known_command(head.query.command()), Outcome::Probe),
             Class::Other { command } => {
@@ -117,25 +135,33 @@ impl<D: Durability> Intake<D> {
     }
 
     /// Reads a body, as large and as slow as it may be.
-    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Outcome>
+    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Buffered<'_>, Outcome>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
         B::Data: Send,
     {
-        let limit = usize::try_from(self.config.max_body_bytes.0).unwrap_or(usize::MAX);
+        let limit = self.config.max_body_bytes.0;
         let announced = headers
             .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|announced: usize| announced > limit) {
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|announced| announced > limit) {
             return Err(Outcome::TooLarge);
         }
+        let room = self
+            .room
+            .try_acquire_many(units(announced.unwrap_or(limit)))
+            .map_err(|_| Outcome::NotKept(NotKept("too many bodies at once".to_owned())))?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         match timeout(
             *self.config.read_timeout,
             Limited::new(body, limit).collect(),
         )
         .await
         {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Ok(body)) => Ok(Buffered {
+                body: body.to_bytes(),
+                _room: room,
+            }),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Outcome::TooLarge),
             Ok(Err(_)) => Err(Outcome::Broken),
             Err(_) => Err(Outcome::TooSlow),

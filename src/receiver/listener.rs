@@ -32,7 +32,7 @@ use tracing::{debug, warn};
 use crate::setting::Timeout;
 
 /// Bytes of a head, and of each read.
-const BUFFER: usize = 64 << 10;
+const BUFFER: u32 = 64 << 10;
 
 /// Requests that one HTTP/2 connection may have open at once.
 const STREAMS: u32 = 256;
@@ -169,13 +169,13 @@ async fn serve_connection<S, F>(
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
-        .max_buf_size(BUFFER)
+        .max_buf_size(BUFFER as usize)
         .timer(TokioTimer::new())
         .header_read_timeout(None);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(BUFFER as u32)
+        .max_header_list_size(BUFFER)
         .keep_alive_interval(Some(*limits.idle_timeout))
         .keep_alive_timeout(*limits.read_timeout);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));

@@ -38,6 +38,9 @@ pub struct Config {
     pub path: String,
     /// The largest body; a larger one is answered 413.
     pub max_body_bytes: Size,
+    /// Bytes of all bodies that are being received or wait for the disk; beyond it callbacks are
+    /// refused. Holds at least one body.
+    pub max_buffered_bytes: Size,
     /// Connections open at once; more wait in the kernel's backlog.
     #[serde(deserialize_with = "setting::text")]
     pub max_connections: usize,
@@ -55,6 +58,7 @@ impl Default for Config {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             path: "/".to_owned(),
             max_body_bytes: Size(256 << 10),
+            max_buffered_bytes: Size(64 << 20),
             max_connections: 1024,
             read_timeout: Timeout::from_secs(10),
             idle_timeout: Timeout::from_secs(75),

@@ -284,11 +284,12 @@ impl Spool {
     /// Waits for room in the queue.
     async fn send(&self, command: Command) -> Result<(), AppendError> {
         let commands = self.commands.clone();
-        tokio::task::spawn_blocking(move || commands.send(command))
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or_else(closed)
+        let sent = tokio::task::spawn_blocking(move || commands.send(command).is_ok()).await;
+        if sent.is_ok_and(|sent| sent) {
+            Ok(())
+        } else {
+            Err(closed())
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-/// `PRAGMA application_id`: "RRly".
+/// `PRAGMA application_id`: `RRly` in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
 
 /// `PRAGMA user_version`: the version of the tables below.

@@ -215,7 +215,7 @@ impl Writer {
         let before = self.refusing();
         match (&before, &refusing) {
             (None, Some(failed @ AppendError::Failed(_))) => {
-                error!(error = %failed, "the spool failed")
+                error!(error = %failed, "the spool failed");
             }
             (None, Some(reason)) => warn!(%reason, "callbacks are refused"),
             (Some(_), None) => info!("callbacks are accepted again"),

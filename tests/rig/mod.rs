@@ -10,6 +10,7 @@
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::missing_panics_doc,
+    clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 

@@ -238,10 +238,9 @@ impl RabbitMq {
         let mut trouble = None;
         let enough = poll(timeout, || {
             // The queue, or the node, may come yet.
-            match block_on(async || take(&uri, queue, expected_at_least).await) {
-                Ok(taken) => deliveries = taken,
-                Err(error) => trouble = Some(error.to_string()),
-            }
+            let taken =
+                block_on(async || take(&uri, queue, expected_at_least, &mut deliveries).await);
+            trouble = taken.err().map(|error| error.to_string());
             deliveries.len() >= expected_at_least
         });
         assert!(
@@ -253,20 +252,19 @@ impl RabbitMq {
     }
 }
 
-/// Takes what the queue has now, all of it or, where that is not enough, nothing: what is not
-/// acknowledged goes back when the connection is closed.
+/// Takes what the queue has now. Nothing is cut off between a message and its acknowledgement, which a
+/// quorum queue wants to see after 2000.
 async fn take(
     uri: &str,
     queue: &str,
     enough: usize,
-) -> Result<Vec<Delivery>, Box<dyn Error + Send + Sync>> {
+    deliveries: &mut Vec<Delivery>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let connection = timeout(ATTEMPT, connect(uri)).await??;
     let channel = timeout(ATTEMPT, connection.create_channel()).await??;
     let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
     let consumer = channel.basic_consume(queue.into(), "rig".into(), options, none);
     let mut consumer = timeout(ATTEMPT, consumer).await??;
-    let mut deliveries = Vec::new();
-    let mut last = None;
     loop {
         let patience = if deliveries.len() >= enough {
             SILENCE
@@ -277,16 +275,12 @@ async fn take(
             break;
         };
         let message = message?;
-        last = Some(message.acker.clone());
+        let acker = message.acker.clone();
         deliveries.push(Delivery::new(message));
-    }
-    if deliveries.len() >= enough
-        && let Some(last) = last
-    {
-        last.ack(BasicAckOptions { multiple: true }).await?;
+        acker.ack(BasicAckOptions::default()).await?;
     }
     close(connection).await;
-    Ok(deliveries)
+    Ok(())
 }
 
 async fn connect(uri: &str) -> lapin::Result<Connection> {

@@ -156,13 +156,13 @@ impl Relay {
         });
     }
 
-    /// The value of a metric, with its labels as they are printed.
-    pub fn metric(&self, name: &str) -> f64 {
+    /// The value of a metric, as it is printed; its name comes with its labels.
+    pub fn metric(&self, name: &str) -> String {
         let body = String::from_utf8(self.admin("/metrics").body).unwrap();
         let line = body
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().unwrap())
+        line.unwrap_or("0").to_owned()
     }
 
     /// The events on stdout, at least `count` of them.

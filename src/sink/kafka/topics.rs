@@ -6,6 +6,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tracing::info;
 
@@ -49,7 +50,7 @@ async fn look_up(
     .map_err(|error| SessionError::unavailable("could not reach the cluster", error))?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     Ok(found
-        .and_then(|found| found.error())
+        .and_then(MetadataTopic::error)
         .map(RDKafkaErrorCode::from))
 }
 

@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    fn key(data: serde_json::Value) -> String {
+    fn key(data: &serde_json::Value) -> String {
         let event =
             json!({"id":"i","source":"s","type":"t","time":"x","partitionkey":"k","data":data});
         let bytes = serde_json::to_vec(&event).unwrap();
@@ -118,20 +118,20 @@ mod tests {
     #[test]
     fn the_routing_key_tells_application_kind_and_group_type() {
         let group = json!({"sdk_app_id":7,"conversation":{"kind":"group","group_type":"Public"}});
-        assert_eq!(key(group), "7.group.Public");
+        assert_eq!(key(&group), "7.group.Public");
         assert_eq!(
-            key(json!({"sdk_app_id":7,"conversation":{"kind":"c2c"}})),
+            key(&json!({"sdk_app_id":7,"conversation":{"kind":"c2c"}})),
             "7.c2c"
         );
-        assert_eq!(key(json!({"sdk_app_id":7})), "7");
+        assert_eq!(key(&json!({"sdk_app_id":7})), "7");
     }
 
     #[test]
     fn odd_characters_and_long_parts_cannot_break_the_routing_key() {
         let group = json!({"sdk_app_id":7,"conversation":{"kind":"group","group_type":"a.b#*é c"}});
-        assert_eq!(key(group), "7.group.a_b____c");
+        assert_eq!(key(&group), "7.group.a_b____c");
         let long = "x".repeat(300);
         let group = json!({"sdk_app_id":7,"conversation":{"kind":"group","group_type":long}});
-        assert_eq!(key(group), format!("7.group.{}", "x".repeat(64)));
+        assert_eq!(key(&group), format!("7.group.{}", "x".repeat(64)));
     }
 }

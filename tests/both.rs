@@ -1,0 +1,49 @@
+//! Both brokers at once, each at its own pace.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
+
+mod rig;
+
+use std::time::Duration;
+
+use rig::{Kafka, RabbitMq, Recall, Setup, assert_kept, under_load};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_broker_that_is_down_holds_the_other_one_not_up() {
+    let rabbitmq = RabbitMq::start();
+    let mut kafka = Kafka::new_stopped();
+    let setup = Setup::new()
+        .set(
+            "RECALL_KAFKA__BOOTSTRAP_SERVERS",
+            &kafka.bootstrap_servers(),
+        )
+        .set("RECALL_RABBITMQ__URI", &rabbitmq.uri());
+    let relay = setup.start();
+    let acknowledged = under_load(&relay, || {});
+    relay.until_drained("rabbitmq");
+    relay.until_sink("rabbitmq", "up");
+    let kafka_lag = relay.until_sink("kafka", "down")["lag"].as_u64().unwrap();
+    assert_eq!(kafka_lag, acknowledged.len() as u64);
+
+    kafka.resume();
+    relay.until_drained("kafka");
+    relay.until_sink("kafka", "up");
+    let from_kafka: Vec<Recall> = kafka
+        .read("im.message.recalled", acknowledged.len(), TIMEOUT)
+        .iter()
+        .map(|record| Recall::of(&record.payload))
+        .collect();
+    let from_rabbitmq: Vec<Recall> = rabbitmq
+        .read("im.message.recalled", acknowledged.len(), TIMEOUT)
+        .iter()
+        .map(|delivery| Recall::of(&delivery.body))
+        .collect();
+    assert_eq!(assert_kept(&acknowledged, &from_kafka), 0);
+    assert_eq!(assert_kept(&acknowledged, &from_rabbitmq), 0);
+    relay.stop();
+}
