@@ -17,7 +17,10 @@ use crate::config::Config;
 use crate::forwarder::{Forwarder, State, Stop};
 use crate::receiver::{Gate, Intake, Listener, Metrics};
 use crate::sink::{Sink, stdout};
-use crate::spool::{Opened, Spool};
+use crate::spool::{AppendError, Opened, Spool};
+
+/// After a failure, how long those who wait for an answer have to take it.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// After the deadline of a drain, how long sessions may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -140,20 +143,41 @@ impl App {
         };
 
         admin.stopping();
-        if failure.is_none() {
+        let failure = if failure.is_some() {
+            failure
+        } else {
             info!(delay = %config.http.stop_delay, "stopping");
-            sleep(config.http.stop_delay.0).await;
-        }
-        stop_callbacks.cancel();
+            tokio::select! {
+                () = sleep(config.http.stop_delay.0) => None,
+                failed = spool.failed() => Some(anyhow!(failed)),
+            }
+        };
         let deadline = Instant::now() + *config.drain_timeout;
-        // Somebody who is slow to send must not take the sinks' time.
-        let _ = timeout(*config.drain_timeout / 2, servers.join_next()).await;
+        stop_callbacks.cancel();
+        // Somebody who is slow to send must not take the sinks' time. After a failure nobody waits for
+        // long: each second until the next start is a second of callbacks.
+        let patience = if failure.is_none() {
+            *config.drain_timeout / 2
+        } else {
+            LAST_ANSWERS
+        };
+        let _ = timeout(patience, servers.join_next()).await;
         servers.shutdown().await;
-        sinks.drain(deadline).await;
+        sinks
+            .drain(if failure.is_none() {
+                deadline
+            } else {
+                Instant::now()
+            })
+            .await;
+        let failed_late = match spool.status().refusing {
+            Some(error @ AppendError::Failed(_)) => Some(anyhow!(error)),
+            _ => None,
+        };
         spool.close().await;
         stop_admin.cancel();
         admin_server.shutdown().await;
-        if let Some(error) = failure {
+        if let Some(error) = failure.or(failed_late) {
             return Err(error);
         }
         info!("stopped");
@@ -199,7 +223,7 @@ impl Sinks {
         }
         let _ = config;
         if self.views.is_empty() {
-            self.start(stdout::Stdout)?;
+            self.start(stdout::Stdout::default())?;
         }
         Ok(())
     }

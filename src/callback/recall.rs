@@ -70,6 +70,9 @@ impl Fault {
     }
 }
 
+/// Characters of what was sent that are shown in an answer and in the log.
+const SHOWN: usize = 100;
+
 const MISSING: &str = "is missing";
 const EMPTY: &str = "is empty";
 const NOT_TEXT: &str = "is not a string";
@@ -94,8 +97,8 @@ pub fn understand(
         && in_query != in_body
     {
         return Err(Fault::Command {
-            query: in_query.to_owned(),
-            body: in_body.to_owned(),
+            query: in_query.chars().take(SHOWN).collect(),
+            body: in_body.chars().take(SHOWN).collect(),
         });
     }
 
@@ -103,14 +106,19 @@ pub fn understand(
         object,
         oddities: Vec::new(),
     };
+    let mut operator_id = None;
     let (conversation, messages) = match recall {
         Recall::Group => {
+            let group_id = fields.identity("GroupId")?;
+            let topic_id = fields.topic()?;
+            let messages = fields.group_messages()?;
+            operator_id = fields.detail("Operator_Account");
             let conversation = Conversation::Group {
-                group_id: fields.identity("GroupId")?,
-                group_type: None,
-                topic_id: fields.topic()?,
+                group_id,
+                group_type: fields.detail("Type"),
+                topic_id,
             };
-            (conversation, fields.group_messages()?)
+            (conversation, messages)
         }
         Recall::C2c => {
             let conversation = Conversation::C2c {
@@ -129,20 +137,6 @@ pub fn understand(
             };
             (conversation, fields.withdrawn_messages()?)
         }
-    };
-
-    let (conversation, operator_id) = match conversation {
-        Conversation::Group {
-            group_id, topic_id, ..
-        } => {
-            let conversation = Conversation::Group {
-                group_id,
-                group_type: fields.detail("Type"),
-                topic_id,
-            };
-            (conversation, fields.detail("Operator_Account"))
-        }
-        other => (other, None),
     };
     let recalled = Recalled {
         sdk_app_id,

@@ -1,6 +1,7 @@
 //! `recall-relay run`: the relay itself.
 
 use std::process;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,10 +13,14 @@ use crate::app::App;
 use crate::config::Config;
 use crate::telemetry::{self, chain};
 
+/// At the end, how long work that blocks a thread may take.
+const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Runs until SIGTERM or SIGINT. A second signal ends the process at once.
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
     telemetry::start(&config.log)?;
-    super::runtime()?.block_on(async {
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT")?;
         let app = App::build(config).await?;
@@ -38,7 +43,10 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
             error!(error = chain(failure.as_ref()), "ended");
         }
         outcome
-    })
+    });
+    // A client library that still waits for a name server, say.
+    runtime.shutdown_timeout(BLOCKING_TIMEOUT);
+    outcome
 }
 
 #[expect(clippy::disallowed_methods, reason = "the operator asked twice")]

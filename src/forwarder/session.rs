@@ -117,6 +117,7 @@ impl<S: Sink> Forwarder<S> {
                     }
                 } else {
                     self.log_refusal(seq, &refusal);
+                    self.suspects.condemn(seq, refusal.clone());
                     let letter = Delivery {
                         refusal: Some(refusal),
                         ..delivery
@@ -152,7 +153,7 @@ impl<S: Sink> Forwarder<S> {
             }
             Some(delivery) => {
                 self.log_refusal(delivery.stored.seq, &refusal);
-                self.suspects.condemn(delivery.stored.seq, refusal);
+                self.suspects.condemn_alone(delivery.stored.seq, refusal);
                 End::Again
             }
         }

@@ -4,6 +4,8 @@
 //! halved until the refused event is alone in it; from then on it is marked for the dead letters, and
 //! once it has passed the window is whole again.
 
+use std::collections::BTreeMap;
+
 use crate::event::{Seq, Stored};
 use crate::sink::{Delivery, Refusal};
 
@@ -12,13 +14,16 @@ use crate::sink::{Delivery, Refusal};
 pub(super) struct Suspects {
     /// The window's size until an event has passed.
     narrowed: Option<(usize, Option<Seq>)>,
-    condemned: Option<(Seq, Refusal)>,
+    /// It is sent alone until it has passed.
+    alone: Option<Seq>,
+    /// What is known to be refused and has not passed, also by an earlier session.
+    condemned: BTreeMap<Seq, Refusal>,
 }
 
 impl Suspects {
     /// How many events may be in flight, of at most `whole`.
     pub(super) fn window(&self, whole: usize) -> usize {
-        match (&self.condemned, self.narrowed) {
+        match (self.alone, self.narrowed) {
             (Some(_), _) => 1,
             (None, Some((narrowed, _))) => narrowed.min(whole),
             (None, None) => whole,
@@ -33,31 +38,31 @@ impl Suspects {
         self.narrowed = Some(((among / 2).max(1), last));
     }
 
-    /// It is this one.
+    /// It is this one, and nothing else was touched by that.
     pub(super) fn condemn(&mut self, seq: Seq, refusal: Refusal) {
-        self.condemned = Some((seq, refusal));
+        self.condemned.insert(seq, refusal);
+    }
+
+    /// It is this one, found by sending it alone.
+    pub(super) fn condemn_alone(&mut self, seq: Seq, refusal: Refusal) {
+        self.condemn(seq, refusal);
+        self.alone = Some(seq);
     }
 
     /// The event as it is to be sent.
     pub(super) fn mark(&self, stored: Stored) -> Delivery {
-        let refusal = self
-            .condemned
-            .as_ref()
-            .filter(|(seq, _)| *seq == stored.seq)
-            .map(|(_, refusal)| refusal.clone());
+        let refusal = self.condemned.get(&stored.seq).cloned();
         Delivery { stored, refusal }
     }
 
     /// Everything up to `cursor` is confirmed.
     pub(super) fn passed(&mut self, cursor: Seq) {
-        let found = self
-            .condemned
-            .as_ref()
-            .is_some_and(|(seq, _)| *seq <= cursor);
+        self.condemned = self.condemned.split_off(&cursor.next());
+        let found = self.alone.is_some_and(|alone| alone <= cursor);
         // Where only a batch was too large, none is found.
         let none = self.narrowed.is_some_and(|(_, last)| last <= Some(cursor));
         if found || none {
-            *self = Self::default();
+            (self.narrowed, self.alone) = (None, None);
         }
     }
 }

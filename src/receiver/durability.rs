@@ -1,9 +1,15 @@
 //! What an answer waits for.
 
 use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::event::Event;
 use crate::spool::{AppendError, Appended, Spool};
+
+/// The vendor waits 2 s. What is not on disk by then is not promised, though it may still get there.
+const ANSWER_LIMIT: Duration = Duration::from_millis(1900);
 
 /// Something that keeps events for good.
 pub trait Durability: Send + Sync + 'static {
@@ -27,7 +33,10 @@ pub struct NotKept(pub String);
 
 impl Durability for Spool {
     async fn keep(&self, event: Event) -> Result<Kept, NotKept> {
-        match self.append(event).await {
+        let Ok(appended) = timeout(ANSWER_LIMIT, self.append(event)).await else {
+            return Err(NotKept("the disk did not answer in time".to_owned()));
+        };
+        match appended {
             Ok(Appended::New(_)) => Ok(Kept::New),
             Ok(Appended::Repeated) => Ok(Kept::Repeated),
             // What the disk said is for the log, not for whoever calls.

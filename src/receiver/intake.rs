@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use bytes::{Buf as _, Bytes};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
 use hyper::{HeaderMap, Method, Request, Response};
@@ -42,9 +43,9 @@ struct Buffered<'a> {
 }
 
 /// Room for bodies is counted in units of this many bytes.
-const UNIT: u64 = 256;
+const UNIT: usize = 256;
 
-fn units(bytes: u64) -> u32 {
+fn units(bytes: usize) -> u32 {
     u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 
@@ -60,7 +61,8 @@ impl<D: Durability> Intake<D> {
     /// An intake that keeps events in `durability`.
     #[must_use]
     pub fn new(config: Config, gate: Gate, durability: D, metrics: Metrics) -> Self {
-        let room = units(config.max_buffered_bytes.0) as usize;
+        let room =
+            units(usize::try_from(config.max_buffered_bytes.0).unwrap_or(usize::MAX)) as usize;
         Self {
             config,
             gate,
@@ -147,25 +149,44 @@ impl<D: Durability> Intake<D> {
         if announced.is_some_and(|announced| announced > limit) {
             return Err(Outcome::TooLarge);
         }
-        let room = self
-            .room
-            .try_acquire_many(units(announced.unwrap_or(limit)))
-            .map_err(|_| Outcome::NotKept(NotKept("too many bodies at once".to_owned())))?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        match timeout(
-            *self.config.read_timeout,
-            Limited::new(body, limit).collect(),
-        )
-        .await
-        {
-            Ok(Ok(body)) => Ok(Buffered {
-                body: body.to_bytes(),
-                _room: room,
-            }),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Outcome::TooLarge),
-            Ok(Err(_)) => Err(Outcome::Broken),
-            Err(_) => Err(Outcome::TooSlow),
+        timeout(*self.config.read_timeout, self.collect(body, limit))
+            .await
+            .unwrap_or(Err(Outcome::TooSlow))
+    }
+
+    /// Gathers a body; only bytes that have come take room.
+    async fn collect<B>(&self, body: B, limit: usize) -> Result<Buffered<'_>, Outcome>
+    where
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+        B::Data: Send,
+    {
+        let full = |_| Outcome::NotKept(NotKept("too many bodies at once".to_owned()));
+        let mut body = pin!(body);
+        let mut first = Bytes::new();
+        let mut rest = Vec::new();
+        let mut room = self.room.try_acquire_many(0).map_err(full)?;
+        while let Some(frame) = body.frame().await {
+            let Ok(mut data) = frame.map_err(|_| Outcome::Broken)?.into_data() else {
+                continue;
+            };
+            let length = data.remaining();
+            if first.len() + rest.len() + length > limit {
+                return Err(Outcome::TooLarge);
+            }
+            room.merge(self.room.try_acquire_many(units(length)).map_err(full)?);
+            if first.is_empty() {
+                first = data.copy_to_bytes(length);
+            } else {
+                rest.extend_from_slice(&data.copy_to_bytes(length));
+            }
         }
+        let body = if rest.is_empty() {
+            first
+        } else {
+            [&first, &rest[..]].concat().into()
+        };
+        Ok(Buffered { body, _room: room })
     }
 
     /// Lets a recall in, makes its event and keeps it.

@@ -24,9 +24,9 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::setting::Timeout;
@@ -35,7 +35,7 @@ use crate::setting::Timeout;
 const BUFFER: u32 = 64 << 10;
 
 /// Requests that one HTTP/2 connection may have open at once.
-const STREAMS: u32 = 256;
+const STREAMS: u32 = 64;
 
 /// How long accepting pauses when the system has no more to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -90,13 +90,13 @@ impl Listener {
     }
 
     /// Serves connections until `stop`; then closes the socket, lets open requests finish, and returns
-    /// when the last connection has ended.
+    /// when the last connection has ended. Dropping the future ends them all.
     pub async fn serve<S, F>(self, service: S, stop: CancellationToken)
     where
         S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
-        let connections = TaskTracker::new();
+        let mut connections = JoinSet::new();
         let permits = Arc::new(Semaphore::new(
             self.limits.connections.clamp(1, Semaphore::MAX_PERMITS),
         ));
@@ -125,10 +125,10 @@ impl Listener {
                 connection.await;
                 drop(permit);
             });
+            while connections.try_join_next().is_some() {}
         }
         drop(self.socket);
-        connections.close();
-        connections.wait().await;
+        while connections.join_next().await.is_some() {}
     }
 }
 
@@ -235,8 +235,8 @@ impl Watch {
 
     fn received(&self, bytes: &[u8]) {
         let mut doing = self.doing();
-        // "PRI * HTTP/2.0": no HTTP/1 method begins so.
-        let http2 = *doing.http2.get_or_insert(bytes.starts_with(b"PRI"));
+        // "PRI * HTTP/2.0": no HTTP/1 method begins so. Nobody sends it letter by letter.
+        let http2 = *doing.http2.get_or_insert(bytes.starts_with(b"PR"));
         if doing.open_requests == 0 && !doing.in_head && !http2 {
             doing.in_head = true;
             doing.since = Instant::now();

@@ -4,6 +4,8 @@
 //! of its own writes it.
 
 use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use tokio::sync::mpsc;
@@ -19,7 +21,10 @@ const WINDOW: usize = 1000;
 
 /// Standard output.
 #[derive(Debug, Default)]
-pub struct Stdout;
+pub struct Stdout {
+    /// A write has failed, perhaps in the middle of a line: what comes next begins a new one.
+    torn: Arc<AtomicBool>,
+}
 
 /// A thread that writes.
 #[derive(Debug)]
@@ -43,12 +48,14 @@ impl Sink for Stdout {
     async fn connect(&mut self) -> Result<StdoutSession, SessionError> {
         let (to_write, mut batches) = mpsc::channel::<Vec<Delivery>>(1);
         let (report, written) = mpsc::channel(1);
+        let torn = Arc::clone(&self.torn);
         thread::Builder::new()
             .name(NAME.to_owned())
             .spawn(move || {
                 while let Some(batch) = batches.blocking_recv() {
-                    let outcome = write(&batch);
+                    let outcome = write(&batch, torn.load(Ordering::Relaxed));
                     let failed = outcome.is_err();
+                    torn.store(failed, Ordering::Relaxed);
                     if report.blocking_send(outcome).is_err() || failed {
                         return;
                     }
@@ -63,9 +70,12 @@ impl Sink for Stdout {
     }
 }
 
-fn write(batch: &[Delivery]) -> io::Result<Vec<Seq>> {
+fn write(batch: &[Delivery], torn: bool) -> io::Result<Vec<Seq>> {
     let mut out = io::stdout().lock();
     let mut lines = Vec::with_capacity(batch.iter().map(|d| d.stored.event.bytes.len() + 1).sum());
+    if torn {
+        lines.push(b'\n');
+    }
     for delivery in batch {
         lines.extend_from_slice(&delivery.stored.event.bytes);
         lines.push(b'\n');

@@ -14,6 +14,7 @@
 //! transaction and wakes those who wait. Cursors ride along, or are saved without a sync of their own
 //! while nothing is appended: a cursor that is lost only means that events are published again.
 
+mod busy;
 mod files;
 mod recent_ids;
 mod room;
@@ -27,9 +28,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tracing::error;
 
 pub use store::{OpenError, SetAside};
@@ -37,6 +40,7 @@ pub use tail::{ReadError, Row, Tail};
 
 use crate::event::{Event, Millis, Seq, Stored};
 use crate::setting::{self, Period, Size};
+use busy::Busy;
 use writer::Command;
 
 /// Settings of the spool.
@@ -68,12 +72,18 @@ impl Default for Config {
             path: "data/spool.db".into(),
             max_bytes: Size(1 << 30),
             reserve: Size(64 << 20),
-            retention: Period(std::time::Duration::from_secs(24 * 60 * 60)),
+            retention: Period(Duration::from_secs(24 * 60 * 60)),
             recent_ids: 100_000,
             max_waiting: 4096,
         }
     }
 }
+
+/// A writer that is at work on one group for longer than this is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+
+/// How long closing waits for the disk.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of an event that was to be appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +159,7 @@ struct Shared {
     status: watch::Sender<Status>,
     cursors: BTreeMap<String, Cursor>,
     unreadable: Mutex<BTreeSet<Seq>>,
+    busy: Busy,
 }
 
 impl Shared {
@@ -246,7 +257,12 @@ impl Spool {
     /// What it holds now, and whether it takes more.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.status.borrow().clone()
+        let mut status = self.shared.status.borrow().clone();
+        if let (None, Some(stuck)) = (&status.refusing, self.shared.busy.longer_than(STUCK_AFTER)) {
+            let reason = format!("the disk has not answered for {} s", stuck.as_secs());
+            status.refusing = Some(AppendError::Io(reason));
+        }
+        status
     }
 
     /// How many events could not be read back since the start.
@@ -261,22 +277,25 @@ impl Spool {
         let failed = status
             .wait_for(|status| matches!(status.refusing, Some(AppendError::Failed(_))))
             .await;
-        match failed {
-            Ok(status) => status.refusing.clone().unwrap_or_else(closed),
-            Err(_) => closed(),
-        }
+        failed.map_or_else(
+            |_| closed(),
+            |status| status.refusing.clone().unwrap_or_else(closed),
+        )
     }
 
-    /// Commits what is waiting, saves the cursors and closes the file.
+    /// Commits what is waiting, saves the cursors and closes the file. Ends within a bounded time, also
+    /// where the disk does not.
     pub async fn close(self) {
-        if self.send(Command::Close).await.is_ok() {
+        let asked = timeout(CLOSE_TIMEOUT, self.send(Command::Close)).await;
+        if asked.is_ok_and(|asked| asked.is_ok()) {
             let writer = self
                 .writer
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
             if let Some(writer) = writer {
-                let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+                let ended = tokio::task::spawn_blocking(move || writer.join());
+                let _ = timeout(CLOSE_TIMEOUT, ended).await;
             }
         }
     }

@@ -63,6 +63,13 @@ pub struct SetAside {
     pub(super) detail: String,
 }
 
+/// The size of the log at which it is brought into the file. Larger made answers wait longer for it,
+/// now and then; smaller writes the same pages more often.
+const LOG_BYTES: u64 = 4 << 20;
+
+/// SQLite's default page: what deleting a row may write.
+const PAGE: u64 = 4096;
+
 /// Rows that are deleted in one transaction: few enough that nobody waits long for it.
 const DELETE_AT_ONCE: u64 = 1000;
 
@@ -73,6 +80,9 @@ pub(super) struct Store {
     config: Config,
     first: Seq,
     next: Seq,
+    last_at_open: Seq,
+    /// Written to the log since it was last checkpointed, roughly.
+    log_bytes: u64,
     recent: RecentIds,
     saved_cursors: BTreeMap<String, Seq>,
     _lock: Lock,
@@ -125,9 +135,26 @@ impl Store {
     fn load(connection: Connection, config: &Config, lock: Lock) -> rusqlite::Result<Self> {
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(32);
-        connection.pragma_update(None, "journal_mode", "wal")?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(invalid(format!(
+                "the file system allows journal_mode {mode}, not wal"
+            )));
+        }
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "temp_store", "memory")?;
+        // SQLite's own checkpoints swallow a failed sync, and make some commit wait.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        // A log that is found may never have been synced: whoever wrote it was killed, or its sync failed.
+        // What it holds must be on disk before anything is believed to be, or appended behind it.
+        let busy: bool =
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy {
+            return Err(invalid(
+                "somebody reads the spool and never ends".to_owned(),
+            ));
+        }
 
         let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
                              (SELECT max(seq) FROM recent_ids), (SELECT max(seq) FROM cursors),
@@ -160,6 +187,8 @@ impl Store {
             config: config.clone(),
             first: Seq(first),
             next: Seq(next),
+            last_at_open: Seq(next - 1),
+            log_bytes: 0,
             recent,
             saved_cursors,
             _lock: lock,
@@ -234,6 +263,10 @@ impl Store {
         })?;
         self.next = next;
         self.saved_cursors.extend(moved);
+        self.log_bytes += to_insert
+            .iter()
+            .map(|(_, event)| room::cost(event.bytes.len()))
+            .sum::<u64>();
         for (_, event) in to_insert {
             self.recent.insert(event.id);
         }
@@ -349,16 +382,30 @@ impl Store {
             })
         })?;
         self.first = Seq(end + 1);
+        self.log_bytes += (end - first + 1) * PAGE;
         Ok(true)
     }
 
-    /// The newest event that every sink which counts has confirmed.
+    /// Brings the log into the file once it is large enough, and syncs both.
+    pub(super) fn checkpoint(&mut self) -> Result<(), AppendError> {
+        if self.log_bytes < LOG_BYTES {
+            return Ok(());
+        }
+        self.log_bytes = 0;
+        self.connection
+            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
+            .and_then(|mut checkpoint| checkpoint.query_row([], |_| Ok(())))
+            .map_err(|error| classify(&error))
+    }
+
+    /// The newest event that every sink which counts has confirmed. A sink that is not configured any
+    /// more counts for what it had not confirmed when it was missed, not for what came afterwards.
     fn forwarded(&self, cursors: &BTreeMap<String, Cursor>) -> Seq {
         let last = Seq(self.next.0 - 1);
         let orphans = self
             .saved_cursors
             .iter()
-            .filter(|(sink, _)| !cursors.contains_key(*sink))
+            .filter(|(sink, seq)| !cursors.contains_key(*sink) && **seq < self.last_at_open)
             .map(|(_, seq)| *seq);
         let configured = cursors.values().map(Cursor::position);
         configured.chain(orphans).min().unwrap_or(last).min(last)
@@ -495,6 +542,11 @@ impl Store {
 
 /// The name of the sink that holds nothing once it is not configured.
 const STDOUT: &str = "stdout";
+
+/// Why the spool cannot be opened, as SQLite would say it.
+fn invalid(reason: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(reason))
+}
 
 /// The file's application, version, and number of tables.
 fn marks(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {

@@ -85,15 +85,8 @@ impl Tail {
         loop {
             let position = self.position;
             if self.reading.is_none() {
-                // Without a writer there is nothing to wait for; the caller is about to stop.
-                if self
-                    .status
-                    .wait_for(|status| status.last > position)
-                    .await
-                    .is_err()
-                {
-                    std::future::pending::<()>().await;
-                }
+                // The sender is in `shared`: it cannot be gone.
+                let _ = self.status.wait_for(|status| status.last > position).await;
             }
             let reading = self.reading.get_or_insert_with(|| {
                 let connection = Arc::clone(&self.connection);

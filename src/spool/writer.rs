@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::busy::Busy;
 use super::store::{SetAside, Store};
 use super::{AppendError, Appended, Config, Cursor, OpenError, Opened, Shared, Spool, Status};
 use crate::event::{Event, Seq};
@@ -67,9 +68,10 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         }),
         cursors,
         unreadable: Mutex::default(),
+        busy: Busy::default(),
     });
     let (commands, queue) = sync_channel(config.max_waiting.max(1));
-    let mut writer = Writer {
+    let writer = Writer {
         store,
         shared: Arc::clone(&shared),
         upkeep_due: Instant::now(),
@@ -101,16 +103,31 @@ struct Writer {
     upkeep_pause: Duration,
 }
 
+/// Whatever ended the thread, a panic included: nothing is appended any more.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.status.send_if_modified(|status| {
+            let failed = matches!(status.refusing, Some(AppendError::Failed(_)));
+            if !failed {
+                status.refusing = Some(AppendError::Failed("its writer has ended".to_owned()));
+            }
+            !failed
+        });
+    }
+}
+
 type Waiting = oneshot::Sender<Result<Appended, AppendError>>;
 
 impl Writer {
-    fn run(&mut self, queue: &Receiver<Command>) {
+    fn run(mut self, queue: &Receiver<Command>) {
         let mut events = Vec::with_capacity(GROUP);
         let mut waiting = Vec::with_capacity(GROUP);
         let mut letters = Vec::new();
         loop {
             let mut closing = false;
-            match queue.recv_timeout(self.upkeep_pause) {
+            let received = queue.recv_timeout(self.upkeep_pause);
+            self.shared.busy.begin();
+            match received {
                 Ok(command) => {
                     let mut next = Some(command);
                     while let Some(command) = next {
@@ -143,6 +160,14 @@ impl Writer {
                     return;
                 }
             }
+            if self
+                .store
+                .checkpoint()
+                .or_else(|error| self.survive(error))
+                .is_err()
+            {
+                return;
+            }
             let due = self.upkeep_pause.is_zero() || self.upkeep_due <= Instant::now();
             let upkeep = if closing || due {
                 self.upkeep()
@@ -152,6 +177,7 @@ impl Writer {
             if upkeep.is_err() || closing {
                 return;
             }
+            self.shared.busy.end();
         }
     }
 

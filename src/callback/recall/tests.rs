@@ -121,7 +121,7 @@ fn odd_details_are_left_out_and_reported() {
     assert!(event["data"].get("recalled_at").is_none());
     assert_eq!(
         oddities,
-        ["MsgId", "Type", "Operator_Account", "EventTime"].map(Oddity::Unusable)
+        ["MsgId", "Operator_Account", "Type", "EventTime"].map(Oddity::Unusable)
     );
 }
 

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use properties::{PropertyError, SECRETS, normalize};
 pub use session::KafkaSession;
 
-use super::{SessionError, Sink};
+use super::{Session as _, SessionError, Sink};
 use crate::setting;
 
 /// The name of this sink.
@@ -176,7 +176,12 @@ impl Sink for Kafka {
 
     async fn connect(&mut self) -> Result<KafkaSession, SessionError> {
         let session = KafkaSession::open(&self.config)?;
-        topics::ensure(&self.config, session.producer()).await?;
-        Ok(session)
+        match topics::ensure(&self.config, session.producer()).await {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                session.close().await;
+                Err(error)
+            }
+        }
     }
 }

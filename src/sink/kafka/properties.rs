@@ -151,6 +151,12 @@ pub fn normalize(name: &str) -> String {
 /// Refuses what would break the promise.
 pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), PropertyError> {
     for name in properties.keys() {
+        if name.starts_with("test.") {
+            return Err(PropertyError::property(
+                name,
+                "is for librdkafka's own tests",
+            ));
+        }
         if PROMISE.iter().any(|(promised, _)| promised == name) || REFUSED.contains(&name.as_str())
         {
             let problem = "would break the promise that nothing is lost or reordered; leave it out";

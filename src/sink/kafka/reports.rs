@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tracing::debug;
 
 use crate::event::Seq;
-use crate::sink::{Progress, Refusal, SessionError};
+use crate::sink::{Delivery, Progress, Refusal, SessionError};
 
 /// A fatal error fails everything in flight. For so long we wait for the record that was its cause.
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -159,8 +159,14 @@ impl Inbox {
         }
     }
 
-    fn failed(&mut self, code: RDKafkaErrorCode, reason: String) {
+    fn failed(&mut self, id: RecordId, code: RDKafkaErrorCode, reason: String) {
         let cause = match classify(code) {
+            Class::Unavailable if id.is_dead_letter() && is_missing_right(code) => {
+                Cause::Refused(Refusal {
+                    reason: "dead_letter_topic",
+                    detail: reason,
+                })
+            }
             Class::Consequence => return self.consequence(reason),
             Class::Refused(word) => Cause::Refused(Refusal {
                 reason: word,
@@ -191,13 +197,51 @@ fn classify(code: RDKafkaErrorCode) -> Class {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
             Class::Refused("too_large")
         }
-        Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation => {
-            Class::Refused("invalid")
-        }
+        Code::InvalidRecord => Class::Refused("invalid"),
         Code::Fatal | Code::GaplessGuarantee | Code::PurgeQueue | Code::PurgeInflight => {
             Class::Consequence
         }
         _ => Class::Unavailable,
+    }
+}
+
+/// Whether a topic is closed to us until somebody changes that.
+const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+    )
+}
+
+/// What a record is known by while it is in flight: the event's number, and whether it goes to the dead
+/// letters. Those must not stop the events: where their topic is closed, the spool keeps them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecordId(usize);
+
+const _: () = assert!(
+    usize::BITS >= 64,
+    "a record's id is handed through a pointer"
+);
+
+impl RecordId {
+    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
+    pub(super) fn of(delivery: &Delivery) -> Self {
+        let dead_letter = usize::from(delivery.is_dead_letter());
+        Self(((delivery.stored.seq.0 as usize) << 1) | dead_letter)
+    }
+
+    pub(super) const fn opaque(self) -> usize {
+        self.0
+    }
+
+    const fn seq(self) -> Seq {
+        Seq(self.0 as u64 >> 1)
+    }
+
+    const fn is_dead_letter(self) -> bool {
+        self.0 & 1 == 1
     }
 }
 
@@ -240,14 +284,15 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    /// The event's number.
+    /// A [`RecordId`].
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, seq: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let id = RecordId(opaque);
         let mut inbox = self.inbox();
         match result {
             Ok(_) => {
-                inbox.confirmed.push(Seq(seq as u64));
+                inbox.confirmed.push(id.seq());
                 if inbox.stalled.now {
                     inbox.stalled.now = false;
                     inbox.stalled.to_tell = true;
@@ -255,7 +300,7 @@ impl ProducerContext for Reports {
             }
             Err((error, _)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                inbox.failed(code, error.to_string());
+                inbox.failed(id, code, error.to_string());
             }
         }
         drop(inbox);
@@ -286,12 +331,16 @@ mod tests {
     async fn the_cause_of_a_failure_wins_over_its_consequences() {
         let reports = Reports::default();
         reports.fatal("gapless".to_owned());
-        reports
-            .inbox()
-            .failed(RDKafkaErrorCode::PurgeQueue, "purged".to_owned());
-        reports
-            .inbox()
-            .failed(RDKafkaErrorCode::MessageSizeTooLarge, "1 MB".to_owned());
+        reports.inbox().failed(
+            RecordId(2),
+            RDKafkaErrorCode::PurgeQueue,
+            "purged".to_owned(),
+        );
+        reports.inbox().failed(
+            RecordId(2),
+            RDKafkaErrorCode::MessageSizeTooLarge,
+            "1 MB".to_owned(),
+        );
         let error = reports.next().await.unwrap_err();
         assert!(
             matches!(&error, SessionError::Refused(r) if r.reason == "too_large"),
@@ -301,11 +350,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_dead_letter_whose_topic_is_closed_is_refused() {
+        for (id, refused) in [(RecordId(3), true), (RecordId(2), false)] {
+            let reports = Reports::default();
+            let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+            reports.inbox().failed(id, code, "no".to_owned());
+            let error = reports.next().await.unwrap_err();
+            assert_eq!(matches!(error, SessionError::Refused(_)), refused);
+        }
+    }
+
+    #[tokio::test]
     async fn confirms_are_reported_before_a_failure() {
         let reports = Reports::default();
-        reports
-            .inbox()
-            .failed(RDKafkaErrorCode::UnknownTopic, "gone".to_owned());
+        reports.inbox().failed(
+            RecordId(2),
+            RDKafkaErrorCode::UnknownTopic,
+            "gone".to_owned(),
+        );
         reports.inbox().confirmed.push(Seq(7));
         assert_eq!(
             reports.next().await.unwrap(),

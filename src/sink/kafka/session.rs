@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 
 use super::Config;
-use super::reports::{Reports, refusal_at_once};
+use super::reports::{RecordId, Reports, refusal_at_once};
 use crate::event::{CONTENT_TYPE, Envelope};
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError};
 
@@ -23,6 +23,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How often a cluster that could not be reached is asked whether it is back.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the thread may take to notice that it is over.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A producer with records in flight.
 pub struct KafkaSession {
@@ -60,6 +63,7 @@ impl KafkaSession {
             .name("kafka".to_owned())
             .spawn(move || {
                 poller.run();
+                drop(poller);
                 let _ = tell_end.send(());
             })
             .map_err(|error| SessionError::unavailable("could not start a thread", error))?;
@@ -115,8 +119,8 @@ impl KafkaSession {
         } else {
             &self.topic
         };
-        let record =
-            BaseRecord::with_opaque_to(topic, seq_as_opaque(delivery)).payload(&event.bytes[..]);
+        let record = BaseRecord::with_opaque_to(topic, RecordId::of(delivery).opaque())
+            .payload(&event.bytes[..]);
         // An event that is not one of ours has no key: it still is somebody's data.
         let envelope = Envelope::parse(&event.bytes).ok();
         let key = envelope
@@ -130,19 +134,6 @@ impl KafkaSession {
         self.producer.send(record).map_err(|(error, _)| error)
     }
 }
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the program is built for 64 bits"
-)]
-const fn seq_as_opaque(delivery: &Delivery) -> usize {
-    delivery.stored.seq.0 as usize
-}
-
-const _: () = assert!(
-    usize::BITS >= 64,
-    "event numbers are handed through a pointer"
-);
 
 fn headers(envelope: Option<&Envelope<'_>>, refusal: Option<&Refusal>) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new_with_capacity(9);
@@ -187,12 +178,11 @@ impl Session for KafkaSession {
 
     async fn close(mut self) {
         self.over.store(true, Ordering::Release);
-        // The thread drops the last handle: to destroy a producer blocks.
-        let Self {
-            producer, ended, ..
-        } = &mut self;
-        producer.purge(PurgeConfig::default().queue().inflight());
-        let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;
+        self.producer
+            .purge(PurgeConfig::default().queue().inflight());
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut self.ended).await;
+        // To destroy a producer blocks.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 }
 

@@ -65,10 +65,10 @@ async fn create(config: &Config, topic: &str) -> Result<(), SessionError> {
     let options = AdminOptions::new()
         .request_timeout(Some(REQUEST_TIMEOUT))
         .operation_timeout(Some(REQUEST_TIMEOUT));
-    let outcomes = admin
-        .create_topics([&wanted], &options)
-        .await
-        .map_err(failed)?;
+    let outcomes = admin.create_topics([&wanted], &options).await;
+    // To drop the client blocks.
+    let _ = tokio::task::spawn_blocking(move || drop(admin)).await;
+    let outcomes = outcomes.map_err(failed)?;
     for outcome in outcomes {
         match outcome {
             Ok(_) => info!(topic, partitions = config.partitions, "created topic"),

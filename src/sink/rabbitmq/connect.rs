@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use lapin::options::{
@@ -32,6 +34,7 @@ pub(super) async fn open(
     config: &Config,
     uri: AMQPUri,
     start: Start,
+    has_confirmed: Arc<AtomicBool>,
 ) -> Result<RabbitMqSession, SessionError> {
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
     let opening = async {
@@ -56,7 +59,12 @@ pub(super) async fn open(
         {
             declare(config, channel).await?;
         }
-        Ok::<_, BoxError>(RabbitMqSession::new(config.clone(), connection, channels))
+        Ok::<_, BoxError>(RabbitMqSession::new(
+            config.clone(),
+            connection,
+            channels,
+            has_confirmed,
+        ))
     };
     match timeout(CONNECT_TIMEOUT, opening).await {
         Ok(Ok(session)) => Ok(session),

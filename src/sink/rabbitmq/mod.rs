@@ -16,6 +16,8 @@ mod session;
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lapin::uri::AMQPUri;
 use serde::{Deserialize, Serialize};
@@ -50,7 +52,7 @@ pub struct Config {
     /// conversations go on at once; too large and more come twice after a crash.
     #[serde(deserialize_with = "setting::text")]
     pub window: usize,
-    /// How long a confirm may take before the connection counts as dead.
+    /// How long a channel may wait without any confirm before the connection counts as dead.
     pub confirm_timeout: Timeout,
     /// What happens to an event that no queue takes.
     pub unroutable: Unroutable,
@@ -216,6 +218,8 @@ pub struct RabbitMq {
     config: Config,
     next_host: usize,
     start: Start,
+    /// Whether the last session, or the last try, has confirmed anything.
+    last: Option<Arc<AtomicBool>>,
 }
 
 /// Whether a connection is the first that is tried.
@@ -233,6 +237,7 @@ impl RabbitMq {
             config,
             next_host: 0,
             start: Start::First,
+            last: None,
         }
     }
 }
@@ -248,8 +253,12 @@ impl Sink for RabbitMq {
         self.config.window
     }
 
-    /// Tries one host; the next call tries the next one.
+    /// Tries one host; the next call tries the next one, if this one never confirmed anything.
     async fn connect(&mut self) -> Result<RabbitMqSession, SessionError> {
+        let useless = |last: &Arc<AtomicBool>| !last.load(Ordering::Relaxed);
+        if self.last.as_ref().is_some_and(useless) {
+            self.next_host += 1;
+        }
         let uris = self
             .config
             .uris()
@@ -261,11 +270,10 @@ impl Sink for RabbitMq {
                 None,
             ));
         };
-        let session = connect::open(&self.config, uri, self.start).await;
+        let has_confirmed = Arc::new(AtomicBool::new(false));
+        self.last = Some(Arc::clone(&has_confirmed));
+        let session = connect::open(&self.config, uri, self.start, has_confirmed).await;
         self.start = Start::Again;
-        if session.is_err() {
-            self.next_host = host + 1;
-        }
         session
     }
 }

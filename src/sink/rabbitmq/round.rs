@@ -6,11 +6,15 @@
 //! by `message_id`.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation, Error};
+use tokio::time::Instant;
 
 use super::message::Message;
 
@@ -31,22 +35,45 @@ pub(super) struct Round {
     pub(super) outcomes: Result<Vec<(Message, Outcome)>, Error>,
 }
 
-pub(super) async fn run(channel: Channel, messages: Vec<Message>) -> Round {
-    let outcomes = publish(&channel, messages).await;
+/// When something was last heard of a round.
+#[derive(Debug, Clone)]
+pub(super) struct Pulse(Arc<Mutex<Instant>>);
+
+impl Pulse {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub(super) fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(super) fn silence(&self) -> Duration {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+}
+
+pub(super) async fn run(channel: Channel, messages: Vec<Message>, pulse: Pulse) -> Round {
+    let outcomes = publish(&channel, messages, &pulse).await;
     Round { channel, outcomes }
 }
 
 async fn publish(
     channel: &Channel,
     messages: Vec<Message>,
+    pulse: &Pulse,
 ) -> Result<Vec<(Message, Outcome)>, Error> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
     let mut confirms = Vec::with_capacity(messages.len());
+    let mut failure = None;
     for message in &messages {
-        let confirm = channel
+        let published = channel
             .basic_publish(
                 message.exchange.clone(),
                 message.routing_key.clone(),
@@ -54,14 +81,29 @@ async fn publish(
                 &message.body,
                 message.properties.clone(),
             )
-            .await?;
-        confirms.push(confirm);
+            .await;
+        match published {
+            Ok(confirm) => confirms.push(confirm.inspect(|_| pulse.beat())),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
     }
-    let confirms: Vec<Confirmation> = join_all(confirms)
-        .await
-        .into_iter()
-        .collect::<Result<_, _>>()?;
-    Ok(settle(messages, confirms))
+    let mut confirmed = Vec::with_capacity(confirms.len());
+    for confirm in join_all(confirms).await {
+        match confirm {
+            Ok(confirm) => confirmed.push(confirm),
+            // Why the broker closed the channel is told to those who wait for a confirm; who comes later
+            // only hears that it is closed.
+            Err(error) if error.is_amqp_error() => return Err(error),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(settle(messages, confirmed)),
+    }
 }
 
 /// Matches messages with their confirms, by order, and with what was returned, by id.
@@ -81,7 +123,7 @@ fn settle(messages: Vec<Message>, confirms: Vec<Confirmation>) -> Vec<(Message, 
         .into_iter()
         .zip(acked)
         .map(|(message, acked)| {
-            let outcome = match returned.remove(&message.id) {
+            let outcome = match returned.get(&message.id).cloned() {
                 Some(reason) => Outcome::Returned(reason),
                 None if acked => Outcome::Confirmed,
                 None => Outcome::Nacked,

@@ -1,6 +1,8 @@
 //! A connection with several channels, each of which runs one round after the other.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -13,13 +15,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::message::Message;
 use super::order::Order;
-use super::round::{self, Outcome, Round};
+use super::round::{self, Outcome, Pulse, Round};
 use super::{Config, Unroutable};
 use crate::event::Seq;
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError};
 
 /// After how long a message is sent again that no queue took, or that was nacked.
 const RETRY: Duration = Duration::from_secs(1);
+
+const NACKED: &str = "the broker does not accept events (nack): a queue is full?";
 
 /// How often the connection and the age of the confirms are looked at.
 const CHECK: Duration = Duration::from_millis(500);
@@ -39,8 +43,10 @@ pub struct RabbitMqSession {
     refused: VecDeque<(Seq, Refusal)>,
     stalled: Option<String>,
     to_tell: bool,
-    /// When the round on each busy channel began.
-    began: BTreeMap<ChannelId, Instant>,
+    /// The round on each busy channel.
+    pulses: BTreeMap<ChannelId, Pulse>,
+    /// Told to the sink: a host that confirms nothing is not tried again at once.
+    has_confirmed: Arc<AtomicBool>,
     check_at: Instant,
 }
 
@@ -53,7 +59,12 @@ impl std::fmt::Debug for RabbitMqSession {
 }
 
 impl RabbitMqSession {
-    pub(super) fn new(config: Config, connection: Connection, channels: Vec<Channel>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        connection: Connection,
+        channels: Vec<Channel>,
+        has_confirmed: Arc<AtomicBool>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             config,
@@ -65,7 +76,8 @@ impl RabbitMqSession {
             refused: VecDeque::new(),
             stalled: None,
             to_tell: false,
-            began: BTreeMap::new(),
+            pulses: BTreeMap::new(),
+            has_confirmed,
             check_at: now + CHECK,
         }
     }
@@ -77,15 +89,17 @@ impl RabbitMqSession {
             let Some(channel) = self.idle.pop() else {
                 return;
             };
-            self.began.insert(channel.id(), Instant::now());
+            let pulse = Pulse::new();
+            self.pulses.insert(channel.id(), pulse.clone());
             let messages = self.order.take_ready(share);
-            self.rounds.push(Box::pin(round::run(channel, messages)));
+            self.rounds
+                .push(Box::pin(round::run(channel, messages, pulse)));
         }
     }
 
     /// Takes in what a round brought; returns what was confirmed.
     fn settle(&mut self, round: Round) -> Result<Vec<Seq>, SessionError> {
-        self.began.remove(&round.channel.id());
+        self.pulses.remove(&round.channel.id());
         let outcomes = round.outcomes.map_err(failure)?;
         self.idle.push(round.channel);
         let mut confirmed = Vec::with_capacity(outcomes.len());
@@ -95,32 +109,35 @@ impl RabbitMqSession {
                     self.order.done(&message);
                     confirmed.push(message.seq);
                 }
-                Outcome::Returned(reason)
-                    if message.key.is_some()
-                        && self.config.unroutable == Unroutable::DeadLetter =>
-                {
-                    self.order.done(&message);
-                    let refusal = Refusal {
-                        reason: "unroutable",
-                        detail: reason,
-                    };
-                    self.refused.push_back((message.seq, refusal));
+                // What not even the dead letters take stays in the spool: it must not hold up the rest.
+                Outcome::Returned(detail) if message.key.is_none() => {
+                    self.refuse(&message, "dead_letter_queue", detail);
+                }
+                Outcome::Nacked if message.key.is_none() => {
+                    self.refuse(&message, "dead_letter_queue", NACKED.to_owned());
+                }
+                Outcome::Returned(reason) if self.config.unroutable == Unroutable::DeadLetter => {
+                    self.refuse(&message, "unroutable", reason);
                 }
                 Outcome::Returned(reason) => {
                     self.hold(message, format!("no queue takes events: {reason}"));
                 }
-                Outcome::Nacked => {
-                    self.hold(
-                        message,
-                        "the broker does not accept events (nack): a queue is full?".to_owned(),
-                    );
-                }
+                Outcome::Nacked => self.hold(message, NACKED.to_owned()),
             }
+        }
+        if !confirmed.is_empty() {
+            self.has_confirmed.store(true, Ordering::Relaxed);
         }
         if self.held.is_empty() && self.stalled.is_some() && !self.connection.status().blocked() {
             self.tell(None);
         }
         Ok(confirmed)
+    }
+
+    fn refuse(&mut self, message: &Message, reason: &'static str, detail: String) {
+        self.order.done(message);
+        self.refused
+            .push_back((message.seq, Refusal { reason, detail }));
     }
 
     fn hold(&mut self, message: Message, reason: String) {
@@ -156,16 +173,14 @@ impl RabbitMqSession {
             ));
         }
         if status.blocked() {
-            self.began
-                .values_mut()
-                .for_each(|began| *began = Instant::now());
+            self.pulses.values().for_each(Pulse::beat);
             let reason = "the broker blocks publishers (a memory or disk alarm)";
             self.tell(Some(reason.to_owned()));
         } else if self.stalled.is_some() && self.held.is_empty() {
             self.tell(None);
         }
         let limit = *self.config.confirm_timeout;
-        if self.began.values().any(|began| began.elapsed() > limit) {
+        if self.pulses.values().any(|pulse| pulse.silence() > limit) {
             let limit = self.config.confirm_timeout;
             let reason = format!("no confirm within {limit} (rabbitmq.confirm_timeout)");
             return Err(SessionError::Unavailable(reason, None));
