@@ -27,7 +27,7 @@ fn every_section() -> Config {
 }
 
 /// Every key of a build with all its sections, and its default.
-#[cfg(test)]
+#[cfg(all(test, feature = "kafka", feature = "rabbitmq"))]
 pub(super) fn known() -> &'static [(String, String)] {
     &KNOWN
 }

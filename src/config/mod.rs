@@ -17,7 +17,9 @@ use figment::value::Dict;
 use serde::{Deserialize, Serialize};
 
 use crate::setting::{List, Timeout};
-use crate::{admin, receiver, sink, spool, telemetry};
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+use crate::sink;
+use crate::{admin, receiver, spool, telemetry};
 use layer::Layer;
 
 /// All settings.
