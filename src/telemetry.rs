@@ -46,8 +46,9 @@ pub struct FilterError {
     source: tracing_subscriber::filter::ParseError,
 }
 
-/// lapin logs whole returned messages at `warn`; what matters of them we say ourselves.
-const QUIET: [&str; 2] = ["lapin=error", "librdkafka=off"];
+/// lapin logs every failed attempt and whole returned messages; what matters of them we say ourselves,
+/// once.
+const QUIET: [&str; 2] = ["lapin=off", "librdkafka=off"];
 
 /// Starts the log.
 ///

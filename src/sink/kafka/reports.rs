@@ -82,6 +82,11 @@ impl Reports {
         self.inbox().stalled.now
     }
 
+    /// What librdkafka said last of a broker, if anything: more telling than that a request failed.
+    pub(super) fn last_error(&self) -> Option<String> {
+        Some(self.inbox().stalled.reason.clone()).filter(|reason| !reason.is_empty())
+    }
+
     /// Reports that brokers can be reached.
     pub(super) fn flowing(&self) {
         let mut inbox = self.inbox();

@@ -47,7 +47,12 @@ async fn look_up(
     })
     .await
     .map_err(|error| SessionError::unavailable("the runtime is stopping", error))?
-    .map_err(|error| SessionError::unavailable("could not reach the cluster", error))?;
+    .map_err(|error| match producer.context().last_error() {
+        Some(reason) => {
+            SessionError::Unavailable(format!("could not reach the cluster: {reason}"), None)
+        }
+        None => SessionError::unavailable("could not reach the cluster", error),
+    })?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     Ok(found
         .and_then(MetadataTopic::error)

@@ -1,0 +1,138 @@
+//! Brokers behind TLS, with a private authority and client certificates.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod rig;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rig::{Kafka, RabbitMq, Recall, Setup};
+use tempfile::TempDir;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An authority, and what it has signed, as PEM files.
+struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority");
+        let certificate = params.self_signed(&key).unwrap();
+        fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self {
+            folder,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Signs a certificate for this machine; returns the files of it and of its key.
+    fn sign(&self, name: &str, purpose: ExtendedKeyUsagePurpose) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let mut params =
+            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![purpose];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let file = |suffix: &str| self.folder.path().join(format!("{name}.{suffix}"));
+        fs::write(file("pem"), certificate.pem()).unwrap();
+        fs::write(file("key"), key.serialize_pem()).unwrap();
+        (file("pem"), file("key"))
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn rabbitmq_is_reached_with_a_private_authority_and_a_client_certificate() {
+    let authority = Authority::new();
+    let (cert, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth);
+    let rabbitmq = RabbitMq::start_with(&[
+        &format!("ssl_options.cacertfile = {}", text(&authority.ca())),
+        &format!("ssl_options.certfile = {}", text(&cert)),
+        &format!("ssl_options.keyfile = {}", text(&key)),
+        "ssl_options.verify = verify_peer",
+        "ssl_options.fail_if_no_peer_cert = true",
+    ]);
+    let setup = Setup::new().set("RECALL_RABBITMQ__URI", &rabbitmq.tls_uri());
+
+    let stranger = setup.with("RECALL_DRAIN_TIMEOUT", "1s").start();
+    assert!(stranger.recall("g", 1).is_ok());
+    let down = stranger.until_sink("rabbitmq", "down");
+    assert!(
+        down["reason"].as_str().unwrap().contains("certificate"),
+        "{down}"
+    );
+    stranger.stop();
+
+    let (cert, key) = authority.sign("client", ExtendedKeyUsagePurpose::ClientAuth);
+    let relay = setup
+        .set("RECALL_RABBITMQ__TLS__CA", text(&authority.ca()))
+        .set("RECALL_RABBITMQ__TLS__CERT", text(&cert))
+        .set("RECALL_RABBITMQ__TLS__KEY", text(&key))
+        .start();
+    relay.until_drained("rabbitmq");
+    let found = rabbitmq.read("im.message.recalled", 1, TIMEOUT);
+    assert_eq!(Recall::of(&found[0].body), Recall::new("g", 1));
+    relay.stop();
+}
+
+#[test]
+fn kafka_is_reached_with_a_private_authority_and_a_client_certificate() {
+    let authority = Authority::new();
+    let (cert, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth);
+    let inline = |path: &Path| fs::read_to_string(path).unwrap().trim().replace('\n', " ");
+    let listener = |name: &str| format!("listener.name.tls.ssl.{name}");
+    let properties = [
+        (listener("keystore.type"), "PEM".to_owned()),
+        (listener("keystore.certificate.chain"), inline(&cert)),
+        (listener("keystore.key"), inline(&key)),
+        (listener("truststore.type"), "PEM".to_owned()),
+        (listener("truststore.certificates"), inline(&authority.ca())),
+        (listener("client.auth"), "required".to_owned()),
+    ];
+    let properties: Vec<(&str, &str)> = properties
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let kafka = Kafka::start_with(&properties);
+    let (cert, key) = authority.sign("client", ExtendedKeyUsagePurpose::ClientAuth);
+    let relay = Setup::new()
+        .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &kafka.tls_servers())
+        .set("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL")
+        .set(
+            "RECALL_KAFKA__PROPERTIES__SSL_CA_LOCATION",
+            text(&authority.ca()),
+        )
+        .set(
+            "RECALL_KAFKA__PROPERTIES__SSL_CERTIFICATE_LOCATION",
+            text(&cert),
+        )
+        .set("RECALL_KAFKA__PROPERTIES__SSL_KEY_LOCATION", text(&key))
+        .start();
+    assert!(relay.recall("g", 1).is_ok());
+    relay.until_drained("kafka");
+    let found = kafka.read("im.message.recalled", 1, TIMEOUT);
+    assert_eq!(Recall::of(&found[0].payload), Recall::new("g", 1));
+    relay.stop();
+}
