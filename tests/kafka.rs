@@ -11,7 +11,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rig::kafka::{PASSWORD, Record, USER};
-use rig::{Kafka, Load, Recall, Setup, assert_kept, large_recall, recall_query, under_load, until};
+use rig::{
+    Kafka, Recall, Setup, assert_kept, kill_again_and_again, large_recall, recall_query, under_load,
+};
 use serde_json::Value;
 
 /// One broker for all tests of this file, one test at a time: some stop it and start it again.
@@ -197,24 +199,13 @@ fn what_is_not_published_at_a_stop_goes_out_at_the_next_start() {
 fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay() {
     let kafka = kafka();
     let (setup, topic) = setup(&kafka, "relay-killed");
-    let mut acknowledged = Vec::new();
-    for round in 0..4 {
-        let relay = setup.start();
-        relay.until_sink("kafka", "up");
-        let load = Load::start(relay.callbacks, &format!("round{round}"), 6, Duration::ZERO);
-        until("load", || (load.acknowledged() > 400).then_some(()));
-        relay.kill();
-        acknowledged.extend(load.stop());
-    }
-    let relay = setup.start();
-    relay.until_drained("kafka");
+    let acknowledged = kill_again_and_again(&setup, "kafka", 4);
     let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
     let repeated = assert_kept(&acknowledged, &found);
     println!(
         "{} acknowledged, {repeated} of them published again",
         acknowledged.len()
     );
-    relay.stop();
 }
 
 #[test]

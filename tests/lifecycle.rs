@@ -7,10 +7,11 @@
 
 mod rig;
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
-use rig::{Connection, Load, Recall, Setup, assert_kept, recall, recall_query, request, until};
+use rig::{
+    Connection, Recall, Setup, assert_kept, kill_again_and_again, recall, recall_query, request,
+    until,
+};
 
 #[test]
 fn what_was_answered_ok_is_published_once_across_a_stop() {
@@ -29,17 +30,7 @@ fn what_was_answered_ok_is_published_once_across_a_stop() {
 #[test]
 fn what_was_answered_ok_survives_kill_9() {
     let setup = Setup::new();
-    let mut acknowledged = Vec::new();
-    for round in 0..5 {
-        let relay = setup.start();
-        let load = Load::start(relay.callbacks, &format!("round{round}"), 8, Duration::ZERO);
-        until("some load", || (load.acknowledged() > 300).then_some(()));
-        relay.kill();
-        acknowledged.extend(load.stop());
-    }
-    let relay = setup.start();
-    relay.until_drained("stdout");
-    relay.stop();
+    let acknowledged = kill_again_and_again(&setup, "stdout", 5);
     assert!(acknowledged.len() > 1500);
     assert_eq!(assert_kept(&acknowledged, &read_spool(&setup)), 0);
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use rig::rabbitmq::Delivery;
 use rig::{
-    Load, RabbitMq, Recall, Setup, assert_kept, large_recall, recall_query, under_load, until,
+    RabbitMq, Recall, Setup, assert_kept, kill_again_and_again, large_recall, recall_query,
+    under_load,
 };
 use serde_json::Value;
 
@@ -155,24 +156,13 @@ fn a_node_that_is_absent_at_the_start_is_waited_for() {
 fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay() {
     let rabbitmq = rabbitmq();
     let (setup, name) = setup(&rabbitmq, "relay-killed");
-    let mut acknowledged = Vec::new();
-    for round in 0..4 {
-        let relay = setup.start();
-        relay.until_sink("rabbitmq", "up");
-        let load = Load::start(relay.callbacks, &format!("round{round}"), 6, Duration::ZERO);
-        until("load", || (load.acknowledged() > 400).then_some(()));
-        relay.kill();
-        acknowledged.extend(load.stop());
-    }
-    let relay = setup.start();
-    relay.until_drained("rabbitmq");
+    let acknowledged = kill_again_and_again(&setup, "rabbitmq", 4);
     let found = recalls(&rabbitmq.read(&name, acknowledged.len(), TIMEOUT));
     let repeated = assert_kept(&acknowledged, &found);
     println!(
         "{} acknowledged, {repeated} of them published again",
         acknowledged.len()
     );
-    relay.stop();
 }
 
 #[test]

@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use kafka::Kafka;
-pub use oracle::{Recall, assert_kept, under_load};
+pub use oracle::{Recall, assert_kept, kill_again_and_again, under_load};
 pub use rabbitmq::RabbitMq;
 pub use relay::{Relay, Setup};
 pub use vendor::{Answer, Connection, Load, large_recall, recall, recall_query, request};

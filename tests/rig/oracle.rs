@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Load, Relay, until};
+use super::{Load, Relay, Setup, until};
 
 /// One recall: its group, and its number within it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,4 +67,22 @@ pub fn under_load(relay: &Relay, act: impl FnOnce()) -> Vec<Recall> {
         (load.acknowledged() > before + 200).then_some(())
     });
     load.stop()
+}
+
+/// Kills the relay again and again under load, and starts it once more; returns what was acknowledged,
+/// once the sink has confirmed it all.
+pub fn kill_again_and_again(setup: &Setup, sink: &str, rounds: usize) -> Vec<Recall> {
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        let relay = setup.start();
+        relay.until_sink(sink, "up");
+        let load = Load::start(relay.callbacks, &format!("round{round}"), 6, Duration::ZERO);
+        until("load", || (load.acknowledged() > 400).then_some(()));
+        relay.kill();
+        acknowledged.extend(load.stop());
+    }
+    let relay = setup.start();
+    relay.until_drained(sink);
+    relay.stop();
+    acknowledged
 }

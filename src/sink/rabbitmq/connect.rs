@@ -15,12 +15,9 @@ use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
-use super::session::RabbitMqSession;
+use super::session::{CHANNELS, RabbitMqSession};
 use super::{Config, Start, Tls};
 use crate::sink::{BoxError, SessionError};
-
-/// Channels of a connection: while one waits for its last confirms, others publish.
-pub(super) const CHANNELS: usize = 4;
 
 /// How long connecting, opening channels and declaring may take. lapin's own limit covers TCP alone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -20,6 +20,9 @@ use super::{Config, Unroutable};
 use crate::event::Seq;
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError};
 
+/// Channels of a connection: while one waits for its last confirms, others publish.
+pub(super) const CHANNELS: usize = 4;
+
 /// After how long a message is sent again that no queue took, or that was nacked.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -84,7 +87,7 @@ impl RabbitMqSession {
 
     /// Starts a round on every channel that is free, while messages are ready.
     fn start_rounds(&mut self) {
-        let share = (self.config.window / super::connect::CHANNELS).max(1);
+        let share = (self.config.window / CHANNELS).max(1);
         while self.order.has_ready() {
             let Some(channel) = self.idle.pop() else {
                 return;

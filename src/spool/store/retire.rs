@@ -1,0 +1,162 @@
+//! Room: what the file uses, what may leave it, and the log that is brought into it.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{Store, classify};
+use crate::event::{Millis, Seq};
+use crate::spool::room::{Room, Usage};
+use crate::spool::{AppendError, Cursor};
+
+/// The size of the log at which it is brought into the file. Larger made answers wait longer for it,
+/// now and then; smaller writes the same pages more often.
+const LOG_BYTES: u64 = 4 << 20;
+
+/// SQLite's default page: what deleting a row may write.
+const PAGE: u64 = 4096;
+
+/// Rows that are deleted in one transaction: few enough that nobody waits long for it.
+const DELETE_AT_ONCE: u64 = 1000;
+
+impl Store {
+    /// Deletes the oldest forwarded events whose retention is over, a bounded number at once. Returns
+    /// whether any went.
+    pub(in crate::spool) fn expire(
+        &mut self,
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Result<bool, AppendError> {
+        let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
+        let cutoff = Millis::now().as_millis().saturating_sub(retention);
+        self.delete_forwarded(cursors, Some(cutoff))
+    }
+
+    /// Deletes the oldest forwarded events, those appended after `cutoff` excepted.
+    fn delete_forwarded(
+        &mut self,
+        cursors: &BTreeMap<String, Cursor>,
+        cutoff: Option<i64>,
+    ) -> Result<bool, AppendError> {
+        let forwarded = self.forwarded(cursors);
+        if forwarded < self.first {
+            return Ok(false);
+        }
+        let first = self.first.0;
+        let mut end = forwarded.0.min(first + DELETE_AT_ONCE - 1);
+        if let Some(cutoff) = cutoff {
+            let young: Option<u64> = self
+                .connection
+                .prepare_cached(
+                    "SELECT seq FROM events WHERE seq BETWEEN ?1 AND ?2 AND appended_at > ?3
+                     ORDER BY seq LIMIT 1",
+                )
+                .and_then(|mut young| {
+                    young
+                        .query_row(params![first, end, cutoff], |row| row.get(0))
+                        .optional()
+                })
+                .map_err(|error| classify(&error))?;
+            if let Some(young) = young {
+                end = young - 1;
+            }
+        }
+        if end < first {
+            return Ok(false);
+        }
+
+        let recent_from = self.next.0.saturating_sub(self.config.recent_ids as u64);
+        let next = self.next.0;
+        self.unsynced(|store| {
+            store.transaction(|connection| {
+                connection
+                    .prepare_cached(
+                        "INSERT INTO recent_ids SELECT seq, id FROM events
+                         WHERE seq BETWEEN max(?1, ?2) AND ?3",
+                    )?
+                    .execute([first, recent_from, end])?;
+                connection
+                    .prepare_cached("DELETE FROM events WHERE seq <= ?1")?
+                    .execute([end])?;
+                connection
+                    .prepare_cached("DELETE FROM recent_ids WHERE seq < ?1")?
+                    .execute([recent_from])?;
+                connection
+                    .prepare_cached("UPDATE identity SET next_seq = ?1")?
+                    .execute([next])
+                    .map(|_| ())
+            })
+        })?;
+        self.first = Seq(end + 1);
+        self.log_bytes += (end - first + 1) * PAGE;
+        Ok(true)
+    }
+
+    /// Brings the log into the file once it is large enough, and syncs both.
+    pub(in crate::spool) fn checkpoint(&mut self) -> Result<(), AppendError> {
+        if self.log_bytes < LOG_BYTES {
+            return Ok(());
+        }
+        self.log_bytes = 0;
+        self.connection
+            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
+            .and_then(|mut checkpoint| checkpoint.query_row([], |_| Ok(())))
+            .map_err(|error| classify(&error))
+    }
+
+    /// The newest event that every sink which counts has confirmed. A sink that is not configured any
+    /// more counts for what it had not confirmed when it was missed, not for what came afterwards.
+    fn forwarded(&self, cursors: &BTreeMap<String, Cursor>) -> Seq {
+        let last = Seq(self.next.0 - 1);
+        let orphans = self
+            .saved_cursors
+            .iter()
+            .filter(|(sink, seq)| !cursors.contains_key(*sink) && **seq < self.last_at_open)
+            .map(|(_, seq)| *seq);
+        let configured = cursors.values().map(Cursor::position);
+        configured.chain(orphans).min().unwrap_or(last).min(last)
+    }
+
+    /// How much fits now, after forwarded events have made way if `wanted` bytes do not fit.
+    pub(in crate::spool) fn make_room(
+        &mut self,
+        wanted: u64,
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Result<Room, AppendError> {
+        loop {
+            let room = self.room();
+            if room.bytes >= wanted || !self.delete_forwarded(cursors, None)? {
+                return Ok(room);
+            }
+        }
+    }
+
+    /// How much fits now.
+    fn room(&self) -> Room {
+        Room::look(&self.config, self.usage())
+    }
+
+    /// Why nothing fits, for people.
+    pub(in crate::spool) fn explain(&self, room: Room) -> String {
+        room.explain(&self.config)
+    }
+
+    /// What the file uses; all of it where it cannot be read.
+    pub(in crate::spool) fn usage(&self) -> Usage {
+        let pages = "SELECT (SELECT page_count FROM pragma_page_count),
+                            (SELECT freelist_count FROM pragma_freelist_count),
+                            (SELECT page_size FROM pragma_page_size)";
+        let read = self.connection.prepare_cached(pages).and_then(|mut pages| {
+            pages.query_row([], |row| {
+                let (all, free, size): (u64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                Ok(Usage {
+                    used_bytes: (all - free) * size,
+                    free_page_bytes: free * size,
+                })
+            })
+        });
+        read.unwrap_or(Usage {
+            used_bytes: u64::MAX,
+            free_page_bytes: 0,
+        })
+    }
+}
