@@ -14,7 +14,7 @@ use std::time::Duration;
 use rig::rabbitmq::Delivery;
 use rig::{
     RabbitMq, Recall, Setup, assert_kept, kill_again_and_again, large_recall, recall_query,
-    under_load,
+    under_load, until,
 };
 use serde_json::Value;
 
@@ -165,12 +165,19 @@ fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay() {
     );
 }
 
+fn c2c_recall(number: u64) -> String {
+    format!(
+        r#"{{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"f","To_Account":"t","MsgKey":"{number}_1_1557481126"}}"#
+    )
+}
+
 #[test]
 fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
     let rabbitmq = rabbitmq();
     let (setup, name) = setup(&rabbitmq, "unbound");
     let relay = setup.set("RECALL_RABBITMQ__QUEUE", "").start();
     relay.until_sink("rabbitmq", "up");
+    rabbitmq.bind_queue(&name, "*.c2c");
     let sent: Vec<Recall> = (1..=30)
         .map(|number| Recall::new(if number % 2 == 0 { "a" } else { "b" }, number))
         .collect();
@@ -184,6 +191,27 @@ fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
             .unwrap()
             .contains("no queue takes events"),
         "{down}"
+    );
+    // Others go through meanwhile, and the log does not follow each of them.
+    for number in 1..=300 {
+        assert!(
+            relay
+                .post("SdkAppid=1400000001", c2c_recall(number))
+                .is_ok()
+        );
+    }
+    let confirmed = r#"recall_sink_confirmed_events_total{sink="rabbitmq"}"#;
+    until("the others", || {
+        (relay.metric(confirmed) == "300").then_some(())
+    });
+    relay.until_sink("rabbitmq", "down");
+    assert_eq!(
+        relay
+            .log_entries("sink is down; events stay in the spool")
+            .len(),
+        1,
+        "{}",
+        relay.log()
     );
     let queue = rabbitmq.bind_queue(&name, "1400000001.group.*");
     relay.until_drained("rabbitmq");
@@ -204,14 +232,13 @@ fn an_event_that_no_queue_takes_goes_to_the_dead_letters_where_that_is_wanted() 
     relay.until_sink("rabbitmq", "up");
     // Only events of c2c conversations have a queue.
     let queue = rabbitmq.bind_queue(&name, "*.c2c");
-    let c2c = |number: u64| {
-        format!(
-            r#"{{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"f","To_Account":"t","MsgKey":"{number}_1_1557481126"}}"#
-        )
-    };
     for number in 1..=50 {
         assert!(relay.recall("a", number).is_ok());
-        assert!(relay.post("SdkAppid=1400000001", c2c(number)).is_ok());
+        assert!(
+            relay
+                .post("SdkAppid=1400000001", c2c_recall(number))
+                .is_ok()
+        );
     }
     relay.until_drained("rabbitmq");
     let dead = rabbitmq.read("unroutable.dead", 50, TIMEOUT);

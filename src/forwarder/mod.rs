@@ -42,6 +42,15 @@ pub struct Forwarder<S> {
     stop: Stop,
     window: Window,
     suspects: Suspects,
+    flow: Flow,
+}
+
+/// What the session says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Flowing,
+    /// Some events do not get through, whatever becomes of the others.
+    Stalled,
 }
 
 /// When a forwarder ends.
@@ -74,6 +83,7 @@ impl<S: Sink> Forwarder<S> {
             stop,
             window: Window::default(),
             suspects: Suspects::default(),
+            flow: Flow::Flowing,
         }
     }
 

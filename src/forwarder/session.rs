@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
-use super::{End, Forwarder};
+use super::{End, Flow, Forwarder};
 use crate::event::{Seq, Stored};
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
 use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
@@ -25,6 +25,7 @@ impl<S: Sink> Forwarder<S> {
     }
 
     async fn forward_until_end(&mut self, session: &mut S::Session) -> End {
+        self.flow = Flow::Flowing;
         let start = session.cursor().unwrap_or_else(|| self.cursor.position());
         self.cursor.advance(start);
         let mut tail = match self.spool.tail(start) {
@@ -105,10 +106,18 @@ impl<S: Sink> Forwarder<S> {
                 let confirmed = self.window.confirm(&seqs);
                 self.state.confirmed(confirmed);
                 self.move_cursor();
+                if self.flow == Flow::Flowing {
+                    self.state.up();
+                }
+            }
+            Ok(Progress::Flowing) => {
+                self.flow = Flow::Flowing;
                 self.state.up();
             }
-            Ok(Progress::Flowing) => self.state.up(),
-            Ok(Progress::Stalled(reason)) => self.state.stalled(&reason),
+            Ok(Progress::Stalled(reason)) => {
+                self.flow = Flow::Stalled;
+                self.state.stalled(&reason);
+            }
             Ok(Progress::Refused(seq, refusal)) => {
                 let delivery = self.window.delivery(seq)?.clone();
                 if delivery.is_dead_letter() {

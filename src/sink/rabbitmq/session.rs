@@ -1,6 +1,6 @@
 //! A connection with several channels, each of which runs one round after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub struct RabbitMqSession {
     order: Order,
     /// Messages that did not get through, and when to send them again.
     held: VecDeque<(Instant, Message)>,
+    /// Those and their like that are being sent again just now: while there are any, not all goes through.
+    troubled: BTreeSet<Seq>,
     refused: VecDeque<(Seq, Refusal)>,
     stalled: Option<String>,
     to_tell: bool,
@@ -76,6 +78,7 @@ impl RabbitMqSession {
             rounds: FuturesUnordered::new(),
             order: Order::default(),
             held: VecDeque::new(),
+            troubled: BTreeSet::new(),
             refused: VecDeque::new(),
             stalled: None,
             to_tell: false,
@@ -110,6 +113,7 @@ impl RabbitMqSession {
             match outcome {
                 Outcome::Confirmed => {
                     self.order.done(&message);
+                    self.troubled.remove(&message.seq);
                     confirmed.push(message.seq);
                 }
                 // What not even the dead letters take stays in the spool: it must not hold up the rest.
@@ -131,7 +135,7 @@ impl RabbitMqSession {
         if !confirmed.is_empty() {
             self.has_confirmed.store(true, Ordering::Relaxed);
         }
-        if self.held.is_empty() && self.stalled.is_some() && !self.connection.status().blocked() {
+        if self.troubled.is_empty() && !self.connection.status().blocked() {
             self.tell(None);
         }
         Ok(confirmed)
@@ -139,11 +143,13 @@ impl RabbitMqSession {
 
     fn refuse(&mut self, message: &Message, reason: &'static str, detail: String) {
         self.order.done(message);
+        self.troubled.remove(&message.seq);
         self.refused
             .push_back((message.seq, Refusal { reason, detail }));
     }
 
     fn hold(&mut self, message: Message, reason: String) {
+        self.troubled.insert(message.seq);
         self.held.push_back((Instant::now() + RETRY, message));
         self.tell(Some(reason));
     }
@@ -179,7 +185,7 @@ impl RabbitMqSession {
             self.pulses.values().for_each(Pulse::beat);
             let reason = "the broker blocks publishers (a memory or disk alarm)";
             self.tell(Some(reason.to_owned()));
-        } else if self.stalled.is_some() && self.held.is_empty() {
+        } else if self.troubled.is_empty() {
             self.tell(None);
         }
         let limit = *self.config.confirm_timeout;
