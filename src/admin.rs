@@ -88,6 +88,13 @@ struct SpoolBody {
     used_bytes: u64,
     last_seq: u64,
     unreadable: u64,
+    lost: u64,
+    /// What this start found to be damaged, and where that is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<String>,
+    /// Damaged files that are still there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    put_aside: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -130,7 +137,7 @@ impl Admin {
         }
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" => self.readiness(),
+            "/readyz" => self.readiness().await,
             "/metrics" => self.metrics().await,
             "/" => text(StatusCode::OK, "recall-relay: /livez /readyz /metrics\n"),
             _ => text(
@@ -140,7 +147,10 @@ impl Admin {
         }
     }
 
-    fn readiness(&self) -> Response<Full<Bytes>> {
+    async fn readiness(&self) -> Response<Full<Bytes>> {
+        let spool = self.spool.clone();
+        let put_aside = tokio::task::spawn_blocking(move || spool.put_aside());
+        let put_aside = put_aside.await.unwrap_or_default();
         let status = self.spool.status();
         let reason = if self.stopping.load(Ordering::Acquire) {
             Some("stopping".to_owned())
@@ -155,6 +165,17 @@ impl Admin {
                 used_bytes: status.used_bytes,
                 last_seq: status.last.0,
                 unreadable: self.spool.unreadable(),
+                lost: self.spool.lost(),
+                damaged: self
+                    .spool
+                    .findings()
+                    .rescue
+                    .as_ref()
+                    .map(ToString::to_string),
+                put_aside: put_aside
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect(),
             },
             sinks: self
                 .sinks

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::forwarder::{Forwarder, State, Stop};
 use crate::receiver::{Gate, Intake, Listener, Metrics};
 use crate::sink::{Sink, stdout};
-use crate::spool::{AppendError, Opened, Spool};
+use crate::spool::{Opened, Spool};
 
 /// After a failure, how long those who wait for an answer have to take it.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -171,7 +171,7 @@ impl App {
             })
             .await;
         let failed_late = match spool.status().refusing {
-            Some(error @ AppendError::Failed(_)) => Some(anyhow!(error)),
+            Some(error) if error.is_final() => Some(anyhow!(error)),
             _ => None,
         };
         spool.close().await;

@@ -54,7 +54,7 @@ type ReadCounter = fn(&SinkView) -> u64;
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = self.spool.status();
-        let spool: [(&str, &str, Option<Unit>, f64); 4] = [
+        let spool: [(&str, &str, Option<Unit>, f64); 5] = [
             ("spool_events", "Events kept", None, float(status.rows())),
             (
                 "spool_used",
@@ -73,6 +73,12 @@ impl Collector for Figures {
                 "Events that could not be read back since the start",
                 None,
                 float(self.spool.unreadable()),
+            ),
+            (
+                "spool_lost_events",
+                "Events that were kept once and are lost to damage of the file",
+                None,
+                float(self.spool.lost()),
             ),
         ];
         for (name, help, unit, value) in spool {

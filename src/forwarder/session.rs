@@ -86,7 +86,7 @@ impl<S: Sink> Forwarder<S> {
                         to_send.push(delivery);
                     }
                 }
-                Row::Unreadable(seq) => self.window.pass(seq),
+                Row::Unreadable(seq) | Row::Missing(seq) => self.window.pass(seq),
             }
         }
         self.move_cursor();

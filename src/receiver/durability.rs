@@ -43,7 +43,7 @@ impl Durability for Spool {
             Err(error @ (AppendError::Full(_) | AppendError::Busy)) => {
                 Err(NotKept(error.to_string()))
             }
-            Err(AppendError::Io(_) | AppendError::Failed(_)) => {
+            Err(AppendError::Io(_) | AppendError::Failed(_) | AppendError::Damaged(_)) => {
                 Err(NotKept("spool could not write".to_owned()))
             }
         }

@@ -1,16 +1,40 @@
-//! The spool's folder, its lock, and who may read them.
+//! The spool's folder, its files and their names, its lock, and who may read them.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The lock that keeps a second process out; held until dropped.
+use super::note::Note;
+
+/// The lock that keeps a second process out, held until dropped; and the note in it.
 ///
 /// A file of its own: opening and closing the database file by other means would drop SQLite's locks.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Lock {
+    /// The note; none where there is none, or it is damaged itself.
+    pub(super) fn note(&self) -> io::Result<Option<Note>> {
+        Note::read(&self.file)
+    }
+
+    /// Writes the note. It is not synced.
+    pub(super) fn write_note(&self, note: Note) -> io::Result<()> {
+        note.write(&self.file)
+    }
+
+    /// Notes for the next start that the database is damaged.
+    pub(super) fn mark_damaged(&self) -> io::Result<()> {
+        let note = self.note()?.unwrap_or_default();
+        self.write_note(Note {
+            damaged: true,
+            ..note
+        })?;
+        self.file.sync_data()
+    }
 }
 
 /// Makes the folder (0700) and every folder above it that is missing, and syncs their parents, so that
@@ -25,7 +49,7 @@ pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    sync_folder(parent)
+    sync_folder_of(folder)
 }
 
 /// Takes the lock beside the database file.
@@ -33,11 +57,9 @@ pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// `WouldBlock` where another process holds it.
 pub(super) fn lock(database: &Path) -> io::Result<Lock> {
-    let mut path = database.as_os_str().to_owned();
-    path.push(".lock");
-    let file = open_private(&PathBuf::from(path))?;
+    let file = open_private(&beside(database, ".lock"))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock { _file: file }),
+        Ok(()) => Ok(Lock { file }),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(TryLockError::Error(error)) => Err(error),
     }
@@ -49,23 +71,55 @@ pub(super) fn create_database(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     open_private(path)?.sync_all()?;
-    sync_folder(path.parent().unwrap_or(Path::new("")))
+    sync_folder_of(path)
+}
+
+/// A file beside the database: SQLite's log is `-wal`, for example.
+pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
+}
+
+/// SQLite's log.
+pub(super) fn log(database: &Path) -> PathBuf {
+    beside(database, "-wal")
+}
+
+/// Makes a file that only its owner may read.
+pub(super) fn create_private(path: &Path) -> io::Result<()> {
+    open_private(path).map(drop)
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
         .mode(0o600)
         .open(path)
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    let folder = if folder.as_os_str().is_empty() {
+/// The folder of a file.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {
         folder
-    };
-    File::open(folder)?.sync_all()
+    }
+}
+
+/// Makes sure that the names in the file's folder are on disk.
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
 }

@@ -5,7 +5,8 @@
 //! - events are read in the order of their numbers, and a number is never given out twice;
 //! - nothing leaves before every sink that counts has confirmed it, however old it is;
 //! - an event whose id was seen lately is not appended again;
-//! - what cannot be kept is refused, never dropped.
+//! - what cannot be kept is refused, never dropped;
+//! - a damaged file does not stop a start: what can be read of it is kept, what is lost is counted.
 //!
 //! It does not work on a network file system (WAL needs shared memory), and it does not replicate:
 //! the disk is as safe as the disk is.
@@ -16,7 +17,9 @@
 
 mod busy;
 mod files;
+mod note;
 mod recent_ids;
+mod rescue;
 mod room;
 mod schema;
 mod store;
@@ -35,12 +38,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::error;
 
+pub use rescue::{Error as RescueError, Findings, Rescue};
 pub use store::{OpenError, SetAside};
 pub use tail::{ReadError, Row, Tail};
 
 use crate::event::{Event, Millis, Seq, Stored};
 use crate::setting::{self, Period, Size};
 use busy::Busy;
+use files::Lock;
 use writer::Command;
 
 /// Settings of the spool.
@@ -79,6 +84,10 @@ impl Default for Config {
     }
 }
 
+/// Bytes of events that may wait for a commit: a disk that hangs must not fill the memory, also where
+/// nobody waits for the answers any more.
+const WAITING_BYTES: u64 = 64 << 20;
+
 /// A writer that is at work on one group for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
@@ -109,6 +118,17 @@ pub enum AppendError {
     /// What was written can no longer be trusted: the process must end and start again.
     #[error("spool failed: {0}")]
     Failed(String),
+    /// The file is not what was written: the process must end, and the next start rescues what it holds.
+    #[error("spool is damaged: {0}; the next start keeps what can be read of it")]
+    Damaged(String),
+}
+
+impl AppendError {
+    /// Whether nothing can be appended any more by this process.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Damaged(_))
+    }
 }
 
 /// What the spool holds, and whether it takes more.
@@ -160,6 +180,11 @@ struct Shared {
     cursors: BTreeMap<String, Cursor>,
     unreadable: Mutex<BTreeSet<Seq>>,
     busy: Busy,
+    /// Bytes of events that wait for the writer.
+    waiting_bytes: AtomicU64,
+    findings: Findings,
+    lost: u64,
+    lock: Arc<Lock>,
 }
 
 impl Shared {
@@ -174,6 +199,26 @@ impl Shared {
         if self.unreadable().insert(seq) {
             error!(%seq, "an event in the spool is damaged and cannot be published");
         }
+    }
+
+    /// Ends the work on a file that turned out to be damaged; the next start rescues what it holds.
+    fn found_damage(&self, what: &str) {
+        if let Err(error) = self.lock.mark_damaged() {
+            error!(%error, "the damage of the spool could not be noted for the next start");
+        }
+        self.refuse(AppendError::Damaged(what.to_owned()));
+    }
+
+    /// Refuses all events from now on, whatever comes later.
+    fn refuse(&self, reason: AppendError) {
+        self.status.send_if_modified(|status| {
+            let first = !status.refusing.as_ref().is_some_and(AppendError::is_final);
+            if first {
+                error!(error = %reason, "the spool failed");
+                status.refusing = Some(reason);
+            }
+            first
+        });
     }
 }
 
@@ -211,13 +256,21 @@ impl Spool {
     /// # Errors
     /// Tells why the event is not kept. Dropping the future does not take the event back.
     pub async fn append(&self, event: Event) -> Result<Appended, AppendError> {
+        let bytes = event.bytes.len() as u64;
+        let waiting = &self.shared.waiting_bytes;
+        if waiting.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(AppendError::Busy);
+        }
         let (reply, outcome) = oneshot::channel();
-        self.commands
-            .try_send(Command::Append { event, reply })
-            .map_err(|error| match error {
+        let sent = self.commands.try_send(Command::Append { event, reply });
+        if let Err(error) = sent {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(match error {
                 TrySendError::Full(_) => AppendError::Busy,
                 TrySendError::Disconnected(_) => closed(),
-            })?;
+            });
+        }
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -271,12 +324,30 @@ impl Spool {
         self.shared.unreadable().len() as u64
     }
 
+    /// How many events were kept once and are lost, by damage that this or an earlier start has found.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.shared.lost
+    }
+
+    /// What this start has found that should not be so.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.shared.findings
+    }
+
+    /// Damaged files beside the spool that nobody has removed yet. Blocks.
+    #[must_use]
+    pub fn put_aside(&self) -> Vec<PathBuf> {
+        rescue::put_aside(&self.path).unwrap_or_default()
+    }
+
     /// Waits until the spool fails for good.
     pub async fn failed(&self) -> AppendError {
         let mut status = self.shared.status.subscribe();
-        let failed = status
-            .wait_for(|status| matches!(status.refusing, Some(AppendError::Failed(_))))
-            .await;
+        let is_final =
+            |status: &Status| status.refusing.as_ref().is_some_and(AppendError::is_final);
+        let failed = status.wait_for(is_final).await;
         failed.map_or_else(
             |_| closed(),
             |status| status.refusing.clone().unwrap_or_else(closed),
@@ -286,18 +357,19 @@ impl Spool {
     /// Commits what is waiting, saves the cursors and closes the file. Ends within a bounded time, also
     /// where the disk does not.
     pub async fn close(self) {
-        let asked = timeout(CLOSE_TIMEOUT, self.send(Command::Close)).await;
-        if asked.is_ok_and(|asked| asked.is_ok()) {
-            let writer = self
-                .writer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            if let Some(writer) = writer {
-                let ended = tokio::task::spawn_blocking(move || writer.join());
-                let _ = timeout(CLOSE_TIMEOUT, ended).await;
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let closed = async {
+            if self.send(Command::Close).await.is_ok()
+                && let Some(writer) = writer
+            {
+                let _ = tokio::task::spawn_blocking(move || writer.join()).await;
             }
-        }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, closed).await;
     }
 
     /// Waits for room in the queue.

@@ -1,10 +1,8 @@
 //! How much more the spool may take: `spool.max_bytes`, and the disk less `spool.reserve`.
 
-use std::path::Path;
-
 use nix::sys::statvfs::statvfs;
 
-use super::Config;
+use super::{Config, files};
 
 /// What the file uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,11 +29,7 @@ impl Room {
     /// Looks at the disk. A disk that does not tell how full it is counts as having room: SQLite will
     /// say when it has not.
     pub(super) fn look(config: &Config, usage: Usage) -> Self {
-        let folder = config
-            .path
-            .parent()
-            .filter(|path| !path.as_os_str().is_empty());
-        let free_disk = statvfs(folder.unwrap_or(Path::new("."))).map_or(u64::MAX, |disk| {
+        let free_disk = statvfs(files::folder_of(&config.path)).map_or(u64::MAX, |disk| {
             disk.blocks_available().saturating_mul(disk.fragment_size())
         });
         Self::of(config, usage, free_disk)

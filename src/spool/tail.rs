@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
@@ -10,13 +9,31 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::store::is_damage;
 use super::{Shared, Status, schema};
-use crate::event::{Event, Kind, Millis, Seq, Stored};
+use crate::event::{Event, Millis, Seq, Stored};
+use crate::telemetry::chain;
 
-/// Why the spool could not be read.
+/// Why the spool could not be read. Where it is damaged it has failed, too: what can be read of it is
+/// kept by the next start.
 #[derive(Debug, thiserror::Error)]
-#[error("could not read the spool")]
-pub struct ReadError(#[from] rusqlite::Error);
+pub enum ReadError {
+    /// SQLite.
+    #[error("could not read the spool")]
+    Database(#[from] rusqlite::Error),
+    /// Events are not where they should be.
+    #[error("events {0} to {1} are missing in the spool")]
+    Missing(Seq, Seq),
+}
+
+impl ReadError {
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Database(error) => is_damage(error),
+            Self::Missing(..) => true,
+        }
+    }
+}
 
 /// Rows that one read returns at most, and the bytes after which it stops.
 const READ_ROWS: usize = 1000;
@@ -35,9 +52,7 @@ pub struct Tail {
 /// A read under way on a blocking thread.
 #[derive(Debug)]
 struct Reading {
-    /// The newest event when it began: all up to here that are not found are gone.
-    last: Seq,
-    rows: JoinHandle<rusqlite::Result<Vec<Row>>>,
+    rows: JoinHandle<Result<Vec<Row>, ReadError>>,
 }
 
 /// A row of the spool as it is read back.
@@ -47,6 +62,8 @@ pub enum Row {
     Event(Stored),
     /// What is there is not what was written: the event is lost.
     Unreadable(Seq),
+    /// No event has the numbers up to this one; that is known.
+    Missing(Seq),
 }
 
 impl Row {
@@ -55,7 +72,7 @@ impl Row {
     pub const fn seq(&self) -> Seq {
         match self {
             Self::Event(stored) => stored.seq,
-            Self::Unreadable(seq) => *seq,
+            Self::Unreadable(seq) | Self::Missing(seq) => *seq,
         }
     }
 }
@@ -80,7 +97,8 @@ impl Tail {
     /// The next rows, at most `limit` of them; waits until there are some. Cancel safe.
     ///
     /// # Errors
-    /// Fails where the file cannot be read; may be called again.
+    /// Fails where the file cannot be read; may be called again. Where it turns out to be damaged the spool
+    /// fails for good.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         loop {
             let position = self.position;
@@ -91,33 +109,38 @@ impl Tail {
             let reading = self.reading.get_or_insert_with(|| {
                 let connection = Arc::clone(&self.connection);
                 let limit = limit.clamp(1, READ_ROWS);
+                let (first, last) = {
+                    let status = self.status.borrow();
+                    (status.first, status.last)
+                };
+                // What was deleted had been confirmed to everybody, also to who reads here.
+                let expected = position.next().max(first);
                 Reading {
-                    last: self.status.borrow().last,
                     rows: tokio::task::spawn_blocking(move || {
                         let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                        read(&connection, position, limit)
+                        read(&connection, expected, last, limit)
                     }),
                 }
             });
             let outcome = (&mut reading.rows).await;
-            let last = reading.last;
             self.reading = None;
             let Ok(rows) = outcome else {
                 // The runtime is shutting down.
                 return std::future::pending().await;
             };
-            let rows = rows?;
+            let rows = rows.inspect_err(|error| {
+                if error.is_damage() {
+                    self.shared.found_damage(&chain(error));
+                }
+            })?;
             for row in &rows {
                 if let Row::Unreadable(seq) = row {
                     self.shared.found_unreadable(*seq);
                 }
             }
-            match rows.last() {
-                Some(newest) => {
-                    self.position = newest.seq();
-                    return Ok(rows);
-                }
-                None => self.position = self.position.max(last),
+            if let Some(newest) = rows.last() {
+                self.position = newest.seq();
+                return Ok(rows);
             }
         }
     }
@@ -127,9 +150,7 @@ impl Tail {
 /// would drop SQLite's locks.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    Ok(connection)
+    schema::connect(path, flags)
 }
 
 /// When the oldest event after `position` was appended.
@@ -144,17 +165,28 @@ pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<Millis
     Ok(millis.and_then(Millis::new))
 }
 
-fn read(connection: &Connection, after: Seq, limit: usize) -> rusqlite::Result<Vec<Row>> {
+/// Reads rows from number `expected` on. `last` is known to be there, or known to be gone.
+fn read(
+    connection: &Connection,
+    expected: Seq,
+    last: Seq,
+    limit: usize,
+) -> Result<Vec<Row>, ReadError> {
     let mut statement = connection.prepare_cached(
-        "SELECT seq, id, kind, checksum, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+        "SELECT seq, id, kind, checksum, body FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
     )?;
-    let mut found = statement.query([after.0, limit as u64])?;
+    let mut found = statement.query([expected.0, limit as u64])?;
     let mut rows = Vec::new();
     let mut bytes = 0;
+    let mut expected = expected;
     while bytes < READ_BYTES
         && let Some(row) = found.next()?
     {
         let seq = Seq(row.get(0)?);
+        if seq != expected {
+            check_gap(connection, expected, Seq(seq.0.saturating_sub(1)))?;
+        }
+        expected = seq.next();
         rows.push(match decode(seq, row) {
             Some(event) => {
                 bytes += event.bytes.len();
@@ -163,7 +195,29 @@ fn read(connection: &Connection, after: Seq, limit: usize) -> rusqlite::Result<V
             None => Row::Unreadable(seq),
         });
     }
+    if rows.is_empty() {
+        if expected <= last {
+            check_gap(connection, expected, last)?;
+        }
+        rows.push(Row::Missing(last));
+    }
     Ok(rows)
+}
+
+/// Events that are not found must be known to be missing: a damaged page can hide others without an error
+/// of SQLite's.
+fn check_gap(connection: &Connection, first: Seq, last: Seq) -> Result<(), ReadError> {
+    let known: u64 = connection
+        .prepare_cached(
+            "SELECT coalesce(sum(min(last_seq, ?2) - max(first_seq, ?1) + 1), 0) FROM gaps
+             WHERE first_seq <= ?2 AND last_seq >= ?1",
+        )?
+        .query_row([first.0, last.0], |row| row.get(0))?;
+    if first <= last && known == last.0 + 1 - first.0 {
+        Ok(())
+    } else {
+        Err(ReadError::Missing(first, last))
+    }
 }
 
 /// A row's event; none where the row is not what was written.
@@ -176,11 +230,7 @@ fn decode(seq: Seq, row: &rusqlite::Row<'_>) -> Option<Event> {
         return None;
     }
     Some(Event {
-        kind: match kind {
-            0 => Kind::Recalled,
-            1 => Kind::Rejected,
-            _ => return None,
-        },
+        kind: schema::kind_of_row(kind)?,
         id: Uuid::from_bytes(id),
         bytes: Bytes::copy_from_slice(body),
     })

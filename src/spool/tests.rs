@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::*;
 use crate::event::Kind;
 
-fn config(folder: &TempDir) -> Config {
+pub(super) fn config(folder: &TempDir) -> Config {
     Config {
         path: folder.path().join("spool.db"),
         reserve: Size(0),
@@ -33,7 +33,10 @@ fn open(config: &Config) -> Spool {
     Spool::open(config, &["sink"]).unwrap().spool
 }
 
-async fn append_all(spool: &Spool, numbers: impl IntoIterator<Item = u128>) -> Vec<Appended> {
+pub(super) async fn append_all(
+    spool: &Spool,
+    numbers: impl IntoIterator<Item = u128>,
+) -> Vec<Appended> {
     let mut outcomes = Vec::new();
     for number in numbers {
         outcomes.push(spool.append(event(number)).await.unwrap());
@@ -51,6 +54,7 @@ async fn read_all(spool: &Spool, after: u64) -> Vec<(u64, String)> {
             let text = match &row {
                 Row::Event(stored) => String::from_utf8(stored.event.bytes.to_vec()).unwrap(),
                 Row::Unreadable(_) => "unreadable".to_owned(),
+                Row::Missing(_) => "missing".to_owned(),
             };
             found.push((row.seq().0, text));
         }
@@ -58,7 +62,7 @@ async fn read_all(spool: &Spool, after: u64) -> Vec<(u64, String)> {
     found
 }
 
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(
@@ -209,6 +213,42 @@ async fn a_sink_that_is_gone_holds_its_events_until_it_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_sink_that_went_when_it_had_everything_holds_nothing_and_comes_back_where_it_stood() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        retention: Period(Duration::ZERO),
+        ..config(&folder)
+    };
+    let both = Spool::open(&config, &["kafka", "rabbitmq"]).unwrap().spool;
+    append_all(&both, 1..=3).await;
+    both.cursor("kafka").unwrap().advance(Seq(3));
+    both.cursor("rabbitmq").unwrap().advance(Seq(3));
+    both.close().await;
+    for last in [6, 9] {
+        let opened = Spool::open(&config, &["rabbitmq"]).unwrap();
+        assert_eq!(opened.orphans, []);
+        append_all(&opened.spool, last - 2..=last).await;
+        let last = u64::try_from(last).unwrap();
+        opened.spool.cursor("rabbitmq").unwrap().advance(Seq(last));
+        until("the rows to go", || opened.spool.status().rows() == 0).await;
+        opened.spool.close().await;
+    }
+    let both = Spool::open(&config, &["kafka", "rabbitmq"]).unwrap().spool;
+    assert_eq!(both.cursor("kafka").unwrap().position(), Seq(3));
+    append_all(&both, [10]).await;
+    let tail = read_all(&both, 3).await;
+    assert_eq!(
+        tail,
+        [(10, "event 10".to_owned())],
+        "what it missed is gone"
+    );
+    both.cursor("rabbitmq").unwrap().advance(Seq(10));
+    both.close().await;
+    let opened = Spool::open(&config, &["rabbitmq"]).unwrap();
+    assert_eq!(opened.orphans, [("kafka".to_owned(), 7)], "it holds again");
+}
+
+#[tokio::test]
 async fn stdout_holds_nothing_once_it_is_not_the_sink() {
     let folder = TempDir::new().unwrap();
     let spool = Spool::open(&config(&folder), &["stdout"]).unwrap().spool;
@@ -317,7 +357,19 @@ fn a_newer_or_foreign_file_is_refused_and_left_alone() {
         "{error}"
     );
 
-    sql("PRAGMA application_id = 1");
+    let config = Config {
+        path: folder.path().join("other.db"),
+        ..config
+    };
+    let other = Connection::open(&config.path).unwrap();
+    other.execute_batch("CREATE TABLE notes (text)").unwrap();
+    other.close().unwrap();
+    let before = fs::read(&config.path).unwrap();
+    let error = Spool::open(&config, &["sink"]).unwrap_err();
+    assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+    assert_eq!(fs::read(&config.path).unwrap(), before);
+
+    fs::write(&config.path, "this is a letter, and no database at all").unwrap();
     let error = Spool::open(&config, &["sink"]).unwrap_err();
     assert!(matches!(error, OpenError::Foreign(_)), "{error}");
 }

@@ -1,18 +1,19 @@
 //! The writer's thread: takes everything that is waiting, commits it at once, wakes those who wait.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::busy::Busy;
 use super::store::{SetAside, Store};
 use super::{AppendError, Appended, Config, Cursor, OpenError, Opened, Shared, Spool, Status};
-use crate::event::{Event, Seq};
+use crate::event::Event;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -50,14 +51,16 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     let cursors: BTreeMap<String, Cursor> = saved
         .iter()
         .filter(|(sink, _)| sinks.contains(&sink.as_str()))
-        .map(|(sink, seq)| (sink.clone(), Cursor::new(*seq)))
+        .map(|(sink, saved)| (sink.clone(), Cursor::new(saved.seq)))
         .collect();
-    let last = Seq(store.next().0 - 1);
+    let last = store.last();
     let orphans = saved
         .iter()
-        .filter(|(sink, _)| !cursors.contains_key(*sink))
-        .map(|(sink, seq)| (sink.clone(), last.0.saturating_sub(seq.0)))
+        .filter(|(sink, saved)| saved.holds && !cursors.contains_key(*sink))
+        .map(|(sink, saved)| (sink.clone(), last.0.saturating_sub(saved.seq.0)))
         .collect();
+    store.write_note(&cursors);
+    store.findings().log();
 
     let shared = Arc::new(Shared {
         status: watch::Sender::new(Status {
@@ -69,6 +72,10 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         cursors,
         unreadable: Mutex::default(),
         busy: Busy::default(),
+        waiting_bytes: AtomicU64::default(),
+        findings: store.findings().clone(),
+        lost: store.lost(),
+        lock: Arc::clone(store.lock()),
     });
     let (commands, queue) = sync_channel(config.max_waiting.max(1));
     let writer = Writer {
@@ -106,13 +113,8 @@ struct Writer {
 /// Whatever ended the thread, a panic included: nothing is appended any more.
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.shared.status.send_if_modified(|status| {
-            let failed = matches!(status.refusing, Some(AppendError::Failed(_)));
-            if !failed {
-                status.refusing = Some(AppendError::Failed("its writer has ended".to_owned()));
-            }
-            !failed
-        });
+        self.shared
+            .refuse(AppendError::Failed("its writer has ended".to_owned()));
     }
 }
 
@@ -133,6 +135,10 @@ impl Writer {
                     while let Some(command) = next {
                         match command {
                             Command::Append { event, reply } => {
+                                let bytes = event.bytes.len() as u64;
+                                self.shared
+                                    .waiting_bytes
+                                    .fetch_sub(bytes, Ordering::Relaxed);
                                 events.push(event);
                                 waiting.push(reply);
                             }
@@ -174,7 +180,13 @@ impl Writer {
             } else {
                 Ok(())
             };
-            if upkeep.is_err() || closing {
+            if upkeep.is_err() {
+                return;
+            }
+            if closing {
+                if let Err(error) = self.store.checkpoint_all() {
+                    let _ = self.survive(error);
+                }
                 return;
             }
             self.shared.busy.end();
@@ -187,7 +199,13 @@ impl Writer {
         match &outcome {
             Ok(outcomes) => {
                 let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
-                self.tell(refused.cloned());
+                // Whether a full spool has room again is for the upkeep to say: a smaller event may fit
+                // where the last did not.
+                self.tell(match (refused, self.refusing()) {
+                    (Some(full), _) if self.store.room().bytes < HEADROOM => Some(full.clone()),
+                    (_, full @ Some(AppendError::Full(_))) => full,
+                    _ => None,
+                });
                 for (reply, outcome) in waiting.drain(..).zip(outcomes) {
                     // Whoever asked may have gone; the event is kept all the same.
                     let _ = reply.send(outcome.clone());
@@ -208,7 +226,11 @@ impl Writer {
         self.upkeep_pause = UPKEEP;
         self.upkeep_due = Instant::now() + UPKEEP;
         let cursors = &self.shared.cursors;
+        let doubtful = matches!(self.refusing(), Some(AppendError::Io(_)));
         let done = self.store.save_cursors(cursors).and_then(|()| {
+            if doubtful {
+                self.store.probe()?;
+            }
             let more = self.store.expire(cursors)?;
             Ok((more, self.store.make_room(HEADROOM, cursors)?))
         });
@@ -229,29 +251,30 @@ impl Writer {
 
     /// Tells of an error; returns it where the thread must not go on after it.
     fn survive(&self, error: AppendError) -> Result<(), AppendError> {
-        self.tell(Some(error.clone()));
-        match error {
-            AppendError::Failed(_) => Err(error),
-            _ => Ok(()),
+        match &error {
+            AppendError::Damaged(what) => self.shared.found_damage(what),
+            AppendError::Failed(_) => self.shared.refuse(error.clone()),
+            _ => self.tell(Some(error.clone())),
         }
+        if error.is_final() { Err(error) } else { Ok(()) }
     }
 
-    /// Tells everybody how things stand, and the log when that changes.
+    /// Tells everybody how things stand, and the log when that changes. What failed for good stays so.
     fn tell(&self, refusing: Option<AppendError>) {
-        let before = self.refusing();
-        match (&before, &refusing) {
-            (None, Some(failed @ AppendError::Failed(_))) => {
-                error!(error = %failed, "the spool failed");
-            }
-            (None, Some(reason)) => warn!(%reason, "callbacks are refused"),
-            (Some(_), None) => info!("callbacks are accepted again"),
-            _ => {}
-        }
+        let used_bytes = self.store.usage().used_bytes;
         self.shared.status.send_modify(|status| {
-            status.refusing = refusing;
             status.first = self.store.first();
-            status.last = Seq(self.store.next().0 - 1);
-            status.used_bytes = self.store.usage().used_bytes;
+            status.last = self.store.last();
+            status.used_bytes = used_bytes;
+            if status.refusing.as_ref().is_some_and(AppendError::is_final) {
+                return;
+            }
+            match (&status.refusing, &refusing) {
+                (None, Some(reason)) => warn!(%reason, "callbacks are refused"),
+                (Some(_), None) => info!("callbacks are accepted again"),
+                _ => {}
+            }
+            status.refusing = refusing;
         });
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::until;
-use super::vendor::{Answer, recall, recall_query, request};
+use super::vendor::{Answer, Connection, recall, recall_query, request};
 
 pub const APP: &str = "1400000001";
 
@@ -205,6 +205,18 @@ impl Relay {
             signal,
         )
         .unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// What `/readyz` says; none where nobody answers.
+    pub fn try_readiness(&self) -> Option<Value> {
+        let mut connection = Connection::open(self.admin).ok()?;
+        let answer = connection.request("GET", "/readyz", b"").ok()?;
+        serde_json::from_slice(&answer.body).ok()
     }
 
     /// Waits until it has ended.

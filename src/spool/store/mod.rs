@@ -4,15 +4,21 @@ mod open;
 mod retire;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, ffi, params};
 
 use super::files::Lock;
+use super::note::Note;
 use super::recent_ids::RecentIds;
+use super::rescue::{Findings, Gap};
 use super::{AppendError, Appended, Config, Cursor, room, schema};
-use crate::event::{Event, Kind, Millis, Seq, Stored};
+use crate::event::{Event, Millis, Seq, Stored};
 
 pub use open::OpenError;
+
+/// Pages that a commit writes besides those of its events: each is written whole.
+const COMMIT_PAGES: u64 = 3;
 
 /// An event that a sink could not publish anywhere, and why.
 #[derive(Debug, Clone)]
@@ -29,13 +35,26 @@ pub(super) struct Store {
     connection: Connection,
     config: Config,
     first: Seq,
+    /// The newest event that was committed.
+    last: Seq,
     next: Seq,
-    last_at_open: Seq,
+    /// Numbers that were given out before `next`, and whose append failed.
+    unused: Option<Gap>,
     /// Written to the log since it was last checkpointed, roughly.
     log_bytes: u64,
     recent: RecentIds,
-    saved_cursors: BTreeMap<String, Seq>,
-    _lock: Lock,
+    saved_cursors: BTreeMap<String, SavedCursor>,
+    findings: Findings,
+    lock: Arc<Lock>,
+}
+
+/// A cursor as it is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SavedCursor {
+    pub(super) seq: Seq,
+    /// Whether no event behind it may be deleted. Only a sink that went when it had confirmed all holds
+    /// nothing.
+    pub(super) holds: bool,
 }
 
 impl Store {
@@ -44,14 +63,32 @@ impl Store {
         self.first
     }
 
-    /// The number that the next event gets.
-    pub(super) const fn next(&self) -> Seq {
-        self.next
+    /// The newest event, or the one before the first.
+    pub(super) const fn last(&self) -> Seq {
+        self.last
     }
 
     /// The cursors as they are on disk.
-    pub(super) const fn saved_cursors(&self) -> &BTreeMap<String, Seq> {
+    pub(super) const fn saved_cursors(&self) -> &BTreeMap<String, SavedCursor> {
         &self.saved_cursors
+    }
+
+    /// What was found when it was opened that should not be so.
+    pub(super) const fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// How many events were kept once and are lost.
+    pub(super) fn lost(&self) -> u64 {
+        let lost = "SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM gaps WHERE lost";
+        self.connection
+            .query_row(lost, [], |row| row.get(0))
+            .unwrap_or_default()
+    }
+
+    /// The lock, and the note in it.
+    pub(super) const fn lock(&self) -> &Arc<Lock> {
+        &self.lock
     }
 
     /// Appends a group in one transaction and syncs it, together with the cursors.
@@ -93,20 +130,38 @@ impl Store {
 
         let moved = self.moved(cursors);
         let now = Millis::now().as_millis();
-        self.transaction(|connection| {
+        let unused = self.unused;
+        let outcome = self.transaction(|connection| {
             let mut insert = connection.prepare_cached(
                 "INSERT INTO events (seq, id, kind, appended_at, checksum, body)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?;
             for (seq, event) in &to_insert {
-                let (id, kind) = (event.id.as_bytes(), kind_to_row(event.kind));
+                let (id, kind) = (event.id.as_bytes(), schema::kind_to_row(event.kind));
                 let checksum = schema::checksum(seq.0, id, kind, &event.bytes);
                 insert.execute(params![seq.0, id, kind, now, checksum, &event.bytes[..]])?;
             }
+            if let Some(unused) = unused {
+                unused.insert(connection)?;
+            }
             save_cursors(connection, &moved)
-        })?;
+        });
+        let last = Seq(next.0 - 1);
+        let first_unused = unused.map_or(self.next, |unused| unused.first);
         self.next = next;
+        if let Err(error) = outcome {
+            // The log may hold what was written of it: no other event may get one of these numbers.
+            self.unused = Some(Gap {
+                first: first_unused,
+                last,
+                lost: false,
+            });
+            return Err(error);
+        }
+        self.unused = None;
+        self.last = last;
         self.saved_cursors.extend(moved);
+        self.write_note(cursors);
         self.log_bytes += to_insert
             .iter()
             .map(|(_, event)| room::cost(event.bytes.len()))
@@ -128,7 +183,36 @@ impl Store {
         }
         self.unsynced(|store| store.transaction(|connection| save_cursors(connection, &moved)))?;
         self.saved_cursors.extend(moved);
+        self.write_note(cursors);
         Ok(())
+    }
+
+    /// Writes something and syncs it: whether that works again.
+    pub(super) fn probe(&mut self) -> Result<(), AppendError> {
+        let next = self.next.0;
+        self.transaction(|connection| {
+            connection
+                .prepare_cached("UPDATE identity SET next_seq = ?1")?
+                .execute([next])
+                .map(|_| ())
+        })
+    }
+
+    /// Writes down beside the file what it holds now. A note that cannot be written is an old one: less
+    /// would be known of a loss, and nothing is lost by it.
+    pub(super) fn write_note(&self, cursors: &BTreeMap<String, Cursor>) {
+        let _ = self.lock.write_note(Note {
+            last: self.last,
+            confirmed: self.forwarded(cursors),
+            damaged: false,
+        });
+    }
+
+    /// Brings the log into the file, so that the file alone holds everything.
+    pub(super) fn checkpoint_all(&self) -> Result<(), AppendError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|error| classify(&error))
     }
 
     /// Keeps an event for people to look at.
@@ -159,11 +243,16 @@ impl Store {
         })
     }
 
-    fn moved(&self, cursors: &BTreeMap<String, Cursor>) -> BTreeMap<String, Seq> {
+    /// The cursors that are not on disk as they are.
+    fn moved(&self, cursors: &BTreeMap<String, Cursor>) -> BTreeMap<String, SavedCursor> {
+        let now = |cursor: &Cursor| SavedCursor {
+            seq: cursor.position(),
+            holds: true,
+        };
         cursors
             .iter()
-            .map(|(sink, cursor)| (sink.clone(), cursor.position()))
-            .filter(|(sink, seq)| self.saved_cursors.get(sink) != Some(seq))
+            .map(|(sink, cursor)| (sink.clone(), now(cursor)))
+            .filter(|(sink, cursor)| self.saved_cursors.get(sink) != Some(cursor))
             .collect()
     }
 
@@ -190,6 +279,7 @@ impl Store {
         &mut self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(), AppendError> {
+        self.log_bytes += COMMIT_PAGES * schema::PAGE_SIZE as u64;
         let run = |sql: &str| self.connection.prepare_cached(sql)?.execute([]).map(|_| ());
         let outcome = run("BEGIN IMMEDIATE")
             .and_then(|()| work(&self.connection))
@@ -209,21 +299,44 @@ impl Store {
     }
 }
 
-fn save_cursors(connection: &Connection, cursors: &BTreeMap<String, Seq>) -> rusqlite::Result<()> {
+fn save_cursors(
+    connection: &Connection,
+    cursors: &BTreeMap<String, SavedCursor>,
+) -> rusqlite::Result<()> {
     let mut save = connection.prepare_cached(
-        "INSERT INTO cursors (sink, seq) VALUES (?1, ?2)
-         ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq",
+        "INSERT INTO cursors (sink, seq, holds, checksum) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (sink) DO UPDATE
+         SET seq = excluded.seq, holds = excluded.holds, checksum = excluded.checksum",
     )?;
-    for (sink, seq) in cursors {
-        save.execute(params![sink, seq.0])?;
+    for (sink, SavedCursor { seq, holds }) in cursors {
+        save.execute(params![
+            sink,
+            seq.0,
+            holds,
+            schema::cursor_checksum(sink, *seq)
+        ])?;
     }
     Ok(())
 }
 
-const fn kind_to_row(kind: Kind) -> u8 {
-    match kind {
-        Kind::Recalled => 0,
-        Kind::Rejected => 1,
+/// Whether an error says that the file is not what was written: its structure, its tables, or the types
+/// in them.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => matches!(
+            failure.code,
+            ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::Unknown
+                | ErrorCode::TypeMismatch
+        ),
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::Utf8Error(..) => true,
+        _ => false,
     }
 }
 
@@ -231,12 +344,14 @@ const fn kind_to_row(kind: Kind) -> u8 {
 /// that it could not write, so nothing that this process believes about the file is sure any more.
 fn classify(error: &rusqlite::Error) -> AppendError {
     let text = error.to_string();
+    if is_damage(error) {
+        return AppendError::Damaged(text);
+    }
     let rusqlite::Error::SqliteFailure(failure, _) = error else {
         return AppendError::Failed(text);
     };
     match (failure.code, failure.extended_code) {
-        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
-        | (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => AppendError::Failed(text),
+        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => AppendError::Failed(text),
         (ErrorCode::DiskFull, _) => AppendError::Full(text),
         _ => AppendError::Io(text),
     }

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rusqlite::{Connection, ffi};
+use rusqlite::{Connection, OpenFlags, ffi};
 use uuid::Uuid;
 
-use super::{Store, save_cursors};
+use super::{SavedCursor, Store, is_damage, save_cursors};
 use crate::event::Seq;
 use crate::spool::files::{self, Lock};
+use crate::spool::note::Note;
 use crate::spool::recent_ids::RecentIds;
+use crate::spool::rescue::{self, put_back};
 use crate::spool::{AppendError, Config, schema};
 
 /// Why the spool cannot be opened. It is left as it is.
@@ -44,6 +46,14 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file is damaged, and nothing could be made of it.
+    #[error("spool {} is damaged, and what it holds could not be rescued", .path.display())]
+    Rescue {
+        /// The database file.
+        path: PathBuf,
+        /// What went wrong.
+        source: rescue::Error,
+    },
     /// The database.
     #[error("could not open spool {}", .path.display())]
     Database {
@@ -57,8 +67,26 @@ pub enum OpenError {
 /// The name of the sink that holds nothing once it is not configured.
 const STDOUT: &str = "stdout";
 
+/// The size to which the log is cut back, should it have grown larger once.
+const LOG_LIMIT: i64 = 16 << 20;
+
+/// What a file turned out to be.
+enum Kind {
+    New,
+    Spool,
+    /// A spool that cannot be read as one, and why.
+    Damaged(String),
+}
+
+/// Why a file could not be opened.
+enum Obstacle {
+    /// It can be rescued.
+    Damage(String),
+    Other(OpenError),
+}
+
 impl Store {
-    /// Opens the file, creating it where there is none.
+    /// Opens the file, creating it where there is none, and rescuing what it holds where it is damaged.
     pub(in crate::spool) fn open(config: &Config) -> Result<Self, OpenError> {
         let path = &config.path;
         let files_error = |source| OpenError::Files {
@@ -72,73 +100,102 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(OpenError::Locked(path.clone()));
             }
-            lock => lock.map_err(files_error)?,
+            lock => Arc::new(lock.map_err(files_error)?),
         };
+        rescue::finish(path).map_err(files_error)?;
         files::create_database(path).map_err(files_error)?;
-        Self::open_database(config, lock)
-    }
-
-    fn open_database(config: &Config, lock: Lock) -> Result<Self, OpenError> {
-        let path = &config.path;
-        let database_error = |source| OpenError::Database {
+        let note = lock.note().map_err(files_error)?;
+        let damage = match Self::open_database(config, &lock, note) {
+            Ok(store) => return Ok(store),
+            Err(Obstacle::Other(error)) => return Err(error),
+            Err(Obstacle::Damage(reason)) => reason,
+        };
+        let rescue_error = |source| OpenError::Rescue {
             path: path.clone(),
             source,
         };
-        let connection = Connection::open(path).map_err(database_error)?;
-        let (application, version, tables) = marks(&connection).map_err(database_error)?;
-        match (application, version) {
-            (0, 0) if tables == 0 => schema::create(&connection).map_err(database_error)?,
-            (schema::APPLICATION_ID, schema::VERSION) => {}
-            (schema::APPLICATION_ID, found) if found > schema::VERSION => {
-                return Err(OpenError::Newer {
-                    path: path.clone(),
-                    found,
-                    known: schema::VERSION,
-                });
+        let findings = rescue::rescue(path, note, damage).map_err(rescue_error)?;
+        match Self::open_database(config, &lock, note.map(Note::repaired)) {
+            Ok(mut store) => {
+                store.findings = findings;
+                Ok(store)
             }
-            _ => return Err(OpenError::Foreign(path.clone())),
+            Err(Obstacle::Other(error)) => Err(error),
+            Err(Obstacle::Damage(reason)) => Err(rescue_error(io::Error::other(reason).into())),
         }
-        Self::load(connection, config, lock).map_err(database_error)
     }
 
-    fn load(connection: Connection, config: &Config, lock: Lock) -> rusqlite::Result<Self> {
-        connection.busy_timeout(Duration::from_secs(5))?;
+    fn open_database(
+        config: &Config,
+        lock: &Arc<Lock>,
+        note: Option<Note>,
+    ) -> Result<Self, Obstacle> {
+        let path = &config.path;
+        let obstacle = |source: rusqlite::Error| {
+            if is_damage(&source) {
+                Obstacle::Damage(source.to_string())
+            } else {
+                Obstacle::Other(OpenError::Database {
+                    path: path.clone(),
+                    source,
+                })
+            }
+        };
+        let connection = schema::connect(path, OpenFlags::default()).map_err(obstacle)?;
+        match identify(&connection, path, note)? {
+            Kind::New => schema::create(&connection).map_err(obstacle)?,
+            Kind::Spool => {}
+            Kind::Damaged(reason) => return Err(Obstacle::Damage(reason)),
+        }
+        if note.is_some_and(|note| note.damaged) {
+            return Err(Obstacle::Damage(
+                "damage was found when it was in use".to_owned(),
+            ));
+        }
+        Self::load(connection, config, lock, note).map_err(|error| match error {
+            rescue::Error::Database(source) => obstacle(source),
+            rescue::Error::Files(source) => Obstacle::Other(OpenError::Files {
+                path: path.clone(),
+                source,
+            }),
+        })
+    }
+
+    fn load(
+        connection: Connection,
+        config: &Config,
+        lock: &Arc<Lock>,
+        note: Option<Note>,
+    ) -> Result<Self, rescue::Error> {
         connection.set_prepared_statement_cache_capacity(32);
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
         if mode != "wal" {
             return Err(invalid(format!(
                 "the file system allows journal_mode {mode}, not wal"
-            )));
+            ))
+            .into());
         }
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "temp_store", "memory")?;
         // SQLite's own checkpoints swallow a failed sync, and make some commit wait.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.pragma_update_and_check(None, "journal_size_limit", LOG_LIMIT, |_| Ok(()))?;
+        let missing = put_back::look(&connection, &files::log(&config.path))?;
         // A log that is found may never have been synced: whoever wrote it was killed, or its sync failed.
         // What it holds must be on disk before anything is believed to be, or appended behind it.
         let busy: bool =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy {
-            return Err(invalid(
-                "somebody reads the spool and never ends".to_owned(),
-            ));
+            return Err(invalid("somebody reads the spool and never ends".to_owned()).into());
         }
-
-        let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
-                             (SELECT max(seq) FROM recent_ids), (SELECT max(seq) FROM cursors),
-                             (SELECT next_seq FROM identity)";
-        let (first, next) = connection.query_row(bounds, [], |row| {
-            let largest = [row.get::<_, Option<u64>>(1)?, row.get(2)?, row.get(3)?];
-            let after = largest.into_iter().flatten().max().map_or(1, |seq| seq + 1);
-            let next = after.max(row.get(4)?);
-            Ok((row.get::<_, Option<u64>>(0)?.unwrap_or(next), next))
-        })?;
+        let findings = put_back::put_back(&connection, &missing, bounds(&connection)?.1, note)?;
+        let (first, last) = bounds(&connection)?;
 
         let mut recent = RecentIds::new(config.recent_ids);
-        let oldest = next.saturating_sub(config.recent_ids as u64);
-        let ids = "SELECT seq, id FROM recent_ids WHERE seq >= ?1
-                   UNION ALL SELECT seq, id FROM events WHERE seq >= ?1 ORDER BY 1";
+        let oldest = last.0.saturating_sub(config.recent_ids as u64);
+        let ids = "SELECT seq, id FROM recent_ids WHERE seq > ?1
+                   UNION ALL SELECT seq, id FROM events WHERE seq > ?1 ORDER BY 1";
         let mut statement = connection.prepare(ids)?;
         let mut rows = statement.query([oldest])?;
         while let Some(row) = rows.next()? {
@@ -146,45 +203,75 @@ impl Store {
         }
         drop(rows);
         drop(statement);
-
-        let saved_cursors = connection
-            .prepare("SELECT sink, seq FROM cursors")?
-            .query_map([], |row| Ok((row.get(0)?, Seq(row.get(1)?))))?
-            .collect::<rusqlite::Result<_>>()?;
-        Ok(Self {
+        let mut store = Self {
             connection,
             config: config.clone(),
-            first: Seq(first),
-            next: Seq(next),
-            last_at_open: Seq(next - 1),
+            first,
+            last,
+            next: last.next(),
+            unused: None,
             log_bytes: 0,
             recent,
-            saved_cursors,
-            _lock: lock,
-        })
+            saved_cursors: BTreeMap::new(),
+            findings,
+            lock: Arc::clone(lock),
+        };
+        store.load_cursors()?;
+        Ok(store)
     }
 
-    /// Makes sure that every configured sink has a cursor on disk, and drops the one of stdout where
-    /// it is not the sink: it holds nothing.
+    /// Reads the cursors; a damaged one starts again at the oldest event.
+    fn load_cursors(&mut self) -> rusqlite::Result<()> {
+        let mut cursors = self
+            .connection
+            .prepare("SELECT sink, seq, holds, checksum FROM cursors")?;
+        let mut rows = cursors.query([])?;
+        while let Some(row) = rows.next()? {
+            let (sink, seq): (String, u64) = (row.get(0)?, row.get(1)?);
+            let mut cursor = SavedCursor {
+                seq: Seq(seq),
+                holds: row.get(2)?,
+            };
+            if row.get::<_, u32>(3)? != schema::cursor_checksum(&sink, cursor.seq) {
+                cursor.seq = Seq(self.first.0 - 1);
+                self.findings.cursors.push(sink.clone());
+            }
+            self.saved_cursors.insert(sink, cursor);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that every configured sink has a cursor on disk; drops the one of stdout where it is not
+    /// the sink; and finds out which of the sinks that are gone hold nothing, because they had confirmed
+    /// everything. That holds until they come back.
     pub(in crate::spool) fn settle_cursors(&mut self, sinks: &[&str]) -> Result<(), AppendError> {
         let start = Seq(self.first.0 - 1);
-        let new: BTreeMap<String, Seq> = sinks
-            .iter()
-            .filter(|sink| !self.saved_cursors.contains_key(**sink))
-            .map(|sink| ((*sink).to_owned(), start))
-            .collect();
-        let drop_stdout = !sinks.contains(&STDOUT);
+        let mut settled = BTreeMap::new();
+        for sink in sinks {
+            let saved = self.saved_cursors.get(*sink).map(|cursor| cursor.seq);
+            if saved.is_none() && self.findings.rescue.is_some() {
+                self.findings.cursors.push((*sink).to_owned());
+            }
+            let cursor = SavedCursor {
+                seq: saved.unwrap_or(start),
+                holds: true,
+            };
+            settled.insert((*sink).to_owned(), cursor);
+        }
+        for (sink, cursor) in &self.saved_cursors {
+            if !sinks.contains(&sink.as_str()) && sink != STDOUT {
+                let holds = cursor.holds && cursor.seq < self.last;
+                settled.insert(sink.clone(), SavedCursor { holds, ..*cursor });
+            }
+        }
         self.transaction(|connection| {
-            save_cursors(connection, &new)?;
-            if drop_stdout {
+            save_cursors(connection, &settled)?;
+            if !settled.contains_key(STDOUT) {
                 connection.execute("DELETE FROM cursors WHERE sink = ?1", [STDOUT])?;
             }
             Ok(())
         })?;
-        self.saved_cursors.extend(new);
-        if drop_stdout {
-            self.saved_cursors.remove(STDOUT);
-        }
+        self.saved_cursors = settled;
         Ok(())
     }
 
@@ -200,9 +287,68 @@ impl Store {
     }
 }
 
+/// The oldest event, or the next to come; and the newest number that is in use.
+fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
+    let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
+                         (SELECT max(seq) FROM recent_ids), (SELECT max(last_seq) FROM gaps),
+                         (SELECT max(seq) FROM cursors), (SELECT next_seq FROM identity)";
+    connection.query_row(bounds, [], |row| {
+        let mut next: u64 = row.get(5)?;
+        for column in 1..=4 {
+            next = next.max(row.get::<_, Option<u64>>(column)?.map_or(1, |seq| seq + 1));
+        }
+        let first = row.get::<_, Option<u64>>(0)?.unwrap_or(next);
+        Ok((Seq(first), Seq(next - 1)))
+    })
+}
+
 /// Why the spool cannot be opened, as SQLite would say it.
 fn invalid(reason: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(reason))
+}
+
+/// What a file is, by its marks; where these are not ours, by what else speaks for it.
+fn identify(connection: &Connection, path: &Path, note: Option<Note>) -> Result<Kind, Obstacle> {
+    let reason = match marks(connection) {
+        Ok((0, 0, 0)) if note.is_none_or(|note| note.last == Seq::default()) => {
+            return Ok(Kind::New);
+        }
+        Ok((0, 0, 0)) => "it is empty".to_owned(),
+        Ok((schema::APPLICATION_ID, schema::VERSION, _)) => return Ok(Kind::Spool),
+        Ok((schema::APPLICATION_ID, found, _)) if found > schema::VERSION => {
+            return Err(Obstacle::Other(OpenError::Newer {
+                path: path.to_owned(),
+                found,
+                known: schema::VERSION,
+            }));
+        }
+        Ok(_) if has_our_tables(connection) => {
+            return Ok(Kind::Damaged(
+                "its marks are not those of a spool".to_owned(),
+            ));
+        }
+        Ok(_) => return Err(Obstacle::Other(OpenError::Foreign(path.to_owned()))),
+        Err(error) if is_damage(&error) => error.to_string(),
+        Err(source) => {
+            return Err(Obstacle::Other(OpenError::Database {
+                path: path.to_owned(),
+                source,
+            }));
+        }
+    };
+    let holds_events = || rescue::holds_events(path).unwrap_or(false);
+    if note.is_some() || holds_events() {
+        Ok(Kind::Damaged(reason))
+    } else {
+        Err(Obstacle::Other(OpenError::Foreign(path.to_owned())))
+    }
+}
+
+fn has_our_tables(connection: &Connection) -> bool {
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('events', 'cursors', 'gaps')";
+    connection
+        .query_row(tables, [], |row| row.get::<_, u8>(0))
+        .is_ok_and(|found| found == 3)
 }
 
 /// The file's application, version, and number of tables.

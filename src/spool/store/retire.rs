@@ -7,14 +7,12 @@ use rusqlite::{OptionalExtension as _, params};
 use super::{Store, classify};
 use crate::event::{Millis, Seq};
 use crate::spool::room::{Room, Usage};
+use crate::spool::schema::PAGE_SIZE;
 use crate::spool::{AppendError, Cursor};
 
 /// The size of the log at which it is brought into the file. Larger made answers wait longer for it,
 /// now and then; smaller writes the same pages more often.
 const LOG_BYTES: u64 = 4 << 20;
-
-/// SQLite's default page: what deleting a row may write.
-const PAGE: u64 = 4096;
 
 /// Rows that are deleted in one transaction: few enough that nobody waits long for it.
 const DELETE_AT_ONCE: u64 = 1000;
@@ -81,13 +79,16 @@ impl Store {
                     .prepare_cached("DELETE FROM recent_ids WHERE seq < ?1")?
                     .execute([recent_from])?;
                 connection
+                    .prepare_cached("DELETE FROM gaps WHERE last_seq <= ?1 AND NOT lost")?
+                    .execute([end])?;
+                connection
                     .prepare_cached("UPDATE identity SET next_seq = ?1")?
                     .execute([next])
                     .map(|_| ())
             })
         })?;
         self.first = Seq(end + 1);
-        self.log_bytes += (end - first + 1) * PAGE;
+        self.log_bytes += (end - first + 1) * PAGE_SIZE as u64;
         Ok(true)
     }
 
@@ -104,16 +105,16 @@ impl Store {
     }
 
     /// The newest event that every sink which counts has confirmed. A sink that is not configured any
-    /// more counts for what it had not confirmed when it was missed, not for what came afterwards.
-    fn forwarded(&self, cursors: &BTreeMap<String, Cursor>) -> Seq {
-        let last = Seq(self.next.0 - 1);
+    /// more counts if it had not confirmed everything when it was missed.
+    pub(super) fn forwarded(&self, cursors: &BTreeMap<String, Cursor>) -> Seq {
         let orphans = self
             .saved_cursors
             .iter()
-            .filter(|(sink, seq)| !cursors.contains_key(*sink) && **seq < self.last_at_open)
-            .map(|(_, seq)| *seq);
+            .filter(|(sink, cursor)| cursor.holds && !cursors.contains_key(*sink))
+            .map(|(_, cursor)| cursor.seq);
         let configured = cursors.values().map(Cursor::position);
-        configured.chain(orphans).min().unwrap_or(last).min(last)
+        let lowest = configured.chain(orphans).min();
+        lowest.map_or(self.last, |lowest| lowest.min(self.last))
     }
 
     /// How much fits now, after forwarded events have made way if `wanted` bytes do not fit.
@@ -131,7 +132,7 @@ impl Store {
     }
 
     /// How much fits now.
-    fn room(&self) -> Room {
+    pub(in crate::spool) fn room(&self) -> Room {
         Room::look(&self.config, self.usage())
     }
 

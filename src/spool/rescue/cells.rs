@@ -1,0 +1,178 @@
+//! The cells of a page, and the records in them.
+//!
+//! As SQLite's document "Database File Format" has it: nothing here is trusted but the checksum of a row.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::pages::Found;
+use crate::event::{Event, Seq, Stored};
+use crate::spool::schema::{self, PAGE_SIZE};
+
+/// The first page begins with the header of the file.
+const FILE_HEADER: usize = 100;
+
+/// The type of a page that holds rows of a table.
+const TABLE_LEAF: u8 = 0x0d;
+const LEAF_HEADER: usize = 8;
+
+/// The longest row that is looked for: an event is not much longer than the callback that it tells of.
+const LONGEST: usize = 64 << 20;
+
+/// A cell of a page of a table: a row's number, and its record as far as it lies in the page.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cell<'a> {
+    pub(super) seq: Seq,
+    pub(super) length: usize,
+    pub(super) local: &'a [u8],
+    /// The page where the record goes on.
+    pub(super) overflow: Option<u32>,
+}
+
+/// The cells of a page, where it is one of a table.
+pub(super) fn cells(page: &[u8]) -> impl Iterator<Item = Cell<'_>> {
+    [0, FILE_HEADER].into_iter().flat_map(move |start| {
+        let leaf = page.get(start) == Some(&TABLE_LEAF);
+        let count = page
+            .get(start + 3..)
+            .and_then(<[u8]>::first_chunk::<2>)
+            .filter(|_| leaf)
+            .map_or(0, |count| usize::from(u16::from_be_bytes(*count)));
+        let pointers = page.get(start + LEAF_HEADER..).unwrap_or_default();
+        pointers
+            .chunks_exact(2)
+            .take(count)
+            .filter_map(move |pointer| {
+                let at = usize::from(u16::from_be_bytes(pointer.try_into().ok()?));
+                cell(page.get(at..)?)
+            })
+    })
+}
+
+fn cell(bytes: &[u8]) -> Option<Cell<'_>> {
+    let (length, bytes) = varint(bytes)?;
+    let (seq, bytes) = varint(bytes)?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= LONGEST)?;
+    let held = held_locally(length);
+    let local = bytes.get(..held)?;
+    let overflow = if held == length {
+        None
+    } else {
+        let number = bytes.get(held..)?.first_chunk::<4>()?;
+        Some(u32::from_be_bytes(*number))
+    };
+    Some(Cell {
+        seq: Seq(seq),
+        length,
+        local,
+        overflow,
+    })
+}
+
+/// How much of a record of a table lies in the page itself.
+const fn held_locally(length: usize) -> usize {
+    let most = PAGE_SIZE - 35;
+    if length <= most {
+        return length;
+    }
+    let least = (PAGE_SIZE - 12) * 32 / 255 - 23;
+    let held = least + (length - least) % (PAGE_SIZE - 4);
+    if held <= most { held } else { least }
+}
+
+/// Big-endian groups of seven bits; a ninth byte counts whole.
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().enumerate().take(9) {
+        if index == 8 {
+            return Some(((value << 8) | u64::from(*byte), bytes.get(9..)?));
+        }
+        value = (value << 7) | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            return Some((value, bytes.get(index + 1..)?));
+        }
+    }
+    None
+}
+
+/// A value of a record.
+#[derive(Debug, Clone, Copy)]
+enum Value<'a> {
+    Null,
+    Integer(i64),
+    Blob(&'a [u8]),
+    Other,
+}
+
+/// The row of `events` in a record, if it is one, and whole.
+pub(super) fn decode(seq: Seq, record: &[u8]) -> Option<Found> {
+    let (header_length, _) = varint(record)?;
+    let header_length = usize::try_from(header_length).ok()?;
+    let (header, body) = record.split_at_checked(header_length)?;
+    let (_, mut types) = varint(header)?;
+    let mut rest = body;
+    let mut values = [Value::Null; 6];
+    for value in &mut values {
+        let (kind, more) = varint(types)?;
+        (*value, rest) = read_value(kind, rest)?;
+        types = more;
+    }
+    let [
+        Value::Null,
+        Value::Blob(id),
+        Value::Integer(kind),
+        Value::Integer(appended_at),
+        Value::Integer(checksum),
+        Value::Blob(body),
+    ] = values
+    else {
+        return None;
+    };
+    let (id, kind) = (id.try_into().ok()?, u8::try_from(kind).ok()?);
+    if !types.is_empty() || i64::from(schema::checksum(seq.0, &id, kind, body)) != checksum {
+        return None;
+    }
+    Some(Found {
+        stored: Stored {
+            seq,
+            event: Event {
+                kind: schema::kind_of_row(kind)?,
+                id: Uuid::from_bytes(id),
+                bytes: Bytes::copy_from_slice(body),
+            },
+        },
+        appended_at,
+    })
+}
+
+/// A value by its serial type.
+fn read_value(kind: u64, bytes: &[u8]) -> Option<(Value<'_>, &[u8])> {
+    let integer = |length: usize| {
+        let (taken, rest) = bytes.split_at_checked(length)?;
+        let sign = if taken.first()? & 0x80 == 0 { 0 } else { -1 };
+        let value = taken
+            .iter()
+            .fold(sign, |value, byte| (value << 8) | i64::from(*byte));
+        Some((Value::Integer(value), rest))
+    };
+    match kind {
+        0 => Some((Value::Null, bytes)),
+        1..=4 => integer(usize::try_from(kind).ok()?),
+        5 => integer(6),
+        6 => integer(8),
+        8 => Some((Value::Integer(0), bytes)),
+        9 => Some((Value::Integer(1), bytes)),
+        12.. => {
+            let (taken, rest) = bytes.split_at_checked(usize::try_from((kind - 12) / 2).ok()?)?;
+            let value = if kind.is_multiple_of(2) {
+                Value::Blob(taken)
+            } else {
+                Value::Other
+            };
+            Some((value, rest))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,182 @@
+//! A damaged spool does not stop a start: what can be read of it goes out, and the loss is told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
+
+mod rig;
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rig::{Recall, Relay, Setup, under_load, until};
+use serde_json::Value;
+
+/// What came of a start on a damaged spool.
+struct Aftermath {
+    acknowledged: BTreeSet<Recall>,
+    printed: BTreeSet<Recall>,
+    readiness: Value,
+    /// How often the program had to end first, because damage showed only when it was read.
+    ended: usize,
+    folder: PathBuf,
+    _setup: Setup,
+}
+
+/// Fills a spool while a broker is away, kills the relay, damages the files, and starts again with
+/// standard output as the sink, as often as it takes.
+fn damage(inflict: impl FnOnce(&Path)) -> Aftermath {
+    let setup = Setup::new();
+    let relay = setup
+        .with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+        .start();
+    let acknowledged = under_load(&relay, || {});
+    relay.kill();
+    inflict(&setup.spool());
+    for ended in 0..3 {
+        let mut relay = setup.start();
+        if let Some(readiness) = drained(&mut relay) {
+            let printed = relay.stop().iter().map(recall).collect();
+            return Aftermath {
+                acknowledged: acknowledged.into_iter().collect(),
+                printed,
+                readiness,
+                ended,
+                folder: setup.spool().parent().unwrap().to_owned(),
+                _setup: setup,
+            };
+        }
+        assert!(relay.log().contains("spool is damaged"), "{}", relay.log());
+    }
+    panic!("it never comes up");
+}
+
+fn recall(event: &Value) -> Recall {
+    Recall::of(event.to_string().as_bytes())
+}
+
+/// What `/readyz` says once all is out; none where the program ends instead, with 1.
+fn drained(relay: &mut Relay) -> Option<Value> {
+    until("the sink to be drained, or an end", || {
+        if let Some(status) = relay.ended() {
+            assert_eq!(status.code(), Some(1), "{}", relay.log());
+            return Some(None);
+        }
+        let readiness = relay.try_readiness()?;
+        (readiness["sinks"]["stdout"]["lag"] == 0).then_some(Some(readiness))
+    })
+}
+
+impl Aftermath {
+    fn lost(&self) -> usize {
+        usize::try_from(self.readiness["spool"]["lost"].as_u64().unwrap()).unwrap()
+    }
+
+    fn missing(&self) -> usize {
+        self.acknowledged.difference(&self.printed).count()
+    }
+
+    /// Every acknowledged recall is out, or counted as lost; the damaged file is there for people.
+    fn assert_told(&self) {
+        assert_eq!(self.readiness["ready"], true);
+        assert!(
+            self.missing() <= self.lost(),
+            "{} missing, {} told",
+            self.missing(),
+            self.lost()
+        );
+        println!(
+            "{} acknowledged, {} missing, {} counted as lost, ended {} times",
+            self.acknowledged.len(),
+            self.missing(),
+            self.lost(),
+            self.ended
+        );
+    }
+
+    fn assert_put_aside(&self) {
+        let named = self.readiness["spool"]["put_aside"][0].as_str().unwrap();
+        assert!(named.contains("spool.db.damaged-"), "{named}");
+        let there = fs::read_dir(&self.folder).unwrap();
+        let names: Vec<String> = there
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(names.iter().any(|name| named.ends_with(name)), "{names:?}");
+    }
+}
+
+fn garble(path: &Path, at: u64, length: usize) {
+    let noise: Vec<u8> = (0..length).map(|index| (index * 131 % 255) as u8).collect();
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&noise, at).unwrap();
+}
+
+fn log(database: &Path) -> PathBuf {
+    database.with_extension("db-wal")
+}
+
+/// Brings the log into the file, as a longer run would have done.
+fn checkpoint(database: &Path) {
+    let connection = rusqlite::Connection::open(database).unwrap();
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+}
+
+#[test]
+fn a_garbled_head_loses_nothing() {
+    let aftermath = damage(|database| {
+        checkpoint(database);
+        garble(database, 0, 4096);
+    });
+    aftermath.assert_told();
+    aftermath.assert_put_aside();
+    assert_eq!((aftermath.missing(), aftermath.ended), (0, 0));
+    let damaged = aftermath.readiness["spool"]["damaged"].as_str().unwrap();
+    assert!(damaged.contains("events were kept"), "{damaged}");
+}
+
+#[test]
+fn a_garbled_middle_loses_what_lay_there_and_says_so() {
+    let aftermath = damage(|database| {
+        checkpoint(database);
+        let middle = fs::metadata(database).unwrap().len() / 8192 * 4096;
+        garble(database, middle, 4096);
+    });
+    aftermath.assert_told();
+    aftermath.assert_put_aside();
+    assert!((1..=20).contains(&aftermath.lost()), "{}", aftermath.lost());
+}
+
+#[test]
+fn a_file_that_lost_its_tail_loses_that_and_says_so() {
+    let aftermath = damage(|database| {
+        checkpoint(database);
+        let half = fs::metadata(database).unwrap().len() / 2;
+        let file = OpenOptions::new().write(true).open(database).unwrap();
+        file.set_len(half).unwrap();
+    });
+    aftermath.assert_told();
+    aftermath.assert_put_aside();
+    assert!(aftermath.lost() > 50 && aftermath.printed.len() > 50);
+}
+
+#[test]
+fn a_log_that_was_removed_is_told() {
+    let aftermath = damage(|database| fs::remove_file(log(database)).unwrap());
+    aftermath.assert_told();
+    assert!(aftermath.lost() > 50, "{}", aftermath.lost());
+}
+
+#[test]
+fn what_lies_behind_a_garbled_part_of_the_log_is_put_back() {
+    let aftermath = damage(|database| {
+        let middle = fs::metadata(log(database)).unwrap().len() / 2;
+        garble(&log(database), middle, 100);
+    });
+    aftermath.assert_told();
+    assert!(aftermath.missing() <= 20, "{}", aftermath.missing());
+}
