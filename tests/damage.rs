@@ -98,18 +98,18 @@ impl Aftermath {
     }
 
     fn assert_put_aside(&self) {
-        let named = self.readiness["spool"]["put_aside"][0].as_str().unwrap();
-        assert!(named.contains("spool.db.damaged-"), "{named}");
+        let told = self.readiness["spool"]["put_aside"][0].as_str().unwrap();
+        assert!(told.contains("spool.db.damaged-"), "{told}");
         let there = fs::read_dir(&self.folder).unwrap();
         let names: Vec<String> = there
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        assert!(names.iter().any(|name| named.ends_with(name)), "{names:?}");
+        assert!(names.iter().any(|name| told.ends_with(name)), "{names:?}");
     }
 }
 
 fn garble(path: &Path, at: u64, length: usize) {
-    let noise: Vec<u8> = (0..length).map(|index| (index * 131 % 255) as u8).collect();
+    let noise: Vec<u8> = (0..=250_u8).rev().cycle().step_by(7).take(length).collect();
     let file = OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&noise, at).unwrap();
 }
