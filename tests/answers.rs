@@ -7,10 +7,6 @@
 
 mod rig;
 
-use std::io::Read as _;
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
-
 use http_body_util::{BodyExt as _, Full};
 use rig::{Answer, Connection, Setup, recall, recall_query, request, until};
 use sha2::{Digest as _, Sha256};
@@ -221,66 +217,6 @@ fn a_body_at_the_limit_is_taken_and_one_beyond_is_not() {
         .send(format!("{:x}\r\n{}\r\n0\r\n\r\n", 1025, padded(1025)).as_bytes())
         .unwrap();
     assert_fails(&chunked.answer().unwrap(), 413, reason);
-}
-
-#[test]
-fn slow_and_silent_peers_are_let_go() {
-    let relay = Setup::new()
-        .set("RECALL_HTTP__READ_TIMEOUT", "300ms")
-        .set("RECALL_HTTP__IDLE_TIMEOUT", "1s")
-        .start();
-    let mut slow_body = Connection::open(relay.callbacks).unwrap();
-    let head = format!(
-        "POST /?{} HTTP/1.1\r\nHost: r\r\nContent-Length: 9\r\n\r\n{{",
-        recall_query()
-    );
-    slow_body.send(head.as_bytes()).unwrap();
-    assert_fails(
-        &slow_body.answer().unwrap(),
-        408,
-        "body took longer than http.read_timeout",
-    );
-
-    let closed_after = |bytes: &[u8]| {
-        let mut stream = TcpStream::connect(relay.callbacks).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        std::io::Write::write_all(&mut stream, bytes).unwrap();
-        let began = Instant::now();
-        let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest);
-        began.elapsed()
-    };
-    assert!(closed_after(b"") >= Duration::from_millis(900), "silent");
-    let slow_head = closed_after(b"POST / HTT");
-    assert!(slow_head >= Duration::from_millis(250), "{slow_head:?}");
-    assert!(
-        closed_after(b"PRI * HTTP/2.0\r\n\r\n") >= Duration::from_millis(900),
-        "half an HTTP/2 preface"
-    );
-}
-
-#[test]
-fn connections_beyond_the_limit_wait() {
-    let relay = Setup::new()
-        .set("RECALL_HTTP__MAX_CONNECTIONS", "1")
-        .start();
-    let mut first = Connection::open(relay.callbacks).unwrap();
-    let target = format!("/?{}", recall_query());
-    assert!(
-        first
-            .request("POST", &target, recall("g", 1).as_bytes())
-            .unwrap()
-            .is_ok()
-    );
-    let address = relay.callbacks;
-    let second =
-        std::thread::spawn(move || request(address, "POST", &target, recall("g", 2).as_bytes()));
-    assert!(first.request("POST", "/", b"").unwrap().is_ok());
-    assert!(!second.is_finished());
-    drop(first);
-    assert!(second.join().unwrap().is_ok());
 }
 
 #[test]
