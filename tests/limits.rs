@@ -9,6 +9,7 @@ mod rig;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rig::{Connection, Setup, recall, recall_query};
@@ -89,6 +90,97 @@ fn connections_beyond_the_limit_wait() {
     expected.push("second");
     assert_eq!(order, expected);
 }
+
+#[test]
+fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
+    let relay = Setup::new()
+        .set("RECALL_HTTP__MAX_BODY_BYTES", "16KiB")
+        .set("RECALL_HTTP__MAX_BUFFERED_BYTES", "16KiB")
+        .start();
+    let padded = |group: &str, length: usize| format!("{:<length$}", recall(group, 1));
+    let slow = padded("slow", 12_000);
+    let (early, late) = slow.split_at(slow.len() - 1);
+    let open = || {
+        let mut sender = Connection::open(relay.callbacks).unwrap();
+        sender.send(&head(slow.len())).unwrap();
+        sender.send(early.as_bytes()).unwrap();
+        sender
+    };
+    let mut sender = open();
+
+    let other = || relay.post(&recall_query(), padded("other", 8000));
+    let refused = rig::until("a body for which there is no room", || {
+        let answer = other();
+        if answer.is_ok() {
+            // It may have come before the whole slow one, and have been in its way.
+            sender = open();
+            return None;
+        }
+        Some(answer)
+    });
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(
+        refused.text().contains("too many bodies at once"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_ne!(relay.metric(UNAVAILABLE), "0");
+    assert_eq!(relay.admin("/readyz").status, 200, "smaller ones are taken");
+    assert!(relay.recall("small", 1).is_ok());
+
+    sender.send(late.as_bytes()).unwrap();
+    assert!(sender.answer().unwrap().is_ok(), "it was being received");
+    assert!(other().is_ok(), "there is room again");
+}
+
+#[test]
+fn callbacks_beyond_those_that_may_wait_for_the_disk_are_refused() {
+    let setup = Setup::new().set("RECALL_SPOOL__MAX_WAITING", "1");
+    let relay = setup.start();
+    assert!(relay.recall("before", 1).is_ok());
+    // A disk that does not answer: one callback is being written, one waits, there is no third.
+    let disk = rusqlite::Connection::open(setup.spool()).unwrap();
+    disk.busy_timeout(Duration::from_secs(5)).unwrap();
+    disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let answers: Vec<_> = thread::scope(|scope| {
+        let senders: Vec<_> = (1..=6)
+            .map(|number| {
+                scope.spawn({
+                    let relay = &relay;
+                    move || relay.recall("waiting", number)
+                })
+            })
+            .collect();
+        senders
+            .into_iter()
+            .map(|sender| sender.join().unwrap())
+            .collect()
+    });
+    disk.execute_batch("ROLLBACK").unwrap();
+    let reasons: Vec<_> = answers
+        .iter()
+        .map(|answer| (answer.status, answer.text()))
+        .collect();
+    let saying = |reason: &str| {
+        reasons
+            .iter()
+            .filter(|(status, text)| *status == 503 && text.contains(reason))
+            .count()
+    };
+    let refused = saying("too many callbacks are waiting for the disk");
+    assert!(refused >= 4, "{reasons:?}");
+    assert_eq!(
+        refused + saying("the disk did not answer in time"),
+        6,
+        "{reasons:?}"
+    );
+    assert_eq!(relay.metric(UNAVAILABLE), "6");
+    assert!(relay.recall("after", 1).is_ok());
+}
+
+const UNAVAILABLE: &str =
+    r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="unavailable"}"#;
 
 /// The head of a recall whose body has this length.
 fn head(length: usize) -> Vec<u8> {
