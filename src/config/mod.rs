@@ -250,18 +250,24 @@ impl Loaded {
 /// What figment could not read, without the value where that is a secret.
 fn explain(error: &figment::Error, sources: &BTreeMap<String, Source>) -> Problem {
     let key = error.path.join(".");
-    let text = if keys::is_secret(&key) {
+    // The key of an element of an array is not one that was set, and none that is known to be secret.
+    let set = sources.iter().find(|(set, _)| is_within(&key, set));
+    let text = if keys::is_secret(set.map_or(&key, |(set, _)| set)) {
         "has a value of the wrong type".to_owned()
     } else {
         error.kind.to_string()
     };
-    // The key of an element of an array is not one that was set.
-    let source = sources.iter().find(|(set, _)| key.starts_with(*set));
     Problem {
-        source: source.map_or(Source::Default, |(_, source)| source.clone()),
+        source: set.map_or(Source::Default, |(_, source)| source.clone()),
         key,
         text,
     }
+}
+
+/// Whether a key is that of a setting, or of a part of its value.
+fn is_within(key: &str, setting: &str) -> bool {
+    key.strip_prefix(setting)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// A part of a layer, by key.

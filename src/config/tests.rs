@@ -163,6 +163,13 @@ fn secrets_are_never_shown() {
     )
     .unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
+    // An element of an array has a key of its own.
+    let error = load(Some("sdk_app_ids = 1\nauth.tokens = [712.5]"), &[]).unwrap_err();
+    assert!(
+        error.to_string().contains("auth.tokens.0 (from "),
+        "{error}"
+    );
+    assert!(!error.to_string().contains("712"), "{error}");
     let error = load(Some("sdk_app_ids = 1\nauth.tokens = [hunter2"), &[]).unwrap_err();
     assert!(error.to_string().contains("line 2"), "{error}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
