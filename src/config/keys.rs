@@ -1,5 +1,6 @@
 //! The names of all settings, read off the settings themselves.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -72,29 +73,57 @@ pub(super) fn is_secret(key: &str) -> bool {
     false
 }
 
+/// Whether a key is one of ours, or librdkafka's to know.
+pub(super) fn is_setting(key: &str) -> bool {
+    KNOWN.iter().any(|(known, _)| known == key)
+        || (cfg!(feature = "kafka") && key.starts_with(PROPERTIES))
+}
+
 /// Why a key is not one of ours; none where it is.
 pub(super) fn unknown(key: &str) -> Option<String> {
-    if KNOWN.iter().any(|(known, _)| known == key)
-        || (cfg!(feature = "kafka") && key.starts_with(PROPERTIES))
-    {
+    if is_setting(key) {
         return None;
     }
-    for (section, built_in) in [
+    let settings = KNOWN.iter().map(|(known, _)| known.as_str());
+    Some(not_built_in(key).unwrap_or_else(|| {
+        let nearest = nearest(key, settings);
+        let variable = nearest.to_uppercase().replace('.', "__");
+        format!("is not a setting; did you mean {nearest} (RECALL_{variable})?")
+    }))
+}
+
+/// Why a key is not that of a section; none where it is.
+pub(super) fn unknown_section(key: &str) -> Option<String> {
+    let properties = PROPERTIES.trim_end_matches('.');
+    let sections: BTreeSet<&str> = KNOWN
+        .iter()
+        .filter_map(|(known, _)| Some(known.rsplit_once('.')?.0))
+        .chain(cfg!(feature = "kafka").then_some(properties))
+        .collect();
+    if sections.contains(key) {
+        return None;
+    }
+    Some(not_built_in(key).unwrap_or_else(|| {
+        let nearest = nearest(key, sections.into_iter());
+        format!("is not a section; did you mean [{nearest}]?")
+    }))
+}
+
+/// What is said of a key of a section that this build has not.
+fn not_built_in(key: &str) -> Option<String> {
+    let built_in = [
         ("kafka", cfg!(feature = "kafka")),
         ("rabbitmq", cfg!(feature = "rabbitmq")),
-    ] {
-        if !built_in && key.split('.').next() == Some(section) {
-            return Some(format!("this build of the program has no {section}"));
-        }
-    }
+    ];
+    let (section, _) = built_in
+        .into_iter()
+        .find(|(section, built_in)| !built_in && key.split('.').next() == Some(section))?;
+    Some(format!("this build of the program has no {section}"))
+}
+
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
     let near = |known: &str| strsim::normalized_damerau_levenshtein(key, known);
-    let nearest = KNOWN
-        .iter()
-        .map(|(known, _)| known.as_str())
+    known
         .max_by(|a, b| near(a).total_cmp(&near(b)))
-        .unwrap_or_default();
-    let variable = nearest.to_uppercase().replace('.', "__");
-    Some(format!(
-        "is not a setting; did you mean {nearest} (RECALL_{variable})?"
-    ))
+        .unwrap_or_default()
 }

@@ -28,6 +28,8 @@ const FILE_SUFFIX: &str = "_file";
 pub(super) struct Layer {
     values: Dict,
     pub(super) sources: BTreeMap<String, Source>,
+    /// Sections that are there without a setting in them: a section can turn something on.
+    pub(super) empty_sections: BTreeMap<String, Source>,
 }
 
 impl Provider for Layer {
@@ -64,7 +66,12 @@ impl Layer {
         let mut layer = Self::default();
         let mut problems = Vec::new();
         for (key, value) in leaves("", values) {
-            layer.insert(&key, value, source.clone(), &mut problems);
+            if is_empty_table(&value) && !keys::is_setting(&key) {
+                layer.section(key.split('.'));
+                layer.empty_sections.insert(key, source.clone());
+            } else {
+                layer.insert(&key, value, source.clone(), &mut problems);
+            }
         }
         layer.or(problems)
     }
@@ -136,21 +143,26 @@ impl Layer {
             let name = path.pop().unwrap_or_default();
             (path, name)
         };
-        let mut dict = &mut self.values;
-        for part in path {
-            let empty = || Value::Dict(Tag::Default, Dict::new());
-            dict.entry(part.to_owned()).or_insert_with(empty);
-            let Some(next) = child(dict, part) else {
-                // A value stands where a section belongs; its key is reported as unknown.
-                return;
-            };
-            dict = next;
-        }
+        let Some(dict) = self.section(path) else {
+            // A value stands where a section belongs; its key is reported as unknown.
+            return;
+        };
         let is_property = key.starts_with(keys::PROPERTIES);
         dict.insert(
             name.to_owned(),
             if is_property { as_text(value) } else { value },
         );
+    }
+
+    /// The values of a section, which is there from now on; none where it cannot be.
+    fn section<'a>(&mut self, path: impl IntoIterator<Item = &'a str>) -> Option<&mut Dict> {
+        let mut dict = &mut self.values;
+        for part in path {
+            let empty = || Value::Dict(Tag::Default, Dict::new());
+            dict.entry(part.to_owned()).or_insert_with(empty);
+            dict = child(dict, part)?;
+        }
+        Some(dict)
     }
 }
 
@@ -180,7 +192,11 @@ fn as_text(value: Value) -> Value {
     }
 }
 
-/// Every value of nested tables, with its whole key.
+fn is_empty_table(value: &Value) -> bool {
+    matches!(value, Value::Dict(_, table) if table.is_empty())
+}
+
+/// Every value of nested tables, and every empty table, with its whole key.
 fn leaves(prefix: &str, dict: Dict) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for (name, value) in dict {
@@ -190,7 +206,7 @@ fn leaves(prefix: &str, dict: Dict) -> Vec<(String, Value)> {
             format!("{prefix}.{name}")
         };
         match value {
-            Value::Dict(_, inner) => found.extend(leaves(&key, inner)),
+            Value::Dict(_, inner) if !inner.is_empty() => found.extend(leaves(&key, inner)),
             value => found.push((key, value)),
         }
     }

@@ -147,14 +147,20 @@ impl Loaded {
             .iter()
             .flat_map(|layer| layer.sources.clone())
             .collect();
-        let unknown: Vec<Problem> = sources
+        let unknown_keys = sources
             .iter()
-            .filter_map(|(key, source)| {
-                let text = keys::unknown(key)?;
+            .map(|(key, source)| (key, source, keys::unknown(key)));
+        let unknown_sections = layers
+            .iter()
+            .flat_map(|layer| &layer.empty_sections)
+            .map(|(key, source)| (key, source, keys::unknown_section(key)));
+        let unknown: Vec<Problem> = unknown_keys
+            .chain(unknown_sections)
+            .filter_map(|(key, source, text)| {
                 Some(Problem {
                     key: key.clone(),
                     source: source.clone(),
-                    text,
+                    text: text?,
                 })
             })
             .collect();

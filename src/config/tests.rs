@@ -117,6 +117,40 @@ fn an_unknown_key_is_refused_with_the_nearest_and_its_source() {
 }
 
 #[test]
+fn an_empty_section_counts() {
+    let refused = |section: &str| {
+        let file = format!("sdk_app_ids = 1\n[{section}]\n");
+        load(Some(&file), &[]).unwrap_err().to_string()
+    };
+    // Whoever uncomments a broker's section wants that broker, not standard output.
+    for (section, missing) in [
+        ("kafka", "kafka.bootstrap_servers: is missing"),
+        ("kafka.properties", "kafka.bootstrap_servers: is missing"),
+        ("rabbitmq", "rabbitmq.uri: is missing"),
+    ] {
+        let error = refused(section);
+        assert!(error.contains(missing), "[{section}] {error}");
+    }
+    for (section, nearest) in [
+        ("kafak", "kafka"),
+        ("rabbitmq.tsl", "rabbitmq.tls"),
+        ("auth.token", "auth"),
+    ] {
+        let error = refused(section);
+        let expected = format!("is not a section; did you mean [{nearest}]?");
+        assert!(error.contains(&expected), "[{section}] {error}");
+        assert!(error.contains("relay.toml"), "[{section}] {error}");
+    }
+    assert!(refused("auth.tokens").contains("auth.tokens (from"));
+
+    // Those that turn nothing on do no harm, nor does one whose settings come from elsewhere.
+    let file = "sdk_app_ids = 1\n[http]\n[auth]\n[spool]\n[kafka]\n";
+    let servers = ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "h:1");
+    let loaded = load(Some(file), &[servers]).unwrap();
+    assert_eq!(loaded.config.kafka.unwrap().bootstrap_servers, "h:1");
+}
+
+#[test]
 fn a_wrong_value_is_named_with_its_source() {
     let error = problem(&[("RECALL_HTTP__READ_TIMEOUT", "0s")]);
     assert!(
