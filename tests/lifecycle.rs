@@ -110,6 +110,8 @@ fn exit_codes_tell_what_was_wrong() {
     assert_eq!(setup.run(&["--help"]).0, 0);
     assert_eq!(setup.run(&["--version"]).0, 0);
     assert_eq!(setup.run(&["nonsense"]).0, 2);
+    let (code, _, stderr) = setup.run(&["send", "-c", "3", "--conversations", "2"]);
+    assert_eq!((code, stderr.contains("Usage:")), (2, true), "{stderr}");
     let (code, _, stderr) = Setup::new().set("RECALL_HTTP__LISTN", "x").run(&[]);
     assert_eq!(code, 78);
     assert!(stderr.contains("did you mean http.listen"), "{stderr}");

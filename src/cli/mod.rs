@@ -50,15 +50,14 @@ enum Command {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            // clap's own codes: 0 for help and version, 2 for bad usage.
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED));
-        }
+        Err(error) => return usage(&error),
     };
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(error) = error.downcast_ref() {
+                return usage(error);
+            }
             eprintln_chain(&error);
             let bad_configuration =
                 error.is::<ConfigError>() || error.is::<crate::telemetry::FilterError>();
@@ -69,6 +68,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             })
         }
     }
+}
+
+/// Prints what clap has to say; its own codes: 0 for help and version, 2 for bad usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {

@@ -32,7 +32,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 
 use self::callbacks::{Callbacks, Clock, EventTimeForm, Kind, PayloadVersion};
@@ -168,7 +168,7 @@ impl Command {
 ///
 /// # Errors
 /// Fails where the relay cannot be reached to begin with, or where a callback was not answered with
-/// HTTP 200, OK and `ErrorCode` 0.
+/// HTTP 200, OK and `ErrorCode` 0; with a [`clap::Error`] where the options do not go together.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     send(args, &mut io::stdout()).await
 }
@@ -176,12 +176,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 async fn send(args: Args, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
     let token = token(&args)?;
     let conversations = args.conversations.unwrap_or(args.connections);
-    ensure!(
-        args.connections <= conversations,
-        "--connections {} needs at least as many --conversations, not {conversations}: \
-         a conversation keeps to one connection",
-        args.connections,
-    );
+    if args.connections > conversations {
+        let problem = format!(
+            "--connections {} needs at least as many --conversations, not {conversations}: \
+             a conversation keeps to one connection",
+            args.connections
+        );
+        return Err(bad_usage(&problem).into());
+    }
     let endless = args.duration.is_some();
     let count = args.count.unwrap_or(if endless { u64::MAX } else { 1 });
     let traffic = Traffic {
@@ -235,6 +237,12 @@ fn print(traffic: &Traffic, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "{}", traffic.vendor.curl(&callback, now))?;
     }
     Ok(())
+}
+
+/// Options that do not go together, in a way that clap has no word for.
+fn bad_usage(problem: &str) -> clap::Error {
+    <Args as clap::Args>::augment_args(clap::Command::new("recall-relay send"))
+        .error(clap::error::ErrorKind::ArgumentConflict, problem)
 }
 
 /// Finds the token: what the command line names, else what the environment has for the relay.

@@ -279,10 +279,9 @@ async fn more_connections_than_conversations_are_refused() {
     let error = send("http://relay/", &["-c", "3", "--conversations", "2"])
         .await
         .unwrap_err();
-    assert!(
-        error.to_string().starts_with("--connections 3 needs"),
-        "{error}"
-    );
+    let text = error.to_string();
+    assert!(text.contains("error: --connections 3 needs"), "{text}");
+    assert!(text.contains("Usage: recall-relay send"), "{text}");
 }
 
 #[tokio::test]
