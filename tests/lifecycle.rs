@@ -188,6 +188,9 @@ fn an_orphaned_sink_holds_its_events_and_is_let_go_by_name() {
     let relay = with_kafka.start();
     assert!(relay.recall("g", 1).is_ok());
     relay.kill();
+    let (code, _, stderr) = with_kafka.run(&["spool", "forget", "kafka"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("kafka is configured"), "{stderr}");
 
     let relay = setup.start();
     let warning =
