@@ -197,6 +197,15 @@ fn secrets_are_never_shown() {
     )
     .unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
+    // Some are known by two names; a build without OIDC refuses them before they could be listed.
+    for property in [
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.client.credentials.client.secret",
+        "sasl.oauthbearer.assertion.private.key.pem",
+    ] {
+        assert!(keys::is_secret(&format!("{}{property}", keys::PROPERTIES)));
+    }
+
     // An element of an array has a key of its own.
     let error = load(Some("sdk_app_ids = 1\nauth.tokens = [712.5]"), &[]).unwrap_err();
     assert!(

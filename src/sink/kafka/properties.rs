@@ -28,15 +28,21 @@ const REFUSED: [&str; 7] = [
 /// Names that have a setting of their own.
 const ELSEWHERE: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
 
-/// Properties whose values are never shown, and that may be read from a file.
-pub const SECRETS: [&str; 7] = [
-    "sasl.password",
+/// Properties whose values are never shown, and that may be read from a file: what librdkafka 2.12 calls
+/// sensitive, by every name. Not the paths among them (`ssl.key.location`,
+/// `sasl.oauthbearer.assertion.private.key.file`): whoever looks for a file that is not found must see them.
+pub const SECRETS: [&str; 11] = [
+    "sasl.oauthbearer.assertion.private.key.passphrase",
+    "sasl.oauthbearer.assertion.private.key.pem",
+    "sasl.oauthbearer.client.credentials.client.secret",
     "sasl.oauthbearer.client.secret",
     "sasl.oauthbearer.config",
+    "sasl.password",
+    "sasl.username",
+    "ssl.ca.pem",
     "ssl.key.password",
     "ssl.key.pem",
     "ssl.keystore.password",
-    "sasl.oauthbearer.assertion.private.key.passphrase",
 ];
 
 /// Names with an underscore of their own: in these it does not stand for a dot.
@@ -232,6 +238,21 @@ mod tests {
                 matches!(error, KafkaError::ClientConfig(_, text, _, _) if text.contains("No such"))
             });
             assert!(known, "{name}");
+        }
+    }
+
+    /// The list of secrets was made by hand, from `_RK_SENSITIVE` and the aliases in `rdkafka_conf.c`: make
+    /// it again for another version.
+    #[test]
+    fn the_secrets_are_those_of_this_librdkafka() {
+        let (_, version) = rdkafka::util::get_rdkafka_version();
+        assert!(version.starts_with("2.12."), "{version}");
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let begin = readme.find("These can come from files (`…_FILE`)").unwrap();
+        let (listed, _) = readme[begin..].split_once("\n\n").unwrap();
+        for name in SECRETS {
+            assert!(listed.contains(&format!("`{name}`")), "{name}\n{listed}");
         }
     }
 
