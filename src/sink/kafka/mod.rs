@@ -1,14 +1,17 @@
 //! Kafka, through librdkafka: an idempotent producer that waits for all in-sync replicas.
 //!
 //! Promises beyond those of every sink:
-//! - records of one key go to one partition, the one that a Java client would choose, in order: after
-//!   a failed batch the producer stops (`enable.gapless.guarantee`), and the next session starts again
-//!   from the cursor;
+//! - records of one key go to one partition, the one that a Java client would choose, in order: the first
+//!   record on a partition goes alone (`lanes`); after a failed batch the producer stops
+//!   (`enable.gapless.guarantee`), and the next session starts again from the cursor;
 //! - no record is given up because time has passed (`message.timeout.ms` is 0).
 
+mod lanes;
 mod properties;
 mod reports;
 mod session;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -96,6 +99,10 @@ impl Config {
                 return Err(PropertyError::of(key, "is empty"));
             }
         }
+        if self.topic == self.dead_letter_topic {
+            let problem = "must not be the topic of the events";
+            return Err(PropertyError::of("kafka.dead_letter_topic", problem));
+        }
         if self.partitions < 1 {
             return Err(PropertyError::of("kafka.partitions", "must be at least 1"));
         }
@@ -175,9 +182,12 @@ impl Sink for Kafka {
     }
 
     async fn connect(&mut self) -> Result<KafkaSession, SessionError> {
-        let session = KafkaSession::open(&self.config)?;
+        let mut session = KafkaSession::open(&self.config)?;
         match topics::ensure(&self.config, session.producer()).await {
-            Ok(()) => Ok(session),
+            Ok(partitions) => {
+                session.starts(partitions);
+                Ok(session)
+            }
             Err(error) => {
                 session.close().await;
                 Err(error)

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::lanes::Lane;
 use crate::event::Seq;
 use crate::sink::{Delivery, Progress, Refusal, SessionError};
 
@@ -24,9 +25,18 @@ pub(super) struct Reports {
     news: Notify,
 }
 
+/// What a session acts on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// The cluster has these for good.
+    Confirmed(Vec<(Lane, Seq)>),
+    /// Anything else.
+    Other(Progress),
+}
+
 #[derive(Debug, Default)]
 struct Inbox {
-    confirmed: Vec<Seq>,
+    confirmed: Vec<(Lane, Seq)>,
     refused: Vec<(Seq, Refusal)>,
     stalled: Stalled,
     failure: Option<Failure>,
@@ -102,10 +112,10 @@ impl Reports {
     }
 
     /// What has happened since.
-    pub(super) async fn next(&self) -> Result<Progress, SessionError> {
+    pub(super) async fn next(&self) -> Result<Report, SessionError> {
         loop {
-            if let Some(progress) = self.inbox().take() {
-                return progress;
+            if let Some(report) = self.inbox().take() {
+                return report;
             }
             self.news.notified().await;
         }
@@ -126,20 +136,20 @@ impl Reports {
 }
 
 impl Inbox {
-    fn take(&mut self) -> Option<Result<Progress, SessionError>> {
+    fn take(&mut self) -> Option<Result<Report, SessionError>> {
         if !self.confirmed.is_empty() {
-            return Some(Ok(Progress::Confirmed(std::mem::take(&mut self.confirmed))));
+            return Some(Ok(Report::Confirmed(std::mem::take(&mut self.confirmed))));
         }
         if let Some((seq, refusal)) = self.refused.pop() {
-            return Some(Ok(Progress::Refused(seq, refusal)));
+            return Some(Ok(Report::Other(Progress::Refused(seq, refusal))));
         }
         if self.stalled.to_tell {
             self.stalled.to_tell = false;
-            return Some(Ok(if self.stalled.now {
+            return Some(Ok(Report::Other(if self.stalled.now {
                 Progress::Stalled(self.stalled.reason.clone())
             } else {
                 Progress::Flowing
-            }));
+            })));
         }
         match &self.failure {
             Some(Failure::Cause(Cause::Refused(refusal))) => {
@@ -296,8 +306,12 @@ impl ProducerContext for Reports {
         let id = RecordId(opaque);
         let mut inbox = self.inbox();
         match result {
-            Ok(_) => {
-                inbox.confirmed.push(id.seq());
+            Ok(message) => {
+                let lane = Lane {
+                    dead_letter: id.is_dead_letter(),
+                    partition: message.partition(),
+                };
+                inbox.confirmed.push((lane, id.seq()));
                 if inbox.stalled.now {
                     inbox.stalled.now = false;
                     inbox.stalled.to_tell = true;
@@ -373,10 +387,14 @@ mod tests {
             RDKafkaErrorCode::UnknownTopic,
             "gone".to_owned(),
         );
-        reports.inbox().confirmed.push(Seq(7));
+        let lane = Lane {
+            dead_letter: false,
+            partition: 0,
+        };
+        reports.inbox().confirmed.push((lane, Seq(7)));
         assert_eq!(
             reports.next().await.unwrap(),
-            Progress::Confirmed(vec![Seq(7)])
+            Report::Confirmed(vec![(lane, Seq(7))])
         );
         assert!(matches!(
             reports.next().await,

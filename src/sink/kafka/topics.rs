@@ -1,46 +1,77 @@
-//! Makes sure that the cluster is there and has the topics.
+//! Makes sure that the cluster is there and has the topics, and counts their partitions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, Producer as _};
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::reports::Reports;
 use super::{Config, REQUEST_TIMEOUT};
 use crate::sink::SessionError;
 
+/// How long a topic that was just created may take to appear, and how often we look.
+const APPEARS_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How many partitions the topics have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Partitions {
+    pub events: i32,
+    pub dead_letters: i32,
+}
+
 /// Asks the cluster for both topics, and creates what is missing where that is wanted.
 pub(super) async fn ensure(
     config: &Config,
     producer: &Arc<BaseProducer<Reports>>,
-) -> Result<(), SessionError> {
-    for topic in [&config.topic, &config.dead_letter_topic] {
-        match look_up(producer, topic).await? {
-            None => {}
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
-                if config.create_topics =>
-            {
+) -> Result<Partitions, SessionError> {
+    Ok(Partitions {
+        events: ensure_one(config, producer, &config.topic).await?,
+        dead_letters: ensure_one(config, producer, &config.dead_letter_topic).await?,
+    })
+}
+
+async fn ensure_one(
+    config: &Config,
+    producer: &Arc<BaseProducer<Reports>>,
+    topic: &str,
+) -> Result<i32, SessionError> {
+    let mut created: Option<Instant> = None;
+    loop {
+        let code = match look_up(producer, topic).await? {
+            Ok(partitions) => return Ok(partitions),
+            Err(code) => code,
+        };
+        let missing = matches!(
+            code,
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic
+        );
+        match created {
+            None if missing && config.create_topics => {
                 create(config, topic).await?;
+                created = Some(Instant::now());
             }
-            Some(code) => {
+            Some(at) if at.elapsed() < APPEARS_WITHIN => sleep(LOOK_EVERY).await,
+            _ => {
                 let reason = format!("topic {topic}: {code}");
                 return Err(SessionError::Unavailable(reason, None));
             }
         }
     }
-    Ok(())
 }
 
-/// What is wrong with a topic, if anything.
+/// How many partitions a topic has, or what is wrong with it.
 async fn look_up(
     producer: &Arc<BaseProducer<Reports>>,
     topic: &str,
-) -> Result<Option<RDKafkaErrorCode>, SessionError> {
+) -> Result<Result<i32, RDKafkaErrorCode>, SessionError> {
     let (client, name) = (Arc::clone(producer), topic.to_owned());
     let metadata = tokio::task::spawn_blocking(move || {
         client.client().fetch_metadata(Some(&name), REQUEST_TIMEOUT)
@@ -53,10 +84,18 @@ async fn look_up(
         }
         None => SessionError::unavailable("could not reach the cluster", error),
     })?;
+    Ok(partitions(&metadata, topic))
+}
+
+/// What `metadata` says of a topic.
+pub(super) fn partitions(metadata: &Metadata, topic: &str) -> Result<i32, RDKafkaErrorCode> {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
-    Ok(found
-        .and_then(MetadataTopic::error)
-        .map(RDKafkaErrorCode::from))
+    let found = found.ok_or(RDKafkaErrorCode::UnknownTopic)?;
+    match (found.error(), i32::try_from(found.partitions().len())) {
+        (Some(error), _) => Err(error.into()),
+        (None, Ok(count @ 1..)) => Ok(count),
+        (None, _) => Err(RDKafkaErrorCode::UnknownPartition),
+    }
 }
 
 async fn create(config: &Config, topic: &str) -> Result<(), SessionError> {

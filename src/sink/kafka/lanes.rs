@@ -1,0 +1,201 @@
+//! On which partitions the brokers know this producer, and what waits until they do.
+//!
+//! A broker that knows an idempotent producer refuses a batch behind one that is missing. From a producer
+//! that it does not know, it takes whatever comes first: where the first of several batches under way fails
+//! and the second is appended, the first has lost its place. librdkafka even reports it as delivered. So the
+//! first record on a partition goes alone, and what follows waits until it is confirmed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::sink::Delivery;
+
+/// Brokers forget a producer that has appended nothing for a day (`producer.id.expiration.ms`). Long before
+/// that we count as unknown again.
+const KNOWN_FOR: Duration = Duration::from_hours(1);
+
+/// A partition that records go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lane {
+    /// Of the dead letters' topic, not of the events'.
+    pub dead_letter: bool,
+    pub partition: i32,
+}
+
+/// The partitions of one session.
+#[derive(Debug, Default)]
+pub(super) struct Lanes(BTreeMap<Lane, State>);
+
+#[derive(Debug)]
+struct State {
+    known: bool,
+    in_flight: usize,
+    /// When something was last confirmed, or sent with nothing else in flight.
+    since: Instant,
+    waiting: VecDeque<Delivery>,
+}
+
+impl Lanes {
+    fn state(&mut self, lane: Lane, now: Instant) -> &mut State {
+        self.0.entry(lane).or_insert_with(|| State {
+            known: false,
+            in_flight: 0,
+            since: now,
+            waiting: VecDeque::new(),
+        })
+    }
+
+    /// Whether a record may be sent now; else it has to wait.
+    pub(super) fn is_free(&mut self, lane: Lane, now: Instant) -> bool {
+        let state = self.state(lane, now);
+        if state.in_flight == 0 && now.duration_since(state.since) >= KNOWN_FOR {
+            state.known = false;
+        }
+        state.known || state.in_flight == 0
+    }
+
+    /// Keeps a record until it may be sent.
+    pub(super) fn wait(&mut self, lane: Lane, delivery: Delivery, now: Instant) {
+        self.state(lane, now).waiting.push_back(delivery);
+    }
+
+    /// A record was sent.
+    pub(super) fn sent(&mut self, lane: Lane, now: Instant) {
+        let state = self.state(lane, now);
+        if state.in_flight == 0 {
+            state.since = now;
+        }
+        state.in_flight += 1;
+    }
+
+    /// A record was confirmed; returns what has waited for that, in order.
+    pub(super) fn confirmed(&mut self, lane: Lane, now: Instant) -> VecDeque<Delivery> {
+        let state = self.state(lane, now);
+        state.in_flight = state.in_flight.saturating_sub(1);
+        state.since = now;
+        state.known = true;
+        std::mem::take(&mut state.waiting)
+    }
+
+    /// A partition whose records in flight have waited for so long that its broker may have forgotten us.
+    /// Only another producer can go on there.
+    pub(super) fn forgotten(&self, now: Instant) -> Option<Lane> {
+        let forgotten = |state: &State| {
+            state.in_flight > 0 && now.saturating_duration_since(state.since) >= KNOWN_FOR
+        };
+        let mut lanes = self.0.iter();
+        lanes
+            .find(|(_, state)| forgotten(state))
+            .map(|(lane, _)| *lane)
+    }
+}
+
+/// The partition of a key, of so many: the one that a Java client would choose.
+#[expect(clippy::cast_possible_wrap, reason = "31 bits")]
+pub(super) fn partition_of(key: &[u8], partitions: i32) -> i32 {
+    (murmur2(key) & 0x7fff_ffff) as i32 % partitions.max(1)
+}
+
+/// Murmur2 with the seed of Kafka's clients.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a key is shorter than a callback"
+)]
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ data.len() as u32;
+    let (words, rest) = data.as_chunks::<4>();
+    for word in words {
+        let mut mixed = u32::from_le_bytes(*word).wrapping_mul(M);
+        mixed ^= mixed >> 24;
+        hash = hash.wrapping_mul(M) ^ mixed.wrapping_mul(M);
+    }
+    if !rest.is_empty() {
+        for (index, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * index);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::kafka::tests::deliveries;
+
+    const LANE: Lane = Lane {
+        dead_letter: false,
+        partition: 3,
+    };
+    const OTHER: Lane = Lane {
+        dead_letter: true,
+        partition: 3,
+    };
+
+    fn waiting(lanes: &mut Lanes, now: Instant) -> Vec<u64> {
+        let free = lanes.confirmed(LANE, now);
+        free.iter().map(|delivery| delivery.stored.seq.0).collect()
+    }
+
+    #[test]
+    fn the_first_record_on_a_partition_goes_alone() {
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
+        assert!(lanes.is_free(LANE, now));
+        lanes.sent(LANE, now);
+        assert!(!lanes.is_free(LANE, now));
+        assert!(lanes.is_free(OTHER, now));
+        for delivery in deliveries(2..=4, "a") {
+            lanes.wait(LANE, delivery, now);
+        }
+        assert_eq!(waiting(&mut lanes, now), [2, 3, 4]);
+        for _ in 0..3 {
+            assert!(lanes.is_free(LANE, now));
+            lanes.sent(LANE, now);
+        }
+    }
+
+    #[test]
+    fn a_partition_that_was_idle_for_long_is_unknown_again() {
+        let (mut lanes, start) = (Lanes::default(), Instant::now());
+        lanes.sent(LANE, start);
+        assert!(waiting(&mut lanes, start).is_empty());
+        let just_before = start + Duration::from_secs(3599);
+        lanes.sent(LANE, just_before);
+        assert!(lanes.is_free(LANE, just_before));
+        assert!(waiting(&mut lanes, just_before).is_empty());
+        let later = just_before + Duration::from_secs(3600);
+        assert!(lanes.is_free(LANE, later));
+        lanes.sent(LANE, later);
+        assert!(!lanes.is_free(LANE, later));
+    }
+
+    #[test]
+    fn a_partition_that_confirms_nothing_for_long_is_given_up() {
+        let (mut lanes, start) = (Lanes::default(), Instant::now());
+        lanes.sent(LANE, start);
+        let just_before = start + Duration::from_secs(3599);
+        lanes.sent(LANE, just_before);
+        assert_eq!(lanes.forgotten(just_before), None);
+        let later = start + Duration::from_secs(3600);
+        assert_eq!(lanes.forgotten(later), Some(LANE));
+        assert!(waiting(&mut lanes, later).is_empty());
+        assert_eq!(lanes.forgotten(later), None);
+    }
+
+    #[test]
+    fn keys_hash_as_in_java() {
+        for (key, hash) in [
+            ("21", -973_932_308_i32),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
+        }
+        assert_eq!(partition_of(b"foobar", 6), 1_357_151_166 % 6);
+    }
+}

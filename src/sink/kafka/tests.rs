@@ -1,0 +1,157 @@
+//! A session against librdkafka's own mock brokers, which fail requests on demand. Like a real broker
+//! that has not seen this producer yet, they take whatever sequence comes first.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{Config, Kafka};
+use crate::event::{Event, Kind, Seq, Stored};
+use crate::sink::{Delivery, Progress, Session as _, SessionError, Sink as _};
+
+const TOPIC: &str = "events";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Brokers(MockCluster<'static, DefaultProducerContext>);
+
+impl Brokers {
+    fn start(partitions: i32) -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in [TOPIC, "dead"] {
+            cluster.create_topic(topic, partitions, 1).unwrap();
+        }
+        // Long enough for several requests to be under way.
+        cluster
+            .broker_round_trip_time(1, Duration::from_millis(100))
+            .unwrap();
+        Self(cluster)
+    }
+
+    /// The next request to produce fails so, and appends nothing.
+    fn fail_once(&self, error: RDKafkaRespErr) {
+        self.0.request_errors(RDKafkaApiKey::Produce, &[error]);
+    }
+
+    /// A sink that makes a batch of each record, so that several are in flight.
+    fn sink(&self) -> Kafka {
+        Kafka::new(Config {
+            bootstrap_servers: self.0.bootstrap_servers(),
+            topic: TOPIC.to_owned(),
+            dead_letter_topic: "dead".to_owned(),
+            create_topics: false,
+            properties: [("batch.num.messages".to_owned(), "1".to_owned())].into(),
+            ..Config::default()
+        })
+    }
+
+    /// The ids in a partition, as a subscriber sees them.
+    fn read(&self, partition: i32) -> Vec<u128> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.0.bootstrap_servers())
+            .set("group.id", "test")
+            .create()
+            .unwrap();
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(TOPIC, partition, Offset::Beginning)
+            .unwrap();
+        consumer.assign(&assignment).unwrap();
+        let (_, end) = consumer
+            .fetch_watermarks(TOPIC, partition, PATIENCE)
+            .unwrap();
+        (0..end)
+            .map(|_| {
+                let message = consumer.poll(PATIENCE).expect("a record").unwrap();
+                let event: serde_json::Value =
+                    serde_json::from_slice(message.payload().unwrap()).unwrap();
+                event["id"]
+                    .as_str()
+                    .unwrap()
+                    .parse::<Uuid>()
+                    .unwrap()
+                    .as_u128()
+            })
+            .collect()
+    }
+}
+
+pub(super) fn deliveries(numbers: std::ops::RangeInclusive<u64>, key: &str) -> Vec<Delivery> {
+    let delivery = |number| {
+        let id = Uuid::from_u128(u128::from(number));
+        let json = serde_json::json!({
+            "id": id, "source": "/tencent-im/1", "type": "t", "time": "2022-12-09T08:26:54.123Z",
+            "partitionkey": key, "data": {"sdk_app_id": 1},
+        });
+        let event = Event {
+            kind: Kind::Recalled,
+            id,
+            bytes: Bytes::from(json.to_string()),
+        };
+        Delivery::from(Stored {
+            seq: Seq(number),
+            event,
+        })
+    };
+    numbers.map(delivery).collect()
+}
+
+/// Publishes one after the other, so that they are not all in one batch; the numbers that are reported
+/// as confirmed, in that order, and how it ended if it did before all were.
+async fn publish(sink: &mut Kafka, deliveries: Vec<Delivery>) -> (Vec<u64>, Option<SessionError>) {
+    let mut session = sink.connect().await.unwrap();
+    let mut missing: VecDeque<_> = deliveries
+        .iter()
+        .map(|delivery| delivery.stored.seq)
+        .collect();
+    session.publish(deliveries);
+    let (mut confirmed, mut end) = (Vec::new(), None);
+    while end.is_none() && !missing.is_empty() {
+        match timeout(PATIENCE, session.progress())
+            .await
+            .expect("progress")
+        {
+            Ok(Progress::Confirmed(seqs)) => {
+                missing.retain(|seq| !seqs.contains(seq));
+                confirmed.extend(seqs.iter().map(|seq| seq.0));
+            }
+            Ok(_) => {}
+            Err(error) => end = Some(error),
+        }
+    }
+    session.close().await;
+    (confirmed, end)
+}
+
+#[tokio::test]
+async fn nothing_is_confirmed_that_a_new_session_has_not_got_through() {
+    for error in [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+    ] {
+        let brokers = Brokers::start(1);
+        brokers.fail_once(error);
+        let (confirmed, end) = publish(&mut brokers.sink(), deliveries(1..=20, "a")).await;
+        let found = brokers.read(0);
+        let all: Vec<u128> = (1..=20).collect();
+        assert_eq!(found, all, "{error:?}; confirmed: {confirmed:?}; {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_passes_what_a_new_session_could_not_publish() {
+    let brokers = Brokers::start(1);
+    brokers.fail_once(RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE);
+    let (confirmed, end) = publish(&mut brokers.sink(), deliveries(1..=20, "a")).await;
+    assert!(matches!(end, Some(SessionError::Refused(_))), "{end:?}");
+    assert!(confirmed.is_empty(), "{confirmed:?}");
+    assert_eq!(brokers.read(0), [0_u128; 0]);
+}
