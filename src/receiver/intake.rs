@@ -174,7 +174,10 @@ impl<D: Durability> Intake<D> {
             if first.len() + rest.len() + length > limit {
                 return Err(Outcome::TooLarge);
             }
-            room.merge(self.room.try_acquire_many(units(length)).map_err(full)?);
+            // Counted over the whole body: a sender that cuts it into single bytes takes no more.
+            let missing = units(first.len() + rest.len() + length)
+                .saturating_sub(u32::try_from(room.num_permits()).unwrap_or(u32::MAX));
+            room.merge(self.room.try_acquire_many(missing).map_err(full)?);
             if first.is_empty() {
                 first = data.copy_to_bytes(length);
             } else {
@@ -283,3 +286,6 @@ impl<D: Durability> Intake<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

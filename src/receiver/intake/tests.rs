@@ -1,0 +1,74 @@
+//! How much room bodies take.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::{Request, Response};
+use prometheus_client::registry::Registry;
+
+use super::*;
+use crate::event::Event;
+use crate::receiver::{AuthConfig, Kept};
+use crate::setting::Size;
+
+const QUERY: &str = "/?SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRecallMsg";
+
+/// Keeps nothing in time, and still has everything: a disk that hangs.
+#[derive(Default)]
+struct Stuck(Mutex<Vec<Event>>);
+
+impl Durability for &'static Stuck {
+    async fn keep(&self, event: Event) -> Result<Kept, NotKept> {
+        self.0.lock().unwrap().push(event);
+        Err(NotKept("the disk did not answer in time".to_owned()))
+    }
+}
+
+fn intake(room: u64) -> (Intake<&'static Stuck>, &'static Stuck) {
+    let config = Config {
+        max_buffered_bytes: Size(room),
+        ..Config::default()
+    };
+    let stuck: &'static Stuck = Box::leak(Box::default());
+    let gate = Gate::new(&[1_400_000_001], AuthConfig::default());
+    let metrics = Metrics::register(&mut Registry::default());
+    (Intake::new(config, gate, stuck, metrics), stuck)
+}
+
+async fn post<B>(intake: &Intake<&'static Stuck>, body: B) -> (u16, String)
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send,
+{
+    let request = Request::post(QUERY).body(body).unwrap();
+    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+    let answer: Response<Full<Bytes>> = intake.answer(request, peer).await;
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn recall(padding: usize) -> String {
+    format!(
+        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"{}","MsgSeqList":[{{"MsgSeq":1}}]}}"#,
+        "a".repeat(padding)
+    )
+}
+
+#[tokio::test]
+async fn a_body_in_single_bytes_takes_no_more_room_than_in_one_piece() {
+    let (intake, stuck) = intake(200 << 10);
+    let body = recall(100 << 10).into_bytes();
+    let pieces = body
+        .into_iter()
+        .map(|byte| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![byte]))));
+    let (status, answer) = post(&intake, StreamBody::new(stream::iter(pieces))).await;
+    assert!(
+        answer.contains("the disk did not answer in time"),
+        "{status} {answer}"
+    );
+    assert_eq!(stuck.0.lock().unwrap().len(), 1);
+}
