@@ -9,8 +9,8 @@ mod rig;
 
 use nix::sys::signal::Signal;
 use rig::{
-    Connection, Recall, Setup, assert_kept, kill_again_and_again, recall, recall_query, request,
-    until,
+    Connection, Setup, assert_kept, kill_again_and_again, read_spool, recall, recall_query,
+    request, until,
 };
 
 #[test]
@@ -33,18 +33,6 @@ fn what_was_answered_ok_survives_kill_9() {
     let acknowledged = kill_again_and_again(&setup, "stdout", 5);
     assert!(acknowledged.len() > 1500);
     assert_eq!(assert_kept(&acknowledged, &read_spool(&setup)), 0);
-}
-
-/// Every event that is still in the spool's file.
-fn read_spool(setup: &Setup) -> Vec<Recall> {
-    rusqlite::Connection::open(setup.spool())
-        .unwrap()
-        .prepare("SELECT body FROM events ORDER BY seq")
-        .unwrap()
-        .query_map([], |row| row.get::<_, Vec<u8>>(0))
-        .unwrap()
-        .map(|body| Recall::of(&body.unwrap()))
-        .collect()
 }
 
 #[test]

@@ -15,6 +15,7 @@
 )]
 
 mod broker;
+mod faults;
 pub mod kafka;
 mod oracle;
 pub mod rabbitmq;
@@ -24,11 +25,14 @@ mod vendor;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use faults::{Calls, Faults};
 pub use kafka::Kafka;
-pub use oracle::{Recall, assert_kept, kill_again_and_again, under_load};
+pub use oracle::{Recall, assert_kept, kill_again_and_again, published, read_spool, under_load};
 pub use rabbitmq::RabbitMq;
 pub use relay::{Relay, Setup};
-pub use vendor::{Answer, Connection, Load, large_recall, recall, recall_query, request};
+pub use vendor::{
+    Answer, Connection, Load, large_recall, padded_recall, recall, recall_query, request,
+};
 
 /// How long a condition may take to come true, on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -24,10 +24,30 @@ impl Recall {
 
     /// The recall that an event tells of.
     pub fn of(event: &[u8]) -> Self {
-        let event: Value = serde_json::from_slice(event).unwrap();
+        Self::of_event(&serde_json::from_slice(event).unwrap())
+    }
+
+    fn of_event(event: &Value) -> Self {
         let number = event["data"]["messages"][0]["seq"].as_u64().unwrap();
         Self::new(event["subject"].as_str().unwrap(), number)
     }
+}
+
+/// Every event that is still in the spool's file.
+pub fn read_spool(setup: &Setup) -> Vec<Recall> {
+    rusqlite::Connection::open(setup.spool())
+        .unwrap()
+        .prepare("SELECT body FROM events ORDER BY seq")
+        .unwrap()
+        .query_map([], |row| row.get::<_, Vec<u8>>(0))
+        .unwrap()
+        .map(|body| Recall::of(&body.unwrap()))
+        .collect()
+}
+
+/// The recalls that events tell of, in their order.
+pub fn published(events: &[Value]) -> Vec<Recall> {
+    events.iter().map(Recall::of_event).collect()
 }
 
 /// Nothing that was acknowledged is missing, and the first copies of a group's events are in order.

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::until;
 use super::vendor::{Answer, Connection, recall, recall_query, request};
+use super::{Faults, until};
 
 pub const APP: &str = "1400000001";
 
@@ -52,6 +52,23 @@ impl Setup {
             environment: self.environment.clone(),
         }
         .set(name, value)
+    }
+
+    /// The same folder, on a disk with these faults.
+    pub fn with_faults(&self, faults: &Faults) -> Self {
+        let mut setup = Self {
+            folder: Arc::clone(&self.folder),
+            environment: self.environment.clone(),
+        };
+        for (name, value) in faults.environment(self.folder.path()) {
+            setup = setup.set(name, &value);
+        }
+        setup
+    }
+
+    /// Where everything lies that the relays write.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn spool(&self) -> PathBuf {
@@ -169,13 +186,8 @@ impl Relay {
     #[track_caller]
     pub fn events(&self, count: usize) -> Vec<Value> {
         until(&format!("{count} events"), || {
-            let lines = self.stdout.all();
-            (lines.len() >= count).then(|| {
-                lines
-                    .iter()
-                    .map(|line| serde_json::from_str(line).unwrap())
-                    .collect()
-            })
+            let events = self.stdout.events();
+            (events.len() >= count).then_some(events)
         })
     }
 
@@ -239,11 +251,7 @@ impl Relay {
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
         self.stdout.until_closed();
-        self.stdout
-            .all()
-            .iter()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        self.stdout.events()
     }
 
     /// `kill -9`.
@@ -293,6 +301,14 @@ impl Lines {
 
     fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().0.clone()
+    }
+
+    /// The events among them; after a write that failed comes an empty line, lest there be half a one.
+    fn events(&self) -> Vec<Value> {
+        let lines = self.all().into_iter().filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_str(&line).unwrap())
+            .collect()
     }
 
     fn until_closed(&self) {

@@ -61,6 +61,14 @@ pub fn large_recall(group: &str, bytes: usize) -> String {
     )
 }
 
+/// The body of recall number `number` of a group, whose event is longer than `bytes`.
+pub fn padded_recall(group: &str, number: u64, bytes: usize) -> String {
+    let padding = r#",{"MsgSeq":1}"#.repeat(bytes / 10);
+    format!(
+        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"{group}","MsgSeqList":[{{"MsgSeq":{number}}}{padding}]}}"#
+    )
+}
+
 /// One request on a connection of its own.
 pub fn request(to: SocketAddr, method: &str, target: &str, body: &[u8]) -> Answer {
     let mut connection = Connection::open(to).unwrap();

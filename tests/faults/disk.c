@@ -1,0 +1,610 @@
+/*
+ * A disk that fails, and a disk that is watched: loaded into a relay by LD_PRELOAD, between the program
+ * (SQLite and Rust's library) and the C library.
+ *
+ * It touches only what lies below one folder, and does nothing at all without its settings:
+ *
+ *   FAULTS_FOLDER   the folder, as realpath(3) gives it
+ *   FAULTS_CONTROL  a file that holds `struct control`; mapped, so what the test writes into it counts
+ *                   from the next call on, and the test reads the counters from it
+ *   FAULTS_TRACE    optional: where every change to the folder is recorded, in the order in which they
+ *                   were made, together with what was written to standard output
+ *
+ * It covers the calls that the program makes, and their nearest relatives. Not covered, since nothing
+ * here uses them for the folder: dup, fopen, io_uring, and changes through a writable mmap (SQLite maps
+ * only its -shm file, which is worth nothing after a power cut).
+ *
+ * tests/rig/faults.rs is the other side of `struct control`, tests/rig/trace.rs of the trace.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Words of 64 bits; the test writes the first ones, the counters are ours. */
+struct control {
+  int64_t write_errno;  /* writes and truncations fail with this */
+  int64_t write_budget; /* ... after so many bytes */
+  int64_t read_errno;   /* reads fail with this */
+  int64_t sync_errno;   /* syncs fail with this, and sync nothing */
+  int64_t sync_fails;   /* ... so many of them; -1: all */
+  int64_t sync_delay;   /* nanoseconds that every sync takes longer */
+  int64_t sync_hang;    /* while it is not 0, no sync ends */
+  int64_t capacity;     /* bytes of the disk; 0: those that it really has */
+  int64_t clock_offset; /* nanoseconds that the wall clock is ahead */
+  int64_t output_errno; /* writes to standard output fail with this: a sink that is down */
+  char only[56];        /* only files whose path ends so fail; empty: all */
+  int64_t reads, writes, syncs, opens, clock_reads;
+  int64_t failed_reads, failed_writes, failed_syncs;
+};
+
+/* What a record tells. Little endian, followed by the path below the folder, and the data. */
+struct record {
+  uint32_t op;
+  uint32_t path_length;
+  uint64_t at; /* CLOCK_MONOTONIC when the call had been made, nanoseconds */
+  uint64_t number;
+  uint64_t data_length;
+};
+enum {
+  WRITE = 1,       /* number: offset */
+  TRUNCATE = 2,    /* number: length */
+  CREATE = 3,      /* an empty file, where there was none */
+  MAKE_FOLDER = 4,
+  REMOVE = 5,
+  RENAME = 6,      /* data: the new path */
+  SYNC = 7,        /* of a file or a folder; number: the trace's length when it began */
+  OUTPUT = 8,      /* written to standard output */
+};
+
+#define FILES 65536
+#define LONGEST_HANG 30000 /* naps of 2 ms: whoever should have ended it may be gone */
+
+static volatile struct control *control;
+static char folder[PATH_MAX];
+static size_t folder_length;
+static int trace = -1;
+static uint64_t trace_length;
+/* Held around a change and its record, so that the order of the records is that of the changes. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* For each open file below the folder its path there; removed files have the path `gone`. */
+static char *paths[FILES];
+static char gone[] = "";
+static __thread int inside; /* calls that this file makes itself */
+
+/* The C library's function of this name. */
+#define REAL(name) \
+  static __typeof__(name) *real; \
+  if (!real) real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
+
+static int64_t count(volatile int64_t *counter) { return __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED); }
+
+static uint64_t monotonic(void) {
+  REAL(clock_gettime);
+  struct timespec now;
+  real(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void nap(int64_t nanoseconds) {
+  struct timespec pause = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+  while (nanosleep(&pause, &pause) != 0 && errno == EINTR) {
+  }
+}
+
+static void write_all(int fd, const void *bytes, size_t length) {
+  static ssize_t (*real)(int, const void *, size_t);
+  if (!real) real = (ssize_t(*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
+  while (length > 0) {
+    ssize_t done = real(fd, bytes, length);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) abort(); /* a trace with a hole would prove anything */
+    bytes = (const char *)bytes + done;
+    length -= (size_t)done;
+  }
+}
+
+__attribute__((constructor)) static void begin(void) {
+  const char *control_path = getenv("FAULTS_CONTROL");
+  const char *folder_path = getenv("FAULTS_FOLDER");
+  const char *trace_path = getenv("FAULTS_TRACE");
+  if (!control_path || !folder_path || !folder_path[0]) return;
+  folder_length = strlen(folder_path);
+  if (folder_length >= sizeof folder) abort();
+  memcpy(folder, folder_path, folder_length + 1);
+  inside = 1;
+  int fd = open(control_path, O_RDWR | O_CLOEXEC);
+  if (fd < 0) abort();
+  void *mapped = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (mapped == MAP_FAILED) abort();
+  close(fd);
+  if (trace_path) {
+    trace = open(trace_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (trace < 0) abort();
+    trace_length = (uint64_t)lseek(trace, 0, SEEK_END);
+  }
+  inside = 0;
+  control = mapped;
+}
+
+/* --- what a path and a file number mean here ------------------------------------------------------- */
+
+/* The part of an absolute path that lies below the folder ("" for the folder itself); NULL elsewhere. */
+static const char *below(const char *absolute) {
+  if (!control || strncmp(absolute, folder, folder_length) != 0) return NULL;
+  if (absolute[folder_length] == 0) return "";
+  return absolute[folder_length] == '/' ? absolute + folder_length + 1 : NULL;
+}
+
+/* The same for a path as the program gives it. `buffer` holds PATH_MAX. */
+static const char *place(int at, const char *path, char *buffer) {
+  if (!control || inside || !path) return NULL;
+  if (path[0] == '/') return below(path);
+  if (at != AT_FDCWD || !getcwd(buffer, PATH_MAX - 1)) return NULL;
+  size_t length = strlen(buffer);
+  while (path[0] == '.' && path[1] == '/') path += 2;
+  if (length + 1 + strlen(path) >= PATH_MAX) return NULL;
+  buffer[length] = '/';
+  strcpy(buffer + length + 1, path);
+  if (strcmp(path, ".") == 0) buffer[length] = 0;
+  return below(buffer);
+}
+
+static const char *path_of(int fd) { return control && !inside && fd >= 0 && fd < FILES ? paths[fd] : NULL; }
+
+static int chosen(const char *path) {
+  size_t wanted = strnlen((const char *)control->only, sizeof control->only), length = strlen(path);
+  return wanted <= length && strncmp(path + length - wanted, (const char *)control->only, wanted) == 0;
+}
+
+/* Call with the lock held. */
+static void record(uint32_t op, const char *path, uint64_t number, const void *data, size_t data_length) {
+  if (trace < 0 || (op != OUTPUT && path == gone)) return;
+  struct record head = {op, (uint32_t)strlen(path), monotonic(), number, data_length};
+  size_t length = sizeof head + head.path_length + data_length;
+  char *whole = malloc(length); /* one write, so that a killed process leaves no half of it */
+  if (!whole) abort();
+  memcpy(whole, &head, sizeof head);
+  memcpy(whole + sizeof head, path, head.path_length);
+  if (data_length) memcpy(whole + sizeof head + head.path_length, data, data_length);
+  write_all(trace, whole, length);
+  free(whole);
+  trace_length += length;
+}
+
+/* --- faults ---------------------------------------------------------------------------------------- */
+
+static int64_t used_below(const char *path) {
+  int64_t used = 0;
+  DIR *entries = opendir(path);
+  if (!entries) return 0;
+  for (struct dirent *entry; (entry = readdir(entries));) {
+    struct stat found;
+    char inner[PATH_MAX];
+    if (entry->d_name[0] == '.' || strlen(path) + strlen(entry->d_name) + 2 > sizeof inner) continue;
+    strcpy(stpcpy(stpcpy(inner, path), "/"), entry->d_name);
+    if (lstat(inner, &found) != 0) continue;
+    used += S_ISDIR(found.st_mode) ? used_below(inner) : (found.st_size + 4095) / 4096 * 4096;
+  }
+  closedir(entries);
+  return used;
+}
+
+static int64_t free_bytes(void) {
+  int64_t left = control->capacity - used_below(folder);
+  return left > 0 ? left : 0;
+}
+
+/* Whether a write that ends at `end` has to fail; sets errno. */
+static int write_fails(int fd, const char *path, int64_t length, int64_t end) {
+  count(&control->writes);
+  int error = 0;
+  if (control->write_errno && chosen(path)) {
+    if (__atomic_fetch_sub(&control->write_budget, length, __ATOMIC_RELAXED) < length) error = (int)control->write_errno;
+  }
+  struct stat found;
+  if (!error && control->capacity && fstat(fd, &found) == 0 && end > found.st_size) {
+    int64_t more = (end + 4095) / 4096 * 4096 - (found.st_size + 4095) / 4096 * 4096;
+    if (more > free_bytes()) error = ENOSPC;
+  }
+  if (!error) return 0;
+  count(&control->failed_writes);
+  errno = error;
+  return 1;
+}
+
+static int read_fails(int fd) {
+  const char *path = path_of(fd);
+  if (!path) return 0;
+  count(&control->reads);
+  if (!control->read_errno || !chosen(path)) return 0;
+  count(&control->failed_reads);
+  errno = (int)control->read_errno;
+  return 1;
+}
+
+static int sync_file(int fd, int (*real)(int)) {
+  const char *path = path_of(fd);
+  if (!path) return real(fd);
+  count(&control->syncs);
+  pthread_mutex_lock(&lock);
+  uint64_t began = trace_length;
+  pthread_mutex_unlock(&lock);
+  if (chosen(path)) {
+    for (int naps = 0; control->sync_hang && naps < LONGEST_HANG; naps++) nap(2000000);
+    if (control->sync_delay) nap(control->sync_delay);
+    if (control->sync_errno && control->sync_fails) {
+      if (control->sync_fails > 0) control->sync_fails--;
+      count(&control->failed_syncs);
+      errno = (int)control->sync_errno;
+      return -1;
+    }
+  }
+  int done = real(fd);
+  if (done == 0) {
+    pthread_mutex_lock(&lock);
+    record(SYNC, path, began, NULL, 0);
+    pthread_mutex_unlock(&lock);
+  }
+  return done;
+}
+
+int fsync(int fd) {
+  REAL(fsync);
+  return sync_file(fd, real);
+}
+int fdatasync(int fd) {
+  REAL(fdatasync);
+  return sync_file(fd, real);
+}
+
+/* --- files: open, close, read, write --------------------------------------------------------------- */
+
+typedef int open_function(const char *, int, ...);
+typedef int openat_function(int, const char *, int, ...);
+
+static int open_any(open_function *real, openat_function *real_at, int at, const char *path, int flags, mode_t mode) {
+  char buffer[PATH_MAX], name[32];
+  const char *below_folder = place(at, path, buffer);
+  if (!below_folder) return real ? real(path, flags, mode) : real_at(at, path, flags, mode);
+  pthread_mutex_lock(&lock);
+  struct stat before;
+  int was_there = fstatat(at, path, &before, 0) == 0;
+  int fd = real ? real(path, flags, mode) : real_at(at, path, flags, mode);
+  int error = errno;
+  if (fd >= 0) {
+    count(&control->opens);
+    if (fd >= FILES) abort();
+    /* What was opened, whatever links the path went over. */
+    char found[PATH_MAX];
+    strcpy(name, "/proc/self/fd/");
+    char digits[12];
+    int n = 0;
+    for (int rest = fd; rest > 0 || n == 0; rest /= 10) digits[n++] = (char)('0' + rest % 10);
+    for (size_t end = strlen(name); n >= 0; end++) name[end] = n-- > 0 ? digits[n] : 0;
+    ssize_t length = readlink(name, found, sizeof found - 1);
+    if (length > 0) {
+      found[length] = 0;
+      const char *real_place = below(found);
+      if (real_place) {
+        free(paths[fd] == gone ? NULL : paths[fd]);
+        paths[fd] = strdup(real_place);
+        if (!was_there && (flags & O_CREAT)) record(CREATE, paths[fd], 0, NULL, 0);
+        if (was_there && (flags & O_TRUNC)) record(TRUNCATE, paths[fd], 0, NULL, 0);
+      }
+    }
+  }
+  pthread_mutex_unlock(&lock);
+  errno = error;
+  return fd;
+}
+
+#define MODE(flags) \
+  mode_t mode = 0; \
+  if ((flags) & (O_CREAT | __O_TMPFILE)) { \
+    va_list rest; \
+    va_start(rest, flags); \
+    mode = va_arg(rest, mode_t); \
+    va_end(rest); \
+  }
+int open(const char *path, int flags, ...) {
+  REAL(open);
+  MODE(flags)
+  return open_any(real, NULL, AT_FDCWD, path, flags, mode);
+}
+int open64(const char *path, int flags, ...) {
+  REAL(open64);
+  MODE(flags)
+  return open_any(real, NULL, AT_FDCWD, path, flags, mode);
+}
+int openat(int at, const char *path, int flags, ...) {
+  REAL(openat);
+  MODE(flags)
+  return open_any(NULL, real, at, path, flags, mode);
+}
+int openat64(int at, const char *path, int flags, ...) {
+  REAL(openat64);
+  MODE(flags)
+  return open_any(NULL, real, at, path, flags, mode);
+}
+int creat(const char *path, mode_t mode) { return open(path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
+
+int close(int fd) {
+  REAL(close);
+  if (path_of(fd)) {
+    pthread_mutex_lock(&lock);
+    if (paths[fd] != gone) free(paths[fd]);
+    paths[fd] = NULL;
+    pthread_mutex_unlock(&lock);
+  }
+  return real(fd);
+}
+
+ssize_t read(int fd, void *to, size_t length) {
+  REAL(read);
+  return read_fails(fd) ? -1 : real(fd, to, length);
+}
+ssize_t pread(int fd, void *to, size_t length, off_t offset) {
+  REAL(pread);
+  return read_fails(fd) ? -1 : real(fd, to, length, offset);
+}
+ssize_t pread64(int fd, void *to, size_t length, off64_t offset) {
+  REAL(pread64);
+  return read_fails(fd) ? -1 : real(fd, to, length, offset);
+}
+ssize_t readv(int fd, const struct iovec *to, int parts) {
+  REAL(readv);
+  return read_fails(fd) ? -1 : real(fd, to, parts);
+}
+
+/* Where a write without an offset goes. Call with the lock held. */
+static int64_t position(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  struct stat found;
+  if (flags >= 0 && (flags & O_APPEND) && fstat(fd, &found) == 0) return found.st_size;
+  return lseek(fd, 0, SEEK_CUR);
+}
+
+/* Runs `call` as a write of `length` bytes at `offset` (-1: where the file stands). */
+#define WRITES(fd, from, length, offset, call) \
+  const char *path = path_of(fd); \
+  if (!path) { \
+    if ((fd) == STDOUT_FILENO && control && control->output_errno) return errno = (int)control->output_errno, -1; \
+    ssize_t out = call; \
+    if ((fd) == STDOUT_FILENO && out > 0 && control && !inside && trace >= 0) { \
+      int error = errno; \
+      pthread_mutex_lock(&lock); \
+      record(OUTPUT, "", 0, from, (size_t)out); \
+      pthread_mutex_unlock(&lock); \
+      errno = error; \
+    } \
+    return out; \
+  } \
+  pthread_mutex_lock(&lock); \
+  int64_t start = (offset) >= 0 ? (int64_t)(offset) : position(fd); \
+  ssize_t done = write_fails(fd, path, (int64_t)(length), start + (int64_t)(length)) ? -1 : call; \
+  int error = errno; \
+  if (done > 0) record(WRITE, path, (uint64_t)start, from, (size_t)done); \
+  pthread_mutex_unlock(&lock); \
+  errno = error; \
+  return done
+
+ssize_t write(int fd, const void *from, size_t length) {
+  REAL(write);
+  WRITES(fd, from, length, -1, real(fd, from, length));
+}
+ssize_t pwrite(int fd, const void *from, size_t length, off_t offset) {
+  REAL(pwrite);
+  WRITES(fd, from, length, offset, real(fd, from, length, offset));
+}
+ssize_t pwrite64(int fd, const void *from, size_t length, off64_t offset) {
+  REAL(pwrite64);
+  WRITES(fd, from, length, offset, real(fd, from, length, offset));
+}
+/* The first part alone: a short write, which every caller has to expect. */
+ssize_t writev(int fd, const struct iovec *from, int parts) {
+  REAL(writev);
+  if ((!path_of(fd) && fd != STDOUT_FILENO) || parts < 1) return real(fd, from, parts);
+  while (parts > 1 && from->iov_len == 0) from++, parts--;
+  return write(fd, from->iov_base, from->iov_len);
+}
+
+static int truncate_file(int fd, int64_t length, int (*real)(int, off64_t)) {
+  const char *path = path_of(fd);
+  if (!path) return real(fd, length);
+  pthread_mutex_lock(&lock);
+  /* A longer file without blocks takes no room. */
+  int done = write_fails(fd, path, 0, 0) ? -1 : real(fd, length);
+  int error = errno;
+  if (done == 0) record(TRUNCATE, path, (uint64_t)length, NULL, 0);
+  pthread_mutex_unlock(&lock);
+  errno = error;
+  return done;
+}
+int ftruncate(int fd, off_t length) {
+  REAL(ftruncate);
+  return truncate_file(fd, length, real);
+}
+int ftruncate64(int fd, off64_t length) {
+  REAL(ftruncate64);
+  return truncate_file(fd, length, real);
+}
+
+/* Ways around read and write: callers fall back to those. */
+#define NOT_BELOW(fd) \
+  if (path_of(fd)) return errno = EOPNOTSUPP, -1
+int fallocate(int fd, int mode, off_t offset, off_t length) {
+  REAL(fallocate);
+  NOT_BELOW(fd);
+  return real(fd, mode, offset, length);
+}
+int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
+  REAL(fallocate64);
+  NOT_BELOW(fd);
+  return real(fd, mode, offset, length);
+}
+ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t length, unsigned flags) {
+  REAL(copy_file_range);
+  NOT_BELOW(in);
+  NOT_BELOW(out);
+  return real(in, from, out, to, length, flags);
+}
+ssize_t sendfile64(int out, int in, off64_t *from, size_t length) {
+  static ssize_t (*real)(int, int, off64_t *, size_t);
+  if (!real) real = (ssize_t(*)(int, int, off64_t *, size_t))dlsym(RTLD_NEXT, "sendfile64");
+  if (path_of(in) || path_of(out)) return errno = EINVAL, -1;
+  return real(out, in, from, length);
+}
+
+/* --- folders: make, remove, rename ----------------------------------------------------------------- */
+
+/* The open files at `from` are now at `to`; at no place where that is NULL. Call with the lock held. */
+static void moved(const char *from, const char *to) {
+  for (int fd = 0; fd < FILES; fd++) {
+    if (!paths[fd] || paths[fd] == gone || strcmp(paths[fd], from) != 0) continue;
+    free(paths[fd]);
+    paths[fd] = to ? strdup(to) : gone;
+  }
+}
+
+/* Makes the call under the lock; `after` where it is done. */
+#define CHANGES(at, path, call, after) \
+  char buffer[PATH_MAX]; \
+  const char *changed = place(at, path, buffer); \
+  if (!changed) return call; \
+  pthread_mutex_lock(&lock); \
+  int done = call; \
+  int error = errno; \
+  if (done == 0) { \
+    after; \
+  } \
+  pthread_mutex_unlock(&lock); \
+  errno = error; \
+  return done
+#define REMOVED record(REMOVE, changed, 0, NULL, 0), moved(changed, NULL)
+
+int mkdir(const char *path, mode_t mode) {
+  REAL(mkdir);
+  CHANGES(AT_FDCWD, path, real(path, mode), record(MAKE_FOLDER, changed, 0, NULL, 0));
+}
+int unlink(const char *path) {
+  REAL(unlink);
+  CHANGES(AT_FDCWD, path, real(path), REMOVED);
+}
+int unlinkat(int at, const char *path, int flags) {
+  REAL(unlinkat);
+  CHANGES(at, path, real(at, path, flags), REMOVED);
+}
+int rmdir(const char *path) {
+  REAL(rmdir);
+  CHANGES(AT_FDCWD, path, real(path), REMOVED);
+}
+
+static void renamed(const char *from, int to_at, const char *to) {
+  char buffer[PATH_MAX];
+  const char *target = place(to_at, to, buffer);
+  if (!target) { /* out of the folder */
+    record(REMOVE, from, 0, NULL, 0);
+    moved(from, NULL);
+    return;
+  }
+  record(RENAME, from, 0, target, strlen(target));
+  moved(target, NULL);
+  moved(from, target);
+}
+int rename(const char *from, const char *to) {
+  REAL(rename);
+  CHANGES(AT_FDCWD, from, real(from, to), renamed(changed, AT_FDCWD, to));
+}
+int renameat(int from_at, const char *from, int to_at, const char *to) {
+  REAL(renameat);
+  CHANGES(from_at, from, real(from_at, from, to_at, to), renamed(changed, to_at, to));
+}
+int renameat2(int from_at, const char *from, int to_at, const char *to, unsigned flags) {
+  REAL(renameat2);
+  CHANGES(from_at, from, real(from_at, from, to_at, to, flags), renamed(changed, to_at, to));
+}
+int link(const char *from, const char *to) {
+  REAL(link);
+  char buffer[PATH_MAX];
+  /* Two names of one file are more than the trace can tell. */
+  if (place(AT_FDCWD, from, buffer) || place(AT_FDCWD, to, buffer)) return errno = EPERM, -1;
+  return real(from, to);
+}
+
+/* --- the free space, and the wall clock ------------------------------------------------------------ */
+
+#define TELLS_FREE(type) \
+  static int tells_free_##type(int done, struct type *disk) { \
+    if (done != 0 || !control->capacity) return done; \
+    disk->f_bsize = disk->f_frsize = 4096; \
+    disk->f_blocks = (fsblkcnt_t)control->capacity / 4096; \
+    disk->f_bfree = disk->f_bavail = (fsblkcnt_t)free_bytes() / 4096; \
+    return 0; \
+  }
+TELLS_FREE(statvfs)
+TELLS_FREE(statvfs64)
+
+int statvfs(const char *path, struct statvfs *disk) {
+  REAL(statvfs);
+  char buffer[PATH_MAX];
+  int done = real(path, disk);
+  return place(AT_FDCWD, path, buffer) ? tells_free_statvfs(done, disk) : done;
+}
+int statvfs64(const char *path, struct statvfs64 *disk) {
+  REAL(statvfs64);
+  char buffer[PATH_MAX];
+  int done = real(path, disk);
+  return place(AT_FDCWD, path, buffer) ? tells_free_statvfs64(done, disk) : done;
+}
+int fstatvfs(int fd, struct statvfs *disk) {
+  REAL(fstatvfs);
+  int done = real(fd, disk);
+  return path_of(fd) ? tells_free_statvfs(done, disk) : done;
+}
+int fstatvfs64(int fd, struct statvfs64 *disk) {
+  REAL(fstatvfs64);
+  int done = real(fd, disk);
+  return path_of(fd) ? tells_free_statvfs64(done, disk) : done;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  REAL(clock_gettime);
+  int done = real(clock, now);
+  if (done != 0 || !control || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE)) return done;
+  count(&control->clock_reads);
+  int64_t offset = control->clock_offset, nanoseconds = now->tv_nsec + offset % 1000000000;
+  now->tv_sec += offset / 1000000000;
+  if (nanoseconds < 0) nanoseconds += 1000000000, now->tv_sec--;
+  if (nanoseconds >= 1000000000) nanoseconds -= 1000000000, now->tv_sec++;
+  now->tv_nsec = nanoseconds;
+  return 0;
+}
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+  struct timespec exact;
+  (void)zone;
+  if (clock_gettime(CLOCK_REALTIME, &exact) != 0) return -1;
+  now->tv_sec = exact.tv_sec;
+  now->tv_usec = exact.tv_nsec / 1000;
+  return 0;
+}
+time_t time(time_t *to) {
+  struct timespec exact;
+  if (clock_gettime(CLOCK_REALTIME, &exact) != 0) return -1;
+  if (to) *to = exact.tv_sec;
+  return exact.tv_sec;
+}
