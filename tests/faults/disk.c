@@ -14,7 +14,7 @@
  * here uses them for the folder: dup, fopen, io_uring, and changes through a writable mmap (SQLite maps
  * only its -shm file, which is worth nothing after a power cut).
  *
- * tests/rig/faults.rs is the other side of `struct control`, tests/rig/trace.rs of the trace.
+ * tests/rig/faults.rs is the other side of `struct control`, tests/power_cut/trace.rs of the trace.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -17,6 +17,7 @@ pub struct Faults {
     /// Holds the shared file and the trace: outside of the folder whose disk it is.
     folder: Arc<TempDir>,
     control: Arc<File>,
+    records: bool,
 }
 
 /// The words of `struct control` in disk.c, in its order.
@@ -68,17 +69,36 @@ impl Faults {
         Self {
             folder,
             control: Arc::new(control),
+            records: false,
         }
     }
 
+    /// A disk without faults, that records everything that is done to it.
+    pub fn recording() -> Self {
+        Self {
+            records: true,
+            ..Self::new()
+        }
+    }
+
+    /// What was recorded so far.
+    pub fn trace(&self) -> Vec<u8> {
+        fs::read(self.folder.path().join("trace")).unwrap()
+    }
+
     /// What a relay needs in its environment.
-    pub(super) fn environment(&self, disk: &Path) -> [(&'static str, String); 3] {
+    pub(super) fn environment(&self, disk: &Path) -> Vec<(&'static str, String)> {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        [
+        let mut environment = vec![
             ("LD_PRELOAD", text(library())),
             ("FAULTS_FOLDER", text(&disk.canonicalize().unwrap())),
             ("FAULTS_CONTROL", text(&self.folder.path().join("control"))),
-        ]
+        ];
+        if self.records {
+            let trace = self.folder.path().join("trace");
+            environment.push(("FAULTS_TRACE", text(&trace)));
+        }
+        environment
     }
 
     /// Every write fails.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Load, Relay, Setup, until};
 
 /// One recall: its group, and its number within it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Recall {
     pub group: String,
     pub number: u64,

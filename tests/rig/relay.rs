@@ -26,7 +26,12 @@ pub struct Setup {
 impl Setup {
     /// No settings but those that keep a test to itself.
     pub fn new() -> Self {
-        let folder = Arc::new(TempDir::new().unwrap());
+        Self::on(TempDir::new().unwrap())
+    }
+
+    /// The same in this folder.
+    pub fn on(folder: TempDir) -> Self {
+        let folder = Arc::new(folder);
         let spool = folder.path().join("data/spool.db");
         Self {
             folder,

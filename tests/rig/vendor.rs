@@ -63,9 +63,9 @@ pub fn large_recall(group: &str, bytes: usize) -> String {
 
 /// The body of recall number `number` of a group, whose event is longer than `bytes`.
 pub fn padded_recall(group: &str, number: u64, bytes: usize) -> String {
-    let padding = r#",{"MsgSeq":1}"#.repeat(bytes / 10);
+    let padding = "x".repeat(bytes);
     format!(
-        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"{group}","MsgSeqList":[{{"MsgSeq":{number}}}{padding}]}}"#
+        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"{group}","MsgSeqList":[{{"MsgSeq":{number},"MsgId":"{padding}"}}]}}"#
     )
 }
 

@@ -1,0 +1,111 @@
+//! What happened up to any moment: the disk, what had been acknowledged, and what had been published.
+
+use std::collections::{HashMap, HashSet};
+
+use super::disk::Disk;
+use super::load::Acknowledged;
+use super::trace::{Record, What};
+use crate::rig::Recall;
+
+/// A recorded run of the relay.
+pub struct History {
+    pub name: String,
+    /// The disk when it began.
+    pub disk: Disk,
+    pub records: Vec<Record>,
+    /// In the order of their times.
+    acknowledged: Vec<Acknowledged>,
+    /// The number of records after which a recall had been published.
+    published: HashMap<Recall, usize>,
+    pub past: Past,
+}
+
+/// What had happened before a moment.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    pub acknowledged: HashSet<Recall>,
+    pub published: HashSet<Recall>,
+}
+
+impl History {
+    pub fn new(
+        name: String,
+        disk: Disk,
+        records: Vec<Record>,
+        mut acknowledged: Vec<Acknowledged>,
+        past: Past,
+    ) -> Self {
+        acknowledged.sort_by_key(|acknowledged| acknowledged.at);
+        let published = published(&records);
+        Self {
+            name,
+            disk,
+            records,
+            acknowledged,
+            published,
+            past,
+        }
+    }
+
+    /// What had happened when `done` records were made, and not one more.
+    pub fn past(&self, done: usize) -> Past {
+        let mut past = self.past.clone();
+        let before = self.records.get(done).map_or(u64::MAX, |next| next.at);
+        let acknowledged = self
+            .acknowledged
+            .iter()
+            .take_while(|acknowledged| acknowledged.at < before);
+        past.acknowledged
+            .extend(acknowledged.map(|acknowledged| acknowledged.recall.clone()));
+        let published = self.published.iter().filter(|(_, after)| **after <= done);
+        past.published
+            .extend(published.map(|(recall, _)| recall.clone()));
+        past
+    }
+
+    /// The moment of a power cut, as a number of records: often where it is delicate.
+    pub fn moment(&self, rng: &mut fastrand::Rng) -> usize {
+        let rare = |record: &Record| match &record.what {
+            What::Write { path, .. } => !path.ends_with("-wal"),
+            What::Output(_) | What::Sync { .. } => false,
+            _ => true,
+        };
+        let anywhere = rng.usize(..=self.records.len());
+        if rng.u8(..10) < 6 {
+            return anywhere;
+        }
+        // Near the next change that is not an append to the log: a checkpoint, a new file, a truncation.
+        let next = self.records[anywhere..]
+            .iter()
+            .position(rare)
+            .map_or(anywhere, |ahead| anywhere + ahead);
+        (next + rng.usize(..4)).min(self.records.len())
+    }
+
+    /// Nothing that was acknowledged stayed behind.
+    pub fn unpublished(&self) -> Vec<Recall> {
+        let past = self.past(self.records.len());
+        past.acknowledged
+            .difference(&past.published)
+            .cloned()
+            .collect()
+    }
+}
+
+fn published(records: &[Record]) -> HashMap<Recall, usize> {
+    let mut published = HashMap::new();
+    let mut line = Vec::new();
+    for (index, record) in records.iter().enumerate() {
+        let What::Output(data) = &record.what else {
+            continue;
+        };
+        for part in data.split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(part);
+            if line.last() == Some(&b'\n') {
+                published.entry(Recall::of(&line)).or_insert(index + 1);
+                line.clear();
+            }
+        }
+    }
+    published
+}

@@ -1,0 +1,80 @@
+//! Load whose acknowledgements are known by their time.
+
+use std::net::SocketAddr;
+use std::thread;
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::rig::{Connection, Recall, padded_recall, recall, recall_query};
+
+/// A recall that was answered OK, and when its answer had been read.
+pub struct Acknowledged {
+    pub recall: Recall,
+    /// The monotonic clock, in nanoseconds.
+    pub at: u64,
+}
+
+/// How large events are.
+#[derive(Debug, Clone, Copy)]
+pub enum Size {
+    Small,
+    /// Some of several pages, some that fill the log quickly.
+    Mixed,
+}
+
+impl Size {
+    fn body(self, group: &str, number: u64) -> String {
+        match (self, number % 4) {
+            (Self::Small, _) | (Self::Mixed, 0) => recall(group, number),
+            (Self::Mixed, 1) => padded_recall(group, number, 3000),
+            (Self::Mixed, 2) => padded_recall(group, number, 7000),
+            (Self::Mixed, _) => padded_recall(group, number, 16_000),
+        }
+    }
+}
+
+/// Sends recalls over `connections` connections at once, each with a conversation of its own, and
+/// `count` of them without a pause.
+pub fn send_all(
+    to: SocketAddr,
+    run: &str,
+    connections: usize,
+    count: u64,
+    size: Size,
+) -> Vec<Acknowledged> {
+    let senders: Vec<_> = (0..connections)
+        .map(|connection| {
+            let group = format!("{run}-{connection}");
+            thread::spawn(move || send(to, &group, count, size))
+        })
+        .collect();
+    senders
+        .into_iter()
+        .flat_map(|sender| sender.join().unwrap())
+        .collect()
+}
+
+fn send(to: SocketAddr, group: &str, count: u64, size: Size) -> Vec<Acknowledged> {
+    let mut acknowledged = Vec::new();
+    let target = format!("/?{}", recall_query());
+    let Ok(mut connection) = Connection::open(to) else {
+        return acknowledged;
+    };
+    for number in 1..=count {
+        let body = size.body(group, number);
+        let Ok(answer) = connection.request("POST", &target, body.as_bytes()) else {
+            break;
+        };
+        if answer.is_ok() {
+            let recall = Recall::new(group, number);
+            let at = now();
+            acknowledged.push(Acknowledged { recall, at });
+        }
+    }
+    acknowledged
+}
+
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+    u64::try_from(now.tv_sec()).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap()
+}

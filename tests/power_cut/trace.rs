@@ -1,0 +1,95 @@
+//! What a relay did to its folder, as `tests/faults/disk.c` recorded it.
+
+use bytes::{Buf as _, Bytes};
+
+/// One record.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Where it begins in the trace: a sync tells by it what had been done when it began.
+    pub position: u64,
+    /// The monotonic clock when it had been done, in nanoseconds.
+    pub at: u64,
+    pub what: What,
+}
+
+/// Paths are relative to the folder; the folder itself is "".
+#[derive(Debug, Clone)]
+pub enum What {
+    Write {
+        path: String,
+        offset: u64,
+        data: Bytes,
+    },
+    Truncate {
+        path: String,
+        length: u64,
+    },
+    Create {
+        path: String,
+    },
+    MakeFolder {
+        path: String,
+    },
+    Remove {
+        path: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    /// Everything that was done to it before `began` is safe.
+    Sync {
+        path: String,
+        began: u64,
+    },
+    /// To standard output.
+    Output(Bytes),
+}
+
+const HEAD: usize = 32;
+
+/// Reads a trace; what a killed process may have left of a record at its end is not one.
+pub fn read(trace: Vec<u8>) -> Vec<Record> {
+    let mut rest = Bytes::from(trace);
+    let whole = rest.len();
+    let mut records = Vec::new();
+    while rest.len() >= HEAD {
+        let position = (whole - rest.len()) as u64;
+        let op = rest.get_u32_le();
+        let path_length = rest.get_u32_le() as usize;
+        let at = rest.get_u64_le();
+        let number = rest.get_u64_le();
+        let data_length = usize::try_from(rest.get_u64_le()).unwrap();
+        if rest.len() < path_length + data_length {
+            break;
+        }
+        let path = String::from_utf8(rest.split_to(path_length).to_vec()).unwrap();
+        let data = rest.split_to(data_length);
+        let what = match op {
+            1 => What::Write {
+                path,
+                offset: number,
+                data,
+            },
+            2 => What::Truncate {
+                path,
+                length: number,
+            },
+            3 => What::Create { path },
+            4 => What::MakeFolder { path },
+            5 => What::Remove { path },
+            6 => What::Rename {
+                from: path,
+                to: String::from_utf8(data.to_vec()).unwrap(),
+            },
+            7 => What::Sync {
+                path,
+                began: number,
+            },
+            8 => What::Output(data),
+            _ => panic!("record {op} at {position}"),
+        };
+        records.push(Record { position, at, what });
+    }
+    records
+}

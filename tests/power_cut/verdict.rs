@@ -1,0 +1,140 @@
+//! What must be true of a spool after a power cut.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use recall_relay::event::{Event, Kind, Seq};
+use recall_relay::setting::Size;
+use recall_relay::spool::{Appended, Config, Row, Spool};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::history::Past;
+use crate::rig::Recall;
+
+/// How long the disk of a test may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Judges spools; knows the events that it has seen.
+#[derive(Default)]
+pub struct Judge {
+    events: HashMap<Uuid, (Bytes, Recall)>,
+    /// The numbers under which recalls were found.
+    numbers: HashMap<Recall, Seq>,
+}
+
+impl Judge {
+    /// Opens the spool and looks for everything that must be there; tells what is wrong.
+    pub fn examine(
+        &mut self,
+        runtime: &Runtime,
+        spool: &Path,
+        sink: &str,
+        past: &Past,
+    ) -> Result<(), String> {
+        let config = Config {
+            path: spool.to_owned(),
+            reserve: Size(0),
+            ..Config::default()
+        };
+        let opened = Spool::open(&config, &[sink]);
+        let spool = opened.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        let spool = spool.spool;
+        runtime.block_on(async {
+            let verdict = timeout(PATIENCE, self.look(&spool, sink, past)).await;
+            spool.close().await;
+            verdict.unwrap_or_else(|_| Err("rows that should be there do not come".to_owned()))
+        })
+    }
+
+    async fn look(&mut self, spool: &Spool, sink: &str, past: &Past) -> Result<(), String> {
+        let rows = self.rows(spool).await?;
+        let cursor = spool.cursor(sink).unwrap().position();
+
+        let mut kept: HashSet<&Recall> = HashSet::new();
+        let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+        for (seq, recall) in &rows {
+            if !kept.insert(recall) {
+                return Err(format!("{recall:?} is there twice"));
+            }
+            let last = newest.entry(&recall.group).or_default();
+            if recall.number <= *last {
+                return Err(format!("{recall:?} comes after number {last}"));
+            }
+            *last = recall.number;
+            if *seq <= cursor && !past.published.contains(recall) {
+                return Err(format!(
+                    "the cursor is at {cursor}, and {recall:?}, number {seq}, was not published"
+                ));
+            }
+        }
+        let missing: Vec<_> = past
+            .acknowledged
+            .iter()
+            .filter(|recall| !kept.contains(recall) && !past.published.contains(recall))
+            .collect();
+        if let Some(first) = missing.first() {
+            return Err(format!(
+                "missing {} of {}: {first:?} ... (there are {} rows)",
+                missing.len(),
+                past.acknowledged.len(),
+                rows.len()
+            ));
+        }
+
+        let event = Event {
+            kind: Kind::Recalled,
+            id: Uuid::from_u128(1),
+            bytes: Bytes::from_static(b"one more"),
+        };
+        let Ok(Appended::New(next)) = spool.append(event).await else {
+            return Err("nothing can be appended".to_owned());
+        };
+        let used = rows.last().map_or(Seq(0), |(seq, _)| *seq);
+        let published = past.published.iter();
+        let published = published.filter_map(|recall| self.numbers.get(recall));
+        let used = used.max(published.max().copied().unwrap_or(Seq(0)));
+        // Each published event had a number of its own.
+        let at_least = Seq(past.published.len() as u64);
+        if next <= used.max(at_least) {
+            return Err(format!("number {next} is given out again"));
+        }
+        Ok(())
+    }
+
+    async fn rows(&mut self, spool: &Spool) -> Result<Vec<(Seq, Recall)>, String> {
+        let mut rows: Vec<(Seq, Recall)> = Vec::new();
+        let status = spool.status();
+        let mut tail = spool.tail(Seq(0)).map_err(|error| error.to_string())?;
+        while status.rows() > 0 && tail.position() < status.last {
+            let read = tail.next(1000).await;
+            for row in read.map_err(|error| format!("{error}: {error:?}"))? {
+                let Row::Event(stored) = row else {
+                    return Err(format!("number {} is damaged", row.seq()));
+                };
+                if rows.last().is_some_and(|(last, _)| *last >= stored.seq) {
+                    return Err(format!("number {} is out of order", stored.seq));
+                }
+                rows.push((stored.seq, self.recall(&stored.event)?));
+            }
+        }
+        for (seq, recall) in &rows {
+            self.numbers.insert(recall.clone(), *seq);
+        }
+        Ok(rows)
+    }
+
+    fn recall(&mut self, event: &Event) -> Result<Recall, String> {
+        let (bytes, recall) = self
+            .events
+            .entry(event.id)
+            .or_insert_with(|| (event.bytes.clone(), Recall::of(&event.bytes)));
+        if *bytes != event.bytes {
+            return Err(format!("{recall:?} has other bytes than before"));
+        }
+        Ok(recall.clone())
+    }
+}
