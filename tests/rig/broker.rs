@@ -257,7 +257,7 @@ impl Service {
 ///
 /// Below those that the kernel gives out: while the broker is away, a client's own end could get its
 /// port, or even reach itself there.
-pub(super) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
 
     loop {
@@ -275,7 +275,7 @@ pub(super) fn free_port() -> u16 {
     clippy::disallowed_methods,
     reason = "a condition with a deadline, and nothing that would wake us"
 )]
-pub(super) fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
         if condition() {

@@ -18,10 +18,21 @@ use rdkafka::{
 };
 
 use super::broker::{Broker, Service, block_on, free_port, poll};
+use super::kafka_acl;
 
 /// Known to [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
 pub const USER: &str = "relay";
 pub const PASSWORD: &str = "relay-secret";
+
+/// With these properties rights can be taken away; who does not say who they are may do everything.
+pub const AUTHORIZER: [(&str, &str); 3] = [
+    (
+        "authorizer.class.name",
+        "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    ),
+    ("super.users", "User:ANONYMOUS"),
+    ("allow.everyone.if.no.acl.found", "true"),
+];
 
 /// Everything administrative ends within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +42,16 @@ pub struct Kafka {
     port: u16,
     sasl_port: u16,
     tls_port: u16,
+    proxied: Proxied,
+}
+
+/// A listener for which a client has to come through somebody else.
+#[derive(Clone, Copy)]
+pub struct Proxied {
+    /// Where the broker listens.
+    pub listens: u16,
+    /// What it tells its clients.
+    pub advertised: u16,
 }
 
 /// What a subscriber sees of an event.
@@ -70,6 +91,10 @@ impl Kafka {
             port: free_port(),
             sasl_port: free_port(),
             tls_port: free_port(),
+            proxied: Proxied {
+                listens: free_port(),
+                advertised: free_port(),
+            },
         };
         kafka
             .broker
@@ -93,6 +118,17 @@ impl Kafka {
     /// The listener for `security.protocol=SSL`; see [`Kafka::start_with`].
     pub fn tls_servers(&self) -> String {
         format!("127.0.0.1:{}", self.tls_port)
+    }
+
+    /// The listener that says it is elsewhere: a test's proxy listens there.
+    pub fn proxied(&self) -> Proxied {
+        self.proxied
+    }
+
+    /// Whether [`USER`] may write to a topic; everybody else always may. Holds where
+    /// [`AUTHORIZER`] is among the properties.
+    pub fn allow_writing(&self, topic: &str, allowed: bool) {
+        kafka_acl::allow_writing(self.port, topic, allowed);
     }
 
     /// Stops it in order.
@@ -200,7 +236,7 @@ impl Kafka {
         let deadline = Instant::now() + timeout;
         let mut records = Vec::new();
         let enough = poll(timeout, || {
-            if let Some(whole) = self.read_to_end(topic, deadline) {
+            if let Some(whole) = self.read_to_end(topic, &BTreeMap::new(), deadline) {
                 records = whole;
             }
             records.len() >= expected_at_least
@@ -213,9 +249,42 @@ impl Kafka {
         records
     }
 
-    /// Everything from each partition's beginning to its end; `None` where the topic or the broker is
-    /// not there.
-    fn read_to_end(&self, topic: &str, deadline: Instant) -> Option<Vec<Record>> {
+    /// Everything that a topic has now; none where it is not there.
+    pub fn read_all(&self, topic: &str) -> Vec<Record> {
+        self.read_from(topic, &BTreeMap::new())
+    }
+
+    /// Everything that a topic has now, in each partition from that offset.
+    pub fn read_from(&self, topic: &str, from: &BTreeMap<i32, i64>) -> Vec<Record> {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let records = self.read_to_end(topic, from, deadline);
+        records.unwrap_or_default()
+    }
+
+    /// Deletes all records of a topic; it stays, and its offsets go on.
+    pub fn delete_records(&self, topic: &str) {
+        let client = self.client();
+        let metadata = client
+            .inner()
+            .fetch_metadata(Some(topic), PATIENCE)
+            .expect("metadata");
+        let mut all = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            all.add_partition_offset(topic, partition.id(), Offset::End)
+                .expect("an offset");
+        }
+        let deleted = block_on(async || client.delete_records(&all, &admin_options()).await);
+        deleted.expect("an answer to DeleteRecords");
+    }
+
+    /// Everything from each partition's offset, or its beginning, to its end; `None` where the topic or
+    /// the broker is not there.
+    fn read_to_end(
+        &self,
+        topic: &str,
+        from: &BTreeMap<i32, i64>,
+        deadline: Instant,
+    ) -> Option<Vec<Record>> {
         let consumer: BaseConsumer = client_config(&self.bootstrap_servers())
             .set("group.id", "rig")
             .set("enable.auto.commit", "false")
@@ -237,8 +306,11 @@ impl Kafka {
         }
         let mut assignment = TopicPartitionList::new();
         for partition in &unread {
+            let from = from
+                .get(partition)
+                .map_or(Offset::Beginning, |at| Offset::Offset(*at));
             assignment
-                .add_partition_offset(topic, *partition, Offset::Beginning)
+                .add_partition_offset(topic, *partition, from)
                 .expect("an offset");
         }
         consumer.assign(&assignment).expect("an assignment");
@@ -274,10 +346,15 @@ impl Kafka {
         } else {
             String::new()
         };
-        let listeners = format!(
-            "PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},\
-             CONTROLLER://127.0.0.1:{controller}{tls}"
+        let Proxied {
+            listens,
+            advertised,
+        } = self.proxied;
+        let clients = format!(
+            "PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl}{tls},PROXIED://127.0.0.1:"
         );
+        let listeners = format!("{clients}{listens},CONTROLLER://127.0.0.1:{controller}");
+        let advertised = format!("{clients}{advertised}");
         let voters = format!("1@127.0.0.1:{controller}");
         let ours = [
             ("node.id", "1"),
@@ -286,9 +363,11 @@ impl Kafka {
             ("controller.listener.names", "CONTROLLER"),
             ("inter.broker.listener.name", "PLAINTEXT"),
             ("listeners", &listeners),
+            ("advertised.listeners", &advertised),
             (
                 "listener.security.protocol.map",
-                "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL",
+                "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,\
+                 PROXIED:PLAINTEXT",
             ),
             ("sasl.enabled.mechanisms", "PLAIN,SCRAM-SHA-256"),
             (

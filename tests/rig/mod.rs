@@ -17,7 +17,9 @@
 mod broker;
 mod faults;
 pub mod kafka;
+mod kafka_acl;
 mod oracle;
+mod proxy;
 pub mod rabbitmq;
 mod relay;
 mod vendor;
@@ -25,9 +27,11 @@ mod vendor;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use broker::{free_port, poll};
 pub use faults::{Calls, Faults};
 pub use kafka::Kafka;
 pub use oracle::{Recall, assert_kept, kill_again_and_again, published, read_spool, under_load};
+pub use proxy::{Proxy, Way};
 pub use rabbitmq::RabbitMq;
 pub use relay::{Relay, Setup};
 pub use vendor::{

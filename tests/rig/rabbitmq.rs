@@ -227,6 +227,22 @@ impl RabbitMq {
         queue
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Takes everything out of a queue that it has now, in its order; none where it is not there.
+    pub fn drain(&self, queue: &str) -> Vec<Delivery> {
+        let uri = self.uri();
+        let mut deliveries = Vec::new();
+        let taken = block_on(async || take(&uri, queue, 0, &mut deliveries).await);
+        if let Err(error) = taken {
+            eprintln!("{queue} could not be read to its end: {error}");
+        }
+        deliveries
+    }
+
     /// Takes everything out of a queue, in its order, once it has given so many messages.
     ///
     /// # Panics

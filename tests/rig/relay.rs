@@ -1,5 +1,6 @@
 //! The program as a process of its own.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use super::{Faults, until};
 pub const APP: &str = "1400000001";
 
 /// A folder with a spool, and the settings of the relays that are started on it.
+#[derive(Clone)]
 pub struct Setup {
     folder: Arc<TempDir>,
     environment: Vec<(String, String)>,
@@ -82,7 +84,7 @@ impl Setup {
 
     /// The program with these arguments and settings, and nothing else in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_recall-relay"));
+        let mut command = Command::new(program());
         command
             .args(arguments)
             .current_dir(self.folder.path())
@@ -131,6 +133,12 @@ impl Setup {
         (relay.callbacks, relay.admin) = (address("callbacks"), address("admin"));
         relay
     }
+}
+
+/// The program under test: `RECALL_TEST_RELAY`, else the one that was built with the tests.
+fn program() -> OsString {
+    std::env::var_os("RECALL_TEST_RELAY")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_recall-relay").into())
 }
 
 /// A running relay. One that was neither stopped nor killed is killed at the end.
@@ -234,6 +242,11 @@ impl Relay {
         let mut connection = Connection::open(self.admin).ok()?;
         let answer = connection.request("GET", "/readyz", b"").ok()?;
         serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.ended().is_none()
     }
 
     /// Waits until it has ended.

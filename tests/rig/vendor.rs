@@ -80,8 +80,13 @@ pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub fn open(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        Self::open_with(to, Duration::from_secs(5), Duration::from_secs(30))
+    }
+
+    /// With limits for connecting and for each wait for an answer.
+    pub fn open_with(to: SocketAddr, connect: Duration, answer: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, connect)?;
+        stream.set_read_timeout(Some(answer))?;
         stream.set_nodelay(true)?;
         Ok(Self(BufReader::new(stream)))
     }

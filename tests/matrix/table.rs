@@ -1,0 +1,192 @@
+//! What the matrix prints, and writes down as Markdown and as JSON.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::ledger::Ledger;
+use super::options::Options;
+use super::verdict::Verdict;
+
+/// How many of what is wrong are named.
+const NAMED: usize = 8;
+
+/// A scenario on one sink.
+#[derive(Debug, Default)]
+pub struct Row {
+    pub scenario: String,
+    pub sink: String,
+    pub sent: u64,
+    pub ok: u64,
+    pub missing: u64,
+    pub duplicates: u64,
+    pub disordered: u64,
+    pub not_ok: u64,
+    pub unanswered: u64,
+    pub slowest: Duration,
+    pub faults: usize,
+    /// From a fault's end to the next OK, at most.
+    pub answers_again: Option<Duration>,
+    /// From a fault's end until the sink has caught up, at most.
+    pub caught_up: Option<Duration>,
+    pub peak_memory: u64,
+    /// What must not be. None: it held.
+    pub complaints: Vec<String>,
+}
+
+const HEAD: [&str; 14] = [
+    "scenario",
+    "sink",
+    "faults",
+    "sent",
+    "answered OK",
+    "missing",
+    "out of order",
+    "duplicates",
+    "not OK",
+    "unanswered",
+    "longest OK, ms",
+    "OK again, s",
+    "caught up, s",
+    "peak memory, MiB",
+];
+
+impl Row {
+    pub fn new(scenario: &str, sink: &str, ledger: &Ledger, verdict: &Verdict) -> Self {
+        let mut row = Self {
+            scenario: scenario.to_owned(),
+            sink: sink.to_owned(),
+            sent: ledger.sent,
+            ok: ledger.ok,
+            missing: verdict.missing.len() as u64,
+            duplicates: verdict.duplicates,
+            disordered: verdict.disordered.len() as u64,
+            not_ok: ledger.not_ok,
+            unanswered: ledger.unanswered,
+            slowest: ledger.slowest,
+            ..Self::default()
+        };
+        row.complain_of("missing", &verdict.missing);
+        row.complain_of("out of order", &verdict.disordered);
+        row.complain_of("strange", &verdict.strange);
+        row
+    }
+
+    fn complain_of(&mut self, what: &str, which: &[String]) {
+        if !which.is_empty() {
+            let first = &which[..which.len().min(NAMED)];
+            let complaint = format!("{} {what}: {} ...", which.len(), first.join(", "));
+            self.complaints.push(complaint);
+        }
+    }
+
+    /// One row for several rounds of the same.
+    pub fn add(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.ok += other.ok;
+        self.missing += other.missing;
+        self.duplicates += other.duplicates;
+        self.disordered += other.disordered;
+        self.not_ok += other.not_ok;
+        self.unanswered += other.unanswered;
+        self.slowest = self.slowest.max(other.slowest);
+        self.faults += other.faults;
+        self.answers_again = self.answers_again.max(other.answers_again);
+        self.caught_up = self.caught_up.max(other.caught_up);
+        self.peak_memory = self.peak_memory.max(other.peak_memory);
+        // What was wrong in the first rounds is what one wants to know.
+        let room = NAMED.saturating_sub(self.complaints.len());
+        self.complaints
+            .extend(other.complaints.into_iter().take(room));
+    }
+
+    fn cells(&self) -> [String; 14] {
+        let seconds = |time: Option<Duration>| {
+            time.map_or_else(
+                || "-".to_owned(),
+                |time| format!("{:.2}", time.as_secs_f64()),
+            )
+        };
+        [
+            self.scenario.clone(),
+            self.sink.clone(),
+            self.faults.to_string(),
+            self.sent.to_string(),
+            self.ok.to_string(),
+            self.missing.to_string(),
+            self.disordered.to_string(),
+            self.duplicates.to_string(),
+            self.not_ok.to_string(),
+            self.unanswered.to_string(),
+            format!("{:.1}", self.slowest.as_secs_f64() * 1000.0),
+            seconds(self.answers_again),
+            seconds(self.caught_up),
+            (self.peak_memory >> 20).to_string(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        json!({
+            "scenario": self.scenario, "sink": self.sink, "faults": self.faults,
+            "sent": self.sent, "ok": self.ok, "missing": self.missing,
+            "out_of_order": self.disordered, "duplicates": self.duplicates,
+            "not_ok": self.not_ok, "unanswered": self.unanswered,
+            "longest_ok_seconds": self.slowest.as_secs_f64(),
+            "ok_again_seconds": seconds(self.answers_again),
+            "caught_up_seconds": seconds(self.caught_up),
+            "peak_memory_bytes": self.peak_memory, "complaints": self.complaints,
+        })
+    }
+}
+
+/// As Markdown, in columns.
+pub fn markdown(rows: &[Row]) -> String {
+    let mut lines: Vec<[String; 14]> = vec![HEAD.map(str::to_owned)];
+    lines.extend(rows.iter().map(Row::cells));
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let mut text = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        for (column, cell) in line.iter().enumerate() {
+            let width = widths[column];
+            let _ = if column < 2 {
+                write!(text, "| {cell:width$} ")
+            } else {
+                write!(text, "| {cell:>width$} ")
+            };
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            for (column, width) in widths.iter().enumerate() {
+                let _ = match column {
+                    0 | 1 => write!(text, "|{:-<1$}", "", width + 2),
+                    _ => write!(text, "|{:->1$}:", "", width + 1),
+                };
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
+
+/// Writes `NAME.md` and `NAME.json`.
+pub fn write(folder: &Path, name: &str, rows: &[Row], options: &Options) {
+    fs::create_dir_all(folder).expect("the table's folder");
+    fs::write(folder.join(format!("{name}.md")), markdown(rows)).expect("the table");
+    let rows: Vec<Value> = rows.iter().map(Row::json).collect();
+    let all = json!({
+        "form": format!("{:?}", options.form).to_lowercase(), "seed": options.seed,
+        "conversations": options.conversations, "rate": options.rate, "rows": rows,
+    });
+    fs::write(folder.join(format!("{name}.json")), format!("{all:#}\n")).expect("the table");
+}

@@ -1,0 +1,79 @@
+//! The oracle: what was answered against what has arrived.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::ledger::Ledger;
+
+/// An event as a subscriber saw it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub conversation: usize,
+    pub number: usize,
+    pub id: Uuid,
+}
+
+impl Arrival {
+    /// What an event tells of, if it is of a conversation called `tag` and a number.
+    pub fn of(event: &[u8], tag: &str) -> Option<Self> {
+        let event: Value = serde_json::from_slice(event).ok()?;
+        let conversation = event["subject"].as_str()?.strip_prefix(tag)?;
+        let number = event["data"]["messages"][0]["seq"].as_u64()?;
+        Some(Self {
+            conversation: conversation.strip_prefix('-')?.parse().ok()?,
+            number: usize::try_from(number).ok()?,
+            id: event["id"].as_str()?.parse().ok()?,
+        })
+    }
+}
+
+/// What one sink's subscriber makes of a ledger.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Answered OK, and not there: `conversation/number`.
+    pub missing: Vec<String>,
+    /// Copies beyond the first of an event.
+    pub duplicates: u64,
+    /// First copies that came after a later number of their conversation.
+    pub disordered: Vec<String>,
+    /// What else must never be: copies with different ids, and events that nobody sent.
+    pub strange: Vec<String>,
+}
+
+/// Compares. The arrivals are in the order in which a subscriber sees those of one conversation.
+pub fn judge(ledger: &Ledger, arrivals: &[Arrival]) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut ids: HashMap<(usize, usize), Uuid> = HashMap::with_capacity(arrivals.len());
+    let mut newest: HashMap<usize, usize> = HashMap::new();
+    for arrival in arrivals {
+        let (conversation, number) = (arrival.conversation, arrival.number);
+        let name = format!("{conversation}/{number}");
+        if let Some(known) = ids.get(&(conversation, number)) {
+            verdict.duplicates += 1;
+            if *known != arrival.id {
+                verdict.strange.push(format!("{name} came with two ids"));
+            }
+            continue;
+        }
+        ids.insert((conversation, number), arrival.id);
+        let newest = newest.entry(conversation).or_default();
+        if number < *newest {
+            verdict.disordered.push(format!("{name} after {newest}"));
+        }
+        *newest = number.max(*newest);
+        let sent = ledger.conversations.get(conversation);
+        if sent.is_none_or(|numbers| numbers.get(number).copied().flatten().is_none()) {
+            verdict.strange.push(format!("{name} was never sent"));
+        }
+    }
+    for (conversation, numbers) in ledger.conversations.iter().enumerate() {
+        for (number, answered) in numbers.iter().enumerate() {
+            if *answered == Some(true) && !ids.contains_key(&(conversation, number)) {
+                verdict.missing.push(format!("{conversation}/{number}"));
+            }
+        }
+    }
+    verdict
+}

@@ -1,0 +1,60 @@
+//! Rights on a Kafka broker, taken and given back.
+//!
+//! The client library of the rig cannot, and the broker's own tools are a program that is not fetched:
+//! the two requests are written out here (version 1 of `CreateAcls` and `DeleteAcls`).
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::kafka::USER;
+
+const CREATE_ACLS: i16 = 30;
+const DELETE_ACLS: i16 = 31;
+
+const TOPIC: u8 = 2;
+const LITERAL: u8 = 3;
+const WRITE: u8 = 4;
+const DENY: u8 = 2;
+
+/// Denies writing to a topic, or takes that back.
+pub(super) fn allow_writing(port: u16, topic: &str, allowed: bool) {
+    let request = if allowed { DELETE_ACLS } else { CREATE_ACLS };
+    let mut body = 1_i32.to_be_bytes().to_vec();
+    body.push(TOPIC);
+    string(&mut body, topic);
+    body.push(LITERAL);
+    string(&mut body, &format!("User:{USER}"));
+    string(&mut body, "*");
+    body.extend([WRITE, DENY]);
+    let answer = ask(port, request, &body);
+    // Both answers: correlation id, throttle time, how many results, then each with its error code.
+    let error = answer.get(12..14).map(|code| [code[0], code[1]]);
+    assert_eq!(error, Some([0, 0]), "the broker answered {answer:?}");
+}
+
+fn ask(port: u16, request: i16, body: &[u8]) -> Vec<u8> {
+    let mut message = request.to_be_bytes().to_vec();
+    message.extend(1_i16.to_be_bytes());
+    message.extend(7_i32.to_be_bytes());
+    string(&mut message, "rig");
+    message.extend(body);
+    let length = i32::try_from(message.len()).expect("a short message");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a limit");
+    stream
+        .write_all(&[&length.to_be_bytes()[..], &message].concat())
+        .expect("a request");
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).expect("an answer");
+    let mut answer = vec![0; u32::from_be_bytes(length).min(1 << 20) as usize];
+    stream.read_exact(&mut answer).expect("a whole answer");
+    answer
+}
+
+fn string(into: &mut Vec<u8>, text: &str) {
+    into.extend(i16::try_from(text.len()).expect("a name").to_be_bytes());
+    into.extend(text.as_bytes());
+}
