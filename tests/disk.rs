@@ -203,7 +203,6 @@ fn a_clock_that_jumps_loses_nothing_and_keeps_the_order() {
 }
 
 #[test]
-#[ignore = "the spool's log grows over its bound, takes the whole disk, and is never brought into the file"]
 fn a_full_disk_is_a_state_that_ends_by_itself() {
     let faults = Faults::new();
     let setup = Setup::new()

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
@@ -87,6 +87,12 @@ impl Default for Config {
 /// Bytes of events that may wait for a commit: a disk that hangs must not fill the memory, also where
 /// nobody waits for the answers any more.
 const WAITING_BYTES: u64 = 64 << 20;
+
+/// What looks damaged for so long is damaged.
+const DOUBT: Duration = Duration::from_secs(5);
+
+/// Places that are in doubt at once.
+const DOUBTS: usize = 64;
 
 /// A writer that is at work on one group for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
@@ -180,6 +186,8 @@ struct Shared {
     cursors: BTreeMap<String, Cursor>,
     unreadable: Mutex<BTreeSet<Seq>>,
     busy: Busy,
+    /// Where the file looks damaged, and since when.
+    doubts: Mutex<BTreeMap<Seq, Instant>>,
     /// Bytes of events that wait for the writer.
     waiting_bytes: AtomicU64,
     findings: Findings,
@@ -199,6 +207,29 @@ impl Shared {
         if self.unreadable().insert(seq) {
             error!(%seq, "an event in the spool is damaged and cannot be published");
         }
+    }
+
+    /// What lies behind `position` looks damaged. A disk that does not give back what it has looks the same
+    /// to SQLite (`SQLITE_IOERR_CORRUPTFS`), and may do so again: only what lasts is damage.
+    fn doubt(&self, position: Seq, what: &str) {
+        let mut doubts = self.doubts();
+        let since = *doubts.entry(position).or_insert_with(Instant::now);
+        if doubts.len() > DOUBTS {
+            doubts.pop_first();
+        }
+        drop(doubts);
+        if since.elapsed() >= DOUBT {
+            self.found_damage(what);
+        }
+    }
+
+    /// What lies behind `position` is right.
+    fn trust(&self, position: Seq) {
+        self.doubts().remove(&position);
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeMap<Seq, Instant>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the work on a file that turned out to be damaged; the next start rescues what it holds.

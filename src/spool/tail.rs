@@ -128,11 +128,13 @@ impl Tail {
                 // The runtime is shutting down.
                 return std::future::pending().await;
             };
-            let rows = rows.inspect_err(|error| {
-                if error.is_damage() {
-                    self.shared.found_damage(&chain(error));
-                }
-            })?;
+            match &rows {
+                Ok(_) => self.shared.trust(position),
+                Err(error @ ReadError::Missing(..)) => self.shared.found_damage(&error.to_string()),
+                Err(error) if error.is_damage() => self.shared.doubt(position, &chain(error)),
+                Err(_) => {}
+            }
+            let rows = rows?;
             for row in &rows {
                 if let Row::Unreadable(seq) = row {
                     self.shared.found_unreadable(*seq);

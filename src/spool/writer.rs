@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::busy::Busy;
 use super::store::{SetAside, Store};
 use super::{AppendError, Appended, Config, Cursor, OpenError, Opened, Shared, Spool, Status};
-use crate::event::Event;
+use crate::event::{Event, Seq};
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -31,6 +31,9 @@ pub(super) enum Command {
 
 /// Events that one transaction holds at most: what bounds its time on a slow disk.
 const GROUP: usize = 1024;
+
+/// Where the writer's doubts are: behind all events.
+const WRITER: Seq = Seq(u64::MAX);
 
 /// Room for fewer bytes of events than this counts as none, so that the state does not change to and
 /// fro with the size of each callback.
@@ -72,6 +75,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         cursors,
         unreadable: Mutex::default(),
         busy: Busy::default(),
+        doubts: Mutex::default(),
         waiting_bytes: AtomicU64::default(),
         findings: store.findings().clone(),
         lost: store.lost(),
@@ -162,14 +166,14 @@ impl Writer {
             for (letter, reply) in letters.drain(..) {
                 let outcome = self.store.set_aside(&letter);
                 let _ = reply.send(outcome.clone());
-                if outcome.is_err_and(|error| self.survive(error).is_err()) {
+                if outcome.is_err_and(|error| self.survive(&error).is_err()) {
                     return;
                 }
             }
             if self
                 .store
                 .checkpoint()
-                .or_else(|error| self.survive(error))
+                .or_else(|error| self.survive(&error))
                 .is_err()
             {
                 return;
@@ -185,7 +189,7 @@ impl Writer {
             }
             if closing {
                 if let Err(error) = self.store.checkpoint_all() {
-                    let _ = self.survive(error);
+                    let _ = self.survive(&error);
                 }
                 return;
             }
@@ -216,7 +220,7 @@ impl Writer {
                 for reply in waiting.drain(..) {
                     let _ = reply.send(Err(error.clone()));
                 }
-                self.survive(error.clone())
+                self.survive(error)
             }
         }
     }
@@ -236,12 +240,15 @@ impl Writer {
         });
         match done {
             Ok((more, room)) => {
+                if doubtful {
+                    self.shared.trust(WRITER);
+                }
                 self.upkeep_pause = if more { Duration::ZERO } else { UPKEEP };
                 let full = room.bytes < HEADROOM;
                 self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
                 Ok(())
             }
-            Err(error) => self.survive(error),
+            Err(error) => self.survive(&error),
         }
     }
 
@@ -250,13 +257,19 @@ impl Writer {
     }
 
     /// Tells of an error; returns it where the thread must not go on after it.
-    fn survive(&self, error: AppendError) -> Result<(), AppendError> {
-        match &error {
-            AppendError::Damaged(what) => self.shared.found_damage(what),
+    fn survive(&self, error: &AppendError) -> Result<(), AppendError> {
+        match error {
+            AppendError::Damaged(what) => {
+                self.tell(Some(AppendError::Io(what.clone())));
+                self.shared.doubt(WRITER, what);
+            }
             AppendError::Failed(_) => self.shared.refuse(error.clone()),
             _ => self.tell(Some(error.clone())),
         }
-        if error.is_final() { Err(error) } else { Ok(()) }
+        match self.refusing() {
+            Some(error) if error.is_final() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Tells everybody how things stand, and the log when that changes. What failed for good stays so.

@@ -5,21 +5,28 @@
 //! one that is not in use any more. The layout of pages, cells and records is that of SQLite's document
 //! "Database File Format"; the log's is the "Write-Ahead Log" section of it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use super::cells::{Cell, cells, decode};
+use super::cells::{self, cells, decode};
 use crate::event::Stored;
 use crate::spool::schema::{self, PAGE_SIZE};
 
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
 const FRAME: u64 = FRAME_HEADER + PAGE_SIZE as u64;
+
+/// How often a read that fails is tried again, and after what pause: a disk may be itself again soon.
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A row of `events` that matches its checksum.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +65,8 @@ pub(in crate::spool) struct Pages {
     log: Option<File>,
     in_file: u64,
     frames: u64,
+    /// How often a read that fails is still tried again, over all pages.
+    patience: Cell<u32>,
     /// For each page of the file, its copies in the log, oldest first.
     copies: HashMap<u32, Vec<u64>>,
 }
@@ -93,6 +102,7 @@ impl Pages {
             log,
             in_file,
             frames,
+            patience: Cell::new(PATIENCE),
             copies: HashMap::new(),
         };
         for frame in 0..frames {
@@ -138,6 +148,10 @@ impl Pages {
                 .map_or(Ok(0), |source| source.read_at(rest, at + done as u64));
             match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if self.patience.get() > 0 => {
+                    self.patience.set(self.patience.get() - 1);
+                    thread::park_timeout(PAUSE);
+                }
                 Ok(0) | Err(_) => return rest.fill(0),
                 Ok(read) => done += read,
             }
@@ -146,7 +160,7 @@ impl Pages {
 
     /// The row of a cell, where it is one of ours. What does not fit into the page lies in a chain of
     /// others, of which there may be several copies: the checksum tells which is right.
-    fn row(&self, cell: Cell<'_>, place: Place) -> Option<Found> {
+    fn row(&self, cell: cells::Cell<'_>, place: Place) -> Option<Found> {
         let Some(overflow) = cell.overflow else {
             return decode(cell.seq, cell.local);
         };
