@@ -266,10 +266,23 @@ impl Relay {
     /// Waits for the end of a stop that has begun; fails unless it is a clean one. Returns its events.
     #[track_caller]
     pub fn stopped(mut self) -> Vec<Value> {
+        self.lines_of_stopped();
+        self.stdout.events()
+    }
+
+    /// As [`Self::stop`]; returns what it printed as it is.
+    #[track_caller]
+    pub fn lines_until_stopped(mut self) -> Vec<String> {
+        self.signal(Signal::SIGTERM);
+        self.lines_of_stopped()
+    }
+
+    #[track_caller]
+    fn lines_of_stopped(&mut self) -> Vec<String> {
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
         self.stdout.until_closed();
-        self.stdout.events()
+        self.stdout.all()
     }
 
     /// `kill -9`.
