@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use rig::kafka::{PASSWORD, Record, USER};
 use rig::{
-    Kafka, Recall, Setup, assert_kept, kill_again_and_again, large_recall, recall_query, under_load,
+    Kafka, Recall, Setup, assert_as_fast, assert_kept, kill_again_and_again, large_recall,
+    one_by_one, recall_query, under_load,
 };
 use serde_json::Value;
 
@@ -160,7 +161,9 @@ fn a_broker_that_is_absent_at_the_start_is_waited_for() {
     let (setup, topic) = setup(&kafka, "absent");
     let relay = setup.start();
     relay.until_sink("kafka", "down");
-    let acknowledged = under_load(&relay, || {});
+    let mut acknowledged = under_load(&relay, || {});
+    let (more, without) = one_by_one(&relay, "without");
+    acknowledged.extend(more);
     assert_eq!(
         relay
             .log_entries("sink is down; events stay in the spool")
@@ -175,6 +178,9 @@ fn a_broker_that_is_absent_at_the_start_is_waited_for() {
     let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
     assert_eq!(assert_kept(&acknowledged, &found), 0);
     relay.until_sink("kafka", "up");
+    let (_, with) = one_by_one(&relay, "with");
+    println!("median answer: {without:?} without the broker, {with:?} with it");
+    assert_as_fast(without, with);
     relay.stop();
 }
 
