@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
 use hyper::{HeaderMap, Method, Request, Response};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -23,7 +23,7 @@ use super::{Config, NotKept};
 use crate::callback::{
     self, Class, Fault, Oddity, Query, Recall, classify, known_command, understand,
 };
-use crate::event::{Millis, Rejected};
+use crate::event::{Event, Millis, Rejected};
 
 /// Takes requests and answers them.
 #[derive(Debug)]
@@ -32,14 +32,38 @@ pub struct Intake<D> {
     gate: Gate,
     durability: D,
     metrics: Metrics,
-    room: Semaphore,
+    room: Arc<Semaphore>,
     seen_oddities: Mutex<HashSet<Oddity>>,
 }
 
-/// A body, and the room that it takes until it is answered.
-struct Buffered<'a> {
+/// A body, and the room that it takes until it is answered, or its event is no longer kept in memory.
+struct Buffered {
     body: Bytes,
-    _room: SemaphorePermit<'a>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Bytes that take room for as long as anybody has them.
+struct Held {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Lets an event take its body's room along. After an answer that came too late, or when the client has
+/// gone, it still waits for the disk: a disk that hangs must not gather more than there is room for.
+fn hold(event: Event, room: OwnedSemaphorePermit) -> Event {
+    Event {
+        bytes: Bytes::from_owner(Held {
+            bytes: event.bytes,
+            _room: room,
+        }),
+        ..event
+    }
 }
 
 /// Room for bodies is counted in units of this many bytes.
@@ -68,7 +92,7 @@ impl<D: Durability> Intake<D> {
             gate,
             durability,
             metrics,
-            room: Semaphore::new(room.min(Semaphore::MAX_PERMITS)),
+            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             seen_oddities: Mutex::default(),
         }
     }
@@ -111,15 +135,14 @@ impl<D: Durability> Intake<D> {
             peer,
             received_at: Millis::now(),
         };
-        let buffered = match self.read(head.headers, body).await {
+        let Buffered { body, room } = match self.read(head.headers, body).await {
             Ok(buffered) => buffered,
             Err(outcome) => return (known_command(head.query.command()), outcome),
         };
-        let body = &buffered.body;
-        match classify(&head.query, body) {
+        match classify(&head.query, &body) {
             Class::Recall { recall, body: read } => (
                 recall.command(),
-                self.take(&head, recall, &read, body).await,
+                self.take(&head, recall, &read, &body, room).await,
             ),
             Class::Probe => (known_command(head.query.command()), Outcome::Probe),
             Class::Other { command } => {
@@ -137,7 +160,7 @@ impl<D: Durability> Intake<D> {
     }
 
     /// Reads a body, as large and as slow as it may be.
-    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Buffered<'_>, Outcome>
+    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Buffered, Outcome>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
         B::Data: Send,
@@ -156,16 +179,15 @@ impl<D: Durability> Intake<D> {
     }
 
     /// Gathers a body; only bytes that have come take room.
-    async fn collect<B>(&self, body: B, limit: usize) -> Result<Buffered<'_>, Outcome>
+    async fn collect<B>(&self, body: B, limit: usize) -> Result<Buffered, Outcome>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
         B::Data: Send,
     {
-        let full = |_| Outcome::NotKept(NotKept("too many bodies at once".to_owned()));
         let mut body = pin!(body);
         let mut first = Bytes::new();
         let mut rest = Vec::new();
-        let mut room = self.room.try_acquire_many(0).map_err(full)?;
+        let mut room = self.acquire(0)?;
         while let Some(frame) = body.frame().await {
             let Ok(mut data) = frame.map_err(|_| Outcome::Broken)?.into_data() else {
                 continue;
@@ -177,7 +199,7 @@ impl<D: Durability> Intake<D> {
             // Counted over the whole body: a sender that cuts it into single bytes takes no more.
             let missing = units(first.len() + rest.len() + length)
                 .saturating_sub(u32::try_from(room.num_permits()).unwrap_or(u32::MAX));
-            room.merge(self.room.try_acquire_many(missing).map_err(full)?);
+            room.merge(self.acquire(missing)?);
             if first.is_empty() {
                 first = data.copy_to_bytes(length);
             } else {
@@ -189,7 +211,13 @@ impl<D: Durability> Intake<D> {
         } else {
             [&first, &rest[..]].concat().into()
         };
-        Ok(Buffered { body, _room: room })
+        Ok(Buffered { body, room })
+    }
+
+    fn acquire(&self, units: u32) -> Result<OwnedSemaphorePermit, Outcome> {
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(units)
+            .map_err(|_| Outcome::NotKept(NotKept("too many bodies at once".to_owned())))
     }
 
     /// Lets a recall in, makes its event and keeps it.
@@ -199,6 +227,7 @@ impl<D: Durability> Intake<D> {
         recall: Recall,
         read: &callback::Body,
         body: &[u8],
+        room: OwnedSemaphorePermit,
     ) -> Outcome {
         let admitted = self
             .gate
@@ -215,27 +244,30 @@ impl<D: Durability> Intake<D> {
         match understand(sdk_app_id, recall, &head.query, read, head.received_at) {
             Ok(understood) => {
                 self.report(&understood.oddities, recall);
-                match self.durability.keep(understood.event).await {
+                let event = hold(understood.event, room);
+                match self.durability.keep(event).await {
                     Ok(kept) => Outcome::Kept(kept),
                     Err(error) => Outcome::NotKept(error),
                 }
             }
-            Err(fault) => match self.reject(head, sdk_app_id, recall, &fault, body).await {
-                Ok(()) => Outcome::Rejected(fault),
-                Err(error) => Outcome::NotKept(error),
-            },
+            Err(fault) => {
+                let event = Self::reject(head, sdk_app_id, recall, &fault, body);
+                match self.durability.keep(hold(event, room)).await {
+                    Ok(_) => Outcome::Rejected(fault),
+                    Err(error) => Outcome::NotKept(error),
+                }
+            }
         }
     }
 
-    /// Keeps a callback whole that was not understood.
-    async fn reject(
-        &self,
+    /// The event of a callback that was not understood, which it keeps whole.
+    fn reject(
         head: &Head<'_>,
         sdk_app_id: u64,
         recall: Recall,
         fault: &Fault,
         body: &[u8],
-    ) -> Result<(), NotKept> {
+    ) -> Event {
         let event = Rejected {
             sdk_app_id,
             reason: fault.reason(),
@@ -250,7 +282,7 @@ impl<D: Durability> Intake<D> {
             id = %event.id, command = recall.command(), reason = %fault,
             "a recall could not be understood; it goes to the dead letters"
         );
-        self.durability.keep(event).await.map(|_| ())
+        event
     }
 
     fn count_bad_signature(&self, command: &'static str) {

@@ -11,7 +11,6 @@ use hyper::{Request, Response};
 use prometheus_client::registry::Registry;
 
 use super::*;
-use crate::event::Event;
 use crate::receiver::{AuthConfig, Kept};
 use crate::setting::Size;
 
@@ -71,4 +70,26 @@ async fn a_body_in_single_bytes_takes_no_more_room_than_in_one_piece() {
         "{status} {answer}"
     );
     assert_eq!(stuck.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
+    for body in [recall(60 << 10), "a".repeat(60 << 10)] {
+        let (intake, stuck) = intake(100 << 10);
+        let body = || Full::from(body.clone());
+        let (_, answer) = post(&intake, body()).await;
+        assert!(
+            answer.contains("the disk did not answer in time"),
+            "{answer}"
+        );
+        let (status, answer) = post(&intake, body()).await;
+        assert_eq!(status, 503);
+        assert!(answer.contains("too many bodies at once"), "{answer}");
+        stuck.0.lock().unwrap().clear();
+        let (_, answer) = post(&intake, body()).await;
+        assert!(
+            answer.contains("the disk did not answer in time"),
+            "{answer}"
+        );
+    }
 }
