@@ -1,5 +1,6 @@
 //! What librdkafka reports, gathered by the thread that polls it and read by the session.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ pub(super) enum Report {
 #[derive(Debug, Default)]
 struct Inbox {
     confirmed: Vec<(Lane, Seq)>,
-    refused: Vec<(Seq, Refusal)>,
+    refused: VecDeque<(Seq, Refusal)>,
     stalled: Stalled,
     failure: Option<Failure>,
 }
@@ -83,7 +84,7 @@ impl Reports {
 
     /// Reports that librdkafka did not even take a record, and never will.
     pub(super) fn refuse(&self, seq: Seq, refusal: Refusal) {
-        self.inbox().refused.push((seq, refusal));
+        self.inbox().refused.push_back((seq, refusal));
         self.news.notify_one();
     }
 
@@ -140,7 +141,7 @@ impl Inbox {
         if !self.confirmed.is_empty() {
             return Some(Ok(Report::Confirmed(std::mem::take(&mut self.confirmed))));
         }
-        if let Some((seq, refusal)) = self.refused.pop() {
+        if let Some((seq, refusal)) = self.refused.pop_front() {
             return Some(Ok(Report::Other(Progress::Refused(seq, refusal))));
         }
         if self.stalled.to_tell {
@@ -376,6 +377,22 @@ mod tests {
             reports.inbox().failed(id, code, "no".to_owned());
             let error = reports.next().await.unwrap_err();
             assert_eq!(matches!(error, SessionError::Refused(_)), refused);
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_records_are_reported_in_order() {
+        let reports = Reports::default();
+        let refusal = || Refusal {
+            reason: "too_large",
+            detail: String::new(),
+        };
+        for seq in 1..=3 {
+            reports.refuse(Seq(seq), refusal());
+        }
+        for seq in 1..=3 {
+            let expected = Report::Other(Progress::Refused(Seq(seq), refusal()));
+            assert_eq!(reports.next().await.unwrap(), expected);
         }
     }
 
