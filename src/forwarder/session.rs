@@ -177,7 +177,10 @@ impl<S: Sink> Forwarder<S> {
         let letter = SetAside::new(self.sink.name(), stored, refusal.reason, &refusal.detail);
         self.spool.set_aside(letter).await?;
         self.window.confirm(&[stored.seq]);
-        self.state.refused();
+        // One that the broker refused first among the events was counted then.
+        if !self.suspects.is_condemned(stored.seq) {
+            self.state.refused();
+        }
         self.move_cursor();
         Ok(())
     }

@@ -49,6 +49,11 @@ impl Suspects {
         self.alone = Some(seq);
     }
 
+    /// Whether an event is known to be refused.
+    pub(super) fn is_condemned(&self, seq: Seq) -> bool {
+        self.condemned.contains_key(&seq)
+    }
+
     /// The event as it is to be sent.
     pub(super) fn mark(&self, stored: Stored) -> Delivery {
         let refusal = self.condemned.get(&stored.seq).cloned();

@@ -316,6 +316,7 @@ async fn what_no_place_takes_stays_in_the_spool() {
         .collect::<Result<_, _>>()
         .unwrap();
     assert_eq!(kept, [(2, "too_large".to_owned(), b"event 2".to_vec())]);
+    assert_eq!(rig.state.figures().refused, 1);
     assert_eq!(rig.drain().await, [1, 3]);
 }
 
