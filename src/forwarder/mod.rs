@@ -32,6 +32,9 @@ use window::Window;
 /// How long connecting may take: longer than any client library's own limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A broker that has confirmed nothing for so long, with events in flight, counts as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
 /// Takes events from the spool to one sink.
 #[derive(Debug)]
 pub struct Forwarder<S> {
@@ -43,6 +46,7 @@ pub struct Forwarder<S> {
     window: Window,
     suspects: Suspects,
     flow: Flow,
+    stalled_after: Duration,
 }
 
 /// What the session says of itself.
@@ -84,6 +88,7 @@ impl<S: Sink> Forwarder<S> {
             window: Window::default(),
             suspects: Suspects::default(),
             flow: Flow::Flowing,
+            stalled_after: STALLED_AFTER,
         }
     }
 

@@ -10,9 +10,6 @@ use crate::event::{Seq, Stored};
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
 use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
 
-/// A broker that has confirmed nothing for so long, with events in flight, counts as stalled.
-const STALLED_AFTER: Duration = Duration::from_secs(10);
-
 /// Bytes of events in flight after which no more are read: librdkafka keeps a copy of each.
 const WINDOW_BYTES: usize = 16 << 20;
 
@@ -67,8 +64,10 @@ impl<S: Sink> Forwarder<S> {
                     }
                 },
                 _ = tick.tick() => {
-                    if !self.window.is_empty() && quiet_since.elapsed() >= STALLED_AFTER {
-                        let waited = STALLED_AFTER.as_secs();
+                    // A session that says itself why nothing goes through knows more.
+                    let quiet = quiet_since.elapsed() >= self.stalled_after;
+                    if quiet && self.flow == Flow::Flowing && !self.window.is_empty() {
+                        let waited = self.stalled_after.as_secs();
                         self.state.stalled(&format!("nothing confirmed for {waited} s"));
                     }
                 }

@@ -26,6 +26,10 @@ struct Behaviour {
     poison_dead_letters: bool,
     /// Confirms come in the reverse order, the first one never: it waits for the next session.
     confirm_all_but_first: bool,
+    /// Sessions report that they are stalled, if there is a reason, and confirm nothing.
+    silent: Option<&'static str>,
+    /// A session with events in flight was asked what became of them.
+    asked: bool,
     sessions: usize,
     largest_batch: usize,
     published: Vec<Seq>,
@@ -48,6 +52,7 @@ struct FakeSession {
     broker: Broker,
     in_flight: Vec<Delivery>,
     confirmed: usize,
+    told: bool,
 }
 
 impl Sink for Broker {
@@ -71,6 +76,7 @@ impl Sink for Broker {
             broker: self.clone(),
             in_flight: Vec::new(),
             confirmed: 0,
+            told: false,
         })
     }
 }
@@ -80,6 +86,11 @@ impl FakeSession {
         let mut behaviour = self.broker.set();
         if self.in_flight.is_empty() {
             return None;
+        }
+        behaviour.asked = true;
+        if let Some(reason) = behaviour.silent {
+            let tell = !reason.is_empty() && !std::mem::replace(&mut self.told, true);
+            return tell.then(|| Ok(Progress::Stalled(reason.to_owned())));
         }
         behaviour.largest_batch = behaviour.largest_batch.max(self.in_flight.len());
         let is_poison = |delivery: &Delivery| {
@@ -165,13 +176,16 @@ impl Rig {
             State::new("fake"),
             Stop::default(),
         );
-        let forwarder = Forwarder::new(
+        let mut forwarder = Forwarder::new(
             broker.clone(),
             spool.clone(),
             cursor.clone(),
             state.clone(),
             stop.clone(),
         );
+        if broker.set().silent.is_some() {
+            forwarder.stalled_after = Duration::ZERO;
+        }
         Self {
             spool,
             broker,
@@ -318,6 +332,34 @@ async fn what_no_place_takes_stays_in_the_spool() {
     assert_eq!(kept, [(2, "too_large".to_owned(), b"event 2".to_vec())]);
     assert_eq!(rig.state.figures().refused, 1);
     assert_eq!(rig.drain().await, [1, 3]);
+}
+
+#[tokio::test]
+async fn silence_is_told_and_does_not_hide_what_the_session_says() {
+    for (silent, told) in [
+        ("", "nothing confirmed for 0 s"),
+        ("no queue takes events", "no queue takes events"),
+    ] {
+        let broker = Broker::default();
+        broker.set().silent = Some(silent);
+        let rig = Rig::start(broker.clone());
+        rig.append(1..=1).await;
+        let reason = |rig: &Rig| match rig.state.health() {
+            Health::Down { reason, .. } => reason,
+            other => format!("{other:?}"),
+        };
+        let before = if silent.is_empty() { "Up" } else { silent };
+        rig.until("connected", |rig| reason(rig) == before).await;
+        rig.until("in flight", |rig| rig.broker.set().asked).await;
+        // Until the second look after the first that could have told.
+        rig.until("a look", |rig| !silent.is_empty() || reason(rig) == told)
+            .await;
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(reason(&rig), told);
+        broker.set().silent = None;
+        broker.changed.notify_one();
+        assert_eq!(rig.drain().await, [1]);
+    }
 }
 
 #[tokio::test]
