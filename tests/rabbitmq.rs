@@ -219,6 +219,14 @@ fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
         "{}",
         relay.log()
     );
+    // What is said is what holds it up now.
+    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0"]);
+    until("the other reason", || {
+        let down = relay.until_sink("rabbitmq", "down");
+        let reason = down["reason"].as_str().unwrap();
+        reason.contains("blocks publishers").then_some(())
+    });
+    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     let queue = rabbitmq.bind_queue(&name, "1400000001.group.*");
     relay.until_drained("rabbitmq");
     relay.until_sink("rabbitmq", "up");

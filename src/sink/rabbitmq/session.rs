@@ -155,10 +155,11 @@ impl RabbitMqSession {
     }
 
     fn tell(&mut self, stalled: Option<String>) {
-        if self.stalled.is_some() != stalled.is_some() {
+        // Also where only the reason changes: it is what people look at.
+        if self.stalled != stalled {
             self.to_tell = true;
+            self.stalled = stalled;
         }
-        self.stalled = stalled;
     }
 
     fn retry_held(&mut self) {
