@@ -436,3 +436,43 @@ fn a_callback_that_is_not_understood_goes_to_the_dead_letters() {
     );
     relay.stop();
 }
+
+#[test]
+fn dead_letters_that_the_user_may_not_publish_do_not_stop_the_events() {
+    let rabbitmq = rabbitmq();
+    let (setup, queue) = setup(&rabbitmq, "no-default-exchange");
+    rabbitmq.ctl(&["add_user", "limited", "limited"]);
+    // Everything but the default exchange, which such patterns are matched to as amq.default.
+    let ours = "^no-default-exchange.*$";
+    rabbitmq.ctl(&["set_permissions", "limited", ours, ours, ours]);
+    let uri = rabbitmq.uri().replace("guest:guest@", "limited:limited@");
+    assert!(uri.contains("limited:limited@"), "{uri}");
+    let setup = setup.set("RECALL_RABBITMQ__URI", &uri);
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    for number in 1..=10 {
+        assert!(relay.recall("a", number).is_ok());
+    }
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    for number in 11..=20 {
+        assert!(relay.recall("a", number).is_ok());
+    }
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&queue, 20, TIMEOUT));
+    let sent: Vec<Recall> = (1..=20).map(|number| Recall::new("a", number)).collect();
+    assert_kept(&sent, &found);
+    let refused = relay.metric(r#"recall_sink_refused_events_total{sink="rabbitmq"}"#);
+    assert_eq!(refused, "1", "{}", relay.log());
+    relay.stop();
+    let spool = rusqlite::Connection::open(setup.spool()).unwrap();
+    let kept: Vec<(String, String)> = spool
+        .prepare("SELECT reason, detail FROM dead_letters WHERE sink = 'rabbitmq'")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].0, "dead_letter_queue");
+    assert!(kept[0].1.contains("ACCESS_REFUSED"), "{kept:?}");
+}

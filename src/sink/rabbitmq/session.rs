@@ -199,18 +199,32 @@ impl RabbitMqSession {
     }
 }
 
-/// What a failed round means. The broker closes the channel on a message that is too large for it.
+/// What a failed round means. The broker closes the channel on a message that is too large for it, and on
+/// one for an exchange that the user may not write to. The default exchange is for dead letters alone: they
+/// must not stop the events, and are kept in the spool.
 fn failure(error: Error) -> SessionError {
-    if let ErrorKind::ProtocolError(protocol) = error.kind()
-        && *protocol.kind() == AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
-        && protocol.get_message().as_str().contains("size")
-    {
-        return SessionError::Refused(Refusal {
-            reason: "too_large",
-            detail: protocol.get_message().to_string(),
-        });
-    }
-    SessionError::unavailable("could not publish", error)
+    let ErrorKind::ProtocolError(protocol) = error.kind() else {
+        return SessionError::unavailable("could not publish", error);
+    };
+    let text = protocol.get_message().as_str();
+    let reason = match protocol.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) if text.contains("size") => {
+            "too_large"
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if names_default_exchange(text) => {
+            "dead_letter_queue"
+        }
+        _ => return SessionError::unavailable("could not publish", error),
+    };
+    SessionError::Refused(Refusal {
+        reason,
+        detail: text.to_owned(),
+    })
+}
+
+/// RabbitMQ says `access to exchange 'amq.default' in vhost '/' refused for user 'name'`.
+fn names_default_exchange(text: &str) -> bool {
+    text.contains("exchange 'amq.default'")
 }
 
 impl Session for RabbitMqSession {
