@@ -393,6 +393,10 @@ fn a_frozen_node_is_given_up_after_the_confirm_timeout() {
                 .contains("rabbitmq.confirm_timeout"),
             "{down}"
         );
+        // Of the connection that was given up nothing is left, only that of the next attempt.
+        until("the old connection's thread to end", || {
+            (relay.threads("lapin-io-loop") <= 1).then_some(())
+        });
         rabbitmq.thaw();
     });
     relay.until_drained("rabbitmq");

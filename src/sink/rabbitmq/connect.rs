@@ -11,16 +11,17 @@ use lapin::options::{
 };
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
+use super::line::Line;
 use super::session::{CHANNELS, RabbitMqSession};
 use super::{Config, Start, Tls};
 use crate::sink::{BoxError, SessionError};
 
 /// How long connecting, opening channels and declaring may take. lapin's own limit covers TCP alone.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A node that has just started elects leaders for its quorum queues half a second after it accepts
 /// connections, and RabbitMQ 3.10 never does if a client was quicker (rabbitmq-server issue 10070). So
@@ -32,14 +33,16 @@ pub(super) async fn open(
     uri: AMQPUri,
     start: Start,
     has_confirmed: Arc<AtomicBool>,
+    limit: Duration,
 ) -> Result<RabbitMqSession, SessionError> {
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
     let opening = async {
         let tls = tls(&config.tls).await?;
         let properties =
             ConnectionProperties::default().with_connection_name(LongString::from("recall-relay"));
-        let runtime = lapin::runtime::default_runtime()?;
-        let connection = Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
+        let line = Line::default();
+        let cut = line.cut_on_drop();
+        let connection = connect(uri, tls, properties, line, limit).await?;
         if start == Start::Again {
             sleep(SETTLE).await;
         }
@@ -59,11 +62,12 @@ pub(super) async fn open(
         Ok::<_, BoxError>(RabbitMqSession::new(
             config.clone(),
             connection,
+            cut,
             channels,
             has_confirmed,
         ))
     };
-    match timeout(CONNECT_TIMEOUT, opening).await {
+    match timeout(limit, opening).await {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => Err(SessionError::unavailable(
             format!("could not connect to {host}"),
@@ -72,11 +76,45 @@ pub(super) async fn open(
         Err(elapsed) => Err(SessionError::unavailable(
             format!(
                 "connecting to {host} took longer than {} s",
-                CONNECT_TIMEOUT.as_secs()
+                limit.as_secs()
             ),
             elapsed,
         )),
     }
+}
+
+/// Connects as lapin would, with the socket kept in `line`.
+async fn connect(
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
+    properties: ConnectionProperties,
+    line: Line,
+    limit: Duration,
+) -> lapin::Result<Connection> {
+    let runtime = lapin::runtime::default_runtime()?;
+    Connection::connector(
+        uri,
+        runtime,
+        // Runs on the connection's own thread: what the caller no longer waits for must end there too.
+        async move |uri: AMQPUri, runtime| {
+            let host = uri.authority.host.clone();
+            let dialing = async {
+                let address = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+                let stream = AsyncTcpStream::connect(&runtime, address).await?;
+                if let AsyncTcpStream::Plain(socket) = &stream {
+                    line.keep(socket.get_ref())?;
+                }
+                match uri.scheme {
+                    AMQPScheme::AMQP => Ok(stream),
+                    AMQPScheme::AMQPS => stream.into_tls(&host, tls.as_ref()).await,
+                }
+            };
+            let dialed = timeout(limit, dialing).await;
+            Ok(dialed.unwrap_or_else(|elapsed| Err(elapsed.into()))?)
+        },
+        properties,
+    )
+    .await
 }
 
 async fn declare(config: &Config, channel: &Channel) -> lapin::Result<()> {
@@ -152,4 +190,54 @@ async fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
         )
         .into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Threads of this process that lapin runs connections on.
+    fn threads() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        tasks
+            .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok())
+            .filter(|name| name.trim_end() == "lapin-io-loop")
+            .count()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_peer_that_says_nothing_costs_nothing_once_it_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut accepted = Vec::new();
+        for scheme in ["amqp", "amqps"] {
+            for _ in 0..3 {
+                let uri = format!("{scheme}://guest:guest@127.0.0.1:{port}").parse();
+                let has_confirmed = Arc::default();
+                let limit = Duration::from_millis(300);
+                let config = Config::default();
+                let opened = open(&config, uri.unwrap(), Start::First, has_confirmed, limit).await;
+                let error = opened.unwrap_err().to_string();
+                assert!(error.contains("took longer"), "{error}");
+                accepted.push(listener.accept().unwrap().0);
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while threads() > 0 {
+            assert!(Instant::now() < deadline, "{} threads are left", threads());
+            sleep(Duration::from_millis(20)).await;
+        }
+        for mut socket in accepted {
+            socket
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            let mut said = Vec::new();
+            socket.read_to_end(&mut said).expect("the socket is closed");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! One owner reconnects: the forwarder. lapin's own recovery is off.
 
 mod connect;
+mod line;
 mod message;
 mod order;
 mod round;
@@ -272,7 +273,14 @@ impl Sink for RabbitMq {
         };
         let has_confirmed = Arc::new(AtomicBool::new(false));
         self.last = Some(Arc::clone(&has_confirmed));
-        let session = connect::open(&self.config, uri, self.start, has_confirmed).await;
+        let session = connect::open(
+            &self.config,
+            uri,
+            self.start,
+            has_confirmed,
+            connect::CONNECT_TIMEOUT,
+        )
+        .await;
         self.start = Start::Again;
         session
     }

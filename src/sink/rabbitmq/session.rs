@@ -13,6 +13,7 @@ use lapin::types::ChannelId;
 use lapin::{Channel, Connection, Error, ErrorKind};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::line::CutOnDrop;
 use super::message::Message;
 use super::order::Order;
 use super::round::{self, Outcome, Pulse, Round};
@@ -38,6 +39,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct RabbitMqSession {
     config: Config,
     connection: Connection,
+    /// After the connection: what a close in order did not end is cut off.
+    cut: CutOnDrop,
     idle: Vec<Channel>,
     rounds: FuturesUnordered<BoxFuture<'static, Round>>,
     order: Order,
@@ -67,6 +70,7 @@ impl RabbitMqSession {
     pub(super) fn new(
         config: Config,
         connection: Connection,
+        cut: CutOnDrop,
         channels: Vec<Channel>,
         has_confirmed: Arc<AtomicBool>,
     ) -> Self {
@@ -74,6 +78,7 @@ impl RabbitMqSession {
         Self {
             config,
             connection,
+            cut,
             idle: channels,
             rounds: FuturesUnordered::new(),
             order: Order::default(),
@@ -270,5 +275,6 @@ impl Session for RabbitMqSession {
     async fn close(self) {
         let close = self.connection.close(200, "OK".into());
         let _ = timeout(CLOSE_TIMEOUT, close).await;
+        drop(self.cut);
     }
 }
