@@ -7,9 +7,14 @@
 
 mod rig;
 
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use rig::{
-    Connection, Setup, assert_kept, kill_again_and_again, read_spool, recall, recall_query,
+    Connection, Relay, Setup, assert_kept, kill_again_and_again, read_spool, recall, recall_query,
     request, until,
 };
 
@@ -208,4 +213,56 @@ fn admin_answers_only_what_it_knows() {
     );
     assert!(metrics.text().ends_with("# EOF\n"));
     relay.kill();
+}
+
+/// What the kernel says of a process's open files: the soft and the hard limit.
+fn limit_of_open_files(relay: &Relay) -> (u64, u64) {
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", relay.pid())).unwrap();
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .unwrap();
+    let mut numbers = line
+        .split_whitespace()
+        .map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+fn set_soft_limit(relay: &Relay, soft: u64) {
+    let status = Command::new("prlimit")
+        .args([
+            "--pid",
+            &relay.pid().to_string(),
+            &format!("--nofile={soft}:"),
+        ])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
+    // Inherited by the relay.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 512.min(hard), hard).unwrap();
+    let relay = Setup::new()
+        .set("RECALL_HTTP__MAX_CONNECTIONS", "4000000000")
+        .start();
+    assert_eq!(limit_of_open_files(&relay), (hard, hard));
+    let too_low = "the limit of open files (RLIMIT_NOFILE) is too low for http.max_connections";
+    assert_eq!(relay.log_entries(too_low).len(), 1, "{}", relay.log());
+
+    set_soft_limit(&relay, 3);
+    let begins = "no connections can be accepted";
+    let client = TcpStream::connect(relay.callbacks).unwrap();
+    until("the beginning", || relay.log_entry(begins));
+    std::thread::park_timeout(Duration::from_millis(500));
+    assert_eq!(relay.log_entries(begins).len(), 1, "{}", relay.log());
+    let ends = "connections are accepted again";
+    assert_eq!(relay.log_entry(ends), None);
+    set_soft_limit(&relay, hard);
+    until("the end", || relay.log_entry(ends));
+    drop(client);
+    assert!(relay.recall("a", 1).is_ok());
+    relay.stop();
 }

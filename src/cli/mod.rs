@@ -1,6 +1,7 @@
 //! The command line.
 
 mod config;
+mod open_files;
 mod ready;
 mod run;
 mod send;

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::open_files;
 use crate::app::App;
 use crate::config::Config;
 use crate::telemetry::{self, chain};
@@ -19,6 +20,7 @@ const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs until SIGTERM or SIGINT. A second signal ends the process at once.
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
     telemetry::start(&config.log)?;
+    open_files::make_room(config.http.max_connections);
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM")?;

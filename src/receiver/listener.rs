@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::setting::Timeout;
 
@@ -100,6 +100,7 @@ impl Listener {
         let permits = Arc::new(Semaphore::new(
             self.limits.connections.clamp(1, Semaphore::MAX_PERMITS),
         ));
+        let mut failing = false;
         loop {
             // Taken before accepting: a full server leaves connections in the kernel's backlog.
             let permit = tokio::select! {
@@ -112,12 +113,17 @@ impl Listener {
                     Ok(accepted) => accepted,
                     Err(error) if is_of_one_connection(&error) => continue,
                     Err(error) => {
-                        warn!(%error, "could not accept a connection");
+                        if !std::mem::replace(&mut failing, true) {
+                            warn!(address = %self.address, %error, "no connections can be accepted");
+                        }
                         sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
                 },
             };
+            if std::mem::take(&mut failing) {
+                info!(address = %self.address, "connections are accepted again");
+            }
             let _ = stream.set_nodelay(true);
             let connection =
                 serve_connection(stream, peer, self.limits, service.clone(), stop.clone());
