@@ -69,6 +69,7 @@ enum {
   RENAME = 6,      /* data: the new path */
   SYNC = 7,        /* of a file or a folder; number: the trace's length when it began */
   OUTPUT = 8,      /* written to standard output */
+  SYNC_FAILED = 9, /* as SYNC */
 };
 
 #define FILES 65536
@@ -250,6 +251,9 @@ static int sync_file(int fd, int (*real)(int)) {
     if (control->sync_errno && control->sync_fails) {
       if (control->sync_fails > 0) control->sync_fails--;
       count(&control->failed_syncs);
+      pthread_mutex_lock(&lock);
+      record(SYNC_FAILED, path, began, NULL, 0);
+      pthread_mutex_unlock(&lock);
       errno = (int)control->sync_errno;
       return -1;
     }

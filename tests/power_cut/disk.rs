@@ -3,7 +3,7 @@
 //!
 //! Of a file everything that was done before its last sync began is there. Of what was done since,
 //! anything may be: each write whole, torn at sectors, or absent, in any order, and the file's length
-//! likewise. Names in a folder are there once the folder was synced; of changes since, some are.
+//! likewise. What a failed sync should have brought to the disk never gets there. Names in a folder are there once the folder was synced; of changes since, some are.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -135,6 +135,7 @@ impl Disk {
                 self.rename(position, NameChange::Rename(from.clone(), to.clone()));
             }
             What::Sync { path, began } => self.sync(path, *began),
+            What::SyncFailed { path, began } => self.lose(path, *began),
             What::Output(_) => {}
         }
     }
@@ -168,6 +169,15 @@ impl Disk {
             for (_, change) in file.changes.drain(..end) {
                 change.apply(&mut file.synced);
             }
+        }
+    }
+
+    /// The system could not write what it held, counts it as written all the same, and goes on telling
+    /// it to whoever reads: no later sync will bring it to the disk.
+    fn lose(&mut self, path: &str, began: u64) {
+        if matches!(self.names.get(path), Some(Node::File(_))) {
+            let changes = &mut self.file(path).changes;
+            changes.retain(|(position, _)| *position >= began);
         }
     }
 

@@ -16,29 +16,26 @@
     reason = "a test fails by panicking"
 )]
 
+mod cuts;
 mod disk;
 mod history;
 mod load;
 #[path = "../rig/mod.rs"]
 mod rig;
+mod scenario;
 mod trace;
 mod verdict;
 
 use std::env;
-use std::fs;
-use std::path::Path;
 use std::str::FromStr;
-use std::sync::Mutex;
-use std::thread;
 use std::time::Instant;
 
-use disk::{Disk, Fate};
+use cuts::{cut, cut_power};
 use fastrand::Rng;
-use history::{History, Past};
+use history::Past;
 use load::Size;
-use rig::{Faults, Setup};
+use scenario::{End, Scenario, record};
 use tempfile::TempDir;
-use verdict::Judge;
 
 /// How many times the power is cut, over all tests of this file.
 const CUTS: usize = 480;
@@ -46,18 +43,7 @@ const CUTS: usize = 480;
 /// How often a relay is started on what a cut has left, and the power cut again.
 const GENERATIONS: usize = 3;
 
-/// What a relay does while it is recorded.
-struct Scenario {
-    name: &'static str,
-    retention: &'static str,
-    /// A broker that is never there; else standard output.
-    away: bool,
-    size: Size,
-    /// Recalls on each of 12 connections.
-    count: u64,
-}
-
-const CONNECTIONS: usize = 12;
+const SCENARIOS: usize = 6;
 
 #[test]
 fn small_events_that_leave_at_once() {
@@ -67,6 +53,7 @@ fn small_events_that_leave_at_once() {
         away: false,
         size: Size::Small,
         count: 100,
+        first_end: End::Stop,
     });
 }
 
@@ -78,6 +65,7 @@ fn large_events_that_leave_at_once() {
         away: false,
         size: Size::Mixed,
         count: 30,
+        first_end: End::Stop,
     });
 }
 
@@ -89,6 +77,7 @@ fn events_that_are_retained() {
         away: false,
         size: Size::Mixed,
         count: 30,
+        first_end: End::Stop,
     });
 }
 
@@ -100,6 +89,32 @@ fn events_that_no_broker_takes() {
         away: true,
         size: Size::Mixed,
         count: 30,
+        first_end: End::Stop,
+    });
+}
+
+#[test]
+fn events_of_a_relay_that_was_killed() {
+    prove(&Scenario {
+        name: "killed",
+        retention: "0s",
+        away: false,
+        size: Size::Mixed,
+        count: 30,
+        first_end: End::Kill,
+    });
+}
+
+/// The log that the next start finds is not on the disk, although it can be read.
+#[test]
+fn events_of_a_relay_whose_sync_failed() {
+    prove(&Scenario {
+        name: "failed sync",
+        retention: "0s",
+        away: true,
+        size: Size::Mixed,
+        count: 30,
+        first_end: End::FailedSync,
     });
 }
 
@@ -108,7 +123,7 @@ fn prove(scenario: &Scenario) {
     let seed = setting("RECALL_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let cuts = setting("RECALL_TEST_CUTS")
         .unwrap_or(CUTS)
-        .div_ceil(4 * GENERATIONS);
+        .div_ceil(SCENARIOS * GENERATIONS);
     let mut rng = Rng::with_seed(seed);
     let mut start: Option<(TempDir, Past)> = None;
     for generation in 0..GENERATIONS {
@@ -139,134 +154,14 @@ fn prove(scenario: &Scenario) {
         for record in &history.records[..moment] {
             disk.apply(record);
         }
-        disk.cut(
-            Fate::ALL[rng.usize(..Fate::ALL.len())],
-            &mut rng,
-            image.path(),
-        );
+        cut(&disk, rng.u64(..), image.path());
         start = Some((image, history.past(moment)));
     }
-}
-
-/// Runs the relay on a disk, under load, stops it, runs it again, and kills it.
-fn record(scenario: &Scenario, generation: usize, image: Option<&Path>, past: Past) -> History {
-    let faults = Faults::recording();
-    let setup = Setup::on(scratch()).set("RECALL_SPOOL__RETENTION", scenario.retention);
-    let setup = if scenario.away {
-        setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    } else {
-        setup
-    };
-    let setup = setup.set("RECALL_DRAIN_TIMEOUT", "1s").with_faults(&faults);
-    if let Some(image) = image {
-        copy(image, setup.folder());
-    }
-    let disk = Disk::holding(setup.folder());
-
-    let send = |relay: &rig::Relay, run: &str| {
-        let run = format!("{run}{generation}");
-        load::send_all(
-            relay.callbacks,
-            &run,
-            CONNECTIONS,
-            scenario.count,
-            scenario.size,
-        )
-    };
-    let relay = setup.start();
-    let mut acknowledged = send(&relay, "first");
-    relay.stop();
-    let relay = setup.start();
-    acknowledged.extend(send(&relay, "second"));
-    if !scenario.away {
-        relay.until_drained("stdout");
-    }
-    relay.kill();
-
-    let name = format!("{}, generation {generation}", scenario.name);
-    let records = trace::read(faults.trace());
-    assert!(
-        acknowledged.len() > CONNECTIONS,
-        "{name}: {}",
-        acknowledged.len()
-    );
-    let history = History::new(name, disk, records, acknowledged, past);
-    if !scenario.away {
-        let unpublished = history.unpublished();
-        assert!(unpublished.is_empty(), "{}: {unpublished:?}", history.name);
-    }
-    history
-}
-
-/// Cuts the power at random moments of a history, and examines what is left.
-fn cut_power(scenario: &Scenario, history: &History, cuts: usize, seed: u64, rng: &mut Rng) {
-    let mut moments: Vec<(usize, u64)> = (0..cuts)
-        .map(|_| (history.moment(rng), rng.u64(..)))
-        .collect();
-    moments.sort_unstable();
-    let workers = thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(4);
-    let failures = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for part in moments.chunks(cuts.div_ceil(workers)) {
-            let failures = &failures;
-            scope.spawn(move || {
-                let mut disk = history.disk.clone();
-                let mut done = 0;
-                let mut judge = Judge::default();
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
-                for (moment, seed) in part {
-                    for record in &history.records[done..*moment] {
-                        disk.apply(record);
-                    }
-                    done = *moment;
-                    let mut rng = Rng::with_seed(*seed);
-                    let fate = Fate::ALL[rng.usize(..Fate::ALL.len())];
-                    let folder = scratch();
-                    disk.cut(fate, &mut rng, folder.path());
-                    let spool = folder.path().join("data/spool.db");
-                    let sink = if scenario.away { "kafka" } else { "stdout" };
-                    let past = history.past(*moment);
-                    if let Err(wrong) = judge.examine(&runtime, &spool, sink, &past) {
-                        let total = history.records.len();
-                        let found =
-                            format!("cut after {moment} of {total} records, {fate:?}: {wrong}");
-                        failures.lock().unwrap().push(found);
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().unwrap();
-    assert!(
-        failures.is_empty(),
-        "{}, seed {seed}: {} of {cuts} cuts went wrong\n{}",
-        history.name,
-        failures.len(),
-        failures[..failures.len().min(10)].join("\n")
-    );
 }
 
 /// A folder in memory, where there is such a place: what is on it need not last.
 fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let place = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&place).unwrap();
-            copy(&entry.path(), &place);
-        } else {
-            fs::copy(entry.path(), place).unwrap();
-        }
-    }
 }
 
 fn setting<T: FromStr>(name: &str) -> Option<T> {

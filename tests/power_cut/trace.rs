@@ -42,6 +42,11 @@ pub enum What {
         path: String,
         began: u64,
     },
+    /// What was done to it before `began` may never be safe: the system says so once, and forgets.
+    SyncFailed {
+        path: String,
+        began: u64,
+    },
     /// To standard output.
     Output(Bytes),
 }
@@ -87,6 +92,10 @@ pub fn read(trace: Vec<u8>) -> Vec<Record> {
                 began: number,
             },
             8 => What::Output(data),
+            9 => What::SyncFailed {
+                path,
+                began: number,
+            },
             _ => panic!("record {op} at {position}"),
         };
         records.push(Record { position, at, what });

@@ -1,0 +1,110 @@
+//! What a relay does while its disk is watched.
+
+use std::fs;
+use std::path::Path;
+
+use super::disk::Disk;
+use super::history::{History, Past};
+use super::load::{self, Size};
+use super::{scratch, trace};
+use crate::rig::{Faults, Relay, Setup};
+
+/// What a relay does while it is recorded.
+pub struct Scenario {
+    pub name: &'static str,
+    pub retention: &'static str,
+    /// A broker that is never there; else standard output.
+    pub away: bool,
+    pub size: Size,
+    /// Recalls on each connection.
+    pub count: u64,
+    pub first_end: End,
+}
+
+/// How the first of the two runs that are recorded ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Stop,
+    Kill,
+    FailedSync,
+}
+
+impl Scenario {
+    pub const fn sink(&self) -> &'static str {
+        if self.away { "kafka" } else { "stdout" }
+    }
+}
+
+/// Connections that send at once: what one sync covers.
+const CONNECTIONS: usize = 12;
+
+/// Runs the relay on a disk, under load, stops it, runs it again, and kills it.
+pub fn record(scenario: &Scenario, generation: usize, image: Option<&Path>, past: Past) -> History {
+    let faults = Faults::recording();
+    let setup = Setup::on(scratch()).set("RECALL_SPOOL__RETENTION", scenario.retention);
+    let setup = if scenario.away {
+        setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    } else {
+        setup
+    };
+    let setup = setup.set("RECALL_DRAIN_TIMEOUT", "1s").with_faults(&faults);
+    if let Some(image) = image {
+        copy(image, setup.folder());
+    }
+    let disk = Disk::holding(setup.folder());
+
+    let send = |relay: &Relay, run: &str| {
+        let run = format!("{run}{generation}");
+        load::send_all(
+            relay.callbacks,
+            &run,
+            CONNECTIONS,
+            scenario.count,
+            scenario.size,
+        )
+    };
+    let mut relay = setup.start();
+    let mut acknowledged = send(&relay, "first");
+    match scenario.first_end {
+        End::Stop => drop(relay.stop()),
+        End::Kill => relay.kill(),
+        End::FailedSync => {
+            faults.fail_one_sync();
+            acknowledged.extend(send(&relay, "failing"));
+            assert_eq!(relay.wait().code(), Some(1), "{}", relay.log());
+        }
+    }
+    let relay = setup.start();
+    acknowledged.extend(send(&relay, "second"));
+    if !scenario.away {
+        relay.until_drained("stdout");
+    }
+    relay.kill();
+
+    let name = format!("{}, generation {generation}", scenario.name);
+    let records = trace::read(faults.trace());
+    assert!(
+        acknowledged.len() > CONNECTIONS,
+        "{name}: {}",
+        acknowledged.len()
+    );
+    let history = History::new(name, disk, records, acknowledged, past);
+    if !scenario.away {
+        let unpublished = history.unpublished();
+        assert!(unpublished.is_empty(), "{}: {unpublished:?}", history.name);
+    }
+    history
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let place = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&place).unwrap();
+            copy(&entry.path(), &place);
+        } else {
+            fs::copy(entry.path(), place).unwrap();
+        }
+    }
+}
