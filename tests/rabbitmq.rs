@@ -235,6 +235,31 @@ fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
     relay.stop();
 }
 
+/// Once our own queue was deleted under way, every event was returned and held, until somebody else
+/// declared the queue or started the relay again: nothing but a new session declares it.
+#[test]
+fn our_queue_that_is_deleted_is_declared_again() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "deleted");
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    rabbitmq.with_channel(async |channel| {
+        let options = lapin::options::QueueDeleteOptions::default();
+        channel
+            .queue_delete(name.as_str().into(), options)
+            .await
+            .unwrap();
+    });
+    for number in 1..=3 {
+        assert!(relay.recall("a", number).is_ok());
+    }
+    relay.until_drained("rabbitmq");
+    let found = recalls(&rabbitmq.read(&name, 3, TIMEOUT));
+    assert_eq!(found, [1, 2, 3].map(|number| Recall::new("a", number)));
+    relay.until_sink("rabbitmq", "up");
+    relay.stop();
+}
+
 #[test]
 fn an_event_that_no_queue_takes_goes_to_the_dead_letters_where_that_is_wanted() {
     let rabbitmq = rabbitmq();

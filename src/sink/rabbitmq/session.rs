@@ -49,6 +49,8 @@ pub struct RabbitMqSession {
     /// Those and their like that are being sent again just now: while there are any, not all goes through.
     troubled: BTreeSet<Seq>,
     refused: VecDeque<(Seq, Refusal)>,
+    /// Why our own queue must be gone: it takes everything, and something was returned.
+    queue_gone: Option<String>,
     stalled: Option<String>,
     to_tell: bool,
     /// The round on each busy channel.
@@ -85,6 +87,7 @@ impl RabbitMqSession {
             held: VecDeque::new(),
             troubled: BTreeSet::new(),
             refused: VecDeque::new(),
+            queue_gone: None,
             stalled: None,
             to_tell: false,
             pulses: BTreeMap::new(),
@@ -132,7 +135,11 @@ impl RabbitMqSession {
                     self.refuse(&message, "unroutable", reason);
                 }
                 Outcome::Returned(reason) => {
-                    self.hold(message, format!("no queue takes events: {reason}"));
+                    let reason = format!("no queue takes events: {reason}");
+                    if self.config.declare && !self.config.queue.is_empty() {
+                        self.queue_gone = Some(reason.clone());
+                    }
+                    self.hold(message, reason);
                 }
                 Outcome::Nacked => self.hold(message, NACKED.to_owned()),
             }
@@ -177,7 +184,8 @@ impl RabbitMqSession {
         }
     }
 
-    /// Looks at the connection: gone, blocked, or silent for too long.
+    /// Looks at the connection: gone, blocked, or silent for too long; and at our queue, which the next
+    /// session declares again.
     fn check(&mut self) -> Result<(), SessionError> {
         self.check_at = Instant::now() + CHECK;
         let status = self.connection.status();
@@ -186,6 +194,9 @@ impl RabbitMqSession {
                 "the connection is gone".to_owned(),
                 None,
             ));
+        }
+        if let Some(reason) = self.queue_gone.take() {
+            return Err(SessionError::Unavailable(reason, None));
         }
         if status.blocked() {
             self.pulses.values().for_each(Pulse::beat);
