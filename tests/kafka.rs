@@ -8,7 +8,7 @@
 mod rig;
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rig::kafka::{PASSWORD, Record, USER};
 use rig::{
@@ -328,6 +328,26 @@ fn a_topic_that_is_missing_is_waited_for_where_it_must_not_be_created() {
         recalls(&kafka.read(&topic, 1, TIMEOUT)),
         [Recall::new("a", 1)]
     );
+    relay.stop();
+}
+
+/// A topic that was deleted under way was waited for, for half a minute, before the relay created it
+/// again.
+#[test]
+fn a_topic_that_is_deleted_is_created_again_soon() {
+    let kafka = kafka();
+    let (setup, topic) = setup(&kafka, "deleted");
+    let relay = setup.start();
+    assert!(relay.recall("a", 1).is_ok());
+    relay.until_drained("kafka");
+    kafka.delete_topic(&topic);
+    let began = Instant::now();
+    assert!(relay.recall("a", 2).is_ok());
+    relay.until_drained("kafka");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let found = recalls(&kafka.read(&topic, 1, TIMEOUT));
+    assert_eq!(found, [Recall::new("a", 2)]);
     relay.stop();
 }
 

@@ -124,6 +124,9 @@ impl Config {
             ("allow.auto.create.topics", "false"),
             ("socket.keepalive.enable", "true"),
             ("queue.buffering.max.kbytes", "32768"),
+            // A topic that is gone is taken for one that is still to come, so long; the next session
+            // creates it again.
+            ("topic.metadata.propagation.max.ms", "5000"),
         ] {
             client.set(name, value);
         }
