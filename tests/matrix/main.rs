@@ -2,11 +2,10 @@
 //! is found at the broker, in its conversation's order.
 //!
 //! `tests/crash` runs it in its long form and says what it prints; a plain `cargo test` runs the short
-//! form of every scenario. One process sends and writes down the answers (`driver`), this one breaks
+//! form of every scenario; `tests/soak` mixes the faults for as long as one wants. One process sends and writes down the answers (`driver`), this one breaks
 //! things (`stage`, `scenarios`), an independent subscriber reads what has arrived (`broker`), and
 //! `verdict` compares the two.
 #![allow(
-    dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
@@ -22,6 +21,7 @@ mod options;
 mod rig;
 mod run;
 mod scenarios;
+mod soak;
 mod stage;
 mod table;
 mod verdict;
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             driver::run(&arguments[1..]);
             ExitCode::SUCCESS
         }
+        Some("soak") => soak::run(&arguments[1..]),
         _ => run::all(),
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::broker::{Broker, Position, Sink};
@@ -15,7 +16,7 @@ use super::table::Row;
 use super::verdict::{Arrival, judge};
 
 /// How long everything may take to reach the brokers once nothing is broken any more.
-const DRAIN: Duration = Duration::from_secs(150);
+const DRAIN: Duration = Duration::from_secs(90);
 
 /// How long a queue may hide what its broker has confirmed, while we read.
 const LATE: Duration = Duration::from_secs(20);
@@ -29,7 +30,7 @@ pub struct Stage<'a> {
     brokers: &'a mut [Broker],
     seen: Vec<Seen>,
     relay: Option<Relay>,
-    proxy: Option<Proxy>,
+    proxies: Vec<Proxy>,
     driver: Option<Driver>,
     folder: TempDir,
     rounds: u32,
@@ -66,7 +67,7 @@ impl<'a> Stage<'a> {
             seen: brokers.iter().map(|_| Seen::default()).collect(),
             brokers,
             relay: None,
-            proxy: None,
+            proxies: Vec::new(),
             driver: None,
             folder: TempDir::new().unwrap(),
             rounds: 1,
@@ -108,26 +109,36 @@ impl<'a> Stage<'a> {
         self.setup = self.setup.with(name, value);
     }
 
-    /// Relays that are started from now on reach their first broker through a proxy.
-    pub fn put_proxy(&mut self) {
-        let (setup, proxy) = self.brokers[0].behind_proxy(self.setup.clone());
-        self.setup = setup;
-        self.proxy = Some(proxy);
+    /// Relays that are started from now on reach their brokers through proxies.
+    pub fn put_proxies(&mut self) {
+        for broker in &*self.brokers {
+            let (setup, proxy) = broker.behind_proxy(self.setup.clone());
+            self.setup = setup;
+            self.proxies.push(proxy);
+        }
     }
 
-    /// What becomes of bytes in the proxy.
+    /// What becomes of bytes in the first broker's proxy.
     pub fn network(&self, way: Way) {
-        self.proxy.as_ref().expect("a proxy").set(way);
+        self.network_of(0, way);
+    }
+
+    /// What becomes of bytes in a broker's proxy.
+    pub fn network_of(&self, broker: usize, way: Way) {
+        self.proxies[broker].set(way);
     }
 
     /// The relay finds out sooner that a broker does not answer, where the scenario is to be short.
     pub fn impatient(&mut self) {
         if self.options.form == Form::Short {
-            let mut setup = self.setup.clone();
-            for broker in &*self.brokers {
-                setup = broker.impatient(setup);
-            }
-            self.setup = setup;
+            self.make_impatient();
+        }
+    }
+
+    /// The relay finds out sooner that a broker does not answer.
+    pub fn make_impatient(&mut self) {
+        for broker in &*self.brokers {
+            self.setup = broker.impatient(self.setup.clone());
         }
     }
 
@@ -154,6 +165,17 @@ impl<'a> Stage<'a> {
     pub fn stop_relay(&mut self) {
         self.look_at_memory();
         self.relay.take().expect("a relay").stop();
+    }
+
+    /// Stops its clock, and waits until what it had sent has reached the broker.
+    pub fn freeze_relay(&mut self) {
+        self.look_at_memory();
+        self.relay().signal(Signal::SIGSTOP);
+        thread::park_timeout(Duration::from_millis(400));
+    }
+
+    pub fn thaw_relay(&mut self) {
+        self.relay().signal(Signal::SIGCONT);
     }
 
     /// Starts relay and load, and waits until events go through.
@@ -207,10 +229,24 @@ impl<'a> Stage<'a> {
         });
     }
 
+    /// Sees that the fault bites: the first sink falls behind.
+    pub fn expect_behind(&mut self) {
+        let sink = self.sink().name();
+        let lag = self.relay().readiness()["sinks"][sink]["lag"].as_u64();
+        if lag.is_none_or(|lag| lag < u64::from(self.options.rate / 2)) {
+            self.complain(format!("events go through nevertheless: lag {lag:?}"));
+        }
+    }
+
     /// Waits until every sink is up and no more than a quarter of a second's callbacks behind.
     pub fn catch_up(&mut self) {
         let behind = u64::from(self.options.rate / 4);
         self.wait_for_lag(behind);
+    }
+
+    /// Waits until everything is confirmed; without load.
+    pub fn wait_until_empty(&mut self) {
+        self.wait_for_lag(0);
     }
 
     fn wait_for_lag(&mut self, at_most: u64) {

@@ -49,6 +49,7 @@ fn absent(stage: &mut Stage<'_>) {
     stage.start_load();
     stage.play_on(stage.pick(Duration::from_secs(3), Duration::from_secs(60)));
     stage.end_load();
+    stage.expect_behind();
     stage.broker().resume();
     stage.mended();
     stage.catch_up();
@@ -62,6 +63,7 @@ fn frozen(stage: &mut Stage<'_>) {
         stage.play_on_until(Duration::from_secs(1));
         stage.broker().freeze();
         stage.play_on(stage.pick(Duration::from_secs(5), Duration::from_secs(45)));
+        stage.expect_behind();
         stage.broker().thaw();
         stage.mended();
         stage.catch_up();

@@ -3,7 +3,9 @@
 //! In each: nothing answered OK is missing, and order holds; the numbers here bound the rest.
 
 mod broker;
+mod deletion;
 mod network;
+mod refusal;
 mod relay;
 
 use std::time::Duration;
@@ -30,5 +32,7 @@ pub fn all() -> Vec<Scenario> {
         .into_iter()
         .chain(broker::ALL)
         .chain(network::ALL)
+        .chain(refusal::ALL)
+        .chain(deletion::ALL)
         .collect()
 }
