@@ -84,10 +84,6 @@ impl Default for Config {
     }
 }
 
-/// Bytes of events that may wait for a commit: a disk that hangs must not fill the memory, also where
-/// nobody waits for the answers any more.
-const WAITING_BYTES: u64 = 64 << 20;
-
 /// What looks damaged for so long is damaged.
 const DOUBT: Duration = Duration::from_secs(5);
 
@@ -188,8 +184,6 @@ struct Shared {
     busy: Busy,
     /// Where the file looks damaged, and since when.
     doubts: Mutex<BTreeMap<Seq, Instant>>,
-    /// Bytes of events that wait for the writer.
-    waiting_bytes: AtomicU64,
     findings: Findings,
     lost: u64,
     lock: Arc<Lock>,
@@ -287,21 +281,13 @@ impl Spool {
     /// # Errors
     /// Tells why the event is not kept. Dropping the future does not take the event back.
     pub async fn append(&self, event: Event) -> Result<Appended, AppendError> {
-        let bytes = event.bytes.len() as u64;
-        let waiting = &self.shared.waiting_bytes;
-        if waiting.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES {
-            waiting.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(AppendError::Busy);
-        }
         let (reply, outcome) = oneshot::channel();
-        let sent = self.commands.try_send(Command::Append { event, reply });
-        if let Err(error) = sent {
-            waiting.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(match error {
+        self.commands
+            .try_send(Command::Append { event, reply })
+            .map_err(|error| match error {
                 TrySendError::Full(_) => AppendError::Busy,
                 TrySendError::Disconnected(_) => closed(),
-            });
-        }
+            })?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 

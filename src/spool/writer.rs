@@ -1,7 +1,6 @@
 //! The writer's thread: takes everything that is waiting, commits it at once, wakes those who wait.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -76,7 +75,6 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         unreadable: Mutex::default(),
         busy: Busy::default(),
         doubts: Mutex::default(),
-        waiting_bytes: AtomicU64::default(),
         findings: store.findings().clone(),
         lost: store.lost(),
         lock: Arc::clone(store.lock()),
@@ -139,10 +137,6 @@ impl Writer {
                     while let Some(command) = next {
                         match command {
                             Command::Append { event, reply } => {
-                                let bytes = event.bytes.len() as u64;
-                                self.shared
-                                    .waiting_bytes
-                                    .fetch_sub(bytes, Ordering::Relaxed);
                                 events.push(event);
                                 waiting.push(reply);
                             }
