@@ -64,7 +64,7 @@ fn large_events_that_leave_at_once() {
         retention: "0s",
         away: false,
         size: Size::Mixed,
-        count: 30,
+        count: 60,
         first_end: End::Stop,
     });
 }
@@ -76,7 +76,7 @@ fn events_that_are_retained() {
         retention: "24h",
         away: false,
         size: Size::Mixed,
-        count: 30,
+        count: 60,
         first_end: End::Stop,
     });
 }
@@ -88,7 +88,7 @@ fn events_that_no_broker_takes() {
         retention: "0s",
         away: true,
         size: Size::Mixed,
-        count: 30,
+        count: 60,
         first_end: End::Stop,
     });
 }
@@ -100,7 +100,7 @@ fn events_of_a_relay_that_was_killed() {
         retention: "0s",
         away: false,
         size: Size::Mixed,
-        count: 30,
+        count: 60,
         first_end: End::Kill,
     });
 }
@@ -113,7 +113,7 @@ fn events_of_a_relay_whose_sync_failed() {
         retention: "0s",
         away: true,
         size: Size::Mixed,
-        count: 30,
+        count: 60,
         first_end: End::FailedSync,
     });
 }

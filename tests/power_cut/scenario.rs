@@ -16,7 +16,8 @@ pub struct Scenario {
     /// A broker that is never there; else standard output.
     pub away: bool,
     pub size: Size,
-    /// Recalls on each connection.
+    /// Recalls on each connection in the second run: enough that the log is brought into the file
+    /// meanwhile. A third of them in the first.
     pub count: u64,
     pub first_end: End,
 }
@@ -53,29 +54,23 @@ pub fn record(scenario: &Scenario, generation: usize, image: Option<&Path>, past
     }
     let disk = Disk::holding(setup.folder());
 
-    let send = |relay: &Relay, run: &str| {
+    let send = |relay: &Relay, run: &str, count: u64| {
         let run = format!("{run}{generation}");
-        load::send_all(
-            relay.callbacks,
-            &run,
-            CONNECTIONS,
-            scenario.count,
-            scenario.size,
-        )
+        load::send_all(relay.callbacks, &run, CONNECTIONS, count, scenario.size)
     };
     let mut relay = setup.start();
-    let mut acknowledged = send(&relay, "first");
+    let mut acknowledged = send(&relay, "first", scenario.count / 3);
     match scenario.first_end {
         End::Stop => drop(relay.stop()),
         End::Kill => relay.kill(),
         End::FailedSync => {
             faults.fail_one_sync();
-            acknowledged.extend(send(&relay, "failing"));
+            acknowledged.extend(send(&relay, "failing", scenario.count));
             assert_eq!(relay.wait().code(), Some(1), "{}", relay.log());
         }
     }
     let relay = setup.start();
-    acknowledged.extend(send(&relay, "second"));
+    acknowledged.extend(send(&relay, "second", scenario.count));
     if !scenario.away {
         relay.until_drained("stdout");
     }
