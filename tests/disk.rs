@@ -2,15 +2,12 @@
 //!
 //! The faults come from `tests/faults/disk.c`. The full disk is a real one, a tmpfs, where the test may
 //! mount one (root); elsewhere the same library keeps files from growing and tells how much is free.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -330,7 +327,11 @@ impl SmallDisk {
         let kind = if mounted {
             Kind::Mounted
         } else {
-            eprintln!("no tmpfs can be mounted here: the disk of 8 MiB is simulated");
+            // Not by `eprintln!`: that is shown only where a test fails.
+            let _ = writeln!(
+                io::stderr(),
+                "no tmpfs can be mounted here: the disk of 8 MiB is simulated"
+            );
             faults.set_capacity(Self::BYTES);
             Kind::Simulated(Self::BYTES)
         };
@@ -364,7 +365,7 @@ impl SmallDisk {
         while self.free() > 0 {
             let part =
                 usize::try_from(self.free()).map_or(block.len(), |free| free.min(block.len()));
-            if std::io::Write::write_all(&mut file, &block[..part]).is_err() {
+            if file.write_all(&block[..part]).is_err() {
                 return;
             }
         }
