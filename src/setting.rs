@@ -223,7 +223,12 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List<T>, A::Error> {
                 let mut list = Vec::new();
                 while let Some(Item(item)) = items.next_element()? {
-                    list.push(item.trim().parse().map_err(de::Error::custom)?);
+                    let item = item.trim();
+                    if item.is_empty() {
+                        // An empty token would let anybody sign; left out, nobody would have to.
+                        return Err(de::Error::custom("has an element that is empty"));
+                    }
+                    list.push(item.parse().map_err(de::Error::custom)?);
                 }
                 Ok(List(list))
             }
@@ -336,6 +341,18 @@ mod tests {
         assert_eq!(read("7").unwrap(), [7]);
         assert_eq!(read(r#"[1,"2"]"#).unwrap(), [1, 2]);
         assert!(read(r#""1,x""#).is_err());
+    }
+
+    #[test]
+    fn an_array_with_an_empty_element_is_refused() {
+        for json in [r#"[""]"#, r#"["a"," "]"#] {
+            let error = serde_json::from_str::<List<Secret>>(json).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.starts_with("has an element that is empty"),
+                "{json}: {error}"
+            );
+        }
     }
 
     #[test]
