@@ -71,3 +71,81 @@ impl Suspects {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: usize = 16;
+
+    fn refusal() -> Refusal {
+        Refusal {
+            reason: "too_large",
+            detail: "by a byte".to_owned(),
+        }
+    }
+
+    fn is_letter(suspects: &Suspects, seq: u64) -> bool {
+        let event = crate::event::Event {
+            kind: crate::event::Kind::Recalled,
+            id: uuid::Uuid::nil(),
+            bytes: bytes::Bytes::new(),
+        };
+        let stored = Stored {
+            seq: Seq(seq),
+            event,
+        };
+        suspects.mark(stored).refusal == Some(refusal())
+    }
+
+    #[test]
+    fn the_window_is_halved_until_one_is_alone_and_whole_again_once_that_has_passed() {
+        let mut suspects = Suspects::default();
+        assert_eq!(suspects.window(WHOLE), 16);
+        for (among, half) in [(16, 8), (8, 4), (5, 2), (2, 1), (1, 1)] {
+            suspects.narrow(among, Some(Seq(20)));
+            assert_eq!(suspects.window(WHOLE), half);
+        }
+        suspects.condemn_alone(Seq(7), refusal());
+        assert_eq!(suspects.window(WHOLE), 1);
+        assert!(is_letter(&suspects, 7) && !is_letter(&suspects, 8));
+        suspects.passed(Seq(6));
+        assert_eq!(suspects.window(WHOLE), 1);
+        assert!(is_letter(&suspects, 7));
+        suspects.passed(Seq(7));
+        assert_eq!(suspects.window(WHOLE), 16);
+        assert!(!is_letter(&suspects, 7));
+    }
+
+    #[test]
+    fn where_only_a_batch_was_too_large_the_window_is_whole_once_all_of_it_has_passed() {
+        let mut suspects = Suspects::default();
+        suspects.narrow(16, Some(Seq(20)));
+        // Narrowed further, it still is one of the first: a later last is looked out for too.
+        suspects.narrow(8, Some(Seq(12)));
+        suspects.passed(Seq(19));
+        assert_eq!(suspects.window(WHOLE), 4);
+        suspects.narrow(4, Some(Seq(22)));
+        suspects.passed(Seq(21));
+        assert_eq!(suspects.window(WHOLE), 2);
+        suspects.passed(Seq(22));
+        assert_eq!(suspects.window(WHOLE), 16);
+    }
+
+    #[test]
+    fn a_window_is_never_larger_than_the_whole() {
+        let mut suspects = Suspects::default();
+        suspects.narrow(100, Some(Seq(1)));
+        assert_eq!(suspects.window(WHOLE), 16);
+    }
+
+    #[test]
+    fn one_of_several_that_are_refused_by_name_is_known_until_it_has_passed() {
+        let mut suspects = Suspects::default();
+        suspects.condemn(Seq(3), refusal());
+        suspects.condemn(Seq(5), refusal());
+        assert_eq!(suspects.window(WHOLE), 16);
+        suspects.passed(Seq(3));
+        assert!(!is_letter(&suspects, 3) && is_letter(&suspects, 5));
+    }
+}

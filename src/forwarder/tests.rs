@@ -14,6 +14,8 @@ use crate::event::{Event, Kind, Seq};
 use crate::sink::{Delivery, Progress, Refusal, Session};
 use crate::spool::{self, Status};
 
+mod chaos;
+
 /// What the broker does, and what it has.
 #[derive(Debug, Default)]
 #[expect(
