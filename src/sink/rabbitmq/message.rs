@@ -104,9 +104,12 @@ fn short(text: &str) -> ShortString {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::event::{Client, Conversation, Millis, Recalled, Stored};
+    use crate::sink::Refusal;
 
     fn key(data: &serde_json::Value) -> String {
         let event =
@@ -133,5 +136,40 @@ mod tests {
         let long = "x".repeat(300);
         let group = json!({"sdk_app_id":7,"conversation":{"kind":"group","group_type":long}});
         assert_eq!(key(&group), format!("7.group.{}", "x".repeat(64)));
+    }
+
+    proptest! {
+        /// lapin panics where a short text is longer than AMQP allows, and a `.` would be one more part.
+        #[test]
+        fn any_group_becomes_a_message(group_id in ".{0,300}", group_type in ".{0,300}", refused in any::<bool>()) {
+            let recalled = Recalled {
+                sdk_app_id: u64::MAX,
+                command: "Group.CallbackAfterRecallMsg",
+                conversation: Conversation::Group {
+                    group_id: &group_id,
+                    group_type: Some(&group_type),
+                    topic_id: None,
+                },
+                operator_id: None,
+                messages: vec![crate::event::Message::Group { seq: 1, id: None }],
+                recalled_at: None,
+                received_at: Millis::new(1_670_574_414_201).unwrap(),
+                client: Client::default(),
+            };
+            let refusal = refused.then(|| Refusal { reason: "r", detail: group_type.clone() });
+            let stored = Stored { seq: Seq(1), event: recalled.event() };
+            let message = Message::new(&Delivery { stored, refusal }, &Config::default());
+            if refused {
+                prop_assert_eq!(message.key, None);
+                prop_assert_eq!(message.routing_key.as_str(), "im.message.recalled.dead-letter");
+            } else {
+                prop_assert_eq!(message.key, Some(format!("{}:{group_id}", u64::MAX)));
+                let parts: Vec<&str> = message.routing_key.as_str().split('.').collect();
+                prop_assert_eq!(&parts[..2], ["18446744073709551615", "group"]);
+                prop_assert_eq!(parts.len(), 3);
+                let length = group_type.chars().count().min(64);
+                prop_assert_eq!(parts[2].len(), length);
+            }
+        }
     }
 }

@@ -78,7 +78,85 @@ mod tests {
         }
     }
 
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// The next message is taken in; one without a key is a dead letter.
+        Push(Option<u8>),
+        Take(usize),
+        /// One of those under way got through.
+        Done(usize),
+        /// One of those under way has to go again.
+        Again(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => prop::option::weighted(0.8, 0..4_u8).prop_map(Step::Push),
+            2 => (0..4_usize).prop_map(Step::Take),
+            2 => any::<usize>().prop_map(Step::Done),
+            1 => any::<usize>().prop_map(Step::Again),
+        ];
+        prop::collection::vec(step, 1..120)
+    }
+
+    /// Whether `seq` may go: nothing before it of the same key is anywhere, or it has no key.
+    fn is_next(open: &[(u64, Option<u8>)], seq: u64) -> bool {
+        let key = open
+            .iter()
+            .find(|(other, _)| *other == seq)
+            .and_then(|(_, key)| *key);
+        let first = open
+            .iter()
+            .find(|(_, other)| key.is_some() && *other == key);
+        first.is_none_or(|(first, _)| *first == seq)
+    }
+
     proptest! {
+        /// With messages coming in under way: what is taken is always the oldest of its key that did not
+        /// get through, and whatever may go is ready.
+        #[test]
+        fn the_oldest_of_each_key_is_ready_and_no_other(steps in steps()) {
+            let mut order = Order::default();
+            // What was taken in and did not get through, in its order.
+            let mut open: Vec<(u64, Option<u8>)> = Vec::new();
+            let mut under_way: Vec<Message> = Vec::new();
+            for (seq, step) in (1..).zip(steps) {
+                match step {
+                    Step::Push(key) => {
+                        let message = message(seq, key.unwrap_or_default());
+                        order.push(match key {
+                            Some(_) => message,
+                            None => Message { key: None, ..message },
+                        });
+                        open.push((seq, key));
+                    }
+                    Step::Take(limit) => {
+                        let taken = order.take_ready(limit);
+                        prop_assert!(taken.len() <= limit);
+                        for message in taken {
+                            prop_assert!(is_next(&open, message.seq.0), "{} of {open:?}", message.seq);
+                            under_way.push(message);
+                        }
+                    }
+                    Step::Done(which) if !under_way.is_empty() => {
+                        let message = under_way.remove(which % under_way.len());
+                        order.done(&message);
+                        open.retain(|(seq, _)| *seq != message.seq.0);
+                    }
+                    Step::Again(which) if !under_way.is_empty() => {
+                        order.again(under_way.remove(which % under_way.len()));
+                    }
+                    Step::Done(_) | Step::Again(_) => {}
+                }
+                let ready = open.iter().filter(|(seq, _)| {
+                    is_next(&open, *seq) && under_way.iter().all(|taken| taken.seq.0 != *seq)
+                });
+                let ready = ready.count();
+                prop_assert_eq!(order.ready.len(), ready);
+                prop_assert_eq!(order.has_ready(), ready > 0);
+            }
+        }
+
         /// However rounds are cut and whatever has to go again, each key's messages get through in order.
         #[test]
         fn keys_keep_their_order(
