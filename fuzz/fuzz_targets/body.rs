@@ -1,0 +1,189 @@
+//! Any query and body as a callback: the first line is the query, the rest is the body.
+//!
+//! A recall that is understood becomes an event whose JSON and envelope say the same as the callback, and
+//! whose id depends on nothing but the recall's identity. One that is not understood is kept whole.
+#![no_main]
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use libfuzzer_sys::fuzz_target;
+use recall_relay::callback::{Body, Class, Fault, Query, Recall, Understood, classify, understand};
+use recall_relay::event::{Envelope, Event, Kind, Millis, Rejected};
+use serde_json::{Map, Value, json};
+
+const APP: u64 = 1_400_000_001;
+
+fuzz_target!(|input: &[u8]| {
+    let end = input.iter().position(|byte| *byte == b'\n');
+    let (line, body) = input.split_at(end.map_or(input.len(), |end| end + 1));
+    let line = String::from_utf8_lossy(line);
+    let raw = line.trim_end_matches('\n');
+    let query = Query::parse(raw);
+    match classify(&query, body) {
+        Class::Recall { recall, body: read } => {
+            match understand(APP, recall, &query, &read, time(201)) {
+                Ok(understood) => check_event(recall, &query, &read, &understood),
+                Err(fault) => check_rejected(&query, body, &fault),
+            }
+        }
+        Class::Probe => {
+            assert!(query.command().is_some_and(is_recall));
+            if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
+                assert!(!object.contains_key("GroupId") && !object.contains_key("MsgKey"));
+            } else {
+                assert!(body.trim_ascii().is_empty());
+            }
+        }
+        Class::Other { command } => {
+            assert!(command.is_none_or(|command| !is_recall(&command)));
+            if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
+                let named = object.get("CallbackCommand").and_then(Value::as_str);
+                assert!(!named.is_some_and(is_recall), "a recall was let go");
+            }
+        }
+    }
+});
+
+fn time(millis: u64) -> Millis {
+    Millis::new(1_670_574_414_000 + millis).expect("a time of this century")
+}
+
+fn is_recall(command: &str) -> bool {
+    [
+        "Group.CallbackAfterRecallMsg",
+        "C2C.CallbackAfterMsgWithDraw",
+        "OfficialAccount.CallbackAfterMsgWithDraw",
+    ]
+    .contains(&command)
+}
+
+fn check_event(recall: Recall, query: &Query<'_>, body: &Body, understood: &Understood) {
+    let Body::Object(object) = body else {
+        panic!("understood without an object: {body:?}");
+    };
+    let event = &understood.event;
+    let value = check_envelope(event, Kind::Recalled);
+    let text = |name: &str| object[name].as_str().expect("the identity is text");
+    let (kind, subject, key) = match recall {
+        Recall::Group => {
+            let group = text("GroupId").to_owned();
+            let topic = object.get("TopicId").and_then(Value::as_str);
+            let key = topic.filter(|topic| !topic.is_empty()).unwrap_or(&group);
+            let key = format!("{APP}:{key}");
+            ("group", group, key)
+        }
+        Recall::C2c => {
+            let both = format!("{}:{}", text("From_Account"), text("To_Account"));
+            let key = format!("{APP}:{both}");
+            ("c2c", both, key)
+        }
+        Recall::OfficialAccount => {
+            let account = text("Official_Account").to_owned();
+            let key = format!("{APP}:{account}");
+            ("official_account", account, key)
+        }
+    };
+    assert_eq!(
+        value["type"],
+        format!("com.tencent.im.{kind}.message.recalled")
+    );
+    assert_eq!(value["subject"], subject);
+    assert_eq!(value["partitionkey"], key);
+    assert_eq!(value["data"]["conversation"]["kind"], kind);
+    let messages = match recall {
+        Recall::Group => object["MsgSeqList"].as_array().map_or(0, Vec::len),
+        Recall::C2c => 1,
+        Recall::OfficialAccount => object["WithdrawMsgList"].as_array().map_or(0, Vec::len),
+    };
+    let told = value["data"]["messages"].as_array().expect("a list");
+    assert!(messages > 0);
+    assert_eq!(told.len(), messages);
+    for (index, oddity) in understood.oddities.iter().enumerate() {
+        assert!(!understood.oddities[..index].contains(oddity), "told twice");
+    }
+
+    // What is not the identity does not count for the id.
+    let unlike = [
+        ("Type", json!("Another")),
+        ("Operator_Account", json!(7)),
+        ("UnreadMsgNum", json!(7)),
+        ("Unheard", json!({"GroupId": "of"})),
+    ];
+    // A group message has `id`, any other `key`.
+    let all_have_ids = told
+        .iter()
+        .all(|message| message.get("id").or(message.get("key")).is_some());
+    let event_time = [("EventTime", json!("1670574414999"))];
+    let unlike = unlike
+        .into_iter()
+        .chain(event_time.into_iter().filter(|_| all_have_ids));
+    let mut changed = object.clone();
+    changed.extend(unlike.map(|(name, value)| (name.to_owned(), value)));
+    let mut elsewhere = query.clone();
+    elsewhere.client_ip = Some("203.0.113.9".into());
+    elsewhere.platform = None;
+    let again = reread(recall, &elsewhere, &changed, 999);
+    assert_eq!(again.event.id, event.id, "from {changed:?}");
+
+    // Neither does how the JSON is written, nor an unknown field for anything at all.
+    let mut more = object.clone();
+    more.insert("Unheard".to_owned(), Value::Null);
+    assert_eq!(&reread(recall, query, &more, 201), understood);
+}
+
+/// The same recall from a body that is written anew.
+fn reread(recall: Recall, query: &Query<'_>, object: &Map<String, Value>, now: u64) -> Understood {
+    let bytes = serde_json::to_vec_pretty(object).expect("JSON has a JSON form");
+    match classify(query, &bytes) {
+        Class::Recall { recall: same, body } => {
+            assert_eq!(same, recall);
+            understand(APP, recall, query, &body, time(now)).expect("its identity is the same")
+        }
+        class => panic!("no recall any more: {class:?}"),
+    }
+}
+
+fn check_rejected(query: &Query<'_>, body: &[u8], fault: &Fault) {
+    let (kept, detail) = (query.without_signature(), fault.to_string());
+    let rejected = |received_at| Rejected {
+        sdk_app_id: APP,
+        reason: fault.reason(),
+        detail: &detail,
+        command: query.command(),
+        query: &kept,
+        body,
+        received_at,
+    };
+    let event = rejected(time(201)).event();
+    let value = check_envelope(&event, Kind::Rejected);
+    assert_eq!(value["type"], "com.tencent.im.callback.rejected");
+    assert_eq!(value["data"]["query"], kept);
+    let data = &value["data"];
+    let told = match (data["body"].as_str(), data["body_base64"].as_str()) {
+        (Some(text), None) => text.as_bytes().to_vec(),
+        (None, Some(base64)) => BASE64_STANDARD.decode(base64).expect("it is base64"),
+        both => panic!("not one form of the body: {both:?}"),
+    };
+    assert_eq!(told, body);
+    assert_eq!(rejected(time(999)).event().id, event.id);
+}
+
+/// Checks what every event must be; returns it as JSON.
+fn check_envelope(event: &Event, kind: Kind) -> Value {
+    assert_eq!(event.kind, kind);
+    assert_eq!(event.id.get_version_num(), 5);
+    let value: Value = serde_json::from_slice(&event.bytes).expect("an event is JSON");
+    let envelope = Envelope::parse(&event.bytes).expect("an event has an envelope");
+    assert_eq!(envelope.id, event.id.to_string());
+    assert_eq!(value["id"], envelope.id);
+    assert_eq!(value["specversion"], "1.0");
+    assert_eq!(envelope.source, format!("/tencent-im/{APP}"));
+    assert_eq!(value["type"], envelope.r#type);
+    assert_eq!(value["subject"].as_str(), envelope.subject.as_deref());
+    assert_eq!(value["time"], envelope.time);
+    assert_eq!(envelope.time.len(), "2022-12-09T08:26:54.123Z".len());
+    assert_eq!(value["partitionkey"], *envelope.partitionkey);
+    assert_eq!(envelope.data.sdk_app_id, APP);
+    assert_eq!(envelope.data.conversation.is_some(), kind == Kind::Recalled);
+    value
+}

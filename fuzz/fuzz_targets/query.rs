@@ -1,0 +1,87 @@
+//! Any text as the query of a callback's URL.
+//!
+//! Reading it depends neither on the case nor on the order of the names, and what is kept of it for a
+//! dead letter holds neither `Sign` nor `RequestTime` and everything else.
+#![no_main]
+
+use std::collections::HashSet;
+
+use libfuzzer_sys::fuzz_target;
+use recall_relay::callback::Query;
+
+fuzz_target!(|raw: &str| {
+    let query = Query::parse(raw);
+    assert_eq!(
+        query.command(),
+        query.command.as_deref().filter(|text| !text.is_empty())
+    );
+
+    let swapped = with_names(raw, swap_case);
+    assert_eq!(
+        fields(&Query::parse(&swapped)),
+        fields(&query),
+        "of {swapped:?}"
+    );
+
+    let reversed = reversed(raw);
+    assert_eq!(
+        fields(&Query::parse(&reversed)),
+        fields(&query),
+        "of {reversed:?}"
+    );
+
+    let kept = query.without_signature();
+    let kept_query = Query::parse(&kept);
+    let mut expected = fields(&query);
+    (expected[4], expected[5]) = (None, None);
+    assert_eq!(fields(&kept_query), expected, "of {kept:?}");
+    assert_eq!(kept_query.without_signature(), kept);
+});
+
+/// What was read; the last two are the request's time and signature.
+fn fields(query: &Query<'_>) -> [Option<String>; 6] {
+    [
+        &query.sdk_app_id,
+        &query.command,
+        &query.client_ip,
+        &query.platform,
+        &query.request_time,
+        &query.sign,
+    ]
+    .map(|field| field.as_deref().map(str::to_owned))
+}
+
+/// The query with each name changed; a value stays as it is.
+fn with_names(raw: &str, change: impl Fn(&str) -> String) -> String {
+    raw.split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) => format!("{}={value}", change(name)),
+            None => change(pair),
+        })
+        .collect::<Vec<_>>()
+        .join("&")
+}
+
+/// Also right for `%6a`: that is the same character as `%6A`.
+fn swap_case(name: &str) -> String {
+    name.chars()
+        .map(|char| match char {
+            'a'..='z' => char.to_ascii_uppercase(),
+            _ => char.to_ascii_lowercase(),
+        })
+        .collect()
+}
+
+/// The pairs that count (of a repeated name the last one), in the reverse order.
+fn reversed(raw: &str) -> String {
+    let mut seen = HashSet::new();
+    let name = |pair: &str| {
+        form_urlencoded::parse(pair.as_bytes())
+            .next()
+            .map(|(name, _)| name.to_ascii_lowercase())
+    };
+    raw.rsplit('&')
+        .filter(|pair| seen.insert(name(pair)))
+        .collect::<Vec<_>>()
+        .join("&")
+}

@@ -1,0 +1,88 @@
+//! Any tokens and any query: the first line is the tokens, separated by commas, the second the query.
+//!
+//! What is accepted was signed with one of the tokens, at about that time; what is signed so is
+//! accepted; and with one bit changed it is not.
+#![no_main]
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use recall_relay::callback::{Query, Refusal, Tokens, check_signature};
+use recall_relay::event::Millis;
+use recall_relay::setting::Secret;
+use sha2::{Digest, Sha256};
+
+const SKEW: u64 = 60;
+const NOW: u64 = 1_700_000_000;
+
+fuzz_target!(|input: &str| {
+    let (tokens, raw) = input.split_once('\n').unwrap_or(("", input));
+    let tokens: Vec<&str> = tokens
+        .split(',')
+        .filter(|token| !token.is_empty())
+        .collect();
+    let query = Query::parse(raw);
+    let verdict = check(&tokens, raw, NOW);
+    if tokens.is_empty() {
+        assert_eq!(verdict, Ok(()));
+        return;
+    }
+    let (Some(sign), Some(time)) = (&query.sign, &query.request_time) else {
+        assert_eq!(verdict, Err(Refusal::Missing));
+        return;
+    };
+    let matches = tokens
+        .iter()
+        .any(|token| signature(token, time).eq_ignore_ascii_case(sign));
+    let signed_at = time.parse::<u64>().ok();
+    let fresh = signed_at.is_some_and(|time| time.abs_diff(NOW) <= SKEW);
+    let expected = match (matches, fresh) {
+        (false, _) => Err(Refusal::Mismatch),
+        (true, false) => Err(Refusal::Stale),
+        (true, true) => Ok(()),
+    };
+    assert_eq!(verdict, expected);
+
+    // Signed as it should be, by each of them, whatever the time is written like.
+    for token in &tokens {
+        let sign = signature(token, time);
+        let Some(signed_at) = signed_at.filter(|time| (SKEW + 1..4_000_000_000).contains(time))
+        else {
+            continue;
+        };
+        let time = escaped(time);
+        let signed = format!("Sign={sign}&RequestTime={time}");
+        assert_eq!(check(&tokens, &signed, signed_at), Ok(()));
+        assert_eq!(check(&tokens, &signed, signed_at + SKEW), Ok(()));
+        for late in [signed_at + SKEW + 1, signed_at - SKEW - 1] {
+            assert_eq!(check(&tokens, &signed, late), Err(Refusal::Stale));
+        }
+        let flipped = format!("Sign={}&RequestTime={time}", flip(&sign, raw.len()));
+        assert_eq!(check(&tokens, &flipped, signed_at), Err(Refusal::Mismatch));
+    }
+});
+
+fn check(tokens: &[&str], raw: &str, now: u64) -> Result<(), Refusal> {
+    let tokens = tokens.iter().map(|token| Secret::from((*token).to_owned()));
+    check_signature(
+        &Tokens(tokens.collect()),
+        Duration::from_secs(SKEW),
+        &Query::parse(raw),
+        Millis::new(now * 1000).expect("a time of this century"),
+    )
+}
+
+fn signature(token: &str, time: &str) -> String {
+    hex::encode(Sha256::digest(format!("{token}{time}")))
+}
+
+fn escaped(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// One of the bits, the other way round.
+fn flip(sign: &str, which: usize) -> String {
+    let mut bytes = hex::decode(sign).expect("a signature is hexadecimal");
+    bytes[which % 32] ^= 1 << (which / 32 % 8);
+    hex::encode(bytes)
+}
