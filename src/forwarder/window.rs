@@ -286,7 +286,7 @@ mod tests {
                     }
                 }
                 let prefix = list.iter().take_while(|event| event.confirmed).count();
-                let passed = list.drain(..prefix).last().map(|event| Seq(event.seq));
+                let passed = list.drain(..prefix).next_back().map(|event| Seq(event.seq));
                 prop_assert_eq!(window.advance(), passed);
                 let in_flight: Vec<&Known> = list.iter().filter(|event| !event.confirmed).collect();
                 let seqs: Vec<u64> = in_flight.iter().map(|event| event.seq).collect();

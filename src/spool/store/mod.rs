@@ -295,7 +295,12 @@ impl Store {
                 "could not roll back after: {error}"
             )));
         }
-        Err(classify(&error))
+        let error = classify(&error);
+        if matches!(error, AppendError::Full(_)) {
+            // Perhaps it is the log that takes the room: brought into the file, it begins anew.
+            self.log_bytes = u64::MAX / 2;
+        }
+        Err(error)
     }
 }
 
