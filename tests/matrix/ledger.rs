@@ -69,7 +69,8 @@ impl Ledger {
         ledger
     }
 
-    fn take(&mut self, line: &str) -> Option<()> {
+    /// Takes in a line; none where it is not one.
+    pub fn take(&mut self, line: &str) -> Option<()> {
         let mut words = line.split(' ');
         let conversation: usize = words.next()?.parse().ok()?;
         let number: usize = words.next()?.parse().ok()?;

@@ -13,6 +13,7 @@ use super::options::{Options, output_folder};
 use super::scenarios::{Scenario, all as scenarios};
 use super::stage::Stage;
 use super::table::{self, Row};
+use super::verdict::notices_what_is_wrong;
 
 /// What a relay may use at its peak, whatever happens to it. It is built without optimisation here.
 const MEMORY: u64 = 160 << 20;
@@ -25,7 +26,10 @@ pub fn all() -> ExitCode {
     let options = Options::read();
     let rows: Arc<Mutex<Vec<Row>>> = Arc::default();
     let house: Arc<Mutex<House>> = Arc::default();
-    let mut trials = Vec::new();
+    let mut trials = vec![Trial::test("oracle::notices_what_is_wrong", || {
+        notices_what_is_wrong();
+        Ok(())
+    })];
     for sink in [Sink::Kafka, Sink::RabbitMq] {
         for scenario in scenarios() {
             if scenario.sinks.contains(&sink) {

@@ -1,5 +1,6 @@
 //! Where a scenario is played: a relay, its brokers, the driver, and the verbs that break them.
 
+use std::fs;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -330,6 +331,7 @@ impl<'a> Stage<'a> {
             row
         });
         let rows = rows.collect();
+        fs::remove_file(self.ledger()).unwrap();
         self.rounds += 1;
         self.mended.clear();
         self.complaints.clear();

@@ -77,3 +77,34 @@ pub fn judge(ledger: &Ledger, arrivals: &[Arrival]) -> Verdict {
     }
     verdict
 }
+
+/// The oracle's own test, among the trials: it sees each thing that can be wrong, and nothing else.
+pub fn notices_what_is_wrong() {
+    let mut ledger = Ledger::default();
+    for line in [
+        "0 1 ok 900 10",
+        "0 2 none 2000000 20",
+        "0 3 ok 900 30",
+        "0 4 ok 900 40",
+        "1 1 503 900 50",
+    ] {
+        ledger.take(line).unwrap();
+    }
+    let arrival = |number, id| Arrival {
+        conversation: 0,
+        number,
+        id: Uuid::from_u128(id),
+    };
+    let fine = [arrival(1, 1), arrival(3, 3), arrival(3, 3), arrival(4, 4)];
+    let verdict = judge(&ledger, &fine);
+    assert_eq!(verdict.duplicates, 1);
+    let wrong = [verdict.missing, verdict.disordered, verdict.strange].concat();
+    assert_eq!(wrong, [""; 0]);
+
+    let wrong = [arrival(3, 3), arrival(2, 2), arrival(3, 33), arrival(5, 5)];
+    let verdict = judge(&ledger, &wrong);
+    assert_eq!(verdict.missing, ["0/1", "0/4"]);
+    assert_eq!(verdict.disordered, ["0/2 after 3"]);
+    let strange = ["0/3 came with two ids", "0/5 was never sent"];
+    assert_eq!(verdict.strange, strange);
+}
