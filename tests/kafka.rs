@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rig::kafka::{PASSWORD, Record, USER};
 use rig::{
-    Kafka, Recall, Setup, assert_as_fast, assert_kept, kill_again_and_again, large_recall,
-    one_by_one, recall_query, under_load,
+    Kafka, Load, Recall, Setup, assert_as_fast, assert_kept, kill_again_and_again, large_recall,
+    one_by_one, recall_query, under_load, until,
 };
 use serde_json::Value;
 
@@ -256,6 +256,32 @@ fn a_record_that_is_too_large_goes_to_the_dead_letters_and_the_rest_goes_on() {
         relay.metric(r#"recall_sink_refused_events_total{sink="kafka"}"#),
         "1"
     );
+    relay.stop();
+}
+
+/// A backlog makes large batches, and a topic's limit holds for whole batches: the window was narrowed
+/// again and again, and no record was to blame.
+#[test]
+fn batches_that_the_topic_does_not_take_are_made_smaller() {
+    let kafka = kafka();
+    let (setup, topic) = setup(&kafka, "small-batches");
+    kafka.create_topic(&topic, 1, &[("max.message.bytes", "20000")]);
+    let away = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
+    let relay = away.start();
+    let load = Load::start(relay.callbacks, "backlog", 20, Duration::ZERO);
+    until("a backlog", || (load.acknowledged() > 2000).then_some(()));
+    let acknowledged = load.stop();
+    relay.kill();
+
+    let relay = setup.start();
+    relay.until_drained("kafka");
+    let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
+    assert_kept(&acknowledged, &found);
+    let refused = r#"recall_sink_refused_events_total{sink="kafka"}"#;
+    assert_eq!(relay.metric(refused), "0");
+    let smaller = "the cluster takes no large batches; they are made smaller";
+    let times = relay.log_entries(smaller).len();
+    assert!((1..=6).contains(&times), "{times} times:\n{}", relay.log());
     relay.stop();
 }
 

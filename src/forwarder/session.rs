@@ -195,7 +195,9 @@ impl<S: Sink> Forwarder<S> {
     fn move_cursor(&mut self) {
         if let Some(seq) = self.window.advance() {
             self.cursor.advance(seq);
-            self.suspects.passed(seq);
+            if self.suspects.passed(seq) {
+                self.sink.make_smaller_batches();
+            }
         }
     }
 }

@@ -60,8 +60,9 @@ impl Suspects {
         Delivery { stored, refusal }
     }
 
-    /// Everything up to `cursor` is confirmed.
-    pub(super) fn passed(&mut self, cursor: Seq) {
+    /// Everything up to `cursor` is confirmed. Returns whether the search has ended and none was to blame:
+    /// then it was a batch as a whole that the broker did not take.
+    pub(super) fn passed(&mut self, cursor: Seq) -> bool {
         self.condemned = self.condemned.split_off(&cursor.next());
         let found = self.alone.is_some_and(|alone| alone <= cursor);
         // Where only a batch was too large, none is found.
@@ -69,6 +70,7 @@ impl Suspects {
         if found || none {
             (self.narrowed, self.alone) = (None, None);
         }
+        none && !found
     }
 }
 
@@ -109,10 +111,10 @@ mod tests {
         suspects.condemn_alone(Seq(7), refusal());
         assert_eq!(suspects.window(WHOLE), 1);
         assert!(is_letter(&suspects, 7) && !is_letter(&suspects, 8));
-        suspects.passed(Seq(6));
+        assert!(!suspects.passed(Seq(6)));
         assert_eq!(suspects.window(WHOLE), 1);
         assert!(is_letter(&suspects, 7));
-        suspects.passed(Seq(7));
+        assert!(!suspects.passed(Seq(7)), "one was to blame");
         assert_eq!(suspects.window(WHOLE), 16);
         assert!(!is_letter(&suspects, 7));
     }
@@ -123,12 +125,12 @@ mod tests {
         suspects.narrow(16, Some(Seq(20)));
         // Narrowed further, it still is one of the first: a later last is looked out for too.
         suspects.narrow(8, Some(Seq(12)));
-        suspects.passed(Seq(19));
+        assert!(!suspects.passed(Seq(19)));
         assert_eq!(suspects.window(WHOLE), 4);
         suspects.narrow(4, Some(Seq(22)));
-        suspects.passed(Seq(21));
+        assert!(!suspects.passed(Seq(21)));
         assert_eq!(suspects.window(WHOLE), 2);
-        suspects.passed(Seq(22));
+        assert!(suspects.passed(Seq(22)), "it was the batch");
         assert_eq!(suspects.window(WHOLE), 16);
     }
 

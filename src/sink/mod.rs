@@ -34,6 +34,10 @@ pub trait Sink: Send + 'static {
     /// How many events may be handed over and not yet be confirmed.
     fn window(&self) -> usize;
 
+    /// The broker takes each of some events that it did not take together: batches of the sessions to come
+    /// are to be smaller.
+    fn make_smaller_batches(&mut self) {}
+
     /// Connects, and makes sure that there is something to publish to. Ends within a bounded time.
     fn connect(&mut self) -> impl Future<Output = Result<Self::Session, SessionError>> + Send;
 }

@@ -23,6 +23,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
 pub use properties::{PropertyError, SECRETS, normalize};
 pub use session::KafkaSession;
@@ -165,6 +166,11 @@ pub struct Kafka {
     config: Config,
 }
 
+/// librdkafka's property, its default, and the smallest that is tried.
+const BATCH_SIZE: &str = "batch.size";
+const DEFAULT_BATCH_SIZE: u32 = 1_000_000;
+const SMALLEST_BATCH_SIZE: u32 = 1000;
+
 impl Kafka {
     /// The cluster that `config` describes.
     #[must_use]
@@ -182,6 +188,20 @@ impl Sink for Kafka {
 
     fn window(&self) -> usize {
         self.config.window
+    }
+
+    fn make_smaller_batches(&mut self) {
+        let properties = &mut self.config.properties;
+        let size = properties
+            .get(BATCH_SIZE)
+            .and_then(|size| size.parse().ok());
+        let size: u32 = size.unwrap_or(DEFAULT_BATCH_SIZE);
+        let smaller = (size / 2).max(SMALLEST_BATCH_SIZE).min(size);
+        info!(
+            bytes = smaller,
+            "the cluster takes no large batches; they are made smaller"
+        );
+        properties.insert(BATCH_SIZE.to_owned(), smaller.to_string());
     }
 
     async fn connect(&mut self) -> Result<KafkaSession, SessionError> {

@@ -40,10 +40,8 @@ pub const ALL: [Scenario; 4] = [
     },
 ];
 
-/// Bytes that the broker takes in one message. Kafka holds a whole batch to it: whoever limits a topic so
-/// has to limit `batch.size` too, or every batch of a backlog is refused.
+/// Bytes that the broker takes in one message. Kafka holds a whole batch to it.
 const LIMIT: &str = "20000";
-const BATCH: &str = "16000";
 
 /// Some messages among good ones are larger than the broker takes: they go to the dead letters, or stay
 /// in the spool's table where those do not take them either, and the others go on.
@@ -53,9 +51,6 @@ fn too_large(stage: &mut Stage<'_>) {
     match stage.broker() {
         Broker::Kafka(kafka) => kafka.create_topic(&name, 6, &[("max.message.bytes", LIMIT)]),
         Broker::RabbitMq(rabbitmq) => drop(rabbitmq.ctl(&["eval", &size(LIMIT)])),
-    }
-    if stage.sink() == Sink::Kafka {
-        stage.set("RECALL_KAFKA__PROPERTIES__BATCH_SIZE", BATCH);
     }
     stage.begin();
     let times = stage.pick(3, 20);
