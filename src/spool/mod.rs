@@ -85,7 +85,11 @@ impl Default for Config {
 }
 
 /// What looks damaged for so long is damaged.
-const DOUBT: Duration = Duration::from_secs(5);
+const DOUBT: Duration = if cfg!(any(test, fuzzing)) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(5)
+};
 
 /// Places that are in doubt at once.
 const DOUBTS: usize = 64;

@@ -31,8 +31,9 @@ pub(super) enum Command {
 /// Events that one transaction holds at most: what bounds its time on a slow disk.
 const GROUP: usize = 1024;
 
-/// Where the writer's doubts are: behind all events.
-const WRITER: Seq = Seq(u64::MAX);
+/// Where the writer's doubts are, behind all events: what works for one need not for the other.
+const APPENDING: Seq = Seq(u64::MAX);
+const UPKEEPING: Seq = Seq(u64::MAX - 1);
 
 /// Room for fewer bytes of events than this counts as none, so that the state does not change to and
 /// fro with the size of each callback.
@@ -160,14 +161,14 @@ impl Writer {
             for (letter, reply) in letters.drain(..) {
                 let outcome = self.store.set_aside(&letter);
                 let _ = reply.send(outcome.clone());
-                if outcome.is_err_and(|error| self.survive(&error).is_err()) {
+                if outcome.is_err_and(|error| self.survive(&error, APPENDING).is_err()) {
                     return;
                 }
             }
             if self
                 .store
                 .checkpoint()
-                .or_else(|error| self.survive(&error))
+                .or_else(|error| self.survive(&error, UPKEEPING))
                 .is_err()
             {
                 return;
@@ -183,7 +184,7 @@ impl Writer {
             }
             if closing {
                 if let Err(error) = self.store.checkpoint_all() {
-                    let _ = self.survive(&error);
+                    let _ = self.survive(&error, UPKEEPING);
                 }
                 return;
             }
@@ -196,6 +197,7 @@ impl Writer {
         let outcome = self.store.append(events, &self.shared.cursors);
         match &outcome {
             Ok(outcomes) => {
+                self.shared.trust(APPENDING);
                 let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
                 // Whether a full spool has room again is for the upkeep to say: a smaller event may fit
                 // where the last did not.
@@ -214,7 +216,7 @@ impl Writer {
                 for reply in waiting.drain(..) {
                     let _ = reply.send(Err(error.clone()));
                 }
-                self.survive(error)
+                self.survive(error, APPENDING)
             }
         }
     }
@@ -234,15 +236,13 @@ impl Writer {
         });
         match done {
             Ok((more, room)) => {
-                if doubtful {
-                    self.shared.trust(WRITER);
-                }
+                self.shared.trust(UPKEEPING);
                 self.upkeep_pause = if more { Duration::ZERO } else { UPKEEP };
                 let full = room.bytes < HEADROOM;
                 self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
                 Ok(())
             }
-            Err(error) => self.survive(&error),
+            Err(error) => self.survive(&error, UPKEEPING),
         }
     }
 
@@ -251,11 +251,11 @@ impl Writer {
     }
 
     /// Tells of an error; returns it where the thread must not go on after it.
-    fn survive(&self, error: &AppendError) -> Result<(), AppendError> {
+    fn survive(&self, error: &AppendError, work: Seq) -> Result<(), AppendError> {
         match error {
             AppendError::Damaged(what) => {
                 self.tell(Some(AppendError::Io(what.clone())));
-                self.shared.doubt(WRITER, what);
+                self.shared.doubt(work, what);
             }
             AppendError::Failed(_) => self.shared.refuse(error.clone()),
             _ => self.tell(Some(error.clone())),

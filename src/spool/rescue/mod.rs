@@ -168,7 +168,7 @@ pub(super) fn rescue(
         let (first, last): (Option<u64>, Option<u64>) = (row.get(1)?, row.get(2)?);
         Ok((
             row.get(0)?,
-            first.map(|first| Seq(first - 1)),
+            first.map(|first| Seq(first.saturating_sub(1))),
             last.map(Seq),
         ))
     })?;

@@ -67,6 +67,12 @@ pub enum OpenError {
 /// The name of the sink that holds nothing once it is not configured.
 const STDOUT: &str = "stdout";
 
+/// No program has so many formats: such a version is a damaged one.
+const LARGEST_VERSION: i32 = 1000;
+
+/// No spool lives to give out a larger number.
+const LARGEST: u64 = 1 << 62;
+
 /// The size to which the log is cut back, should it have grown larger once.
 const LOG_LIMIT: i64 = 16 << 20;
 
@@ -298,6 +304,9 @@ fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
             next = next.max(row.get::<_, Option<u64>>(column)?.map_or(1, |seq| seq + 1));
         }
         let first = row.get::<_, Option<u64>>(0)?.unwrap_or(next);
+        if first == 0 || next > LARGEST {
+            return Err(rusqlite::Error::IntegralValueOutOfRange(5, i64::MAX));
+        }
         Ok((Seq(first), Seq(next - 1)))
     })
 }
@@ -315,7 +324,9 @@ fn identify(connection: &Connection, path: &Path, note: Option<Note>) -> Result<
         }
         Ok((0, 0, 0)) => "it is empty".to_owned(),
         Ok((schema::APPLICATION_ID, schema::VERSION, _)) => return Ok(Kind::Spool),
-        Ok((schema::APPLICATION_ID, found, _)) if found > schema::VERSION => {
+        Ok((schema::APPLICATION_ID, found, _))
+            if (schema::VERSION..LARGEST_VERSION).contains(&found) =>
+        {
             return Err(Obstacle::Other(OpenError::Newer {
                 path: path.to_owned(),
                 found,

@@ -150,7 +150,7 @@ impl Store {
             pages.query_row([], |row| {
                 let (all, free, size): (u64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
                 Ok(Usage {
-                    used_bytes: (all - free) * size,
+                    used_bytes: all.saturating_sub(free) * size,
                     free_page_bytes: free * size,
                 })
             })

@@ -1,0 +1,176 @@
+//! Any damage to the files of a spool that was killed.
+//!
+//! The input is a list of patches: which file, where, how many bytes, and the bytes; or where a file is cut
+//! off. The start succeeds, what is read is what was appended, in order, each event once, and what comes
+//! next gets a number above all others.
+#![no_main]
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use recall_relay::event::{Event, Kind, Seq};
+use recall_relay::setting::Size;
+use recall_relay::spool::{Appended, Config, OpenError, Opened, Row, Spool};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+const EVENTS: u64 = 40;
+const FILES: [&str; 3] = ["spool.db", "spool.db-wal", "spool.db.lock"];
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// The files of a spool that was killed: half of its events in the database, half in the log.
+static KILLED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    RUNTIME.block_on(async {
+        let folder = folder();
+        let spool = open(&folder);
+        append(&spool, 1..=EVENTS / 2).await;
+        spool.close().await;
+        let spool = open(&folder);
+        append(&spool, EVENTS / 2 + 1..=EVENTS).await;
+        let read = |name: &&str| fs::read(folder.path().join(name)).unwrap();
+        FILES.iter().map(read).collect()
+    })
+});
+
+fuzz_target!(|patches: &[u8]| {
+    let folder = folder();
+    for (name, content) in FILES.iter().zip(KILLED.iter()) {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    damage(folder.path(), patches);
+    RUNTIME.block_on(async {
+        for _ in 0..3 {
+            let spool = match try_open(&folder) {
+                Ok(spool) => spool,
+                Err(OpenError::Foreign(_)) => return assert!(note_is_lost(&folder)),
+                // Its version looks like one that is to come.
+                Err(OpenError::Newer { found: 2..1000, .. }) => return,
+                Err(error) => panic!("{error}"),
+            };
+            let whole = read_all(&spool).await && goes_on(&spool).await;
+            spool.close().await;
+            if whole {
+                return;
+            }
+        }
+        panic!("it is damaged for ever");
+    });
+});
+
+/// In memory, where the machine has such a place.
+fn folder() -> TempDir {
+    TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
+}
+
+fn open(folder: &TempDir) -> Spool {
+    try_open(folder).unwrap()
+}
+
+/// Where nothing tells any more that the file is a spool, it may be taken for somebody else's.
+fn note_is_lost(folder: &TempDir) -> bool {
+    fs::read(folder.path().join(FILES[2])).unwrap() != KILLED[2]
+}
+
+fn try_open(folder: &TempDir) -> Result<Spool, OpenError> {
+    let config = Config {
+        path: folder.path().join("spool.db"),
+        reserve: Size(0),
+        ..Config::default()
+    };
+    Spool::open(&config, &["sink"]).map(|Opened { spool, .. }| spool)
+}
+
+/// Some are larger than a page.
+fn event(number: u64) -> Event {
+    let length = if number.is_multiple_of(8) { 5000 } else { 200 };
+    Event {
+        kind: Kind::Recalled,
+        id: Uuid::from_u128(number.into()),
+        bytes: Bytes::from(format!("{number:<length$}")),
+    }
+}
+
+async fn append(spool: &Spool, numbers: impl Iterator<Item = u64>) {
+    for number in numbers {
+        assert_eq!(
+            spool.append(event(number)).await,
+            Ok(Appended::New(Seq(number)))
+        );
+    }
+}
+
+/// Reads what there is; whether it is all there is. What is read is what was appended.
+async fn read_all(spool: &Spool) -> bool {
+    let mut last = spool.cursor("sink").unwrap().position();
+    let mut tail = spool.tail(last).unwrap();
+    while tail.position() < spool.status().last {
+        let rows = timeout(Duration::from_secs(8), tail.next(100))
+            .await
+            .expect("rows in time");
+        let Ok(rows) = rows else {
+            if has_failed(spool) {
+                return false;
+            }
+            continue;
+        };
+        for row in rows {
+            assert!(row.seq() > last, "{row:?} after {last}");
+            last = row.seq();
+            if let Row::Event(stored) = row {
+                assert_eq!(stored.event, event(stored.seq.0));
+            }
+        }
+    }
+    true
+}
+
+/// Takes one more event; whether that is so, or the spool fails.
+async fn goes_on(spool: &Spool) -> bool {
+    loop {
+        match spool.append(event(1000)).await {
+            Ok(appended) => {
+                let cursor = spool.cursor("sink").unwrap().position();
+                assert!(
+                    matches!(appended, Appended::New(seq) if seq > cursor),
+                    "{appended:?}"
+                );
+                return true;
+            }
+            Err(_) if has_failed(spool) => return false,
+            Err(error) => assert!(error.is_final(), "{error}"),
+        }
+    }
+}
+
+fn has_failed(spool: &Spool) -> bool {
+    let refusing = spool.status().refusing;
+    refusing.is_some_and(|reason| reason.is_final())
+}
+
+fn damage(folder: &Path, mut patches: &[u8]) {
+    while let [which, high, low, length, rest @ ..] = patches {
+        let name = FILES[usize::from(*which) % FILES.len()];
+        let file = OpenOptions::new()
+            .write(true)
+            .open(folder.join(name))
+            .unwrap();
+        let size = file.metadata().unwrap().len();
+        let at = size * u64::from(u16::from_be_bytes([*high, *low])) / u64::from(u16::MAX);
+        if *length == 0 {
+            file.set_len(at).unwrap();
+            patches = rest;
+            continue;
+        }
+        let (bytes, rest) = rest.split_at(rest.len().min(usize::from(*length)));
+        file.write_all_at(bytes, at).unwrap();
+        patches = rest;
+    }
+}
