@@ -63,12 +63,15 @@ CREATE TABLE identity (
 INSERT INTO identity VALUES (randomblob(16), 1);
 ";
 
+/// How long a connection waits for another one that holds the file.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Opens the file in a way that leaves its log alone: SQLite would bring it into the file when the last
 /// connection is closed, also into a damaged one.
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use super::busy::Busy;
+use super::room::Limit;
 use super::store::{SetAside, Store};
 use super::{AppendError, Appended, Config, Cursor, OpenError, Opened, Shared, Spool, Status};
 use crate::event::{Event, Seq};
@@ -232,7 +233,13 @@ impl Writer {
                 self.store.probe()?;
             }
             let more = self.store.expire(cursors)?;
-            Ok((more, self.store.make_room(HEADROOM, cursors)?))
+            let mut room = self.store.make_room(HEADROOM, cursors)?;
+            if room.bytes < HEADROOM && room.limit == Limit::Disk {
+                // Perhaps it is the log that takes the disk.
+                self.store.checkpoint_all()?;
+                room = self.store.make_room(HEADROOM, cursors)?;
+            }
+            Ok((more, room))
         });
         match done {
             Ok((more, room)) => {

@@ -12,12 +12,15 @@ use super::broker::{Broker, Position, Sink};
 use super::driver::Driver;
 use super::ledger::{Ledger, now};
 use super::options::{Form, Options};
-use super::rig::{Proxy, Relay, Setup, Way, free_port};
+use super::rig::{Faults, Proxy, Relay, Setup, Way, free_port};
 use super::table::Row;
 use super::verdict::{Arrival, judge};
 
 /// How long everything may take to reach the brokers once nothing is broken any more.
 const DRAIN: Duration = Duration::from_secs(90);
+
+/// How long a full or failing disk may take to show, and to be forgotten.
+const READY: Duration = Duration::from_secs(60);
 
 /// How long a queue may hide what its broker has confirmed, while we read.
 const LATE: Duration = Duration::from_secs(20);
@@ -116,6 +119,43 @@ impl<'a> Stage<'a> {
             let (setup, proxy) = broker.behind_proxy(self.setup.clone());
             self.setup = setup;
             self.proxies.push(proxy);
+        }
+    }
+
+    /// Relays that are started from now on have a disk that can fail.
+    pub fn put_faults(&mut self) -> Faults {
+        let faults = Faults::new();
+        self.setup = self.setup.with_faults(&faults);
+        faults
+    }
+
+    /// Waits until callbacks are refused, under load.
+    pub fn play_on_until_refused(&mut self) {
+        self.play_on_until_ready_is(503);
+    }
+
+    /// Waits until callbacks are accepted, under load.
+    pub fn play_on_until_accepted(&mut self) {
+        self.play_on_until_ready_is(200);
+    }
+
+    fn play_on_until_ready_is(&mut self, status: u16) {
+        let until = Instant::now() + READY;
+        while self.relay().admin("/readyz").status != status {
+            if Instant::now() > until {
+                let readiness = self.relay().readiness();
+                return self.complain(format!("not {status} after {READY:?}: {readiness}"));
+            }
+            self.play_on(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the relay has ended by itself, which it has to do with 1.
+    pub fn relay_ends(&mut self) {
+        let mut relay = self.relay.take().expect("a relay");
+        let code = relay.wait().code();
+        if code != Some(1) {
+            self.complain(format!("the relay ended with {code:?}:\n{}", relay.log()));
         }
     }
 

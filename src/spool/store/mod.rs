@@ -5,6 +5,7 @@ mod retire;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, ffi, params};
 
@@ -19,6 +20,9 @@ pub use open::OpenError;
 
 /// Pages that a commit writes besides those of its events: each is written whole.
 const COMMIT_PAGES: u64 = 3;
+
+/// How long the log waits for those who read it, before it is cut off.
+const READERS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// An event that a sink could not publish anywhere, and why.
 #[derive(Debug, Clone)]
@@ -208,10 +212,16 @@ impl Store {
         });
     }
 
-    /// Brings the log into the file, so that the file alone holds everything.
+    /// Brings the log into the file, so that the file alone holds everything, and gives the log's disk
+    /// space back. Does not wait long for somebody who reads.
     pub(super) fn checkpoint_all(&self) -> Result<(), AppendError> {
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        let wait = |time| self.connection.busy_timeout(time);
+        wait(READERS_TIMEOUT)
+            .and_then(|()| {
+                let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+                let outcome = self.connection.query_row(truncate, [], |_| Ok(()));
+                wait(schema::BUSY_TIMEOUT).and(outcome)
+            })
             .map_err(|error| classify(&error))
     }
 

@@ -4,6 +4,7 @@
 
 mod broker;
 mod deletion;
+mod disk;
 mod network;
 mod refusal;
 mod relay;
@@ -30,6 +31,7 @@ const BOTH: &[Sink] = &[Sink::Kafka, Sink::RabbitMq];
 pub fn all() -> Vec<Scenario> {
     relay::ALL
         .into_iter()
+        .chain(disk::ALL)
         .chain(broker::ALL)
         .chain(network::ALL)
         .chain(refusal::ALL)
