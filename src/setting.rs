@@ -119,6 +119,9 @@ impl FromStr for Timeout {
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.0.subsec_nanos().is_multiple_of(1_000_000) {
+            return humantime::format_duration(self.0).fmt(f);
+        }
         let millis = self.0.as_millis();
         let units = [(3_600_000, "h"), (1000, "s")];
         match units
@@ -332,6 +335,19 @@ mod tests {
         );
         assert_eq!("24h".parse::<Timeout>().unwrap().to_string(), "24h");
         assert_eq!("90s".parse::<Timeout>().unwrap().to_string(), "90s");
+    }
+
+    #[test]
+    fn a_duration_finer_than_a_millisecond_is_not_shown_as_a_shorter_one() {
+        for (text, shown) in [
+            ("1us", "1us"),
+            ("1.0005s", "1s 500us"),
+            ("1500us", "1ms 500us"),
+        ] {
+            let period: Period = text.parse().unwrap();
+            assert_eq!(period.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(period));
+        }
     }
 
     #[test]
