@@ -113,6 +113,8 @@ mod tests {
     fn any_of_several_tokens_may_sign() {
         let tokens = ["new", "xxxxyyyy"];
         assert_eq!(check(&tokens, VENDOR, "1669872112", 1_669_872_112), Ok(()));
+        let twice = ["xxxxyyyy", "xxxxyyyy"];
+        assert_eq!(check(&twice, VENDOR, "1669872112", 1_669_872_112), Ok(()));
     }
 
     #[test]
