@@ -223,7 +223,9 @@ mod tests {
                 let config = Config::default();
                 let opened = open(&config, uri.unwrap(), Start::First, has_confirmed, limit).await;
                 let error = opened.unwrap_err().to_string();
-                assert!(error.contains("took longer"), "{error}");
+                // Here, or on lapin's thread, which has the same limit: whichever looks first.
+                let given_up = error.contains("took longer") || error.contains("could not connect");
+                assert!(given_up, "{error}");
                 accepted.push(listener.accept().unwrap().0);
             }
         }

@@ -338,13 +338,18 @@ fn save_cursors(
 /// in them.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     match error {
-        rusqlite::Error::SqliteFailure(failure, _) => matches!(
-            failure.code,
-            ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                | ErrorCode::Unknown
-                | ErrorCode::TypeMismatch
-        ),
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            // A page that is there in part: the file was cut off.
+            let is_cut_off = failure.extended_code == ffi::SQLITE_IOERR_SHORT_READ;
+            let of_structure = matches!(
+                failure.code,
+                ErrorCode::DatabaseCorrupt
+                    | ErrorCode::NotADatabase
+                    | ErrorCode::Unknown
+                    | ErrorCode::TypeMismatch
+            );
+            is_cut_off || of_structure
+        }
         rusqlite::Error::SqlInputError { .. }
         | rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
