@@ -22,21 +22,20 @@ mod recent_ids;
 mod rescue;
 mod room;
 mod schema;
+mod shared;
 mod store;
 mod tail;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::error;
 
 pub use rescue::{Error as RescueError, Findings, Rescue};
 pub use store::{OpenError, SetAside};
@@ -44,8 +43,7 @@ pub use tail::{ReadError, Row, Tail};
 
 use crate::event::{Event, Millis, Seq, Stored};
 use crate::setting::{self, Period, Size};
-use busy::Busy;
-use files::Lock;
+use shared::Shared;
 use writer::Command;
 
 /// Settings of the spool.
@@ -83,16 +81,6 @@ impl Default for Config {
         }
     }
 }
-
-/// What looks damaged for so long is damaged.
-const DOUBT: Duration = if cfg!(any(test, fuzzing)) {
-    Duration::from_millis(100)
-} else {
-    Duration::from_secs(5)
-};
-
-/// Places that are in doubt at once.
-const DOUBTS: usize = 64;
 
 /// A writer that is at work on one group for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
@@ -176,78 +164,6 @@ impl Cursor {
     /// Moves it forward; it never moves back. It is saved with the next commit, or soon.
     pub fn advance(&self, seq: Seq) {
         self.0.fetch_max(seq.0, Ordering::AcqRel);
-    }
-}
-
-/// What the writer's thread tells everybody else.
-#[derive(Debug)]
-struct Shared {
-    status: watch::Sender<Status>,
-    cursors: BTreeMap<String, Cursor>,
-    unreadable: Mutex<BTreeSet<Seq>>,
-    busy: Busy,
-    /// Where the file looks damaged, and since when.
-    doubts: Mutex<BTreeMap<Seq, Instant>>,
-    findings: Findings,
-    lost: u64,
-    lock: Arc<Lock>,
-}
-
-impl Shared {
-    fn unreadable(&self) -> MutexGuard<'_, BTreeSet<Seq>> {
-        self.unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that an event is lost; the log hears of each once.
-    fn found_unreadable(&self, seq: Seq) {
-        if self.unreadable().insert(seq) {
-            error!(%seq, "an event in the spool is damaged and cannot be published");
-        }
-    }
-
-    /// What lies behind `position` looks damaged. A disk that does not give back what it has looks the same
-    /// to SQLite (`SQLITE_IOERR_CORRUPTFS`), and may do so again: only what lasts is damage.
-    fn doubt(&self, position: Seq, what: &str) {
-        let mut doubts = self.doubts();
-        let since = *doubts.entry(position).or_insert_with(Instant::now);
-        if doubts.len() > DOUBTS {
-            doubts.pop_first();
-        }
-        drop(doubts);
-        if since.elapsed() >= DOUBT {
-            self.found_damage(what);
-        }
-    }
-
-    /// What lies behind `position` is right.
-    fn trust(&self, position: Seq) {
-        self.doubts().remove(&position);
-    }
-
-    fn doubts(&self) -> MutexGuard<'_, BTreeMap<Seq, Instant>> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the work on a file that turned out to be damaged; the next start rescues what it holds.
-    fn found_damage(&self, what: &str) {
-        if let Err(error) = self.lock.mark_damaged() {
-            error!(%error, "the damage of the spool could not be noted for the next start");
-        }
-        self.refuse(AppendError::Damaged(what.to_owned()));
-    }
-
-    /// Refuses all events from now on, whatever comes later.
-    fn refuse(&self, reason: AppendError) {
-        self.status.send_if_modified(|status| {
-            let first = !status.refusing.as_ref().is_some_and(AppendError::is_final);
-            if first {
-                error!(error = %reason, "the spool failed");
-                status.refusing = Some(reason);
-            }
-            first
-        });
     }
 }
 

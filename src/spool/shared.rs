@@ -1,0 +1,95 @@
+//! What the writer's thread, the readers and everybody else tell each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::error;
+
+use super::busy::Busy;
+use super::files::Lock;
+use super::{AppendError, Cursor, Findings, Status};
+use crate::event::Seq;
+
+/// What looks damaged for so long is damaged.
+const DOUBT: Duration = if cfg!(any(test, fuzzing)) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(5)
+};
+
+/// Places that are in doubt at once.
+const DOUBTS: usize = 64;
+
+/// What is known of the open spool.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) status: watch::Sender<Status>,
+    pub(super) cursors: BTreeMap<String, Cursor>,
+    pub(super) unreadable: Mutex<BTreeSet<Seq>>,
+    pub(super) busy: Busy,
+    /// Where the file looks damaged, and since when.
+    pub(super) doubts: Mutex<BTreeMap<Seq, Instant>>,
+    pub(super) findings: Findings,
+    pub(super) lost: u64,
+    pub(super) lock: Arc<Lock>,
+}
+
+impl Shared {
+    pub(super) fn unreadable(&self) -> MutexGuard<'_, BTreeSet<Seq>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an event is lost; the log hears of each once.
+    pub(super) fn found_unreadable(&self, seq: Seq) {
+        if self.unreadable().insert(seq) {
+            error!(%seq, "an event in the spool is damaged and cannot be published");
+        }
+    }
+
+    /// What lies behind `position` looks damaged. A disk that does not give back what it has looks the same
+    /// to SQLite (`SQLITE_IOERR_CORRUPTFS`), and may do so again: only what lasts is damage.
+    pub(super) fn doubt(&self, position: Seq, what: &str) {
+        let mut doubts = self.doubts();
+        let since = *doubts.entry(position).or_insert_with(Instant::now);
+        if doubts.len() > DOUBTS {
+            doubts.pop_first();
+        }
+        drop(doubts);
+        if since.elapsed() >= DOUBT {
+            self.found_damage(what);
+        }
+    }
+
+    /// What lies behind `position` is right.
+    pub(super) fn trust(&self, position: Seq) {
+        self.doubts().remove(&position);
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeMap<Seq, Instant>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the work on a file that turned out to be damaged; the next start rescues what it holds.
+    pub(super) fn found_damage(&self, what: &str) {
+        if let Err(error) = self.lock.mark_damaged() {
+            error!(%error, "the damage of the spool could not be noted for the next start");
+        }
+        self.refuse(AppendError::Damaged(what.to_owned()));
+    }
+
+    /// Refuses all events from now on, whatever comes later.
+    pub(super) fn refuse(&self, reason: AppendError) {
+        self.status.send_if_modified(|status| {
+            let first = !status.refusing.as_ref().is_some_and(AppendError::is_final);
+            if first {
+                error!(error = %reason, "the spool failed");
+                status.refusing = Some(reason);
+            }
+            first
+        });
+    }
+}
