@@ -1,0 +1,225 @@
+//! A broker that follows a script, and notes what it did and what was wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use super::WINDOW;
+use crate::event::Seq;
+use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
+use crate::spool::Cursor;
+
+/// What the broker does when it is asked what has happened.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Act {
+    /// It takes and confirms so many of those in flight, the newest first or the oldest.
+    Confirm(usize, End),
+    /// The session is lost; the broker took so many of those in flight without saying so.
+    Lose(usize),
+    Stall,
+    Flow,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    Oldest,
+    Newest,
+}
+
+/// How the broker refuses an event, and whether its dead letters do too.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Poison {
+    pub(super) ends_session: bool,
+    pub(super) nowhere: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub(super) script: Vec<Act>,
+    pub(super) poison: BTreeMap<u64, Poison>,
+    pub(super) sessions: u64,
+    pub(super) lost: u64,
+    /// What was confirmed, or refused by the dead letters too: the forwarder is done with it.
+    pub(super) done: BTreeSet<u64>,
+    pub(super) published: BTreeSet<u64>,
+    pub(super) dead_letters: BTreeSet<u64>,
+    /// It said that something does not get through, whatever becomes of the others.
+    pub(super) stalled: bool,
+    /// Nothing is confirmed until so many are in flight, once.
+    pub(super) wait_for: usize,
+    pub(super) wrong: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Chaos {
+    pub(super) model: Arc<Mutex<Model>>,
+    pub(super) cursor: Arc<OnceLock<Cursor>>,
+}
+
+impl Chaos {
+    pub(super) fn model(&self) -> MutexGuard<'_, Model> {
+        let mut model = self.model.lock().unwrap();
+        // Whenever anybody looks: the cursor is not beyond what the forwarder was told.
+        let cursor = self.cursor.get().map_or(0, |cursor| cursor.position().0);
+        if let Some(passed) = (1..=cursor).find(|seq| !model.done.contains(seq)) {
+            let wrong = format!("the cursor is at {cursor}, but {passed} is not confirmed");
+            model.wrong.push(wrong);
+        }
+        model
+    }
+}
+
+pub(super) struct ChaosSession {
+    broker: Chaos,
+    in_flight: Vec<Delivery>,
+    delivered: BTreeSet<u64>,
+}
+
+impl Sink for Chaos {
+    type Session = ChaosSession;
+
+    fn name(&self) -> &'static str {
+        "chaos"
+    }
+
+    fn window(&self) -> usize {
+        WINDOW
+    }
+
+    async fn connect(&mut self) -> Result<ChaosSession, SessionError> {
+        let mut model = self.model();
+        model.sessions += 1;
+        model.stalled = false;
+        Ok(ChaosSession {
+            broker: self.clone(),
+            in_flight: Vec::new(),
+            delivered: BTreeSet::new(),
+        })
+    }
+}
+
+impl ChaosSession {
+    fn refusal(seq: u64) -> Refusal {
+        Refusal {
+            reason: "too_large",
+            detail: format!("event {seq}"),
+        }
+    }
+
+    /// Takes what is at `index`, for the topic or the dead letters.
+    fn take(&mut self, model: &mut Model, index: usize) -> u64 {
+        let delivery = self.in_flight.remove(index);
+        let seq = delivery.stored.seq.0;
+        match delivery.refusal {
+            None => model.published.insert(seq),
+            Some(refusal) if refusal == Self::refusal(seq) => model.dead_letters.insert(seq),
+            Some(refusal) => {
+                model.wrong.push(format!("{seq} was refused as {refusal}"));
+                true
+            }
+        };
+        seq
+    }
+
+    fn outcome(&mut self) -> Option<Result<Progress, SessionError>> {
+        let broker = self.broker.clone();
+        let mut model = broker.model();
+        if self.in_flight.is_empty() || self.in_flight.len() < model.wait_for {
+            return None;
+        }
+        model.wait_for = 0;
+        let act = model.script.pop().unwrap_or(Act::Confirm(3, End::Oldest));
+        let refused = |model: &Model, delivery: &Delivery| {
+            let poison = *model.poison.get(&delivery.stored.seq.0)?;
+            (delivery.refusal.is_none() || poison.nowhere).then_some(poison)
+        };
+        match act {
+            Act::Confirm(count, end) => {
+                let mut confirmed = Vec::new();
+                while confirmed.len() < count {
+                    let mut takeable = (0..self.in_flight.len())
+                        .filter(|index| refused(&model, &self.in_flight[*index]).is_none());
+                    let Some(index) = (match end {
+                        End::Oldest => takeable.next(),
+                        End::Newest => takeable.next_back(),
+                    }) else {
+                        break;
+                    };
+                    let seq = self.take(&mut model, index);
+                    model.done.insert(seq);
+                    confirmed.push(Seq(seq));
+                }
+                if confirmed.is_empty() {
+                    return Some(self.refuse(&mut model));
+                }
+                Some(Ok(Progress::Confirmed(confirmed)))
+            }
+            Act::Lose(taken) => {
+                for _ in 0..taken.min(self.in_flight.len()) {
+                    if refused(&model, &self.in_flight[0]).is_none() {
+                        self.take(&mut model, 0);
+                    }
+                }
+                model.lost += 1;
+                Some(Err(SessionError::Unavailable("lost".to_owned(), None)))
+            }
+            Act::Stall => {
+                model.stalled = true;
+                Some(Ok(Progress::Stalled("stalled".to_owned())))
+            }
+            Act::Flow => {
+                model.stalled = false;
+                Some(Ok(Progress::Flowing))
+            }
+        }
+    }
+
+    /// Refuses one: all that is in flight is poison.
+    fn refuse(&mut self, model: &mut Model) -> Result<Progress, SessionError> {
+        let seq = self.in_flight[0].stored.seq.0;
+        let poison = model.poison[&seq];
+        let alone = self.in_flight.len() == 1;
+        if poison.nowhere && self.in_flight[0].refusal.is_some() && (alone || !poison.ends_session)
+        {
+            model.done.insert(seq);
+        }
+        if poison.ends_session {
+            return Err(SessionError::Refused(Self::refusal(seq)));
+        }
+        self.in_flight.remove(0);
+        Ok(Progress::Refused(Seq(seq), Self::refusal(seq)))
+    }
+}
+
+impl Session for ChaosSession {
+    fn publish(&mut self, deliveries: Vec<Delivery>) {
+        let broker = self.broker.clone();
+        let mut model = broker.model();
+        for delivery in deliveries {
+            let seq = delivery.stored.seq.0;
+            let again = !self.delivered.insert(seq) && delivery.refusal.is_none();
+            if again || model.done.contains(&seq) {
+                model.wrong.push(format!("{seq} came again"));
+            }
+            let ahead = self.in_flight.last().map_or(0, |last| last.stored.seq.0);
+            if delivery.refusal.is_none() && seq < ahead {
+                model.wrong.push(format!("{seq} came after {ahead}"));
+            }
+            self.in_flight.push(delivery);
+        }
+        if self.in_flight.len() > WINDOW {
+            model
+                .wrong
+                .push(format!("{} in flight", self.in_flight.len()));
+        }
+    }
+
+    async fn progress(&mut self) -> Result<Progress, SessionError> {
+        match self.outcome() {
+            Some(outcome) => outcome,
+            // It is asked again when more is handed over.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn close(self) {}
+}

@@ -1,0 +1,203 @@
+//! The window by example, and against plain models in random histories.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::event::{Event, Kind, Stored};
+use crate::sink::Refusal;
+
+fn delivery(seq: u64) -> Delivery {
+    sized(seq, 0)
+}
+
+fn sized(seq: u64, bytes: usize) -> Delivery {
+    Delivery::from(Stored {
+        seq: Seq(seq),
+        event: Event {
+            kind: Kind::Recalled,
+            id: Uuid::from_u128(seq.into()),
+            bytes: Bytes::from(vec![b'x'; bytes]),
+        },
+    })
+}
+
+/// Takes events in; returns those that have to be sent.
+fn admit(window: &mut Window, seqs: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    seqs.into_iter()
+        .filter(|seq| window.admit(delivery(*seq)))
+        .collect()
+}
+
+#[test]
+fn the_cursor_waits_for_a_gap() {
+    let mut window = Window::default();
+    admit(&mut window, [3, 5, 6]);
+    assert_eq!(window.confirm(&[Seq(5), Seq(5), Seq(99)]), 1);
+    assert_eq!(window.advance(), None);
+    window.confirm(&[Seq(3)]);
+    assert_eq!(window.advance(), Some(Seq(5)));
+    assert_eq!((window.room(3, 1), window.room(3, 0)), (2, 0));
+}
+
+#[test]
+fn what_cannot_be_read_is_passed_over() {
+    let mut window = Window::default();
+    admit(&mut window, [1]);
+    window.pass(Seq(2));
+    assert_eq!(window.advance(), None);
+    window.confirm(&[Seq(1)]);
+    assert_eq!(window.advance(), Some(Seq(2)));
+    window.pass(Seq(3));
+    assert_eq!(window.advance(), Some(Seq(3)));
+}
+
+#[test]
+fn what_was_confirmed_ahead_is_not_sent_again() {
+    let mut window = Window::default();
+    admit(&mut window, [1, 2, 3]);
+    window.confirm(&[Seq(2)]);
+    window.restart();
+    assert!(window.is_empty());
+    assert_eq!(admit(&mut window, [1, 2, 3]), [1, 3]);
+    window.confirm(&[Seq(1)]);
+    assert_eq!(window.advance(), Some(Seq(2)));
+}
+
+/// What a plain list knows of an event that was taken in.
+#[derive(Debug, Clone)]
+struct Known {
+    seq: u64,
+    bytes: usize,
+    readable: bool,
+    confirmed: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The next event is taken in: its distance from the one before, and its size; none where it
+    /// cannot be read.
+    Admit(u64, Option<usize>),
+    /// Any number, also of none that is there.
+    Confirm(Vec<u64>),
+    Replace(u64),
+    /// A new session reads from the cursor again.
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (1..3_u64, prop::option::weighted(0.8, 0..100_usize))
+            .prop_map(|(gap, bytes)| Step::Admit(gap, bytes)),
+        4 => prop::collection::vec(0..60_u64, 1..8).prop_map(Step::Confirm),
+        1 => (0..60_u64).prop_map(Step::Replace),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+fn take_in(window: &mut Window, event: &Known) -> bool {
+    if event.readable {
+        window.admit(sized(event.seq, event.bytes))
+    } else {
+        window.pass(Seq(event.seq));
+        false
+    }
+}
+
+proptest! {
+    /// Any history, against a list of what was taken in after the cursor: what has to be sent, how far
+    /// the cursor goes, and how much is in flight.
+    #[test]
+    fn is_what_a_plain_list_is(steps in steps()) {
+        let mut window = Window::default();
+        let mut list: Vec<Known> = Vec::new();
+        let mut newest = 0;
+        for step in steps {
+            match step {
+                Step::Admit(gap, bytes) => {
+                    newest += gap;
+                    let readable = bytes.is_some();
+                    let event = Known {
+                        seq: newest,
+                        bytes: bytes.unwrap_or_default(),
+                        readable,
+                        confirmed: !readable,
+                    };
+                    prop_assert_eq!(take_in(&mut window, &event), readable);
+                    list.push(event);
+                }
+                Step::Confirm(seqs) => {
+                    let mut confirmed = 0;
+                    for event in list.iter_mut().filter(|event| seqs.contains(&event.seq)) {
+                        confirmed += u64::from(!std::mem::replace(&mut event.confirmed, true));
+                    }
+                    let seqs: Vec<Seq> = seqs.into_iter().map(Seq).collect();
+                    prop_assert_eq!(window.confirm(&seqs), confirmed);
+                }
+                Step::Replace(seq) => {
+                    let letter = window.delivery(Seq(seq)).cloned().map(|delivery| Delivery {
+                        refusal: Some(Refusal { reason: "r", detail: String::new() }),
+                        ..delivery
+                    });
+                    let known = list.iter().any(|event| event.seq == seq && !event.confirmed);
+                    prop_assert_eq!(letter.is_some(), known);
+                    if let Some(letter) = letter {
+                        window.replace(letter);
+                        prop_assert!(window.delivery(Seq(seq)).is_some_and(Delivery::is_dead_letter));
+                    }
+                }
+                Step::Restart => {
+                    window.restart();
+                    prop_assert!(window.is_empty());
+                    for event in &list {
+                        prop_assert_eq!(take_in(&mut window, event), !event.confirmed);
+                    }
+                }
+            }
+            let prefix = list.iter().take_while(|event| event.confirmed).count();
+            let passed = list.drain(..prefix).next_back().map(|event| Seq(event.seq));
+            prop_assert_eq!(window.advance(), passed);
+            let in_flight: Vec<&Known> = list.iter().filter(|event| !event.confirmed).collect();
+            let seqs: Vec<u64> = in_flight.iter().map(|event| event.seq).collect();
+            prop_assert_eq!(window.in_flight().map(|d| d.stored.seq.0).collect::<Vec<_>>(), seqs);
+            prop_assert_eq!(window.last(), list.last().map(|event| Seq(event.seq)));
+            prop_assert_eq!(window.is_empty(), list.is_empty());
+            let bytes: usize = in_flight.iter().map(|event| event.bytes).sum();
+            prop_assert_eq!(window.room(100, bytes + 1), 100 - list.len());
+            prop_assert_eq!(window.room(100, bytes), 0);
+            prop_assert_eq!(window.room(list.len() / 2, bytes + 1), 0);
+        }
+        // Nothing is remembered of what the cursor has passed.
+        let all: Vec<Seq> = list.iter().map(|event| Seq(event.seq)).collect();
+        window.confirm(&all);
+        window.advance();
+        prop_assert_eq!(window.ahead, BTreeSet::new());
+    }
+
+    /// In whatever order events are confirmed, with restarts in between, the cursor never passes one
+    /// that is not, and in the end passes all.
+    #[test]
+    fn the_cursor_never_passes_what_is_not_confirmed(
+        order in Just((1..=30_u64).collect::<Vec<_>>()).prop_shuffle(),
+        restarts in prop::collection::vec(any::<bool>(), 30),
+    ) {
+        let mut window = Window::default();
+        let mut confirmed = BTreeSet::new();
+        let mut cursor = 0;
+        admit(&mut window, 1..=30);
+        for (seq, restart) in order.into_iter().zip(restarts) {
+            if restart {
+                window.restart();
+                let to_send = admit(&mut window, cursor + 1..=30);
+                prop_assert!(to_send.iter().all(|seq| !confirmed.contains(seq)));
+            }
+            window.confirm(&[Seq(seq)]);
+            confirmed.insert(seq);
+            cursor = window.advance().map_or(cursor, |seq| seq.0);
+            prop_assert!((1..=cursor).all(|seq| confirmed.contains(&seq)));
+        }
+        prop_assert_eq!(cursor, 30);
+    }
+}
