@@ -370,6 +370,39 @@ fn a_queue_at_its_limit_is_waited_for() {
     relay.stop();
 }
 
+/// Nobody reads here: only the limit goes.
+#[test]
+fn a_queue_whose_limit_is_lifted_takes_events_again() {
+    let rabbitmq = rabbitmq();
+    let (setup, name) = setup(&rabbitmq, "lifted");
+    let of = format!("^{name}$");
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    let mut sent = Vec::new();
+    for lift in ["set_policy", "clear_policy"] {
+        let policy = |length: usize| {
+            let policy = format!(r#"{{"max-length":{length},"overflow":"reject-publish"}}"#);
+            rabbitmq.ctl(&["set_policy", "lift", &of, &policy, "--apply-to", "queues"])
+        };
+        policy(sent.len() + 5);
+        for number in 1..=40 {
+            assert!(relay.recall(lift, number).is_ok());
+            sent.push(Recall::new(lift, number));
+        }
+        let down = relay.until_sink("rabbitmq", "down");
+        assert!(down["reason"].as_str().unwrap().contains("nack"), "{down}");
+        match lift {
+            "set_policy" => policy(1000),
+            _ => rabbitmq.ctl(&["clear_policy", "lift"]),
+        };
+        relay.until_drained("rabbitmq");
+        relay.until_sink("rabbitmq", "up");
+    }
+    let found = recalls(&rabbitmq.read(&name, sent.len(), TIMEOUT));
+    assert_eq!(assert_kept(&sent, &found), 0);
+    relay.stop();
+}
+
 #[test]
 fn while_the_broker_blocks_publishers_nothing_times_out() {
     let rabbitmq = rabbitmq();

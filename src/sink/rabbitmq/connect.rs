@@ -48,11 +48,7 @@ pub(super) async fn open(
         }
         let mut channels = Vec::with_capacity(CHANNELS);
         for _ in 0..CHANNELS {
-            let channel = connection.create_channel().await?;
-            channel
-                .confirm_select(ConfirmSelectOptions::default())
-                .await?;
-            channels.push(channel);
+            channels.push(open_channel(&connection).await?);
         }
         if config.declare
             && let Some(channel) = channels.first()
@@ -115,6 +111,15 @@ async fn connect(
         properties,
     )
     .await
+}
+
+/// A channel on which the broker confirms what it takes.
+pub(super) async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    Ok(channel)
 }
 
 async fn declare(config: &Config, channel: &Channel) -> lapin::Result<()> {

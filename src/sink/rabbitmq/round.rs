@@ -13,9 +13,11 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
-use lapin::{Channel, Confirmation, Error};
+use lapin::types::ChannelId;
+use lapin::{Channel, Confirmation, Connection, Error};
 use tokio::time::Instant;
 
+use super::connect;
 use super::message::Message;
 
 /// What became of a message.
@@ -31,6 +33,9 @@ pub(super) enum Outcome {
 /// A round that is over.
 #[derive(Debug)]
 pub(super) struct Round {
+    /// The channel that it had.
+    pub(super) id: ChannelId,
+    /// The one for the next round.
     pub(super) channel: Channel,
     pub(super) outcomes: Result<Vec<(Message, Outcome)>, Error>,
 }
@@ -56,9 +61,33 @@ impl Pulse {
     }
 }
 
-pub(super) async fn run(channel: Channel, messages: Vec<Message>, pulse: Pulse) -> Round {
+pub(super) async fn run(
+    connection: Arc<Connection>,
+    channel: Channel,
+    messages: Vec<Message>,
+    pulse: Pulse,
+) -> Round {
+    let id = channel.id();
     let outcomes = publish(&channel, messages, &pulse).await;
-    Round { channel, outcomes }
+    let nacked = |(_, outcome): &(Message, Outcome)| *outcome == Outcome::Nacked;
+    let channel = match &outcomes {
+        Ok(outcomes) if outcomes.iter().any(nacked) => replace(&connection, channel).await,
+        _ => channel,
+    };
+    Round {
+        id,
+        channel,
+        outcomes,
+    }
+}
+
+/// A channel that was told once that a quorum queue is full may never hear that it has room again:
+/// RabbitMQ 3.10 does not tell it when the queue's limit is lifted by clearing the policy. A new channel
+/// asks the queue itself.
+async fn replace(connection: &Connection, channel: Channel) -> Channel {
+    let _ = channel.close(200, "OK".into()).await;
+    // Where there is none the connection is lost, and the next round on the old one says so.
+    connect::open_channel(connection).await.unwrap_or(channel)
 }
 
 async fn publish(

@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection with messages in flight.
 pub struct RabbitMqSession {
     config: Config,
-    connection: Connection,
+    connection: Arc<Connection>,
     /// After the connection: what a close in order did not end is cut off.
     cut: CutOnDrop,
     idle: Vec<Channel>,
@@ -79,7 +79,7 @@ impl RabbitMqSession {
         let now = Instant::now();
         Self {
             config,
-            connection,
+            connection: Arc::new(connection),
             cut,
             idle: channels,
             rounds: FuturesUnordered::new(),
@@ -106,14 +106,15 @@ impl RabbitMqSession {
             let pulse = Pulse::new();
             self.pulses.insert(channel.id(), pulse.clone());
             let messages = self.order.take_ready(share);
+            let connection = Arc::clone(&self.connection);
             self.rounds
-                .push(Box::pin(round::run(channel, messages, pulse)));
+                .push(Box::pin(round::run(connection, channel, messages, pulse)));
         }
     }
 
     /// Takes in what a round brought; returns what was confirmed.
     fn settle(&mut self, round: Round) -> Result<Vec<Seq>, SessionError> {
-        self.pulses.remove(&round.channel.id());
+        self.pulses.remove(&round.id);
         let outcomes = round.outcomes.map_err(failure)?;
         self.idle.push(round.channel);
         let mut confirmed = Vec::with_capacity(outcomes.len());
