@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::note::Note;
 
@@ -13,6 +14,8 @@ use super::note::Note;
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
+    /// Whether this process has found damage: no later note takes that back.
+    damaged: Mutex<bool>,
 }
 
 impl Lock {
@@ -23,16 +26,18 @@ impl Lock {
 
     /// Writes the note. It is not synced.
     pub(super) fn write_note(&self, note: Note) -> io::Result<()> {
-        note.write(&self.file)
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        Note {
+            damaged: *damaged,
+            ..note
+        }
+        .write(&self.file)
     }
 
     /// Notes for the next start that the database is damaged.
     pub(super) fn mark_damaged(&self) -> io::Result<()> {
-        let note = self.note()?.unwrap_or_default();
-        self.write_note(Note {
-            damaged: true,
-            ..note
-        })?;
+        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.write_note(self.note()?.unwrap_or_default())?;
         self.file.sync_data()
     }
 }
@@ -59,7 +64,10 @@ pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
 pub(super) fn lock(database: &Path) -> io::Result<Lock> {
     let file = open_private(&beside(database, ".lock"))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock { file }),
+        Ok(()) => Ok(Lock {
+            file,
+            damaged: Mutex::new(false),
+        }),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(TryLockError::Error(error)) => Err(error),
     }

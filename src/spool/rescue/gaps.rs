@@ -46,10 +46,10 @@ impl Gaps {
         }
     }
 
-    /// An event has this number: the gaps before it.
-    pub(in crate::spool) fn meet(&mut self, seq: Seq) -> Vec<Gap> {
-        let gaps = self.up_to(Seq(seq.0.saturating_sub(1)));
-        self.next = self.next.max(seq.next());
+    /// These numbers are known, an event's or of a gap: the gaps before them.
+    pub(in crate::spool) fn meet(&mut self, first: Seq, last: Seq) -> Vec<Gap> {
+        let gaps = self.up_to(Seq(first.0.saturating_sub(1)));
+        self.next = self.next.max(last.next());
         gaps
     }
 
@@ -89,7 +89,10 @@ mod tests {
             committed: Seq(committed),
         };
         let mut finder = Gaps::new(Seq(from), known);
-        let mut found: Vec<Gap> = met.iter().flat_map(|seq| finder.meet(Seq(*seq))).collect();
+        let mut found: Vec<Gap> = met
+            .iter()
+            .flat_map(|seq| finder.meet(Seq(*seq), Seq(*seq)))
+            .collect();
         found.extend(finder.end());
         let of = |gap: Gap| (gap.first.0, gap.last.0, gap.lost);
         found.into_iter().map(of).collect()

@@ -160,9 +160,6 @@ pub(super) fn rescue(
     schema::create(&connection)?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
     Pages::of_both(database, &files::log(database))?.each_row(|found| found.insert(&connection))?;
-    // What SQLite can still read of the small tables; of each as far as that goes.
-    let structure = structure::copy(database, &connection).unwrap_or_default();
-
     let bounds = "SELECT count(*), min(seq), max(seq) FROM events";
     let (kept, first, last) = connection.query_row(bounds, [], |row| {
         let (first, last): (Option<u64>, Option<u64>) = (row.get(1)?, row.get(2)?);
@@ -172,11 +169,14 @@ pub(super) fn rescue(
             last.map(Seq),
         ))
     })?;
+    let committed = note
+        .map_or(Seq::default(), |note| note.last)
+        .max(last.unwrap_or_default());
+    // What SQLite can still read of the small tables; of each as far as that goes.
+    let structure = structure::copy(database, &connection, committed).unwrap_or_default();
     let known = Known {
         confirmed: note.map_or(structure.confirmed, |note| note.confirmed),
-        committed: note
-            .map_or(Seq::default(), |note| note.last)
-            .max(last.unwrap_or_default()),
+        committed,
     };
     // Without a note nobody knows what was before the first event that is found.
     let from = match (note, first) {
@@ -185,7 +185,9 @@ pub(super) fn rescue(
         (_, None) => known.confirmed,
     };
     let mut findings = Findings::default();
+    findings.insert_all(structure.gaps, &connection)?;
     insert_gaps(&connection, Gaps::new(from, known), &mut findings)?;
+    findings.lost.sort_unstable();
     let next = known
         .committed
         .max(known.confirmed)
@@ -203,15 +205,19 @@ pub(super) fn rescue(
     Ok(findings)
 }
 
+/// Writes down the numbers that neither an event nor a gap has.
 fn insert_gaps(
     connection: &Connection,
     mut gaps: Gaps,
     findings: &mut Findings,
 ) -> rusqlite::Result<()> {
-    let mut numbers = connection.prepare("SELECT seq FROM events ORDER BY seq")?;
+    let known =
+        "SELECT seq, seq FROM events UNION ALL SELECT first_seq, last_seq FROM gaps ORDER BY 1";
+    let mut numbers = connection.prepare(known)?;
     let mut rows = numbers.query([])?;
     while let Some(row) = rows.next()? {
-        findings.insert_all(gaps.meet(Seq(row.get(0)?)), connection)?;
+        let new = gaps.meet(Seq(row.get(0)?), Seq(row.get(1)?));
+        findings.insert_all(new, connection)?;
     }
     findings.insert_all(gaps.end(), connection)
 }

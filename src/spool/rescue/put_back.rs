@@ -15,15 +15,14 @@ use super::pages::{Found, Pages};
 use super::{Error, Findings};
 use crate::event::Seq;
 use crate::spool::note::Note;
+use crate::spool::schema;
 
 /// What the log holds and the file does not.
 pub(in crate::spool) type Missing = BTreeMap<Seq, Found>;
 
 /// Looks through the log, before SQLite brings it into the file. The file may be open.
 pub(in crate::spool) fn look(connection: &Connection, log: &Path) -> Result<Missing, Error> {
-    let lowest_cursor: Option<u64> =
-        connection.query_row("SELECT min(seq) FROM cursors", [], |row| row.get(0))?;
-    let confirmed = Seq(lowest_cursor.unwrap_or_default());
+    let confirmed = lowest_cursor(connection)?;
     let mut is_there = connection.prepare("SELECT 1 FROM events WHERE seq = ?1")?;
     let mut missing = Missing::new();
     Pages::of_log(log)?.each_row(|found| {
@@ -34,6 +33,18 @@ pub(in crate::spool) fn look(connection: &Connection, log: &Path) -> Result<Miss
         Ok::<_, rusqlite::Error>(())
     })?;
     Ok(missing)
+}
+
+/// The lowest of the cursors; that is 0 where one of them is not what was written.
+fn lowest_cursor(connection: &Connection) -> rusqlite::Result<Seq> {
+    let mut cursors = connection.prepare("SELECT sink, seq, checksum FROM cursors")?;
+    let cursors = cursors.query_map([], |row| {
+        let (sink, seq): (String, Seq) = (row.get(0)?, Seq(row.get(1)?));
+        let is_right = schema::cursor_checksum(&sink, seq) == row.get::<_, u32>(2)?;
+        Ok(if is_right { seq } else { Seq::default() })
+    })?;
+    let lowest = cursors.min_by_key(|seq| seq.as_ref().map_or(0, |seq| seq.0));
+    lowest.unwrap_or(Ok(Seq::default()))
 }
 
 /// Puts events back, and writes down the numbers that are missing all the same. `last` is the newest event
@@ -61,7 +72,7 @@ pub(in crate::spool) fn put_back(
     let mut gaps = Gaps::new(last, known);
     for (seq, found) in missing {
         found.insert(connection)?;
-        findings.insert_all(gaps.meet(*seq), connection)?;
+        findings.insert_all(gaps.meet(*seq, *seq), connection)?;
     }
     findings.insert_all(gaps.end(), connection)?;
     let next = newest.max(note.last).next();

@@ -1,10 +1,11 @@
-//! What SQLite can still read of a damaged file: its identity, cursors, dead letters and recent ids.
+//! What SQLite can still read of a damaged file: its identity, cursors, gaps, dead letters and recent ids.
 
 use std::path::Path;
 
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, params};
 
+use super::gaps::Gap;
 use crate::event::Seq;
 use crate::spool::schema;
 
@@ -15,10 +16,17 @@ pub(super) struct Structure {
     pub(super) confirmed: Seq,
     /// The highest of all numbers in them.
     pub(super) last: Seq,
+    /// What was known to be missing.
+    pub(super) gaps: Vec<Gap>,
 }
 
-/// Copies them into a new database, each as far as it can be read.
-pub(super) fn copy(damaged: &Path, new: &Connection) -> rusqlite::Result<Structure> {
+/// Copies them into a new database that has the events, each as far as it can be read. No event above
+/// `committed` was ever kept.
+pub(super) fn copy(
+    damaged: &Path,
+    new: &Connection,
+    committed: Seq,
+) -> rusqlite::Result<Structure> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let old = schema::connect(damaged, flags)?;
     let identity = old.query_row("SELECT spool_id, next_seq FROM identity", [], |row| {
@@ -35,6 +43,7 @@ pub(super) fn copy(damaged: &Path, new: &Connection) -> rusqlite::Result<Structu
     Ok(Structure {
         confirmed: cursors.iter().copied().min().unwrap_or_default(),
         last: cursors.into_iter().fold(last, Seq::max),
+        gaps: gaps(&old, new, committed).unwrap_or_default(),
     })
 }
 
@@ -58,6 +67,30 @@ fn copy_cursors(old: &Connection, new: &Connection) -> rusqlite::Result<Vec<Seq>
         }
     }
     Ok(copied)
+}
+
+/// A row of these has no checksum: one that cannot be true is left out, and what it should have said is
+/// found out again.
+fn gaps(old: &Connection, new: &Connection, committed: Seq) -> rusqlite::Result<Vec<Gap>> {
+    let mut gaps: Vec<Gap> = Vec::new();
+    let mut select =
+        old.prepare("SELECT first_seq, last_seq, lost FROM gaps WHERE first_seq > 0 ORDER BY 1")?;
+    let mut event_between = new.prepare("SELECT 1 FROM events WHERE seq BETWEEN ?1 AND ?2")?;
+    let mut rows = select.query([])?;
+    while let Ok(Some(row)) = rows.next() {
+        let gap = Gap {
+            first: Seq(row.get(0)?),
+            last: Seq(row.get(1)?),
+            lost: row.get(2)?,
+        };
+        let in_order = gap.first <= gap.last
+            && gap.last <= committed
+            && gaps.last().is_none_or(|before| before.last < gap.first);
+        if in_order && !event_between.exists([gap.first.0, gap.last.0])? {
+            gaps.push(gap);
+        }
+    }
+    Ok(gaps)
 }
 
 fn copy_dead_letters(old: &Connection, new: &Connection) -> rusqlite::Result<()> {

@@ -1,6 +1,6 @@
 //! Damage of every kind, done to the files of a spool that was killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::event::{Event, Kind, Seq};
@@ -20,6 +20,9 @@ use crate::spool::tests::{config, until};
 use crate::spool::{Appended, Config, Opened, Row, Spool};
 
 const PAGE: u64 = 4096;
+
+/// Nothing here takes so long, unless it takes for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every tenth event is larger than a page.
 fn event(number: u64) -> Event {
@@ -86,7 +89,7 @@ impl Killed {
     /// gets, the numbers that are lost, and where it began.
     async fn restart(&self) -> (BTreeMap<u64, Event>, Vec<u64>, u64) {
         let config = config(&self.folder);
-        let mut lost = Vec::new();
+        let mut lost = BTreeSet::new();
         for _ in 0..3 {
             let Opened { spool, .. } = open(&config);
             for (first, last) in &spool.findings().lost {
@@ -103,9 +106,10 @@ impl Killed {
                 );
                 assert_eq!(spool.lost(), lost.len() as u64);
                 spool.close().await;
-                return (read, lost, start.0);
+                return (read, lost.into_iter().collect(), start.0);
             }
-            assert!(spool.failed().await.to_string().contains("is damaged"));
+            let failed = timeout(PATIENCE, spool.failed()).await.unwrap();
+            assert!(failed.to_string().contains("is damaged"), "{failed}");
             spool.close().await;
         }
         panic!("it is damaged for ever");
@@ -120,9 +124,20 @@ fn open(config: &Config) -> Opened {
 async fn read_all(spool: &Spool, start: Seq) -> Option<BTreeMap<u64, Event>> {
     let mut tail = spool.tail(start).unwrap();
     let mut read = BTreeMap::new();
+    let deadline = Instant::now() + PATIENCE;
     while tail.position() < spool.status().last {
-        let rows = timeout(Duration::from_secs(10), tail.next(7)).await;
-        for row in rows.expect("rows within 10 s").ok()? {
+        let rows = timeout(PATIENCE, tail.next(7)).await.unwrap();
+        if let Err(error) = rows {
+            // It is damage once it has lasted.
+            let refusing = spool.status().refusing;
+            if refusing.is_some_and(|refusing| refusing.is_final()) {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "{error} for ever");
+            sleep(Duration::from_millis(20)).await;
+            continue;
+        }
+        for row in rows.unwrap() {
             if let Row::Event(stored) = row {
                 assert!(read.insert(stored.seq.0, stored.event).is_none());
             }
@@ -250,6 +265,26 @@ async fn what_lies_in_the_log_behind_a_garbled_frame_is_put_back() {
     assert_eq!(all, (31..=100).collect::<Vec<_>>());
 }
 
+/// It might say that events were deleted which are only in the log.
+#[tokio::test]
+async fn a_damaged_cursor_keeps_nothing_from_being_put_back() {
+    let killed = Killed::new(40, 100, 0).await;
+    let log = fs::read(killed.log()).unwrap();
+    fs::remove_file(killed.log()).unwrap();
+    let connection = rusqlite::Connection::open(killed.database()).unwrap();
+    connection
+        .execute("UPDATE cursors SET seq = 90", [])
+        .unwrap();
+    connection.close().unwrap();
+    fs::write(killed.log(), log).unwrap();
+    garble(&killed.log(), 0, 32);
+    let (read, lost, start) = killed.restart().await;
+    assert_eq!(
+        (numbers(&read), lost, start),
+        ((1..=100).collect(), vec![], 0)
+    );
+}
+
 #[tokio::test]
 async fn a_database_that_is_gone_is_a_loss_and_no_new_spool() {
     let killed = Killed::new(100, 100, 30).await;
@@ -288,6 +323,24 @@ async fn rows_that_are_passed_over_are_damage() {
     let mut all = [numbers(&read), lost].concat();
     all.sort_unstable();
     assert_eq!(all, (31..=100).collect::<Vec<_>>());
+}
+
+/// Also where every sink has passed it since.
+#[tokio::test]
+async fn what_was_lost_once_stays_counted_after_the_next_damage() {
+    let killed = Killed::new(40, 100, 30).await;
+    fs::remove_file(killed.log()).unwrap();
+    let config = config(&killed.folder);
+    let spool = open(&config).spool;
+    assert_eq!(spool.lost(), 60);
+    spool.cursor("sink").unwrap().advance(Seq(100));
+    spool.shared.lock.mark_damaged().unwrap();
+    spool.close().await;
+    let spool = open(&config).spool;
+    assert!(spool.findings().rescue.is_some());
+    assert_eq!(spool.findings().lost, [(Seq(41), Seq(100))]);
+    assert_eq!(spool.lost(), 60);
+    spool.close().await;
 }
 
 #[derive(Debug, Clone)]
