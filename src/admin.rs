@@ -137,7 +137,7 @@ impl Admin {
         }
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" => self.readiness().await,
+            "/readyz" => self.readiness(),
             "/metrics" => self.metrics().await,
             "/" => text(StatusCode::OK, "recall-relay: /livez /readyz /metrics\n"),
             _ => text(
@@ -147,10 +147,7 @@ impl Admin {
         }
     }
 
-    async fn readiness(&self) -> Response<Full<Bytes>> {
-        let spool = self.spool.clone();
-        let put_aside = tokio::task::spawn_blocking(move || spool.put_aside());
-        let put_aside = put_aside.await.unwrap_or_default();
+    fn readiness(&self) -> Response<Full<Bytes>> {
         let status = self.spool.status();
         let reason = if self.stopping.load(Ordering::Acquire) {
             Some("stopping".to_owned())
@@ -172,7 +169,9 @@ impl Admin {
                     .rescue
                     .as_ref()
                     .map(ToString::to_string),
-                put_aside: put_aside
+                put_aside: self
+                    .spool
+                    .put_aside()
                     .iter()
                     .map(|path| path.display().to_string())
                     .collect(),

@@ -273,10 +273,10 @@ impl Spool {
         &self.shared.findings
     }
 
-    /// Damaged files beside the spool that nobody has removed yet. Blocks.
+    /// Damaged files beside the spool that nobody has removed yet.
     #[must_use]
     pub fn put_aside(&self) -> Vec<PathBuf> {
-        rescue::put_aside(&self.path).unwrap_or_default()
+        self.shared.put_aside().clone()
     }
 
     /// Waits until the spool fails for good.

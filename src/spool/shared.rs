@@ -1,6 +1,8 @@
 //! What the writer's thread, the readers and everybody else tell each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     /// Where the file looks damaged, and since when.
     pub(super) doubts: Mutex<BTreeMap<Seq, Instant>>,
     pub(super) findings: Findings,
+    /// Damaged files that are still beside the spool. Only a start puts one there.
+    pub(super) put_aside: Mutex<Vec<PathBuf>>,
     pub(super) lost: u64,
     pub(super) lock: Arc<Lock>,
 }
@@ -41,6 +45,21 @@ impl Shared {
         self.unreadable
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn put_aside(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.put_aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the damaged files that somebody has removed.
+    pub(super) fn look_for_put_aside(&self) {
+        let found = self.put_aside().clone();
+        let gone = |path: &PathBuf| fs::exists(path).is_ok_and(|exists| !exists);
+        // Not while the list is locked: the disk may hang.
+        let gone: Vec<PathBuf> = found.into_iter().filter(gone).collect();
+        self.put_aside().retain(|path| !gone.contains(path));
     }
 
     /// Notes that an event is lost; the log hears of each once.

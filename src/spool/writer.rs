@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use super::busy::Busy;
+use super::rescue;
 use super::room::Limit;
 use super::store::{SetAside, Store};
 use super::{AppendError, Appended, Config, Cursor, OpenError, Opened, Shared, Spool, Status};
@@ -78,6 +79,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         busy: Busy::default(),
         doubts: Mutex::default(),
         findings: store.findings().clone(),
+        put_aside: Mutex::new(rescue::put_aside(&config.path).unwrap_or_default()),
         lost: store.lost(),
         lock: Arc::clone(store.lock()),
     });
@@ -226,6 +228,7 @@ impl Writer {
     fn upkeep(&mut self) -> Result<(), AppendError> {
         self.upkeep_pause = UPKEEP;
         self.upkeep_due = Instant::now() + UPKEEP;
+        self.shared.look_for_put_aside();
         let cursors = &self.shared.cursors;
         let doubtful = matches!(self.refusing(), Some(AppendError::Io(_)));
         let done = self.store.save_cursors(cursors).and_then(|()| {

@@ -196,11 +196,16 @@ async fn a_garbled_head_costs_no_event() {
     assert_eq!(aside.len(), 1);
     assert_eq!(fs::read(&aside[0]).unwrap(), damaged);
     assert_ne!(before.0, damaged);
+    let spool = open(&config(&killed.folder)).spool;
+    assert_eq!(spool.put_aside(), aside, "also at the next start");
     let log = aside[0].with_file_name(format!(
         "{}-wal",
         aside[0].file_name().unwrap().to_str().unwrap()
     ));
     assert_eq!(fs::read(log).unwrap()[32..], before.1[32..]);
+    fs::remove_file(&aside[0]).unwrap();
+    until("it to be told no more", || spool.put_aside().is_empty()).await;
+    spool.close().await;
 }
 
 #[tokio::test]
