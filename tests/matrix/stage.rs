@@ -202,6 +202,14 @@ impl<'a> Stage<'a> {
         relay.kill();
     }
 
+    /// Starts a relay and kills it at a random moment of its start, or soon after.
+    pub fn start_and_kill_relay(&mut self, at_most: Duration) {
+        let mut relay = self.setup.launch();
+        self.play_on_until(at_most);
+        assert!(relay.runs(), "the relay ended by itself:\n{}", relay.log());
+        relay.kill();
+    }
+
     /// SIGTERM; it has to end cleanly.
     pub fn stop_relay(&mut self) {
         self.look_at_memory();

@@ -106,23 +106,7 @@ impl Setup {
 
     /// Starts the relay and waits until it is ready.
     pub fn start(&self) -> Relay {
-        let mut child = self
-            .command(&[])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stdout, log) = (Lines::default(), Lines::default());
-        stdout.gather(child.stdout.take().unwrap());
-        log.gather(child.stderr.take().unwrap());
-        let mut relay = Relay {
-            _folder: Arc::clone(&self.folder),
-            child,
-            stdout,
-            log,
-            callbacks: SocketAddr::from(([127, 0, 0, 1], 0)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
-        };
+        let mut relay = self.launch();
         let ready = until("the relay to be ready", || {
             if let Some(status) = relay.child.try_wait().unwrap() {
                 panic!("the relay ended: {status}\n{}", relay.log.all().join("\n"));
@@ -132,6 +116,27 @@ impl Setup {
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         (relay.callbacks, relay.admin) = (address("callbacks"), address("admin"));
         relay
+    }
+
+    /// Starts the relay, and does not wait for anything: nobody knows its addresses yet.
+    pub fn launch(&self) -> Relay {
+        let mut child = self
+            .command(&[])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdout, log) = (Lines::default(), Lines::default());
+        stdout.gather(child.stdout.take().unwrap());
+        log.gather(child.stderr.take().unwrap());
+        Relay {
+            _folder: Arc::clone(&self.folder),
+            child,
+            stdout,
+            log,
+            callbacks: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
     }
 }
 

@@ -138,7 +138,7 @@ fn permit(stage: &mut Stage<'_>, right: Right) {
     }
 }
 
-/// The queue is at its limit and rejects; then the limit is a wide one.
+/// The queue is at its limit and rejects; then the limit is a wide one, or none.
 fn queue_full(stage: &mut Stage<'_>) {
     let limit = |stage: &mut Stage<'_>, length: u32| {
         let of = format!("^{}$", stage.name);
@@ -147,12 +147,16 @@ fn queue_full(stage: &mut Stage<'_>) {
         stage.broker().rabbitmq().ctl(&words);
     };
     stage.begin();
-    for _ in 0..stage.pick(1, 5) {
+    for round in 0..stage.pick(2, 6) {
         limit(stage, 50);
         stage.play_on(stage.pick(Duration::from_secs(2), Duration::from_secs(20)));
         stage.expect_behind();
         stage.mended();
-        limit(stage, 10_000_000);
+        if round % 2 == 0 {
+            stage.broker().rabbitmq().ctl(&["clear_policy", "full"]);
+        } else {
+            limit(stage, 10_000_000);
+        }
         stage.catch_up();
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::stage::Stage;
 use super::{BOTH, Scenario};
 
-pub const ALL: [Scenario; 3] = [
+pub const ALL: [Scenario; 4] = [
     Scenario {
         name: "relay_killed",
         sinks: BOTH,
@@ -13,6 +13,13 @@ pub const ALL: [Scenario; 3] = [
         duplicates: 400,
         recovery: Duration::from_secs(30),
         play: killed,
+    },
+    Scenario {
+        name: "killed_at_start",
+        sinks: BOTH,
+        duplicates: 400,
+        recovery: Duration::from_secs(30),
+        play: killed_at_start,
     },
     Scenario {
         name: "relay_stopped",
@@ -42,6 +49,20 @@ fn killed(stage: &mut Stage<'_>) {
         }
     }
     stage.catch_up();
+}
+
+/// `kill -9`, and again while the next one opens the spool, connects and publishes its first events.
+fn killed_at_start(stage: &mut Stage<'_>) {
+    stage.begin();
+    for _ in 0..stage.pick(4, 25) {
+        stage.play_on_until(Duration::from_millis(300));
+        stage.kill_relay();
+        for _ in 0..4 {
+            stage.start_and_kill_relay(Duration::from_millis(200));
+        }
+        stage.restart_relay();
+        stage.catch_up();
+    }
 }
 
 /// SIGTERM under load, again and again, with a spool that keeps nothing once it is forwarded: the next
