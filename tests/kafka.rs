@@ -377,6 +377,39 @@ fn a_topic_that_is_deleted_is_created_again_soon() {
     relay.stop();
 }
 
+/// A broker that comes back without what it had confirmed knows other numbers of the producer than the
+/// producer itself, which then does nothing any more: the relay needs another one.
+#[test]
+fn a_producer_that_fails_for_good_is_replaced() {
+    let mut kafka = kafka();
+    let (setup, topic) = setup(&kafka, "fatal");
+    kafka.create_topic(&topic, 1, &[]);
+    let relay = setup.start();
+    for number in 1..=3 {
+        assert!(relay.recall("a", number).is_ok());
+        relay.until_drained("kafka");
+    }
+    kafka.kill();
+    kafka.lose_last_batch(&topic, 0);
+    kafka.resume();
+    relay.until_sink("kafka", "up");
+    for number in 4..=9 {
+        assert!(relay.recall("a", number).is_ok());
+    }
+    relay.until_drained("kafka");
+    relay.until_sink("kafka", "up");
+    let found = recalls(&kafka.read(&topic, 8, TIMEOUT));
+    let left: Vec<Recall> = [1, 2, 4, 5, 6, 7, 8, 9]
+        .map(|number| Recall::new("a", number))
+        .to_vec();
+    assert_eq!(assert_kept(&left, &found), 0);
+    let down = relay.log_entries("sink is down; events stay in the spool");
+    let reasons = down.iter().map(|entry| entry["reason"].to_string());
+    let fatal = |reason: String| reason.contains("OutOfOrderSequenceNumber");
+    assert!(reasons.into_iter().any(fatal), "{}", relay.log());
+    relay.stop();
+}
+
 #[test]
 fn it_authenticates_with_plain_and_scram() {
     let kafka = kafka();

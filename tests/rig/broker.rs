@@ -88,6 +88,11 @@ impl Broker {
         fs::write(self.folder.join(name), content).expect("a file of the broker");
     }
 
+    /// A file or folder of the broker.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Starts it on what the folder has, and waits until `ready` says so.
     pub(super) fn launch(&mut self, mut ready: impl FnMut() -> bool) {
         assert!(!self.runs(), "{} runs already", self.service.name());

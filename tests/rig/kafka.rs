@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::{self, OpenOptions},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -139,6 +140,33 @@ impl Kafka {
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.broker.kill();
+    }
+
+    /// Takes away the last batch of a partition, and what it knew of its producers: as a power cut does,
+    /// for Kafka confirms what it has not synced. The broker must have been killed.
+    pub fn lose_last_batch(&self, topic: &str, partition: i32) {
+        let folder = self.broker.path(&format!("data/{topic}-{partition}"));
+        for entry in fs::read_dir(&folder).expect("the partition's folder") {
+            let path = entry.expect("its files").path();
+            if path.extension().is_some_and(|ending| ending == "snapshot") {
+                fs::remove_file(path).expect("a snapshot that can be removed");
+            }
+        }
+        let log = folder.join("00000000000000000000.log");
+        let bytes = fs::read(&log).expect("the partition's log");
+        let (mut at, mut last) = (0, 0);
+        // A batch begins with its first offset (8 bytes) and its length after that (4 bytes).
+        while let Some(length) = bytes.get(at + 8..at + 12) {
+            let length = u32::from_be_bytes(length.try_into().expect("4 bytes"));
+            last = at;
+            at += 12 + length as usize;
+            if length == 0 {
+                break;
+            }
+        }
+        let file = OpenOptions::new().write(true).open(&log);
+        file.and_then(|file| file.set_len(last as u64))
+            .expect("a log that can be cut off");
     }
 
     /// SIGSTOP: connections stay open, and nobody answers. For longer than
