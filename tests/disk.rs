@@ -160,7 +160,14 @@ fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
     let acknowledged = under_load(&relay, || {
+        // What has just been written is not read back: the sink has to fall behind.
+        let held = relay.hold_stdout();
+        for number in 1..=120 {
+            let answer = relay.post(&recall_query(), padded_recall("large", number, 200_000));
+            assert!(answer.is_ok(), "{answer:?}");
+        }
         faults.fail_reads();
+        drop(held);
         relay.until_sink("stdout", "down");
         faults.heal();
         relay.until_sink("stdout", "up");

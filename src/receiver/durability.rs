@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::event::Event;
@@ -13,8 +14,13 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(1900);
 
 /// Something that keeps events for good.
 pub trait Durability: Send + Sync + 'static {
-    /// Keeps an event; waits until it is safe.
-    fn keep(&self, event: Event) -> impl Future<Output = Result<Kept, NotKept>> + Send;
+    /// Keeps an event; waits until it is safe. `room` is given back when nothing waits for that any more,
+    /// which may be later than the answer.
+    fn keep(
+        &self,
+        event: Event,
+        room: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Result<Kept, NotKept>> + Send;
 }
 
 /// An event is safe.
@@ -32,8 +38,9 @@ pub enum Kept {
 pub struct NotKept(pub String);
 
 impl Durability for Spool {
-    async fn keep(&self, event: Event) -> Result<Kept, NotKept> {
-        let Ok(appended) = timeout(ANSWER_LIMIT, self.append(event)).await else {
+    async fn keep(&self, event: Event, room: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
+        let append = self.append_from(event, Some(room));
+        let Ok(appended) = timeout(ANSWER_LIMIT, append).await else {
             return Err(NotKept("the disk did not answer in time".to_owned()));
         };
         match appended {

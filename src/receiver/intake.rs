@@ -36,34 +36,12 @@ pub struct Intake<D> {
     seen_oddities: Mutex<HashSet<Oddity>>,
 }
 
-/// A body, and the room that it takes until it is answered, or its event is no longer kept in memory.
+/// A body, and the room that it takes until nobody waits for its event: after an answer that came too late,
+/// or when the client has gone, that may still wait for the disk, and a disk that hangs must not gather more
+/// than there is room for.
 struct Buffered {
     body: Bytes,
     room: OwnedSemaphorePermit,
-}
-
-/// Bytes that take room for as long as anybody has them.
-struct Held {
-    bytes: Bytes,
-    _room: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// Lets an event take its body's room along. After an answer that came too late, or when the client has
-/// gone, it still waits for the disk: a disk that hangs must not gather more than there is room for.
-fn hold(event: Event, room: OwnedSemaphorePermit) -> Event {
-    Event {
-        bytes: Bytes::from_owner(Held {
-            bytes: event.bytes,
-            _room: room,
-        }),
-        ..event
-    }
 }
 
 /// Room for bodies is counted in units of this many bytes.
@@ -244,15 +222,14 @@ impl<D: Durability> Intake<D> {
         match understand(sdk_app_id, recall, &head.query, read, head.received_at) {
             Ok(understood) => {
                 self.report(&understood.oddities, recall);
-                let event = hold(understood.event, room);
-                match self.durability.keep(event).await {
+                match self.durability.keep(understood.event, room).await {
                     Ok(kept) => Outcome::Kept(kept),
                     Err(error) => Outcome::NotKept(error),
                 }
             }
             Err(fault) => {
                 let event = Self::reject(head, sdk_app_id, recall, &fault, body);
-                match self.durability.keep(hold(event, room)).await {
+                match self.durability.keep(event, room).await {
                     Ok(_) => Outcome::Rejected(fault),
                     Err(error) => Outcome::NotKept(error),
                 }

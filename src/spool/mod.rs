@@ -17,7 +17,9 @@
 
 mod busy;
 mod files;
+mod fresh;
 mod note;
+mod queue;
 mod recent_ids;
 mod rescue;
 mod room;
@@ -29,12 +31,11 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 pub use rescue::{Error as RescueError, Findings, Rescue};
@@ -43,8 +44,8 @@ pub use tail::{ReadError, Row, Tail};
 
 use crate::event::{Event, Millis, Seq, Stored};
 use crate::setting::{self, Period, Size};
+use queue::{Append, Command, Queue, Refused};
 use shared::Shared;
-use writer::Command;
 
 /// Settings of the spool.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -170,10 +171,20 @@ impl Cursor {
 /// A handle to the open spool; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Spool {
-    commands: SyncSender<Command>,
+    entrance: Arc<Entrance>,
     shared: Arc<Shared>,
     path: PathBuf,
     writer: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+}
+
+/// The way to the writer, which ends with the last handle.
+#[derive(Debug)]
+struct Entrance(Arc<Queue>);
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// A spool that was just opened, and what it found.
@@ -201,14 +212,25 @@ impl Spool {
     /// # Errors
     /// Tells why the event is not kept. Dropping the future does not take the event back.
     pub async fn append(&self, event: Event) -> Result<Appended, AppendError> {
+        self.append_from(event, None).await
+    }
+
+    /// As [`Self::append`]; `room` is held for as long as the event waits, also where the future is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn append_from(
+        &self,
+        event: Event,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Appended, AppendError> {
         let (reply, outcome) = oneshot::channel();
-        self.commands
-            .try_send(Command::Append { event, reply })
-            .map_err(|error| match error {
-                TrySendError::Full(_) => AppendError::Busy,
-                TrySendError::Disconnected(_) => closed(),
-            })?;
-        outcome.await.unwrap_or_else(|_| Err(closed()))
+        let append = Append { event, reply, room };
+        match self.entrance.0.append(append).await {
+            Ok(()) => outcome.await.unwrap_or_else(|_| Err(closed())),
+            Err(Refused::Full) => Err(AppendError::Busy),
+            Err(Refused::Closed) => Err(closed()),
+        }
     }
 
     /// Keeps an event that no place at the broker would take, until somebody looks at it. Waits until
@@ -218,7 +240,7 @@ impl Spool {
     /// As [`Self::append`].
     pub async fn set_aside(&self, letter: SetAside) -> Result<(), AppendError> {
         let (reply, outcome) = oneshot::channel();
-        self.send(Command::SetAside { letter, reply }).await?;
+        self.put(Command::SetAside { letter, reply })?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -300,7 +322,7 @@ impl Spool {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let closed = async {
-            if self.send(Command::Close).await.is_ok()
+            if self.put(Command::Close).is_ok()
                 && let Some(writer) = writer
             {
                 let _ = tokio::task::spawn_blocking(move || writer.join()).await;
@@ -309,15 +331,8 @@ impl Spool {
         let _ = timeout(CLOSE_TIMEOUT, closed).await;
     }
 
-    /// Waits for room in the queue.
-    async fn send(&self, command: Command) -> Result<(), AppendError> {
-        let commands = self.commands.clone();
-        let sent = tokio::task::spawn_blocking(move || commands.send(command).is_ok()).await;
-        if sent.is_ok_and(|sent| sent) {
-            Ok(())
-        } else {
-            Err(closed())
-        }
+    fn put(&self, command: Command) -> Result<(), AppendError> {
+        self.entrance.0.put(command).map_err(|_| closed())
     }
 }
 

@@ -11,6 +11,7 @@ use tracing::error;
 
 use super::busy::Busy;
 use super::files::Lock;
+use super::fresh::Fresh;
 use super::{AppendError, Cursor, Findings, Status};
 use crate::event::Seq;
 
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) cursors: BTreeMap<String, Cursor>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
     pub(super) busy: Busy,
+    pub(super) fresh: Fresh,
     /// Where the file looks damaged, and since when.
     pub(super) doubts: Mutex<BTreeMap<Seq, Instant>>,
     pub(super) findings: Findings,

@@ -105,6 +105,11 @@ impl Tail {
             if self.reading.is_none() {
                 // The sender is in `shared`: it cannot be gone.
                 let _ = self.status.wait_for(|status| status.last > position).await;
+                let fresh = self.shared.fresh.from(position.next(), limit);
+                if let Some(newest) = fresh.last() {
+                    self.position = newest.seq;
+                    return Ok(fresh.into_iter().map(Row::Event).collect());
+                }
             }
             let reading = self.reading.get_or_insert_with(|| {
                 let connection = Arc::clone(&self.connection);

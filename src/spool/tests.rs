@@ -98,6 +98,19 @@ async fn what_was_appended_is_read_in_order_and_after_a_reopen() {
 }
 
 #[tokio::test]
+async fn it_tells_when_the_oldest_event_that_waits_was_appended() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    assert_eq!(spool.appended_after(Seq(0)).unwrap(), None);
+    let before = Millis::now();
+    append_all(&spool, 1..=2).await;
+    let appended = spool.appended_after(Seq(0)).unwrap().unwrap();
+    assert!((before..=Millis::now()).contains(&appended), "{appended}");
+    assert!(spool.appended_after(Seq(1)).unwrap().unwrap() >= appended);
+    assert_eq!(spool.appended_after(Seq(2)).unwrap(), None);
+}
+
+#[tokio::test]
 async fn many_at_once_share_commits_and_all_are_kept() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
@@ -396,10 +409,13 @@ async fn a_damaged_row_is_reported_and_counted_once() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     append_all(&spool, 1..=3).await;
+    spool.close().await;
     Connection::open(&config(&folder).path)
         .unwrap()
         .execute("UPDATE events SET body = x'00' WHERE seq = 2", [])
         .unwrap();
+    let spool = open(&config(&folder));
+    assert_eq!(spool.unreadable(), 0);
     let texts = || async {
         let rows = read_all(&spool, 0).await;
         rows.into_iter().map(|(_, text)| text).collect::<Vec<_>>()

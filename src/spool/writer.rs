@@ -1,34 +1,23 @@
 //! The writer's thread: takes everything that is waiting, commits it at once, wakes those who wait.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tracing::{info, warn};
 
 use super::busy::Busy;
+use super::fresh::Fresh;
+use super::queue::{Command, Queue};
 use super::rescue;
 use super::room::Limit;
-use super::store::{SetAside, Store};
-use super::{AppendError, Appended, Config, Cursor, OpenError, Opened, Shared, Spool, Status};
-use crate::event::{Event, Seq};
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Command {
-    Append {
-        event: Event,
-        reply: oneshot::Sender<Result<Appended, AppendError>>,
-    },
-    SetAside {
-        letter: SetAside,
-        reply: oneshot::Sender<Result<(), AppendError>>,
-    },
-    Close,
-}
+use super::store::Store;
+use super::{
+    AppendError, Appended, Config, Cursor, Entrance, OpenError, Opened, Shared, Spool, Status,
+};
+use crate::event::{Event, Seq, Stored};
 
 /// Events that one transaction holds at most: what bounds its time on a slow disk.
 const GROUP: usize = 1024;
@@ -77,15 +66,17 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         cursors,
         unreadable: Mutex::default(),
         busy: Busy::default(),
+        fresh: Fresh::default(),
         doubts: Mutex::default(),
         findings: store.findings().clone(),
         put_aside: Mutex::new(rescue::put_aside(&config.path).unwrap_or_default()),
         lost: store.lost(),
         lock: Arc::clone(store.lock()),
     });
-    let (commands, queue) = sync_channel(config.max_waiting.max(1));
+    let queue = Arc::new(Queue::new(config.max_waiting));
     let writer = Writer {
         store,
+        queue: Arc::clone(&queue),
         shared: Arc::clone(&shared),
         upkeep_due: Instant::now(),
         upkeep_pause: UPKEEP,
@@ -93,14 +84,14 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     writer.tell(None);
     let thread = thread::Builder::new()
         .name("spool".to_owned())
-        .spawn(move || writer.run(&queue))
+        .spawn(move || writer.run())
         .map_err(|source| OpenError::Files {
             path: config.path.clone(),
             source,
         })?;
     Ok(Opened {
         spool: Spool {
-            commands,
+            entrance: Arc::new(Entrance(queue)),
             shared,
             path: config.path.clone(),
             writer: Arc::new(Mutex::new(Some(thread))),
@@ -111,6 +102,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
 
 struct Writer {
     store: Store,
+    queue: Arc<Queue>,
     shared: Arc<Shared>,
     upkeep_due: Instant,
     upkeep_pause: Duration,
@@ -121,46 +113,38 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.shared
             .refuse(AppendError::Failed("its writer has ended".to_owned()));
+        self.queue.abandon();
     }
 }
 
-type Waiting = oneshot::Sender<Result<Appended, AppendError>>;
+/// Who waits for an answer, and the room that is given back with it.
+type Waiting = (
+    oneshot::Sender<Result<Appended, AppendError>>,
+    Option<OwnedSemaphorePermit>,
+);
 
 impl Writer {
-    fn run(mut self, queue: &Receiver<Command>) {
+    fn run(mut self) {
         let mut events = Vec::with_capacity(GROUP);
         let mut waiting = Vec::with_capacity(GROUP);
         let mut letters = Vec::new();
         loop {
-            let mut closing = false;
-            let received = queue.recv_timeout(self.upkeep_pause);
+            let taken = self.queue.take(GROUP, self.upkeep_pause);
             self.shared.busy.begin();
-            match received {
-                Ok(command) => {
-                    let mut next = Some(command);
-                    while let Some(command) = next {
-                        match command {
-                            Command::Append { event, reply } => {
-                                events.push(event);
-                                waiting.push(reply);
-                            }
-                            Command::SetAside { letter, reply } => letters.push((letter, reply)),
-                            Command::Close => closing = true,
-                        }
-                        next = if events.len() < GROUP {
-                            queue.try_recv().ok()
-                        } else {
-                            None
-                        };
+            let mut closing = taken.is_none();
+            for command in taken.into_iter().flatten() {
+                match command {
+                    Command::Append(append) => {
+                        events.push(append.event);
+                        waiting.push((append.reply, append.room));
                     }
+                    Command::SetAside { letter, reply } => letters.push((letter, reply)),
+                    Command::Close => closing = true,
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => closing = true,
             }
-            if !events.is_empty() && self.commit(&events, &mut waiting).is_err() {
+            if !events.is_empty() && self.commit(&mut events, &mut waiting).is_err() {
                 return;
             }
-            events.clear();
             for (letter, reply) in letters.drain(..) {
                 let outcome = self.store.set_aside(&letter);
                 let _ = reply.send(outcome.clone());
@@ -196,11 +180,23 @@ impl Writer {
     }
 
     /// Commits a group and answers those who wait. An error ends the thread.
-    fn commit(&mut self, events: &[Event], waiting: &mut Vec<Waiting>) -> Result<(), AppendError> {
+    fn commit(
+        &mut self,
+        events: &mut Vec<Event>,
+        waiting: &mut Vec<Waiting>,
+    ) -> Result<(), AppendError> {
         let outcome = self.store.append(events, &self.shared.cursors);
+        let events = events.drain(..);
         match &outcome {
             Ok(outcomes) => {
                 self.shared.trust(APPENDING);
+                let appended = events
+                    .zip(outcomes)
+                    .filter_map(|(event, outcome)| match *outcome {
+                        Ok(Appended::New(seq)) => Some(Stored { seq, event }),
+                        _ => None,
+                    });
+                self.shared.fresh.remember(appended);
                 let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
                 // Whether a full spool has room again is for the upkeep to say: a smaller event may fit
                 // where the last did not.
@@ -209,14 +205,14 @@ impl Writer {
                     (_, full @ Some(AppendError::Full(_))) => full,
                     _ => None,
                 });
-                for (reply, outcome) in waiting.drain(..).zip(outcomes) {
+                for ((reply, _), outcome) in waiting.drain(..).zip(outcomes) {
                     // Whoever asked may have gone; the event is kept all the same.
                     let _ = reply.send(outcome.clone());
                 }
                 Ok(())
             }
             Err(error) => {
-                for reply in waiting.drain(..) {
+                for (reply, _) in waiting.drain(..) {
                     let _ = reply.send(Err(error.clone()));
                 }
                 self.survive(error, APPENDING)

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
@@ -209,6 +209,11 @@ impl Relay {
         })
     }
 
+    /// Nobody reads its stdout for as long as this is held.
+    pub fn hold_stdout(&self) -> MutexGuard<'_, ()> {
+        self.stdout.gate.lock().unwrap()
+    }
+
     /// The log entries with this message.
     pub fn log_entries(&self, message: &str) -> Vec<Value> {
         let entries = self
@@ -335,21 +340,26 @@ impl Drop for Relay {
 
 /// Lines that a process writes, gathered as they come.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<(Vec<String>, bool)>>);
+struct Lines {
+    gathered: Arc<Mutex<(Vec<String>, bool)>>,
+    /// Who holds it stops the gathering.
+    gate: Arc<Mutex<()>>,
+}
 
 impl Lines {
     fn gather(&self, from: impl Read + Send + 'static) {
         let lines = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                lines.0.lock().unwrap().0.push(line);
+                drop(lines.gate.lock().unwrap());
+                lines.gathered.lock().unwrap().0.push(line);
             }
-            lines.0.lock().unwrap().1 = true;
+            lines.gathered.lock().unwrap().1 = true;
         });
     }
 
     fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().0.clone()
+        self.gathered.lock().unwrap().0.clone()
     }
 
     /// The events among them; after a write that failed comes an empty line, lest there be half a one.
@@ -362,7 +372,7 @@ impl Lines {
 
     fn until_closed(&self) {
         until("the output to be closed", || {
-            self.0.lock().unwrap().1.then_some(())
+            self.gathered.lock().unwrap().1.then_some(())
         });
     }
 }

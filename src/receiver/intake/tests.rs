@@ -18,11 +18,11 @@ const QUERY: &str = "/?SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRe
 
 /// Keeps nothing in time, and still has everything: a disk that hangs.
 #[derive(Default)]
-struct Stuck(Mutex<Vec<Event>>);
+struct Stuck(Mutex<Vec<(Event, OwnedSemaphorePermit)>>);
 
 impl Durability for &'static Stuck {
-    async fn keep(&self, event: Event) -> Result<Kept, NotKept> {
-        self.0.lock().unwrap().push(event);
+    async fn keep(&self, event: Event, room: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
+        self.0.lock().unwrap().push((event, room));
         Err(NotKept("the disk did not answer in time".to_owned()))
     }
 }

@@ -1,0 +1,262 @@
+//! What waits for the writer: put there by many, taken by its thread, all of it at once.
+//!
+//! A commit costs the same for one event as for a hundred. So whoever puts the first event does not wake
+//! the writer at once: it lets everything run that is ready to run, and may bring more, and wakes the writer
+//! then. With nothing else ready that is at once, too.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::yield_now;
+
+use super::store::SetAside;
+use super::{AppendError, Appended};
+use crate::event::Event;
+
+/// How often whoever gathers looks again whether others have come.
+const ROUNDS: usize = 4;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Append(Append),
+    SetAside {
+        letter: SetAside,
+        reply: oneshot::Sender<Result<(), AppendError>>,
+    },
+    Close,
+}
+
+/// An event, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub(super) event: Event,
+    pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Room in memory that it takes for as long as it waits.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// Why something was not put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Full,
+    Closed,
+}
+
+/// What waits.
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    filled: Condvar,
+    /// Events that may wait.
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    commands: VecDeque<Command>,
+    /// Somebody gathers, and will wake the writer.
+    gathering: bool,
+    /// The writer may take what there is.
+    released: bool,
+    closed: bool,
+}
+
+/// Wakes the writer at its end, also where whoever gathers does not go on.
+struct Gathering<'a>(&'a Queue);
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.gathering = false;
+        state.released = true;
+        drop(state);
+        self.0.filled.notify_one();
+    }
+}
+
+impl Queue {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an event there. Who is the first to do so returns when the writer has been woken; the others
+    /// at once.
+    pub(super) async fn append(&self, append: Append) -> Result<(), Refused> {
+        let gathering = {
+            let mut state = self.state();
+            if state.closed {
+                return Err(Refused::Closed);
+            }
+            if state.commands.len() >= self.capacity {
+                return Err(Refused::Full);
+            }
+            state.commands.push_back(Command::Append(append));
+            if state.gathering || state.released {
+                return Ok(());
+            }
+            state.gathering = true;
+            Gathering(self)
+        };
+        let mut before = 1;
+        for _ in 0..ROUNDS {
+            yield_now().await;
+            let now = self.state().commands.len();
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        drop(gathering);
+        Ok(())
+    }
+
+    /// Puts a command there, however many wait, and wakes the writer.
+    pub(super) fn put(&self, command: Command) -> Result<(), Refused> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        state.commands.push_back(command);
+        state.released = true;
+        drop(state);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Waits until the writer is woken, or for so long. Returns what there is, at most `limit`; none where
+    /// nothing will come any more.
+    pub(super) fn take(&self, limit: usize, patience: Duration) -> Option<Vec<Command>> {
+        let mut state = self.state();
+        if !state.released && !state.closed {
+            let sleeping = |state: &mut State| !state.released && !state.closed;
+            let woken = self.filled.wait_timeout_while(state, patience, sleeping);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if state.commands.is_empty() && state.closed {
+            return None;
+        }
+        let taken = state.commands.len().min(limit);
+        let commands = state.commands.drain(..taken).collect();
+        state.released = !state.commands.is_empty();
+        Some(commands)
+    }
+
+    /// Nothing is put there any more; what is there can still be taken.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.filled.notify_one();
+    }
+
+    /// Nobody takes anything any more: those who wait hear so.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let commands = std::mem::take(&mut state.commands);
+        drop(state);
+        drop(commands);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+    use futures_util::future::join_all;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::Kind;
+
+    type Outcome = oneshot::Receiver<Result<Appended, AppendError>>;
+
+    fn append(number: u128) -> (Append, Outcome) {
+        let (reply, outcome) = oneshot::channel();
+        let event = Event {
+            kind: Kind::Recalled,
+            id: Uuid::from_u128(number),
+            bytes: Bytes::new(),
+        };
+        let append = Append {
+            event,
+            reply,
+            room: None,
+        };
+        (append, outcome)
+    }
+
+    fn numbers(commands: Option<Vec<Command>>) -> Vec<u128> {
+        let number = |command| match command {
+            Command::Append(append) => append.event.id.as_u128(),
+            other => panic!("{other:?}"),
+        };
+        commands.unwrap().into_iter().map(number).collect()
+    }
+
+    #[tokio::test]
+    async fn whatever_is_ready_is_taken_at_once_and_in_order() {
+        let queue = Queue::new(100);
+        let putting = (0..20).map(|number| queue.append(append(number).0));
+        assert_eq!(join_all(putting).await, [Ok(()); 20]);
+        assert_eq!(
+            numbers(queue.take(15, Duration::ZERO)),
+            (0..15).collect::<Vec<_>>()
+        );
+        // The rest waits for nobody.
+        assert_eq!(
+            numbers(queue.take(15, Duration::MAX)),
+            (15..20).collect::<Vec<_>>()
+        );
+        assert_eq!(numbers(queue.take(15, Duration::ZERO)), [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn who_gathers_and_gives_up_wakes_the_writer() {
+        let queue = Queue::new(100);
+        assert!(queue.append(append(1).0).now_or_never().is_none());
+        assert_eq!(numbers(queue.take(10, Duration::MAX)), [1]);
+        // And the next one gathers again.
+        assert!(queue.append(append(2).0).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn more_than_may_wait_are_refused_and_commands_are_not() {
+        let queue = Queue::new(2);
+        for (number, outcome) in [(1, Ok(())), (2, Ok(())), (3, Err(Refused::Full))] {
+            assert_eq!(queue.append(append(number).0).await, outcome);
+        }
+        assert_eq!(queue.put(Command::Close), Ok(()));
+        let taken = queue.take(10, Duration::MAX).unwrap();
+        assert!(matches!(taken[..], [_, _, Command::Close]), "{taken:?}");
+        assert_eq!(queue.append(append(4).0).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_is_taken_to_its_end_and_an_abandoned_one_tells_those_who_wait() {
+        let queue = Queue::new(100);
+        let (one, _outcome) = append(1);
+        queue.append(one).await.unwrap();
+        queue.close();
+        assert_eq!(queue.append(append(2).0).await, Err(Refused::Closed));
+        assert_eq!(queue.put(Command::Close), Err(Refused::Closed));
+        assert_eq!(numbers(queue.take(10, Duration::MAX)), [1]);
+        assert!(queue.take(10, Duration::MAX).is_none());
+
+        let queue = Queue::new(100);
+        let (one, outcome) = append(1);
+        queue.append(one).await.unwrap();
+        queue.abandon();
+        assert!(outcome.await.is_err());
+        assert!(queue.take(10, Duration::MAX).is_none());
+    }
+}
