@@ -22,3 +22,23 @@ impl Busy {
         Some(since.elapsed()).filter(|elapsed| *elapsed > limit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tells_how_long_it_has_been_at_work_beyond_the_limit() {
+        let busy = Busy::default();
+        assert_eq!(busy.longer_than(Duration::ZERO), None);
+        busy.begin();
+        std::thread::park_timeout(Duration::from_millis(20));
+        let Some(elapsed) = busy.longer_than(Duration::ZERO) else {
+            panic!("it is at work");
+        };
+        assert!(elapsed >= Duration::from_millis(20), "{elapsed:?}");
+        assert_eq!(busy.longer_than(Duration::from_secs(60)), None);
+        busy.end();
+        assert_eq!(busy.longer_than(Duration::ZERO), None);
+    }
+}

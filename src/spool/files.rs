@@ -50,10 +50,11 @@ pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
     }
     let parent = folder.parent().unwrap_or(Path::new(""));
     create_folder(parent)?;
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    // Recursive: somebody else may make it at the same time.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     sync_folder_of(folder)
 }
 
@@ -130,4 +131,39 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 /// Makes sure that the names in the file's folder are on disk.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn folders_are_made_for_their_owner_alone_and_not_in_the_place_of_a_file() {
+        let home = TempDir::new().unwrap();
+        let folder = home.path().join("a/b");
+        create_folder(&folder).unwrap();
+        create_folder(&folder).unwrap();
+        for made in [folder.parent().unwrap(), &folder] {
+            let mode = fs::metadata(made).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", made.display());
+        }
+        let file = folder.join("file");
+        fs::write(&file, "").unwrap();
+        create_folder(&file).unwrap_err();
+        create_folder(&file.join("c")).unwrap_err();
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_an_error_and_what_is_gone_is_not() {
+        let home = TempDir::new().unwrap();
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        remove(&file).unwrap();
+        remove(&file).unwrap();
+        remove(home.path()).unwrap_err();
+    }
 }

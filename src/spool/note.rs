@@ -24,14 +24,6 @@ pub(super) struct Note {
 const LENGTH: usize = 78;
 
 impl Note {
-    /// What it says once the damage is mended.
-    pub(super) fn repaired(self) -> Self {
-        Self {
-            damaged: false,
-            ..self
-        }
-    }
-
     fn encode(self) -> String {
         let state = if self.damaged { "damaged" } else { "whole" };
         let (last, confirmed) = (self.last.0, self.confirmed.0);

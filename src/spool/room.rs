@@ -105,8 +105,14 @@ mod tests {
                 limit: Limit::Disk
             }
         );
+        assert_eq!(room(400, 0, 700).limit, Limit::MaxBytes, "the same: ours");
         assert_eq!(room(1200, 0, 10_000).bytes, 0);
         assert_eq!(room(0, 0, 50).bytes, 0);
+    }
+
+    #[test]
+    fn an_event_takes_more_than_its_bytes() {
+        assert_eq!([0, 800, 8000].map(cost), [64, 964, 9064]);
     }
 
     #[test]

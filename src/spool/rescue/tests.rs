@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -198,6 +198,15 @@ async fn a_garbled_head_costs_no_event() {
     assert_ne!(before.0, damaged);
     let spool = open(&config(&killed.folder)).spool;
     assert_eq!(spool.put_aside(), aside, "also at the next start");
+    let mode = fs::metadata(killed.database())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(
+        mode & 0o777,
+        0o600,
+        "the new file is its owner's alone, too"
+    );
     let log = aside[0].with_file_name(format!(
         "{}-wal",
         aside[0].file_name().unwrap().to_str().unwrap()

@@ -121,7 +121,8 @@ impl Store {
             source,
         };
         let findings = rescue::rescue(path, note, damage).map_err(rescue_error)?;
-        match Self::open_database(config, &lock, note.map(Note::repaired)) {
+        // What the note knows is in the new file.
+        match Self::open_database(config, &lock, None) {
             Ok(mut store) => {
                 store.findings = findings;
                 Ok(store)
