@@ -114,3 +114,68 @@ impl Shared {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread::park_timeout;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::spool::files;
+
+    fn shared(folder: &TempDir) -> Shared {
+        Shared {
+            status: watch::Sender::new(Status {
+                refusing: None,
+                first: Seq(1),
+                last: Seq(0),
+                used_bytes: 0,
+            }),
+            cursors: BTreeMap::new(),
+            unreadable: Mutex::default(),
+            busy: Busy::default(),
+            fresh: Fresh::default(),
+            doubts: Mutex::default(),
+            findings: Findings::default(),
+            put_aside: Mutex::default(),
+            lost: 0,
+            lock: Arc::new(files::lock(&folder.path().join("spool.db")).unwrap()),
+        }
+    }
+
+    fn is_damaged(shared: &Shared) -> bool {
+        let refusing = shared.status.borrow().refusing.clone();
+        matches!(refusing, Some(AppendError::Damaged(_)))
+    }
+
+    #[test]
+    fn what_looks_damaged_is_damage_once_that_has_lasted() {
+        let folder = TempDir::new().unwrap();
+        let shared = shared(&folder);
+        shared.doubt(Seq(7), "a page");
+        assert!(!is_damaged(&shared), "not at once");
+        park_timeout(DOUBT);
+        shared.doubt(Seq(8), "another page");
+        assert!(!is_damaged(&shared), "not elsewhere");
+        shared.trust(Seq(7));
+        shared.doubt(Seq(7), "a page");
+        assert!(!is_damaged(&shared), "not where it was right in between");
+        park_timeout(DOUBT);
+        shared.doubt(Seq(7), "a page");
+        assert!(is_damaged(&shared));
+        assert!(shared.lock.note().unwrap().unwrap().damaged);
+    }
+
+    #[test]
+    fn doubts_are_bounded() {
+        let folder = TempDir::new().unwrap();
+        let shared = shared(&folder);
+        for number in 1..=DOUBTS as u64 + 1 {
+            shared.doubt(Seq(number), "a page");
+        }
+        let doubts: Vec<Seq> = shared.doubts().keys().copied().collect();
+        assert_eq!(doubts.len(), DOUBTS);
+        assert_eq!(doubts[0], Seq(2));
+    }
+}

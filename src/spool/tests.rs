@@ -1,3 +1,5 @@
+mod room;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -139,6 +141,39 @@ async fn a_repeated_id_is_appended_once_also_after_a_reopen() {
 }
 
 #[tokio::test]
+async fn without_recent_ids_every_event_is_new_also_within_a_group() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        recent_ids: 0,
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let both = futures_util::join!(spool.append(event(7)), spool.append(event(7)));
+    assert_eq!(both, (Ok(Appended::New(Seq(1))), Ok(Appended::New(Seq(2)))));
+}
+
+#[tokio::test]
+async fn what_an_event_tells_is_read_back() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    for kind in [Kind::Recalled, Kind::Rejected] {
+        let event = Event {
+            kind,
+            ..event(kind as u128)
+        };
+        spool.append(event).await.unwrap();
+    }
+    spool.close().await;
+    let spool = open(&config(&folder));
+    let rows = spool.tail(Seq(0)).unwrap().next(10).await.unwrap();
+    let kinds = rows.iter().map(|row| match row {
+        Row::Event(stored) => stored.event.kind,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(kinds.collect::<Vec<_>>(), [Kind::Recalled, Kind::Rejected]);
+}
+
+#[tokio::test]
 async fn without_retention_ids_are_recognised_after_their_events_are_gone() {
     let folder = TempDir::new().unwrap();
     let config = Config {
@@ -271,75 +306,6 @@ async fn stdout_holds_nothing_once_it_is_not_the_sink() {
         Spool::open(&config(&folder), &["kafka"]).unwrap().orphans,
         []
     );
-}
-
-#[tokio::test]
-async fn a_full_spool_refuses_drops_nothing_and_recovers() {
-    let folder = TempDir::new().unwrap();
-    let config = Config {
-        max_bytes: Size(400 << 10),
-        ..config(&folder)
-    };
-    let spool = open(&config);
-    let large = |number| Event {
-        bytes: Bytes::from(vec![b'x'; 4 << 10]),
-        ..event(number)
-    };
-    let mut kept = 0;
-    let refusal = loop {
-        match spool.append(large(kept)).await {
-            Ok(_) => kept += 1,
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(refusal, AppendError::Full(_)), "{refusal}");
-    assert!(kept > 50, "{kept}");
-    assert_eq!(spool.status().rows(), u64::try_from(kept).unwrap());
-    assert!(spool.status().refusing.is_some());
-
-    // Forwarded events go first, although their retention is not over.
-    spool.cursor("sink").unwrap().advance(Seq(20));
-    assert!(spool.append(large(kept)).await.is_ok());
-    let status = spool.status();
-    assert_eq!(status.first, Seq(21));
-    spool.cursor("sink").unwrap().advance(status.last);
-    assert!(spool.append(large(kept + 1)).await.is_ok());
-    until("room", || spool.status().refusing.is_none()).await;
-}
-
-#[tokio::test]
-async fn forwarded_events_never_count_as_full() {
-    let folder = TempDir::new().unwrap();
-    let config = Config {
-        max_bytes: Size(400 << 10),
-        ..config(&folder)
-    };
-    let spool = open(&config);
-    for number in 0..500 {
-        let event = Event {
-            bytes: Bytes::from(vec![b'x'; 4 << 10]),
-            ..event(number)
-        };
-        let Appended::New(seq) = spool.append(event).await.unwrap() else {
-            panic!("repeated");
-        };
-        spool.cursor("sink").unwrap().advance(seq);
-        assert_eq!(spool.status().refusing, None);
-    }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(spool.status().refusing, None);
-}
-
-#[tokio::test]
-async fn the_reserve_of_the_disk_is_left_alone() {
-    let folder = TempDir::new().unwrap();
-    let config = Config {
-        reserve: Size(u64::MAX),
-        ..config(&folder)
-    };
-    let spool = open(&config);
-    let refusal = spool.append(event(1)).await.unwrap_err();
-    assert!(refusal.to_string().contains("spool.reserve"), "{refusal}");
 }
 
 #[test]

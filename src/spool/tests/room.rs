@@ -1,0 +1,93 @@
+//! What a spool does that has no room.
+
+use super::*;
+
+fn large(number: u128) -> Event {
+    Event {
+        bytes: Bytes::from(vec![b'x'; 4 << 10]),
+        ..event(number)
+    }
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_drops_nothing_and_recovers() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        max_bytes: Size(400 << 10),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let mut kept = 0;
+    let refusal = loop {
+        match spool.append(large(kept)).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refusal, AppendError::Full(_)), "{refusal}");
+    assert!(kept > 50, "{kept}");
+    assert_eq!(spool.status().rows(), u64::try_from(kept).unwrap());
+    assert!(spool.status().refusing.is_some());
+
+    // Forwarded events go first, although their retention is not over.
+    spool.cursor("sink").unwrap().advance(Seq(20));
+    assert!(spool.append(large(kept)).await.is_ok());
+    let status = spool.status();
+    assert_eq!(status.first, Seq(21));
+    spool.cursor("sink").unwrap().advance(status.last);
+    assert!(spool.append(large(kept + 1)).await.is_ok());
+    until("room", || spool.status().refusing.is_none()).await;
+}
+
+#[tokio::test]
+async fn forwarded_events_never_count_as_full() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        max_bytes: Size(400 << 10),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    for number in 0..500 {
+        let Appended::New(seq) = spool.append(large(number)).await.unwrap() else {
+            panic!("repeated");
+        };
+        spool.cursor("sink").unwrap().advance(seq);
+        assert_eq!(spool.status().refusing, None);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(spool.status().refusing, None);
+}
+
+#[tokio::test]
+async fn the_reserve_of_the_disk_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        reserve: Size(u64::MAX),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let refusal = spool.append(event(1)).await.unwrap_err();
+    assert!(refusal.to_string().contains("spool.reserve"), "{refusal}");
+}
+
+/// Also where more come at once than there is room for.
+#[tokio::test]
+async fn a_group_takes_no_more_room_than_there_is() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        max_bytes: Size(400 << 10),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let appended =
+        futures_util::future::join_all((0..500).map(|number| spool.append(large(number))));
+    let outcomes = appended.await;
+    let kept = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert!((50..100).contains(&kept), "{kept}");
+    let refused = |outcome: &Result<_, _>| matches!(outcome, Err(AppendError::Full(_)));
+    assert_eq!(
+        outcomes.iter().filter(|outcome| refused(outcome)).count(),
+        500 - kept
+    );
+    assert!(spool.status().used_bytes <= config.max_bytes.0);
+}
