@@ -321,10 +321,10 @@ impl Spool {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        // Where it cannot be told it is about to end.
+        let _ = self.put(Command::Close);
         let closed = async {
-            if self.put(Command::Close).is_ok()
-                && let Some(writer) = writer
-            {
+            if let Some(writer) = writer {
                 let _ = tokio::task::spawn_blocking(move || writer.join()).await;
             }
         };
