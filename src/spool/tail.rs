@@ -1,5 +1,6 @@
 //! Reading the spool from a position on, and waiting for what comes.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,7 +36,7 @@ impl ReadError {
     }
 }
 
-/// Rows that one read returns at most, and the bytes after which it stops.
+/// Rows that one read takes at most, and the bytes after which it stops.
 const READ_ROWS: usize = 1000;
 const READ_BYTES: usize = 1 << 20;
 
@@ -44,15 +45,12 @@ const READ_BYTES: usize = 1 << 20;
 pub struct Tail {
     connection: Arc<Mutex<Connection>>,
     position: Seq,
+    /// Rows that were read and not yet returned.
+    ahead: VecDeque<Row>,
     status: watch::Receiver<Status>,
     shared: Arc<Shared>,
-    reading: Option<Reading>,
-}
-
-/// A read under way on a blocking thread.
-#[derive(Debug)]
-struct Reading {
-    rows: JoinHandle<Result<Vec<Row>, ReadError>>,
+    /// A read under way on a blocking thread.
+    reading: Option<JoinHandle<Result<Vec<Row>, ReadError>>>,
 }
 
 /// A row of the spool as it is read back.
@@ -82,6 +80,7 @@ impl Tail {
         Ok(Self {
             connection: Arc::new(Mutex::new(open(path)?)),
             position,
+            ahead: VecDeque::new(),
             status: shared.status.subscribe(),
             shared,
             reading: None,
@@ -100,9 +99,16 @@ impl Tail {
     /// Fails where the file cannot be read; may be called again. Where it turns out to be damaged the spool
     /// fails for good.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
+        let limit = limit.max(1);
         loop {
-            let position = self.position;
+            if !self.ahead.is_empty() {
+                let rows: Vec<Row> = self.ahead.drain(..limit.min(self.ahead.len())).collect();
+                self.position = rows.last().map_or(self.position, Row::seq);
+                self.read_ahead();
+                return Ok(rows);
+            }
             if self.reading.is_none() {
+                let position = self.position;
                 // The sender is in `shared`: it cannot be gone.
                 let _ = self.status.wait_for(|status| status.last > position).await;
                 let fresh = self.shared.fresh.from(position.next(), limit);
@@ -110,33 +116,21 @@ impl Tail {
                     self.position = newest.seq;
                     return Ok(fresh.into_iter().map(Row::Event).collect());
                 }
+                self.reading = Some(self.read());
             }
-            let reading = self.reading.get_or_insert_with(|| {
-                let connection = Arc::clone(&self.connection);
-                let limit = limit.clamp(1, READ_ROWS);
-                let (first, last) = {
-                    let status = self.status.borrow();
-                    (status.first, status.last)
-                };
-                // What was deleted had been confirmed to everybody, also to who reads here.
-                let expected = position.next().max(first);
-                Reading {
-                    rows: tokio::task::spawn_blocking(move || {
-                        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                        read(&connection, expected, last, limit)
-                    }),
-                }
-            });
-            let outcome = (&mut reading.rows).await;
+            let Some(reading) = &mut self.reading else {
+                continue;
+            };
+            let outcome = reading.await;
             self.reading = None;
             let Ok(rows) = outcome else {
                 // The runtime is shutting down.
                 return std::future::pending().await;
             };
             match &rows {
-                Ok(_) => self.shared.trust(position),
+                Ok(_) => self.shared.trust(self.position),
                 Err(error @ ReadError::Missing(..)) => self.shared.found_damage(&error.to_string()),
-                Err(error) if error.is_damage() => self.shared.doubt(position, &chain(error)),
+                Err(error) if error.is_damage() => self.shared.doubt(self.position, &chain(error)),
                 Err(_) => {}
             }
             let rows = rows?;
@@ -145,11 +139,36 @@ impl Tail {
                     self.shared.found_unreadable(*seq);
                 }
             }
-            if let Some(newest) = rows.last() {
-                self.position = newest.seq();
-                return Ok(rows);
-            }
+            self.ahead.extend(rows);
         }
+    }
+
+    /// Reads on while what was read is made use of, if that is not enough for long.
+    fn read_ahead(&mut self) {
+        let behind = self.read_to() < self.status.borrow().last;
+        if behind && self.reading.is_none() && self.ahead.len() < READ_ROWS / 2 {
+            self.reading = Some(self.read());
+        }
+    }
+
+    /// Everything up to here was read.
+    fn read_to(&self) -> Seq {
+        self.ahead.back().map_or(self.position, Row::seq)
+    }
+
+    /// Begins to read what comes next.
+    fn read(&self) -> JoinHandle<Result<Vec<Row>, ReadError>> {
+        let connection = Arc::clone(&self.connection);
+        let (first, last) = {
+            let status = self.status.borrow();
+            (status.first, status.last)
+        };
+        // What was deleted had been confirmed to everybody, also to who reads here.
+        let expected = self.read_to().next().max(first);
+        tokio::task::spawn_blocking(move || {
+            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            read(&connection, expected, last)
+        })
     }
 }
 
@@ -173,16 +192,11 @@ pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<Millis
 }
 
 /// Reads rows from number `expected` on. `last` is known to be there, or known to be gone.
-fn read(
-    connection: &Connection,
-    expected: Seq,
-    last: Seq,
-    limit: usize,
-) -> Result<Vec<Row>, ReadError> {
+fn read(connection: &Connection, expected: Seq, last: Seq) -> Result<Vec<Row>, ReadError> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, id, kind, checksum, body FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
     )?;
-    let mut found = statement.query([expected.0, limit as u64])?;
+    let mut found = statement.query([expected.0, READ_ROWS as u64])?;
     let mut rows = Vec::new();
     let mut bytes = 0;
     let mut expected = expected;

@@ -113,6 +113,39 @@ async fn it_tells_when_the_oldest_event_that_waits_was_appended() {
 }
 
 #[tokio::test]
+async fn the_last_handle_takes_the_writer_along() {
+    let folder = TempDir::new().unwrap();
+    let config = config(&folder);
+    let spool = open(&config);
+    let another = spool.clone();
+    append_all(&spool, 1..=3).await;
+    drop(spool);
+    append_all(&another, 4..=5).await;
+    drop(another);
+    let opened =
+        || Spool::open(&config, &["sink"]).is_ok_and(|opened| opened.spool.status().rows() == 5);
+    until("the file to be free", opened).await;
+}
+
+#[tokio::test]
+async fn rows_are_returned_once_and_in_order_however_few_are_wanted_at_once() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    let appends = (1..=2500).map(|number| spool.append(event(number)));
+    futures_util::future::join_all(appends).await;
+    let mut tail = spool.tail(Seq(0)).unwrap();
+    let mut seqs = Vec::new();
+    while seqs.len() < 2500 {
+        let limit = 1 + seqs.len() % 7 * 100;
+        let rows = tail.next(limit).await.unwrap();
+        assert!((1..=limit).contains(&rows.len()));
+        seqs.extend(rows.iter().map(|row| row.seq().0));
+        assert_eq!(tail.position().0, *seqs.last().unwrap());
+    }
+    assert_eq!(seqs, (1..=2500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn many_at_once_share_commits_and_all_are_kept() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
