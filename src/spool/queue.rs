@@ -220,6 +220,34 @@ mod tests {
         assert_eq!(numbers(queue.take(15, Duration::ZERO)), [0; 0]);
     }
 
+    /// For as long as others come, and these need not wait for it.
+    #[tokio::test]
+    async fn the_first_gathers_what_comes_while_it_does() {
+        let queue = Queue::new(100);
+        let later = async |rounds, number| {
+            for _ in 0..rounds {
+                yield_now().await;
+            }
+            assert_eq!(queue.append(append(number).0).now_or_never(), Some(Ok(())));
+        };
+        let first = async {
+            queue.append(append(1).0).await.unwrap();
+            queue.state().commands.len()
+        };
+        let ((), (), gathered) = futures_util::join!(later(1, 2), later(2, 3), first);
+        assert_eq!(gathered, 3);
+        assert_eq!(numbers(queue.take(10, Duration::MAX)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn with_nothing_there_the_writer_is_not_woken() {
+        let queue = Queue::new(100);
+        let patience = Duration::from_millis(30);
+        let began = std::time::Instant::now();
+        assert_eq!(numbers(queue.take(10, patience)), [0; 0]);
+        assert!(began.elapsed() >= patience);
+    }
+
     #[tokio::test]
     async fn who_gathers_and_gives_up_wakes_the_writer() {
         let queue = Queue::new(100);
