@@ -217,6 +217,36 @@ async fn a_garbled_head_costs_no_event() {
     spool.close().await;
 }
 
+/// With the note gone as well, the events that lie in the file speak for it.
+#[tokio::test]
+async fn a_spool_is_known_by_its_events() {
+    let killed = Killed::new(100, 100, 30).await;
+    fs::remove_file(killed.folder.path().join("spool.db.lock")).unwrap();
+    garble(&killed.database(), 0, 4096);
+    let spool = open(&config(&killed.folder)).spool;
+    assert_eq!(spool.status().rows(), 100);
+    let told = spool.findings().rescue.as_ref().unwrap().to_string();
+    let aside = killed.aside()[0].display().to_string();
+    assert!(
+        told.contains("100 events were kept") && told.contains(&aside),
+        "{told}"
+    );
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_file_of_somebody_else_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let database = folder.path().join("spool.db");
+    fs::write(&database, "a diary\n".repeat(1000)).unwrap();
+    let error = Spool::open(&config(&folder), &["sink"]).unwrap_err();
+    assert!(error.to_string().contains("is not a spool"), "{error}");
+    assert_eq!(
+        fs::read_to_string(&database).unwrap(),
+        "a diary\n".repeat(1000)
+    );
+}
+
 #[tokio::test]
 async fn a_garbled_page_costs_the_events_in_it_and_they_are_named() {
     let killed = Killed::new(300, 300, 20).await;
