@@ -1,0 +1,110 @@
+//! A spool full of events that nobody has taken yet: made once, copied for each use.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use recall_relay::event::{Client, Conversation, Event, Message, Millis, Recalled};
+use recall_relay::setting::{Period, Size};
+use recall_relay::spool::{self, Spool};
+use tempfile::TempDir;
+
+use super::rig::Setup;
+
+/// Conversations of a backlog.
+pub const CONVERSATIONS: u64 = 10_000;
+
+/// Appends under way while one is made.
+const AT_ONCE: usize = 4000;
+
+/// Backlogs that were made so far, by their size.
+pub struct Backlogs {
+    folder: PathBuf,
+    made: BTreeMap<u64, TempDir>,
+}
+
+impl Backlogs {
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            made: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a copy of so many events where the relays of a setup look for their spool.
+    pub fn copy(&mut self, events: u64, setup: &Setup) {
+        let folder = &self.folder;
+        let made = self
+            .made
+            .entry(events)
+            .or_insert_with(|| make(folder, events));
+        let to = setup.spool();
+        let to = to.parent().expect("a folder");
+        fs::create_dir_all(to).expect("the spool's folder");
+        for entry in fs::read_dir(made.path()).expect("the backlog") {
+            let entry = entry.expect("its files");
+            if !entry.file_name().to_string_lossy().ends_with(".lock") {
+                fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+            }
+        }
+        // Else its pages would be written back while something is measured.
+        nix::unistd::sync();
+    }
+}
+
+fn make(folder: &Path, events: u64) -> TempDir {
+    let folder = TempDir::with_prefix_in("backlog-", folder).expect("a folder");
+    let config = spool::Config {
+        path: folder.path().join("spool.db"),
+        max_bytes: Size(64 << 30),
+        reserve: Size(0),
+        // No sink is there to hold them.
+        retention: Period(Duration::from_secs(24 * 60 * 60)),
+        max_waiting: 2 * AT_ONCE,
+        ..spool::Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let spool = Spool::open(&config, &[]).expect("a new spool").spool;
+        let appends = stream::iter(0..events).map(|number| spool.append(event(number)));
+        let mut appended = appends.buffer_unordered(AT_ONCE);
+        while let Some(appended) = appended.next().await {
+            appended.expect("an event on disk");
+        }
+        drop(appended);
+        spool.close().await;
+    });
+    folder
+}
+
+/// An event of a backlog: as long as those of `callbacks.lua`, and with the same bytes each time.
+pub fn event(number: u64) -> Event {
+    let group = format!("@TGS#2{}", 10_000_000 + number % CONVERSATIONS);
+    let id = format!("144115213033478435-1000000000-{}", 1_000_000_000 + number);
+    let time = Millis::new(1_670_574_414_123);
+    let recalled = Recalled {
+        sdk_app_id: 1_400_000_001,
+        command: "Group.CallbackAfterRecallMsg",
+        conversation: Conversation::Group {
+            group_id: &group,
+            group_type: Some("Public"),
+            topic_id: None,
+        },
+        operator_id: Some("admin"),
+        messages: vec![Message::Group {
+            seq: 1_000_000_000 + number,
+            id: Some(&id),
+        }],
+        recalled_at: time,
+        received_at: time.expect("a time"),
+        client: Client {
+            ip: Some("127.0.0.1".into()),
+            platform: Some("RESTAPI".into()),
+        },
+    };
+    recalled.event()
+}

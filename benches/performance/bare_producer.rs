@@ -1,0 +1,115 @@
+//! What librdkafka reaches by itself: a bare `BaseProducer` with the relay's properties and its messages, on its
+//! way from memory to the same broker.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext};
+use recall_relay::event::{CONTENT_TYPE, Envelope, Event};
+
+use super::backlog::event;
+use super::rig::Kafka;
+
+/// Sends between two looks at the reports.
+const BETWEEN_POLLS: usize = 1000;
+
+/// How long the last reports may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Those of the relay.
+const PROPERTIES: [(&str, &str); 9] = [
+    ("allow.auto.create.topics", "false"),
+    ("queue.buffering.max.kbytes", "32768"),
+    ("queue.buffering.max.messages", "20000"),
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("message.timeout.ms", "0"),
+    ("enable.gapless.guarantee", "true"),
+    ("partitioner", "murmur2_random"),
+    ("queuing.strategy", "fifo"),
+];
+
+#[derive(Default)]
+struct Reports {
+    confirmed: AtomicU64,
+    first: OnceLock<Instant>,
+}
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, _: usize) {
+        assert!(report.is_ok(), "Kafka has not confirmed");
+        self.first.get_or_init(Instant::now);
+        self.confirmed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Publishes so many events of a backlog; returns how many were confirmed in a second, from the first on.
+pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
+    let events: Vec<Event> = (0..events).map(event).collect();
+    let messages: Vec<(Envelope<'_>, &[u8])> = events
+        .iter()
+        .map(|event| {
+            (
+                Envelope::parse(&event.bytes).expect("an event"),
+                &event.bytes[..],
+            )
+        })
+        .collect();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka.bootstrap_servers());
+    for (name, value) in PROPERTIES {
+        config.set(name, value);
+    }
+    let producer = BaseProducer::from_config_and_context(&config, Reports::default());
+    let producer: BaseProducer<Reports> = producer.expect("a producer");
+    for (number, (envelope, bytes)) in messages.iter().enumerate() {
+        if number % BETWEEN_POLLS == 0 {
+            producer.poll(Duration::ZERO);
+        }
+        let mut record = BaseRecord::with_opaque_to(topic, number)
+            .key(envelope.partitionkey.as_ref())
+            .payload(*bytes)
+            .headers(headers(envelope));
+        while let Err((error, back)) = producer.send(record) {
+            let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+            assert_eq!(error, full, "Kafka takes no message");
+            record = back;
+            producer.poll(Duration::from_millis(10));
+        }
+    }
+    producer.flush(PATIENCE).expect("confirms of all messages");
+    let (reports, end) = (producer.context(), Instant::now());
+    let confirmed = reports.confirmed.load(Ordering::Relaxed);
+    assert_eq!(confirmed, messages.len() as u64, "confirms");
+    let first = reports.first.get().expect("a first confirm");
+    (confirmed - 1) as f64 / (end - *first).as_secs_f64()
+}
+
+fn headers(envelope: &Envelope<'_>) -> OwnedHeaders {
+    let headers = [
+        ("content-type", CONTENT_TYPE),
+        ("ce_specversion", "1.0"),
+        ("ce_id", envelope.id),
+        ("ce_type", envelope.r#type),
+        ("ce_source", envelope.source),
+        ("ce_time", envelope.time),
+        (
+            "ce_subject",
+            envelope.subject.as_deref().unwrap_or_default(),
+        ),
+    ];
+    let all = OwnedHeaders::new_with_capacity(headers.len());
+    headers.into_iter().fold(all, |all, (key, value)| {
+        let value = Some(value);
+        all.insert(Header { key, value })
+    })
+}

@@ -1,0 +1,138 @@
+//! What lapin reaches by itself: a bare publisher with confirms, on as many channels and with as many messages
+//! under way as the relay has, that waits for no message because of another one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+};
+use recall_relay::event::{CONTENT_TYPE, Envelope, Event};
+use tokio::task::JoinSet;
+
+use super::backlog::event;
+use super::rig::RabbitMq;
+
+const CHANNELS: usize = 4;
+
+/// Unconfirmed messages of a channel.
+const WINDOW: usize = 500;
+
+const ROUTING_KEY: &str = "1400000001.group.Public";
+
+/// Publishes so many events of a backlog through a topic exchange to a quorum queue, both of this name;
+/// returns how many were confirmed in a second, from the first on.
+pub fn publish(rabbitmq: &RabbitMq, name: &str, events: u64) -> f64 {
+    let mut shares: Vec<Vec<(Event, BasicProperties)>> = vec![Vec::new(); CHANNELS];
+    for (number, share) in (0..events).zip((0..CHANNELS).cycle()) {
+        let event = event(number);
+        let properties = properties(&event);
+        shares[share].push((event, properties));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let (uri, first) = (rabbitmq.uri(), Arc::new(OnceLock::new()));
+    runtime.expect("a runtime").block_on(async {
+        let connection = Connection::connect(&uri, ConnectionProperties::default()).await;
+        let connection = connection.expect("a connection");
+        let channel = connection.create_channel().await.expect("a channel");
+        declare(&channel, name)
+            .await
+            .expect("an exchange and a queue");
+        let mut channels = JoinSet::new();
+        for share in shares {
+            let channel = connection.create_channel().await.expect("a channel");
+            let options = ConfirmSelectOptions::default();
+            channel.confirm_select(options).await.expect("confirms");
+            channels.spawn(publish_share(
+                channel,
+                name.to_owned(),
+                share,
+                Arc::clone(&first),
+            ));
+        }
+        channels.join_all().await;
+    });
+    let first: &Instant = first.get().expect("a first confirm");
+    (events - 1) as f64 / first.elapsed().as_secs_f64()
+}
+
+async fn publish_share(
+    channel: Channel,
+    exchange: String,
+    share: Vec<(Event, BasicProperties)>,
+    first: Arc<OnceLock<Instant>>,
+) {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let mut under_way = VecDeque::with_capacity(WINDOW);
+    for (event, properties) in share {
+        if under_way.len() == WINDOW
+            && let Some(oldest) = under_way.pop_front()
+        {
+            confirmed(oldest, &first).await;
+        }
+        let (exchange, key) = (exchange.as_str().into(), ROUTING_KEY.into());
+        let published = channel.basic_publish(exchange, key, options, &event.bytes, properties);
+        under_way.push_back(published.await.expect("a message on its way"));
+    }
+    for confirm in under_way {
+        confirmed(confirm, &first).await;
+    }
+}
+
+async fn confirmed(
+    confirm: impl Future<Output = lapin::Result<Confirmation>>,
+    first: &OnceLock<Instant>,
+) {
+    let confirm = confirm.await.expect("a confirm");
+    assert!(matches!(confirm, Confirmation::Ack(None)), "{confirm:?}");
+    first.get_or_init(Instant::now);
+}
+
+async fn declare(channel: &Channel, name: &str) -> lapin::Result<()> {
+    let none = FieldTable::default;
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(name.into(), ExchangeKind::Topic, durable, none())
+        .await?;
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let mut quorum = FieldTable::default();
+    quorum.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString("quorum".into()),
+    );
+    channel.queue_declare(name.into(), durable, quorum).await?;
+    let options = QueueBindOptions::default();
+    channel
+        .queue_bind(name.into(), name.into(), "#".into(), options, none())
+        .await
+}
+
+/// As the relay's messages have them.
+fn properties(event: &Event) -> BasicProperties {
+    let envelope = Envelope::parse(&event.bytes).expect("an event");
+    let time: jiff::Timestamp = envelope.time.parse().expect("a time");
+    BasicProperties::default()
+        .with_content_type(CONTENT_TYPE.into())
+        .with_delivery_mode(2)
+        .with_message_id(envelope.id.into())
+        .with_app_id("recall-relay".into())
+        .with_type(envelope.r#type.into())
+        .with_timestamp(time.as_second().unsigned_abs())
+}

@@ -1,0 +1,158 @@
+//! How the cost grows: over connections, recalled messages, conversations, and what waits in the spool.
+
+use std::time::Duration;
+
+use super::super::bench::{Bench, Sink};
+use super::super::columns::{OF_A_ROUND, cells};
+use super::super::cores::Place;
+use super::super::load::Load;
+use super::super::options::Form;
+use super::super::round::{Forwarding, Round, measure, median, medians};
+use super::super::server::Server;
+use super::super::table::{Cell, Report, Table, Target};
+use super::{MEMORY_MIB, warm_up};
+
+pub const NAME: &str = "growth";
+
+/// wrk and its files stay below 1024, which is as many as a process may have where nobody raised that.
+const CONNECTIONS: [u32; 6] = [1, 8, 64, 256, 512, 1000];
+const MESSAGES: [u32; 3] = [1, 10, 100];
+const CONVERSATIONS: [u32; 5] = [1, 100, 10_000, 100_000, 1_000_000];
+
+/// How long a sink is watched after the load: of few conversations RabbitMQ confirms few events.
+const WATCHED: Duration = Duration::from_secs(2);
+
+/// Callbacks that are answered beside a backlog come over so many connections.
+const BESIDE: u32 = 64;
+
+pub fn play(bench: &mut Bench) -> Report {
+    let mut tables = vec![connections(bench), messages(bench)];
+    tables.push(conversations(bench));
+    let (backlogs, memory) = backlogs(bench);
+    tables.push(backlogs);
+    Report {
+        name: NAME,
+        tables,
+        targets: vec![Target::at_most(
+            "peak memory beside a backlog, MiB",
+            MEMORY_MIB,
+            memory,
+        )],
+    }
+}
+
+fn connections(bench: &mut Bench) -> Table {
+    let title = "Over connections: one message, 1000 conversations.";
+    let loads = CONNECTIONS.map(|connections| {
+        let load = Load::new(connections, bench.options.round / 2);
+        (connections, load)
+    });
+    bare_and_stdout(bench, title, ("connections", "connections"), &loads)
+}
+
+fn messages(bench: &mut Bench) -> Table {
+    let title = "Over recalled messages of a callback: 64 connections.";
+    let loads = MESSAGES.map(|messages| {
+        let load = Load::new(64, bench.options.round / 2);
+        (messages, Load { messages, ..load })
+    });
+    bare_and_stdout(bench, title, ("messages", "messages"), &loads)
+}
+
+fn bare_and_stdout(
+    bench: &mut Bench,
+    title: &str,
+    grows: (&'static str, &'static str),
+    loads: &[(u32, Load)],
+) -> Table {
+    let columns: Vec<_> = [grows, ("server", "server")]
+        .into_iter()
+        .chain(OF_A_ROUND)
+        .collect();
+    let mut table = Table::new(title, &columns);
+    let bare = bench.bare();
+    let (relay, _) = bench.relay(Sink::Stdout);
+    warm_up(&relay, &bench.cores, Forwarding::UntilDrained("stdout"));
+    for (grown, load) in loads {
+        let (mut ceiling, mut rounds) = (Vec::new(), Vec::new());
+        for _ in 0..bench.options.rounds {
+            ceiling.push(measure(&bare, load, &bench.cores, Forwarding::Ignored));
+            let forwarding = Forwarding::UntilDrained("stdout");
+            rounds.push(measure(&relay, load, &bench.cores, forwarding));
+        }
+        for (server, rounds) in [("bare hyper", &ceiling), ("stdout", &rounds)] {
+            let mut row: Vec<Cell> = vec![(*grown).into(), server.into()];
+            row.extend(cells(&medians(rounds)));
+            table.push(row);
+        }
+    }
+    table
+}
+
+/// Each on a spool of its own: what RabbitMQ leaves of one must not wait before the next.
+fn conversations(bench: &mut Bench) -> Table {
+    let columns = [("conversations", "conversations"), ("sink", "sink")];
+    let columns: Vec<_> = columns.into_iter().chain(OF_A_ROUND).collect();
+    let title =
+        "Over conversations: 64 connections, the sink watched for two seconds after the load.";
+    let mut table = Table::new(title, &columns);
+    for conversations in CONVERSATIONS {
+        let load = Load::new(64, bench.options.round / 2);
+        let load = Load {
+            conversations,
+            ..load
+        };
+        let mut all = Sink::ALL.map(|sink| (sink, Vec::new()));
+        for _ in 0..bench.options.rounds {
+            for (sink, rounds) in &mut all {
+                let (relay, to) = bench.relay(*sink);
+                relay.until_sink(sink.name(), WATCHED * 10, |it| it.lag == 0);
+                let forwarding = Forwarding::For(sink.name(), WATCHED);
+                rounds.push(measure(&relay, &load, &bench.cores, forwarding));
+                drop(relay);
+                to.clear();
+            }
+        }
+        for (sink, rounds) in &all {
+            let mut row: Vec<Cell> = vec![conversations.into(), sink.name().into()];
+            row.extend(cells(&medians(rounds)));
+            table.push(row);
+        }
+    }
+    table
+}
+
+/// What waits for a broker that is away, and the callbacks beside it.
+fn backlogs(bench: &mut Bench) -> (Table, f64) {
+    let columns = [
+        ("backlog", "backlog"),
+        ("first answer, s", "first_answer_seconds"),
+    ];
+    let columns: Vec<_> = columns.into_iter().chain(OF_A_ROUND).collect();
+    let title = "Over the backlog: the broker is away, 64 connections, a start before each round.";
+    let (mut table, mut memory) = (Table::new(title, &columns), 0.0_f64);
+    let sizes: &[u64] = match bench.options.form {
+        Form::Short => &[0, 10_000, 100_000],
+        Form::Normal => &[0, 10_000, 100_000, 1_000_000],
+        Form::Full => &[0, 10_000, 100_000, 1_000_000, 10_000_000],
+    };
+    for backlog in sizes {
+        let load = Load::new(BESIDE, bench.options.round / 2);
+        let (mut starts, mut rounds): (Vec<f64>, Vec<Round>) = (Vec::new(), Vec::new());
+        let setup = bench.setup_without_broker(Sink::Kafka);
+        if *backlog > 0 {
+            bench.backlogs.copy(*backlog, &setup);
+        }
+        for _ in 0..bench.options.rounds {
+            let mut relay = Server::launch(setup.clone(), &bench.cores, Place::Server);
+            starts.push(relay.until_answers().as_secs_f64());
+            rounds.push(measure(&relay, &load, &bench.cores, Forwarding::Ignored));
+        }
+        let round = medians(&rounds);
+        let mut row: Vec<Cell> = vec![(*backlog).into(), Cell::Number(median(starts), 3)];
+        row.extend(cells(&round));
+        table.push(row);
+        memory = memory.max(round.memory);
+    }
+    (table, memory)
+}
