@@ -68,6 +68,11 @@ impl Options {
         }
     }
 
+    /// A round of half the length, where there are many; wrk knows whole seconds only.
+    pub fn half_round(&self) -> Duration {
+        Duration::from_secs((self.round.as_secs() / 2).max(1))
+    }
+
     pub fn wants(&self, scenario: &str) -> bool {
         let fits = |filter: &String| scenario.contains(filter.as_str());
         self.filters.is_empty() || self.filters.iter().any(fits)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::backlog::CONVERSATIONS;
 use super::super::bench::{Bench, Sink};
 use super::super::cores::Place;
+use super::super::options::Form;
 use super::super::round::{median, mib};
 use super::super::server::{Position, Server};
 use super::super::table::{Cell, Report, Table, Target};
@@ -55,14 +56,13 @@ pub fn play(bench: &mut Bench) -> Report {
             Sink::Stdout | Sink::Kafka => backlog,
         };
         let (mut runs, mut bare) = (Vec::new(), Vec::new());
-        // The first one warms the broker up.
-        for round in 0..=bench.options.rounds {
-            let run = catch_up(bench, sink, events);
-            let rate = publish(bench, sink, events);
-            if round > 0 || bench.options.rounds == 1 {
-                runs.push(run);
-                bare.push(rate);
-            }
+        // To warm the broker up.
+        if bench.options.form != Form::Short {
+            publish(bench, sink, events);
+        }
+        for _ in 0..bench.options.rounds {
+            runs.push(catch_up(bench, sink, events));
+            bare.push(publish(bench, sink, events));
         }
         let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure));
         let ratio = median(runs.iter().zip(&bare).map(|(run, bare)| run.rate / bare));

@@ -29,7 +29,7 @@ pub fn play(bench: &mut Bench) -> Report {
     let folder = tempfile::TempDir::new_in(&bench.options.folder).expect("a folder");
     let (mut syncs, mut ceiling, mut rounds) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.options.rounds {
-        let time = bench.options.round / 2;
+        let time = bench.options.half_round();
         syncs.push(bench.cores.on(Place::Server, || sync(folder.path(), time)));
         ceiling.push(measure(&bare, &load, &bench.cores, Forwarding::Ignored));
         let forwarding = Forwarding::UntilDrained("stdout");

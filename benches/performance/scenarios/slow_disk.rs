@@ -17,7 +17,7 @@ pub const NAME: &str = "slow_disk";
 /// By so many milliseconds each.
 const DELAYS: [u32; 4] = [0, 2, 10, 100];
 
-const CONNECTIONS: [u32; 4] = [1, 64, 256, 900];
+const CONNECTIONS: [u32; 3] = [1, 64, 256];
 
 pub fn play(bench: &mut Bench) -> Report {
     let columns = [
@@ -33,7 +33,7 @@ pub fn play(bench: &mut Bench) -> Report {
     warm_up(&relay, &bench.cores, Forwarding::UntilDrained("stdout"));
     let mut memory: f64 = 0.0;
     for connections in CONNECTIONS {
-        let load = Load::new(connections, bench.options.round);
+        let load = Load::new(connections, bench.options.half_round());
         let mut rounds = DELAYS.map(|delay| (delay, Vec::new()));
         for _ in 0..bench.options.rounds {
             for (delay, rounds) in &mut rounds {
