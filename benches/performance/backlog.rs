@@ -1,7 +1,7 @@
 //! A spool full of events that nobody has taken yet: made once, copied for each use.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,16 +46,17 @@ impl Backlogs {
         for entry in fs::read_dir(made.path()).expect("the backlog") {
             let entry = entry.expect("its files");
             if !entry.file_name().to_string_lossy().ends_with(".lock") {
-                fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+                let to = to.join(entry.file_name());
+                fs::copy(entry.path(), &to).expect("a copy");
+                // Else it would be written back while something is measured.
+                File::open(to).and_then(|it| it.sync_all()).expect("a sync");
             }
         }
-        // Else its pages would be written back while something is measured.
-        nix::unistd::sync();
     }
 }
 
 fn make(folder: &Path, events: u64) -> TempDir {
-    let folder = TempDir::with_prefix_in("backlog-", folder).expect("a folder");
+    let folder = TempDir::new_in(folder).expect("a folder");
     let config = spool::Config {
         path: folder.path().join("spool.db"),
         max_bytes: Size(64 << 30),

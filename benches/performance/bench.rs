@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::backlog::Backlogs;
 use super::cores::{Cores, Place};
+use super::folder;
 use super::options::Options;
 use super::rig::{Kafka, RabbitMq, Setup, free_port};
 use super::server::Server;
@@ -20,6 +21,8 @@ pub struct Bench {
     pub cores: Cores,
     pub backlogs: Backlogs,
     brokers: Brokers,
+    /// On the disk that is measured. Last: what is in it goes first.
+    folder: TempDir,
 }
 
 /// The brokers that run, where they run.
@@ -64,17 +67,19 @@ impl Bench {
     pub fn new(options: Options) -> Self {
         let cores = Cores::find();
         cores.go(Place::Generator);
+        let folder = folder::make(&options.folder);
         Self {
-            backlogs: Backlogs::new(&options.folder),
+            backlogs: Backlogs::new(folder.path()),
             cores,
             brokers: Brokers::none(Place::Generator),
             options,
+            folder,
         }
     }
 
     /// A folder on the disk that is measured, and the settings of a relay without a broker.
     pub fn setup(&self) -> Setup {
-        let folder = TempDir::with_prefix_in("bench-", &self.options.folder).expect("a folder");
+        let folder = self.new_folder();
         let setup = Setup::on(folder)
             .set("RECALL_LOG__FILTER", "warn")
             .set("RECALL_SPOOL__MAX_BYTES", "64GiB")
@@ -82,6 +87,10 @@ impl Bench {
             .set("RECALL_SPOOL__RETENTION", "0s");
         let more = self.options.settings.iter();
         more.fold(setup, |setup, (name, value)| setup.set(name, value))
+    }
+
+    pub fn new_folder(&self) -> TempDir {
+        TempDir::new_in(self.folder.path()).expect("a folder")
     }
 
     pub fn bare(&self) -> Server {

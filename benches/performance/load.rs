@@ -11,7 +11,10 @@ use nix::sys::time::TimeValLike as _;
 use serde::Deserialize;
 
 use super::cores::{Cores, Place};
-use super::rig::poll;
+use super::wait::wait;
+
+/// Between two looks whether it has ended: little against a round.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How much longer than its load wrk may run.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -94,7 +97,7 @@ impl Load {
             .unwrap_or_else(|error| panic!("wrk ended without a result ({error}): {text}"));
         let time = Duration::from_micros;
         Answers {
-            ok: line.requests - line.refused,
+            ok: line.requests.saturating_sub(line.refused),
             refused: line.refused,
             unanswered: line.unanswered,
             took: time(line.microseconds),
@@ -109,7 +112,9 @@ impl Load {
 
 /// What it has printed, little; killed where it does not end.
 fn finish(mut child: Child, patience: Duration) -> Vec<u8> {
-    let ended = poll(patience, || child.try_wait().is_ok_and(|it| it.is_some()));
+    let ended = wait(patience, PAUSE, || {
+        child.try_wait().is_ok_and(|it| it.is_some())
+    });
     if !ended {
         let _ = child.kill();
     }

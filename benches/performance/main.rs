@@ -35,6 +35,7 @@ mod bare_publisher;
 mod bench;
 mod columns;
 mod cores;
+mod folder;
 mod load;
 mod options;
 #[path = "../../tests/rig/mod.rs"]
@@ -44,6 +45,7 @@ mod run;
 mod scenarios;
 mod server;
 mod table;
+mod wait;
 
 use std::env;
 use std::process::ExitCode;

@@ -68,6 +68,14 @@ impl Options {
         }
     }
 
+    /// At how many connections the broker's absence and a backlog are looked at.
+    pub fn beside(&self) -> &'static [u32] {
+        match self.form {
+            Form::Short | Form::Normal => &[64, 256],
+            Form::Full => &[1, 8, 64, 256],
+        }
+    }
+
     /// A round of half the length, where there are many; wrk knows whole seconds only.
     pub fn half_round(&self) -> Duration {
         Duration::from_secs((self.round.as_secs() / 2).max(1))

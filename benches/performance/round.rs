@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::cores::Cores;
 use super::load::Load;
-use super::rig::poll;
-use super::server::Server;
+use super::server::{PAUSE, Server};
+use super::wait::wait;
 
 /// How long a sink may take to confirm what a round has left.
 const DRAIN: Duration = Duration::from_secs(120);
@@ -65,24 +65,21 @@ pub fn measure(server: &Server, load: &Load, cores: &Cores, forwarding: Forwardi
     let (began, before, first) = (Instant::now(), server.usage(), position());
     let answers = load.run(server.address, cores);
     let behind = position();
-    match forwarding {
-        Forwarding::Ignored => {}
-        Forwarding::UntilDrained(sink) => {
-            server.until_sink(sink, DRAIN, |position| position.lag == 0);
-            // What was confirmed is deleted soon, unless the settings let it stay.
-            let gone = || {
-                server
-                    .position(sink)
-                    .is_none_or(|position| position.kept == 0)
-            };
-            poll(DELETION, gone);
-        }
+    let last = match forwarding {
+        Forwarding::Ignored => None,
+        Forwarding::UntilDrained(sink) => Some(server.until_sink(sink, DRAIN, |it| it.lag == 0)),
         Forwarding::For(sink, time) => {
             let until = began + load.duration + time;
-            server.until_sink(sink, DRAIN, |it| it.lag == 0 || Instant::now() >= until);
+            let over = || Instant::now() >= until;
+            Some(server.until_sink(sink, DRAIN, |it| it.lag == 0 || over()))
         }
+    };
+    let took = began.elapsed();
+    if let Forwarding::UntilDrained(_) = forwarding {
+        // What was confirmed is deleted soon, unless the settings let it stay.
+        wait(DELETION, PAUSE, || position().is_none_or(|it| it.kept == 0));
     }
-    let (last, took, after) = (position(), began.elapsed(), server.usage());
+    let after = server.usage();
     assert!(answers.ok > 0, "nothing was answered OK: {answers:?}");
 
     let (ok, milliseconds) = (answers.ok as f64, |time: Duration| time.as_secs_f64() * 1e3);

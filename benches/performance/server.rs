@@ -12,10 +12,14 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 
 use super::cores::{Cores, Place};
-use super::rig::{Connection, Setup, free_port, poll, recall, recall_query};
+use super::rig::{Connection, Setup, free_port, recall, recall_query};
+use super::wait::wait;
 
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two questions to a relay: little against a round, and rare enough not to show in its CPU time.
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// A running server; killed when dropped.
 pub struct Server {
@@ -102,19 +106,16 @@ impl Server {
     /// Waits until a callback is answered OK; returns how long that took from the start.
     pub fn until_answers(&mut self) -> Duration {
         let (target, body) = (format!("/?{}", recall_query()), recall("first", 1));
-        let deadline = self.began + PATIENCE;
-        loop {
+        let answers = wait(PATIENCE, Duration::from_millis(2), || {
             if let Some(status) = self.child.try_wait().expect("the server's process") {
                 panic!("the server ended: {status}");
             }
             let answer = Connection::open(self.address)
                 .and_then(|mut it| it.request("POST", &target, body.as_bytes()));
-            if answer.is_ok_and(|answer| answer.is_ok()) {
-                return self.began.elapsed();
-            }
-            assert!(Instant::now() < deadline, "the server does not answer");
-            thread::park_timeout(Duration::from_millis(2));
-        }
+            answer.is_ok_and(|answer| answer.is_ok())
+        });
+        assert!(answers, "the server does not answer");
+        self.began.elapsed()
     }
 
     pub fn usage(&self) -> Usage {
@@ -161,7 +162,7 @@ impl Server {
         wanted: impl Fn(Position) -> bool,
     ) -> Position {
         let mut last = None;
-        let there = poll(patience, || {
+        let there = wait(patience, PAUSE, || {
             last = self.position(sink);
             last.is_some_and(&wanted)
         });

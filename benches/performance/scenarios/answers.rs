@@ -1,5 +1,7 @@
 //! What a durable answer costs, its event forwarded: against a server that keeps nothing.
 
+use std::mem;
+
 use super::super::bench::{Bench, Destination, Sink};
 use super::super::columns::{OF_A_ROUND, cells};
 use super::super::load::Load;
@@ -26,38 +28,49 @@ const CPU: [(u32, Sink, f64); 4] = [
 /// Answers in a second against the bare server's, at least.
 const ANSWERS: [(u32, f64); 2] = [(64, 0.45), (256, 0.60)];
 
+/// A relay, and where its events go.
+struct Relay {
+    name: &'static str,
+    server: Server,
+    /// None: the broker is not there.
+    to: Option<Destination>,
+    rounds: Vec<Round>,
+}
+
+impl Relay {
+    fn forwarding(&self) -> Forwarding<'static> {
+        let name = |to: &Destination| Forwarding::UntilDrained(to.sink.name());
+        self.to.as_ref().map_or(Forwarding::Ignored, name)
+    }
+}
+
 pub fn play(bench: &mut Bench) -> Report {
     let bare = bench.bare();
-    let relays: Vec<(Server, Destination)> = Sink::ALL.map(|sink| bench.relay(sink)).into();
     warm_up(&bare, &bench.cores, Forwarding::Ignored);
-    for (relay, to) in &relays {
-        warm_up(
-            relay,
-            &bench.cores,
-            Forwarding::UntilDrained(to.sink.name()),
-        );
-    }
-    let columns: Vec<_> = [("connections", "connections"), ("server", "server")]
-        .into_iter()
-        .chain([
-            ("of bare", "answers_of_bare"),
-            ("CPU of bare", "cpu_of_bare"),
-        ])
-        .chain(OF_A_ROUND)
-        .collect();
+    let mut relays = relays(bench);
+    let columns: Vec<_> = [
+        ("connections", "connections"),
+        ("server", "server"),
+        ("of bare", "answers_of_bare"),
+        ("CPU of bare", "cpu_of_bare"),
+    ]
+    .into_iter()
+    .chain(OF_A_ROUND)
+    .collect();
     let mut report = Report::new(NAME);
     let mut table = Table::new("Every answer after its event is on disk.", &columns);
     let mut memory: f64 = 0.0;
     for connections in CONNECTIONS {
         let load = Load::new(connections, bench.options.round);
         let mut ceiling = Vec::new();
-        let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); relays.len()];
         for _ in 0..bench.options.rounds {
             ceiling.push(measure(&bare, &load, &bench.cores, Forwarding::Ignored));
-            for ((relay, to), rounds) in relays.iter().zip(&mut rounds) {
-                let forwarding = Forwarding::UntilDrained(to.sink.name());
-                rounds.push(measure(relay, &load, &bench.cores, forwarding));
-                to.clear();
+            for relay in &mut relays {
+                let round = measure(&relay.server, &load, &bench.cores, relay.forwarding());
+                relay.rounds.push(round);
+                if let Some(to) = &relay.to {
+                    to.clear();
+                }
             }
         }
         let mut push = |server: &str, rounds: &[Round]| {
@@ -68,16 +81,43 @@ pub fn play(bench: &mut Bench) -> Report {
             table.push(row);
         };
         push("bare hyper", &ceiling);
-        for ((_, to), rounds) in relays.iter().zip(&rounds) {
-            push(to.sink.name(), rounds);
-            memory = memory.max(medians(rounds).memory);
-            targets(&mut report, connections, to.sink, rounds, &ceiling);
+        for relay in &mut relays {
+            let rounds = mem::take(&mut relay.rounds);
+            push(relay.name, &rounds);
+            memory = memory.max(medians(&rounds).memory);
+            if let Some(to) = &relay.to {
+                targets(&mut report, connections, to.sink, &rounds, &ceiling);
+            }
         }
     }
     report.tables.push(table);
     let target = Target::at_most("peak memory, MiB", MEMORY_MIB, memory);
     report.targets.push(target);
     report
+}
+
+/// One for each sink, and one whose broker is away.
+fn relays(bench: &mut Bench) -> Vec<Relay> {
+    let mut relays: Vec<Relay> = Vec::new();
+    for sink in Sink::ALL {
+        let (server, to) = bench.relay(sink);
+        relays.push(Relay {
+            name: sink.name(),
+            server,
+            to: Some(to),
+            rounds: Vec::new(),
+        });
+    }
+    relays.push(Relay {
+        name: "kafka, down",
+        server: bench.relay_without_broker(Sink::Kafka),
+        to: None,
+        rounds: Vec::new(),
+    });
+    for relay in &relays {
+        warm_up(&relay.server, &bench.cores, relay.forwarding());
+    }
+    relays
 }
 
 fn targets(report: &mut Report, connections: u32, sink: Sink, rounds: &[Round], bare: &[Round]) {

@@ -1,7 +1,6 @@
 //! How fast a backlog goes out, without callbacks meanwhile and not pinned: next to a bare client of the same
 //! broker that publishes the same messages.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::backlog::CONVERSATIONS;
@@ -124,14 +123,8 @@ fn catch_up(bench: &mut Bench, sink: Sink, events: u64) -> Run {
 
 /// When the sink came to stand where it is wanted, and where it stood.
 fn watch(relay: &Server, sink: Sink, wanted: impl Fn(Position) -> bool) -> (Instant, Position) {
-    let began = Instant::now();
-    loop {
-        if let Some(position) = relay.position(sink.name()).filter(|it| wanted(*it)) {
-            return (Instant::now(), position);
-        }
-        assert!(began.elapsed() < PATIENCE, "the backlog does not go out");
-        thread::park_timeout(Duration::from_millis(10));
-    }
+    let position = relay.until_sink(sink.name(), PATIENCE, wanted);
+    (Instant::now(), position)
 }
 
 /// The same events by a bare client.

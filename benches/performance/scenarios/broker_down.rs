@@ -25,8 +25,8 @@ pub fn play(bench: &mut Bench) -> Report {
         let down = bench.relay_without_broker(sink);
         warm_up(&up, &bench.cores, Forwarding::UntilDrained(sink.name()));
         warm_up(&down, &bench.cores, Forwarding::Ignored);
-        for connections in [64, 256] {
-            let load = Load::new(connections, bench.options.round);
+        for connections in bench.options.beside() {
+            let load = Load::new(*connections, bench.options.round);
             let (mut with, mut without) = (Vec::new(), Vec::new());
             for _ in 0..bench.options.rounds {
                 let forwarding = Forwarding::UntilDrained(sink.name());
@@ -36,7 +36,7 @@ pub fn play(bench: &mut Bench) -> Report {
             }
             for (broker, rounds) in [("up", &with), ("down", &without)] {
                 let mut row: Vec<Cell> =
-                    vec![sink.name().into(), connections.into(), broker.into()];
+                    vec![sink.name().into(), (*connections).into(), broker.into()];
                 row.push(Cell::Number(ratio(rounds, &with, |it| it.p99), 2));
                 row.extend(cells(&medians(rounds)));
                 table.push(row);

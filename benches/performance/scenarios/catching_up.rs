@@ -31,8 +31,8 @@ pub fn play(bench: &mut Bench) -> Report {
     for sink in Sink::BROKERS {
         let (even, to) = bench.relay(sink);
         warm_up(&even, &bench.cores, Forwarding::UntilDrained(sink.name()));
-        for connections in [64, 256] {
-            let load = Load::new(connections, bench.options.round);
+        for connections in bench.options.beside() {
+            let load = Load::new(*connections, bench.options.round);
             let (mut with, mut without) = (Vec::new(), Vec::new());
             for _ in 0..bench.options.rounds {
                 let forwarding = Forwarding::UntilDrained(sink.name());
@@ -41,7 +41,8 @@ pub fn play(bench: &mut Bench) -> Report {
                 with.push(behind(bench, sink, &load));
             }
             for (state, rounds) in [("even", &without), ("behind", &with)] {
-                let mut row: Vec<Cell> = vec![sink.name().into(), connections.into(), state.into()];
+                let mut row: Vec<Cell> =
+                    vec![sink.name().into(), (*connections).into(), state.into()];
                 row.push(Cell::Number(ratio(rounds, &without, |it| it.p99), 2));
                 row.extend(cells(&medians(rounds)));
                 table.push(row);

@@ -26,7 +26,7 @@ pub fn play(bench: &mut Bench) -> Report {
     let (relay, _) = bench.relay(Sink::Stdout);
     warm_up(&relay, &bench.cores, Forwarding::UntilDrained("stdout"));
     let load = Load::new(1, bench.options.round);
-    let folder = tempfile::TempDir::new_in(&bench.options.folder).expect("a folder");
+    let folder = bench.new_folder();
     let (mut syncs, mut ceiling, mut rounds) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.options.rounds {
         let time = bench.options.half_round();
