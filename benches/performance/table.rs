@@ -25,6 +25,7 @@ pub struct Table {
 #[derive(Debug, Clone)]
 pub enum Cell {
     Text(String),
+    Count(u64),
     /// With so many decimals.
     Number(f64, usize),
     Nothing,
@@ -91,13 +92,13 @@ impl From<&str> for Cell {
 
 impl From<u32> for Cell {
     fn from(number: u32) -> Self {
-        Self::Number(number.into(), 0)
+        Self::Count(number.into())
     }
 }
 
 impl From<u64> for Cell {
     fn from(number: u64) -> Self {
-        Self::Number(number as f64, 0)
+        Self::Count(number)
     }
 }
 
@@ -109,6 +110,7 @@ impl Cell {
     fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
+            Self::Count(count) => count.to_string(),
             Self::Number(number, decimals) => format!("{number:.decimals$}"),
             Self::Nothing => "-".to_owned(),
         }
@@ -117,6 +119,7 @@ impl Cell {
     fn json(&self) -> Value {
         match self {
             Self::Text(text) => json!(text),
+            Self::Count(count) => json!(count),
             Self::Number(number, _) => json!(number),
             Self::Nothing => Value::Null,
         }
