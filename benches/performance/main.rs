@@ -52,7 +52,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // cargo's own word for every bench.
-    let mut arguments: Vec<String> = env::args().skip(1).filter(|it| it != "--bench").collect();
+    let arguments: Vec<String> = env::args().skip(1).filter(|it| it != "--bench").collect();
     match arguments.first().map(String::as_str) {
         Some("bare") => {
             bare::serve(&arguments[1]);
@@ -64,6 +64,6 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        _ => run::all(std::mem::take(&mut arguments)),
+        _ => run::all(arguments),
     }
 }
