@@ -1,3 +1,4 @@
+mod readers;
 mod room;
 
 use std::fs;
@@ -110,6 +111,17 @@ async fn it_tells_when_the_oldest_event_that_waits_was_appended() {
     assert!((before..=Millis::now()).contains(&appended), "{appended}");
     assert!(spool.appended_after(Seq(1)).unwrap().unwrap() >= appended);
     assert_eq!(spool.appended_after(Seq(2)).unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_end_that_was_asked_for_is_no_failure() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    let another = spool.clone();
+    spool.close().await;
+    assert_eq!(another.status().refusing, None);
+    let refused = another.append(event(1)).await.unwrap_err();
+    assert!(refused.to_string().contains("closed"), "{refused}");
 }
 
 #[tokio::test]

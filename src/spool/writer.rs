@@ -80,6 +80,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         shared: Arc::clone(&shared),
         upkeep_due: Instant::now(),
         upkeep_pause: UPKEEP,
+        closed: false,
     };
     writer.tell(None);
     let thread = thread::Builder::new()
@@ -106,13 +107,17 @@ struct Writer {
     shared: Arc<Shared>,
     upkeep_due: Instant,
     upkeep_pause: Duration,
+    /// Its end was asked for, and went well.
+    closed: bool,
 }
 
 /// Whatever ended the thread, a panic included: nothing is appended any more.
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.shared
-            .refuse(AppendError::Failed("its writer has ended".to_owned()));
+        if !self.closed {
+            self.shared
+                .refuse(AppendError::Failed("its writer has ended".to_owned()));
+        }
         self.queue.abandon();
     }
 }
@@ -173,6 +178,7 @@ impl Writer {
                 if let Err(error) = self.store.checkpoint_all() {
                     let _ = self.survive(&error, UPKEEPING);
                 }
+                self.closed = true;
                 return;
             }
             self.shared.busy.end();

@@ -291,6 +291,11 @@ impl Relay {
     fn lines_of_stopped(&mut self) -> Vec<String> {
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
+        assert!(
+            self.log_entry("the spool failed").is_none(),
+            "{}",
+            self.log()
+        );
         self.stdout.until_closed();
         self.stdout.all()
     }

@@ -1,0 +1,77 @@
+//! What readers get from memory, from the file, and from a file that is not what it was.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::*;
+
+fn delete_all_rows(config: &Config) {
+    let connection = Connection::open(&config.path).unwrap();
+    connection.execute("DELETE FROM events", []).unwrap();
+}
+
+#[tokio::test]
+async fn who_keeps_up_reads_from_memory() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    append_all(&spool, 1..=60).await;
+    delete_all_rows(&config(&folder));
+    let mut tail = spool.tail(Seq(59)).unwrap();
+    let rows = tail.next(10).await.unwrap();
+    assert_eq!(rows.iter().map(Row::seq).collect::<Vec<_>>(), [Seq(60)]);
+    assert_eq!(spool.status().refusing, None);
+}
+
+/// Also where nothing is left behind them that would show the gap.
+#[tokio::test]
+async fn rows_that_are_gone_are_damage() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    append_all(&spool, 1..=60).await;
+    delete_all_rows(&config(&folder));
+    let error = spool.tail(Seq(0)).unwrap().next(10).await.unwrap_err();
+    assert!(
+        matches!(error, ReadError::Missing(Seq(1), Seq(60))),
+        "{error}"
+    );
+    assert!(matches!(spool.failed().await, AppendError::Damaged(_)));
+}
+
+/// What has failed tells so to everybody who comes later.
+#[tokio::test]
+async fn once_it_has_failed_nobody_waits() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    append_all(&spool, 1..=3).await;
+    let connection = Connection::open(&config(&folder).path).unwrap();
+    connection.execute("DROP TABLE events", []).unwrap();
+    let failing = async {
+        while spool
+            .status()
+            .refusing
+            .is_none_or(|refusing| !refusing.is_final())
+        {
+            spool.append(event(4)).await.unwrap_err();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), failing).await.unwrap();
+    let later = timeout(Duration::from_secs(10), spool.append(event(5))).await;
+    assert!(later.unwrap().unwrap_err().is_final());
+}
+
+#[tokio::test]
+async fn a_read_takes_a_bounded_number_of_bytes() {
+    let folder = TempDir::new().unwrap();
+    let spool = open(&config(&folder));
+    for number in 0..60 {
+        let event = Event {
+            bytes: Bytes::from(vec![b'x'; 50 << 10]),
+            ..event(number)
+        };
+        spool.append(event).await.unwrap();
+    }
+    let rows = spool.tail(Seq(0)).unwrap().next(1000).await.unwrap();
+    assert!((20..30).contains(&rows.len()), "{}", rows.len());
+}
