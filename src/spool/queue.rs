@@ -71,9 +71,7 @@ impl Drop for Gathering<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.gathering = false;
-        state.released = true;
-        drop(state);
-        self.0.filled.notify_one();
+        self.0.release(state);
     }
 }
 
@@ -128,21 +126,25 @@ impl Queue {
             return Err(Refused::Closed);
         }
         state.commands.push_back(command);
+        self.release(state);
+        Ok(())
+    }
+
+    /// Wakes the writer.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
         state.released = true;
         drop(state);
         self.filled.notify_one();
-        Ok(())
     }
 
     /// Waits until the writer is woken, or for so long. Returns what there is, at most `limit`; none where
     /// nothing will come any more.
     pub(super) fn take(&self, limit: usize, patience: Duration) -> Option<Vec<Command>> {
-        let mut state = self.state();
-        if !state.released && !state.closed {
-            let sleeping = |state: &mut State| !state.released && !state.closed;
-            let woken = self.filled.wait_timeout_while(state, patience, sleeping);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let sleeping = |state: &mut State| !state.released && !state.closed;
+        let woken = self
+            .filled
+            .wait_timeout_while(self.state(), patience, sleeping);
+        let mut state = woken.unwrap_or_else(PoisonError::into_inner).0;
         if state.commands.is_empty() && state.closed {
             return None;
         }
