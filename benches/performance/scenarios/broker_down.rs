@@ -1,25 +1,21 @@
 //! The answer while the broker is away: the vendor must not notice.
 
 use super::super::bench::{Bench, Sink};
-use super::super::columns::{OF_A_ROUND, cells};
 use super::super::load::Load;
-use super::super::round::{Forwarding, measure, medians, ratio};
-use super::super::table::{Cell, Report, Table, Target};
-use super::{LONGER, MEMORY_MIB, warm_up};
+use super::super::round::{Forwarding, measure};
+use super::super::table::Report;
+use super::comparison::Comparison;
+use super::warm_up;
 
 pub const NAME: &str = "broker_down";
 
 pub fn play(bench: &mut Bench) -> Report {
-    let columns = [
-        ("sink", "sink"),
-        ("connections", "connections"),
-        ("broker", "broker"),
-        ("p99 of up", "p99_of_up"),
-    ];
-    let columns: Vec<_> = columns.into_iter().chain(OF_A_ROUND).collect();
-    let title = "The broker is up; nobody listens where it should be.";
-    let (mut report, mut table) = (Report::new(NAME), Table::new(title, &columns));
-    let mut memory: f64 = 0.0;
+    let mut comparison = Comparison::new(
+        NAME,
+        "The broker is up; nobody listens where it should be.",
+        [("broker", "broker"), ("p99 of up", "p99_of_up")],
+        ["up", "down"],
+    );
     for sink in Sink::BROKERS {
         let (up, to) = bench.relay(sink);
         let down = bench.relay_without_broker(sink);
@@ -34,22 +30,8 @@ pub fn play(bench: &mut Bench) -> Report {
                 to.clear();
                 without.push(measure(&down, &load, &bench.cores, Forwarding::Ignored));
             }
-            for (broker, rounds) in [("up", &with), ("down", &without)] {
-                let mut row: Vec<Cell> =
-                    vec![sink.name().into(), (*connections).into(), broker.into()];
-                row.push(Cell::Number(ratio(rounds, &with, |it| it.p99), 2));
-                row.extend(cells(&medians(rounds)));
-                table.push(row);
-                memory = memory.max(medians(rounds).memory);
-            }
-            let what = format!("p99 of up: {}, {connections} connections", sink.name());
-            let figure = ratio(&without, &with, |it| it.p99);
-            report.targets.push(Target::at_most(what, LONGER, figure));
+            comparison.add(sink, *connections, &with, &without);
         }
     }
-    report.tables.push(table);
-    report
-        .targets
-        .push(Target::at_most("peak memory, MiB", MEMORY_MIB, memory));
-    report
+    comparison.report()
 }

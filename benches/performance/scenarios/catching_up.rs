@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::super::bench::{Bench, Sink};
-use super::super::columns::{OF_A_ROUND, cells};
 use super::super::cores::Place;
 use super::super::load::Load;
-use super::super::round::{Forwarding, Round, measure, medians, ratio};
+use super::super::round::{Forwarding, Round, measure};
 use super::super::server::Server;
-use super::super::table::{Cell, Report, Table, Target};
-use super::{LONGER, MEMORY_MIB, warm_up};
+use super::super::table::Report;
+use super::comparison::Comparison;
+use super::warm_up;
 
 pub const NAME: &str = "catching_up";
 
@@ -17,17 +17,13 @@ pub const NAME: &str = "catching_up";
 const CONNECTS: Duration = Duration::from_secs(60);
 
 pub fn play(bench: &mut Bench) -> Report {
-    let columns = [
-        ("sink", "sink"),
-        ("connections", "connections"),
-        ("sink is", "sink_is"),
-        ("p99 of even", "p99_of_even"),
-    ];
-    let columns: Vec<_> = columns.into_iter().chain(OF_A_ROUND).collect();
-    let title = "The sink is even with the callbacks; it is behind by a backlog and catches up meanwhile \
-                 (all the while, where it is still behind at the end).";
-    let (mut report, mut table) = (Report::new(NAME), Table::new(title, &columns));
-    let mut memory: f64 = 0.0;
+    let mut comparison = Comparison::new(
+        NAME,
+        "The sink is even with the callbacks; it is behind by a backlog and catches up meanwhile \
+         (all the while, where it is still behind at the end).",
+        [("sink is", "sink_is"), ("p99 of even", "p99_of_even")],
+        ["even", "behind"],
+    );
     for sink in Sink::BROKERS {
         let (even, to) = bench.relay(sink);
         warm_up(&even, &bench.cores, Forwarding::UntilDrained(sink.name()));
@@ -40,24 +36,10 @@ pub fn play(bench: &mut Bench) -> Report {
                 to.clear();
                 with.push(behind(bench, sink, &load));
             }
-            for (state, rounds) in [("even", &without), ("behind", &with)] {
-                let mut row: Vec<Cell> =
-                    vec![sink.name().into(), (*connections).into(), state.into()];
-                row.push(Cell::Number(ratio(rounds, &without, |it| it.p99), 2));
-                row.extend(cells(&medians(rounds)));
-                table.push(row);
-                memory = memory.max(medians(rounds).memory);
-            }
-            let what = format!("p99 of even: {}, {connections} connections", sink.name());
-            let figure = ratio(&with, &without, |it| it.p99);
-            report.targets.push(Target::at_most(what, LONGER, figure));
+            comparison.add(sink, *connections, &without, &with);
         }
     }
-    report.tables.push(table);
-    report
-        .targets
-        .push(Target::at_most("peak memory, MiB", MEMORY_MIB, memory));
-    report
+    comparison.report()
 }
 
 /// A round on a relay that has just begun to send a backlog, which ends with the round.

@@ -4,6 +4,7 @@ mod answers;
 mod backlog;
 mod broker_down;
 mod catching_up;
+mod comparison;
 mod fsync;
 mod growth;
 mod slow_disk;
