@@ -95,6 +95,11 @@ pub(super) fn log(database: &Path) -> PathBuf {
     beside(database, "-wal")
 }
 
+/// Bytes of the disk that SQLite's log takes.
+pub(super) fn log_bytes(database: &Path) -> u64 {
+    fs::metadata(log(database)).map_or(0, |log| log.len())
+}
+
 /// Makes a file that only its owner may read.
 pub(super) fn create_private(path: &Path) -> io::Result<()> {
     open_private(path).map(drop)

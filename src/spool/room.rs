@@ -4,6 +4,19 @@ use nix::sys::statvfs::statvfs;
 
 use super::{Config, files};
 
+/// Room for fewer bytes of events than this counts as none, so that the state does not change to and
+/// fro with the size of each callback.
+pub(super) const HEADROOM: u64 = 64 << 10;
+
+/// After there was none: the room from which on there is some again, so that the state does not change to
+/// and fro with every event that is forwarded.
+pub(super) const ENOUGH: u64 = 2 * HEADROOM;
+
+/// Events go through SQLite's log, in whole pages, before they take a free page of the file: bytes of the
+/// disk that a byte of them may need there, and those of a commit that has none.
+const LOG_COST: u64 = 2;
+const COMMIT_COST: u64 = 64 << 10;
+
 /// What the file uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usage {
@@ -26,20 +39,17 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Looks at the disk. A disk that does not tell how full it is counts as having room: SQLite will
-    /// say when it has not.
+    /// Looks at the disk.
     pub(super) fn look(config: &Config, usage: Usage) -> Self {
-        let free_disk = statvfs(files::folder_of(&config.path)).map_or(u64::MAX, |disk| {
-            disk.blocks_available().saturating_mul(disk.fragment_size())
-        });
-        Self::of(config, usage, free_disk)
+        Self::of(config, usage, free_disk(config))
     }
 
     fn of(config: &Config, usage: Usage, free_disk: u64) -> Self {
         let below_max = config.max_bytes.0.saturating_sub(usage.used_bytes);
         let on_disk = free_disk
             .saturating_add(usage.free_page_bytes)
-            .saturating_sub(config.reserve.0);
+            .saturating_sub(config.reserve.0)
+            .min(free_disk.saturating_sub(COMMIT_COST) / LOG_COST);
         if on_disk < below_max {
             Self {
                 bytes: on_disk,
@@ -65,6 +75,13 @@ impl Room {
     }
 }
 
+/// Free bytes of the disk. One that does not tell counts as having room: SQLite will say when it has not.
+pub(super) fn free_disk(config: &Config) -> u64 {
+    statvfs(files::folder_of(&config.path)).map_or(u64::MAX, |disk| {
+        disk.blocks_available().saturating_mul(disk.fragment_size())
+    })
+}
+
 /// What an event of this many bytes takes in the file: a row's overhead, and half-filled pages.
 pub(super) const fn cost(bytes: usize) -> u64 {
     let bytes = bytes as u64;
@@ -76,47 +93,45 @@ mod tests {
     use super::*;
     use crate::setting::Size;
 
-    fn room(used: u64, free_pages: u64, disk: u64) -> Room {
+    /// All in KiB: of 1000 that the spool may take, so many are used; of a disk with a reserve of 100, so
+    /// many are free.
+    fn room(used: u64, free_pages: u64, disk: u64) -> (u64, Limit) {
         let config = Config {
-            max_bytes: Size(1000),
-            reserve: Size(100),
+            max_bytes: Size(1000 << 10),
+            reserve: Size(100 << 10),
             ..Config::default()
         };
         let usage = Usage {
-            used_bytes: used,
-            free_page_bytes: free_pages,
+            used_bytes: used << 10,
+            free_page_bytes: free_pages << 10,
         };
-        Room::of(&config, usage, disk)
+        let room = Room::of(&config, usage, disk << 10);
+        (room.bytes >> 10, room.limit)
     }
 
     #[test]
     fn the_smaller_of_both_limits_counts() {
-        assert_eq!(
-            room(400, 0, 10_000),
-            Room {
-                bytes: 600,
-                limit: Limit::MaxBytes
-            }
-        );
-        assert_eq!(
-            room(400, 0, 300),
-            Room {
-                bytes: 200,
-                limit: Limit::Disk
-            }
-        );
-        assert_eq!(room(400, 0, 700).limit, Limit::MaxBytes, "the same: ours");
-        assert_eq!(room(1200, 0, 10_000).bytes, 0);
-        assert_eq!(room(0, 0, 50).bytes, 0);
+        assert_eq!(room(400, 0, 10_000), (600, Limit::MaxBytes));
+        assert_eq!(room(400, 0, 150), (43, Limit::Disk));
+        assert_eq!(room(900, 0, 264), (100, Limit::MaxBytes), "the same: ours");
+        assert_eq!(room(1200, 0, 10_000), (0, Limit::MaxBytes));
+        assert_eq!(room(0, 0, 50), (0, Limit::Disk));
+    }
+
+    #[test]
+    fn free_pages_of_the_file_count_as_room() {
+        assert_eq!(room(400, 0, 120).0, 20);
+        assert_eq!(room(400, 5, 120).0, 25);
+    }
+
+    #[test]
+    fn the_log_takes_the_disk_first() {
+        assert_eq!(room(400, 500, 120).0, 28);
+        assert_eq!(room(400, 500, 64).0, 0);
     }
 
     #[test]
     fn an_event_takes_more_than_its_bytes() {
         assert_eq!([0, 800, 8000].map(cost), [64, 964, 9064]);
-    }
-
-    #[test]
-    fn free_pages_of_the_file_count_as_room() {
-        assert_eq!(room(400, 250, 50).bytes, 200);
     }
 }

@@ -12,7 +12,7 @@ use super::busy::Busy;
 use super::fresh::Fresh;
 use super::queue::{Command, Queue};
 use super::rescue;
-use super::room::Limit;
+use super::room::{ENOUGH, HEADROOM};
 use super::store::Store;
 use super::{
     AppendError, Appended, Config, Cursor, Entrance, OpenError, Opened, Shared, Spool, Status,
@@ -25,10 +25,6 @@ const GROUP: usize = 1024;
 /// Where the writer's doubts are, behind all events: what works for one need not for the other.
 const APPENDING: Seq = Seq(u64::MAX);
 const UPKEEPING: Seq = Seq(u64::MAX - 1);
-
-/// Room for fewer bytes of events than this counts as none, so that the state does not change to and
-/// fro with the size of each callback.
-const HEADROOM: u64 = 64 << 10;
 
 /// How often cursors are saved while nothing is appended, and old events deleted.
 const UPKEEP: Duration = Duration::from_millis(100);
@@ -232,25 +228,24 @@ impl Writer {
         self.upkeep_due = Instant::now() + UPKEEP;
         self.shared.look_for_put_aside();
         let cursors = &self.shared.cursors;
-        let doubtful = matches!(self.refusing(), Some(AppendError::Io(_)));
+        let refusing = self.refusing();
+        let doubtful = matches!(refusing, Some(AppendError::Io(_)));
+        let enough = match refusing {
+            Some(AppendError::Full(_)) => ENOUGH,
+            _ => HEADROOM,
+        };
         let done = self.store.save_cursors(cursors).and_then(|()| {
             if doubtful {
                 self.store.probe()?;
             }
             let more = self.store.expire(cursors)?;
-            let mut room = self.store.make_room(HEADROOM, cursors)?;
-            if room.bytes < HEADROOM && room.limit == Limit::Disk {
-                // Perhaps it is the log that takes the disk.
-                self.store.checkpoint_all()?;
-                room = self.store.make_room(HEADROOM, cursors)?;
-            }
-            Ok((more, room))
+            Ok((more, self.store.make_room(enough, cursors)?))
         });
         match done {
             Ok((more, room)) => {
                 self.shared.trust(UPKEEPING);
                 self.upkeep_pause = if more { Duration::ZERO } else { UPKEEP };
-                let full = room.bytes < HEADROOM;
+                let full = room.bytes < enough;
                 self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
                 Ok(())
             }

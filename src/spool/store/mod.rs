@@ -213,15 +213,16 @@ impl Store {
     }
 
     /// Brings the log into the file, so that the file alone holds everything, and gives the log's disk
-    /// space back. Does not wait long for somebody who reads.
-    pub(super) fn checkpoint_all(&self) -> Result<(), AppendError> {
+    /// space back. Does not wait long for somebody who reads: returns whether it could.
+    pub(super) fn checkpoint_all(&self) -> Result<bool, AppendError> {
         let wait = |time| self.connection.busy_timeout(time);
         wait(READERS_TIMEOUT)
             .and_then(|()| {
                 let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-                let outcome = self.connection.query_row(truncate, [], |_| Ok(()));
+                let outcome = self.connection.query_row(truncate, [], |row| row.get(0));
                 wait(schema::BUSY_TIMEOUT).and(outcome)
             })
+            .map(|busy: bool| !busy)
             .map_err(|error| classify(&error))
     }
 

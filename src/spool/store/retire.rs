@@ -6,16 +6,18 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{Store, classify};
 use crate::event::{Millis, Seq};
-use crate::spool::room::{Room, Usage};
+use crate::spool::room::{self, HEADROOM, Limit, Room, Usage};
 use crate::spool::schema::PAGE_SIZE;
-use crate::spool::{AppendError, Cursor};
+use crate::spool::{AppendError, Cursor, files};
 
 /// The size of the log at which it is brought into the file. Larger made answers wait longer for it,
 /// now and then; smaller writes the same pages more often.
 const LOG_BYTES: u64 = 4 << 20;
 
-/// Rows that are deleted in one transaction: few enough that nobody waits long for it.
+/// Rows that are deleted in one transaction: few enough that nobody waits long for it, and fewer where the
+/// disk has no room for the pages that this writes to the log.
 const DELETE_AT_ONCE: u64 = 1000;
+const DELETE_AT_LEAST: u64 = 8;
 
 impl Store {
     /// Deletes the oldest forwarded events whose retention is over, a bounded number at once. Returns
@@ -40,7 +42,9 @@ impl Store {
             return Ok(false);
         }
         let first = self.first.0;
-        let mut end = forwarded.0.min(first + DELETE_AT_ONCE - 1);
+        let pages = room::free_disk(&self.config) / PAGE_SIZE as u64;
+        let count = (pages / 2).clamp(DELETE_AT_LEAST, DELETE_AT_ONCE);
+        let mut end = forwarded.0.min(first + count - 1);
         if let Some(cutoff) = cutoff {
             let young: Option<u64> = self
                 .connection
@@ -117,15 +121,22 @@ impl Store {
         lowest.map_or(self.last, |lowest| lowest.min(self.last))
     }
 
-    /// How much fits now, after forwarded events have made way if `wanted` bytes do not fit.
+    /// How much fits now; if `wanted` bytes do not, after the log and then forwarded events have made way.
     pub(in crate::spool) fn make_room(
         &mut self,
         wanted: u64,
         cursors: &BTreeMap<String, Cursor>,
     ) -> Result<Room, AppendError> {
+        let mut log_is_read = false;
         loop {
             let room = self.room();
-            if room.bytes >= wanted || !self.delete_forwarded(cursors, None)? {
+            if room.bytes >= wanted {
+                return Ok(room);
+            }
+            let on_disk = room.limit == Limit::Disk && !log_is_read;
+            if on_disk && files::log_bytes(&self.config.path) >= HEADROOM {
+                log_is_read = !self.checkpoint_all()?;
+            } else if !self.delete_forwarded(cursors, None)? {
                 return Ok(room);
             }
         }
