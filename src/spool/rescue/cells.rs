@@ -9,9 +9,6 @@ use super::pages::Found;
 use crate::event::{Event, Seq, Stored};
 use crate::spool::schema::{self, PAGE_SIZE};
 
-/// The first page begins with the header of the file.
-const FILE_HEADER: usize = 100;
-
 /// The type of a page that holds rows of a table.
 const TABLE_LEAF: u8 = 0x0d;
 const LEAF_HEADER: usize = 8;
@@ -29,23 +26,18 @@ pub(super) struct Cell<'a> {
     pub(super) overflow: Option<u32>,
 }
 
-/// The cells of a page, where it is one of a table.
+/// The cells of a page, where it is one of a table. The first page of a file never is one of ours: it has
+/// the file's header, and SQLite's own table.
 pub(super) fn cells(page: &[u8]) -> impl Iterator<Item = Cell<'_>> {
-    [0, FILE_HEADER].into_iter().flat_map(move |start| {
-        let leaf = page.get(start) == Some(&TABLE_LEAF);
-        let count = page
-            .get(start + 3..)
-            .and_then(<[u8]>::first_chunk::<2>)
-            .filter(|_| leaf)
-            .map_or(0, |count| usize::from(u16::from_be_bytes(*count)));
-        let pointers = page.get(start + LEAF_HEADER..).unwrap_or_default();
-        pointers
-            .chunks_exact(2)
-            .take(count)
-            .filter_map(move |pointer| {
-                let at = usize::from(u16::from_be_bytes(pointer.try_into().ok()?));
-                cell(page.get(at..)?)
-            })
+    let count = page
+        .get(3..)
+        .and_then(<[u8]>::first_chunk::<2>)
+        .filter(|_| page.first() == Some(&TABLE_LEAF))
+        .map_or(0, |count| usize::from(u16::from_be_bytes(*count)));
+    let pointers = page.get(LEAF_HEADER..).unwrap_or_default();
+    pointers.chunks_exact(2).take(count).filter_map(|pointer| {
+        let at = usize::from(u16::from_be_bytes(pointer.try_into().ok()?));
+        cell(page.get(at..)?)
     })
 }
 
@@ -87,9 +79,9 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0;
     for (index, byte) in bytes.iter().enumerate().take(9) {
         if index == 8 {
-            return Some(((value << 8) | u64::from(*byte), bytes.get(9..)?));
+            return Some(((value << 8) + u64::from(*byte), bytes.get(9..)?));
         }
-        value = (value << 7) | u64::from(byte & 0x7f);
+        value = (value << 7) + u64::from(byte & 0x7f);
         if byte & 0x80 == 0 {
             return Some((value, bytes.get(index + 1..)?));
         }
@@ -154,7 +146,7 @@ fn read_value(kind: u64, bytes: &[u8]) -> Option<(Value<'_>, &[u8])> {
         let sign = if taken.first()? & 0x80 == 0 { 0 } else { -1 };
         let value = taken
             .iter()
-            .fold(sign, |value, byte| (value << 8) | i64::from(*byte));
+            .fold(sign, |value, byte| (value << 8) + i64::from(*byte));
         Some((Value::Integer(value), rest))
     };
     match kind {

@@ -223,4 +223,4 @@ fn insert_gaps(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -147,7 +147,6 @@ impl Pages {
                 .as_ref()
                 .map_or(Ok(0), |source| source.read_at(rest, at + done as u64));
             match read {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if self.patience.get() > 0 => {
                     self.patience.set(self.patience.get() - 1);
                     thread::park_timeout(PAUSE);
@@ -175,9 +174,9 @@ impl Pages {
                     break;
                 };
                 next = u32::from_be_bytes(*number);
-                let missing = cell.length - record.len();
-                record.extend(content.iter().take(missing));
+                record.extend_from_slice(content);
             }
+            record.truncate(cell.length);
             if let Some(found) = decode(cell.seq, &record) {
                 return Some(found);
             }
@@ -214,4 +213,33 @@ fn newest(copies: &[u64], number: u32, from: Place) -> Place {
 
 fn in_file(_: &[u64], number: u32, _: Place) -> Place {
     Place::File(u64::from(number).saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A folder can be opened, and every read of it fails.
+    #[test]
+    fn what_cannot_be_read_is_tried_again_and_then_counts_as_zeros() {
+        let folder = TempDir::new().unwrap();
+        let pages = Pages::of_both(folder.path(), &folder.path().join("log")).unwrap();
+        pages.patience.set(1);
+        let mut page = vec![7; PAGE_SIZE];
+        pages.read(Place::File(0), &mut page, false);
+        assert_eq!(page, vec![0; PAGE_SIZE]);
+        assert_eq!(pages.patience.get(), 0);
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_holds_nothing_and_one_that_cannot_be_opened_is_an_error() {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("file");
+        assert_eq!(Pages::of_log(&file).unwrap().frames, 0);
+        File::create(&file).unwrap();
+        let error = Pages::of_log(&file.join("log")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    }
 }

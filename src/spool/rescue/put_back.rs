@@ -80,3 +80,80 @@ pub(in crate::spool) fn put_back(
     connection.execute_batch("COMMIT")?;
     Ok(findings)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::spool::files;
+    use crate::spool::rescue::tests::database;
+
+    /// A file with events 1 to 3, and a log that holds 1 to 6.
+    fn file_and_log(folder: &TempDir) -> (Connection, PathBuf) {
+        let path = folder.path().join("spool.db");
+        let (copy, log) = (folder.path().join("copy.db"), folder.path().join("log"));
+        let connection = database::create(&path);
+        for seq in 1..=3 {
+            database::event(seq).insert(&connection).unwrap();
+        }
+        fs::copy(&path, &copy).unwrap();
+        connection
+            .pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))
+            .unwrap();
+        for seq in 4..=6 {
+            database::event(seq).insert(&connection).unwrap();
+        }
+        fs::copy(files::log(&path), &log).unwrap();
+        (Connection::open(copy).unwrap(), log)
+    }
+
+    #[test]
+    fn what_the_log_holds_beyond_the_lowest_cursor_and_the_file_does_not_is_found() {
+        let folder = TempDir::new().unwrap();
+        let (connection, log) = file_and_log(&folder);
+        for (cursors, expected) in [
+            (&[][..], &[4, 5, 6][..]),
+            (&[("a", 2)], &[4, 5, 6]),
+            (&[("a", 5)], &[6]),
+            (&[("a", 5), ("b", 4)], &[5, 6]),
+            (&[("a", 5), ("damaged", 4)], &[4, 5, 6]),
+            (&[("a", 6), ("b", 6)], &[]),
+        ] {
+            connection.execute("DELETE FROM cursors", []).unwrap();
+            for (sink, seq) in cursors {
+                let written_as = sink.replace("damaged", "b");
+                let checksum = schema::cursor_checksum(&written_as, Seq(*seq));
+                let values = (sink, seq, checksum);
+                connection
+                    .execute("INSERT INTO cursors VALUES (?1, ?2, 1, ?3)", values)
+                    .unwrap();
+            }
+            let missing = look(&connection, &log).unwrap();
+            let numbers: Vec<u64> = missing.keys().map(|seq| seq.0).collect();
+            assert_eq!(numbers, expected, "{cursors:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_back_is_counted_and_what_is_still_missing_is_named() {
+        let folder = TempDir::new().unwrap();
+        let connection = database::create(&folder.path().join("spool.db"));
+        database::event(1).insert(&connection).unwrap();
+        let missing = [4, 5].map(|seq| (Seq(seq), database::event(seq))).into();
+        let note = Note {
+            last: Seq(6),
+            confirmed: Seq(2),
+            damaged: false,
+        };
+        let findings = put_back(&connection, &missing, Seq(1), Some(note)).unwrap();
+        assert_eq!(findings.put_back, 2);
+        assert_eq!(findings.lost, [(Seq(3), Seq(3)), (Seq(6), Seq(6))]);
+        let kept = "SELECT count(*), (SELECT next_seq FROM identity) FROM events";
+        let kept = connection.query_row(kept, [], |row| Ok((row.get(0)?, row.get(1)?)));
+        assert_eq!(kept, Ok((3, 7)));
+    }
+}

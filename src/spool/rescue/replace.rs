@@ -23,7 +23,7 @@ pub(super) fn rescued(database: &Path) -> PathBuf {
 /// [`finish`] can take over.
 pub(super) fn replace(database: &Path) -> io::Result<PathBuf> {
     File::open(rescued(database))?.sync_all()?;
-    let aside = unused_name(database)?;
+    let aside = unused_name(database, Timestamp::now())?;
     fs::rename(database, &aside)?;
     sync_folder_of(database)?;
     move_log(database, &aside)?;
@@ -36,7 +36,7 @@ pub(in crate::spool) fn finish(database: &Path) -> io::Result<()> {
     if fs::exists(database)? || !fs::exists(rescued(database))? {
         return Ok(());
     }
-    move_log(database, &unused_name(database)?)?;
+    move_log(database, &unused_name(database, Timestamp::now())?)?;
     take_place(database)
 }
 
@@ -72,8 +72,8 @@ fn take_place(database: &Path) -> io::Result<()> {
 }
 
 /// A name that tells when: `spool.db.damaged-20261124T101530Z`.
-fn unused_name(database: &Path) -> io::Result<PathBuf> {
-    let now = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+fn unused_name(database: &Path, now: Timestamp) -> io::Result<PathBuf> {
+    let now = now.strftime("%Y%m%dT%H%M%SZ");
     let name = beside(database, &format!("{ASIDE}{now}"));
     if fs::exists(&name)? || fs::exists(log(&name))? {
         return Ok(beside(&name, &format!("-{}", Uuid::new_v4().simple())));
@@ -130,5 +130,24 @@ mod tests {
             assert!(logs.len() == 1 && logs[0] != "spool.db-wal", "{logs:?}");
             assert_eq!(names(&folder).len(), 3, "{:?}", names(&folder));
         }
+    }
+
+    /// Nor over a log whose database somebody has removed.
+    #[test]
+    fn nothing_that_was_put_aside_is_written_over() {
+        let folder = TempDir::new().unwrap();
+        let database = folder.path().join("spool.db");
+        let unused = || unused_name(&database, Timestamp::UNIX_EPOCH).unwrap();
+        let name = unused();
+        assert_eq!(
+            name,
+            folder.path().join("spool.db.damaged-19700101T000000Z")
+        );
+        for taken in [name.clone(), log(&name)] {
+            fs::write(&taken, "").unwrap();
+            assert_ne!(unused(), name, "{}", taken.display());
+            fs::remove_file(taken).unwrap();
+        }
+        assert_eq!(unused(), name);
     }
 }

@@ -27,8 +27,7 @@ pub(super) fn copy(
     new: &Connection,
     committed: Seq,
 ) -> rusqlite::Result<Structure> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let old = schema::connect(damaged, flags)?;
+    let old = schema::connect(damaged, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let identity = old.query_row("SELECT spool_id, next_seq FROM identity", [], |row| {
         Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, u64>(1)?))
     });
@@ -120,4 +119,101 @@ fn copy_recent_ids(old: &Connection, new: &Connection) -> rusqlite::Result<Seq> 
         last = Seq(seq);
     }
     Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::spool::rescue::tests::database;
+
+    #[test]
+    fn the_small_tables_are_taken_over() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("spool.db");
+        let old = database::create(&path);
+        let (low, high) = (
+            schema::cursor_checksum("low", Seq(4)),
+            schema::cursor_checksum("high", Seq(6)),
+        );
+        old.execute_batch(&format!(
+            "UPDATE identity SET next_seq = 8;
+             INSERT INTO cursors VALUES
+                 ('low', 4, 1, {low}), ('high', 6, 0, {high}), ('damaged', 1, 1, 0);
+             INSERT INTO gaps VALUES (2, 3, 1);
+             INSERT INTO recent_ids VALUES (1, zeroblob(16)), (9, zeroblob(16));
+             INSERT INTO dead_letters VALUES ('low', 1, x'01', 2, 'reason', 'detail', x'02')"
+        ))
+        .unwrap();
+        let new = database::create(&folder.path().join("new.db"));
+        let structure = copy(&path, &new, Seq(9)).unwrap();
+        assert_eq!((structure.confirmed, structure.last), (Seq(4), Seq(9)));
+        assert_eq!(structure.gaps, [gap(2, 3)]);
+
+        old.execute("DELETE FROM cursors WHERE sink = 'damaged'", [])
+            .unwrap();
+        for table in ["cursors", "recent_ids", "dead_letters"] {
+            assert_eq!(rows(&new, table), rows(&old, table));
+        }
+        let spool_id = "(SELECT spool_id FROM identity)";
+        assert_eq!(rows(&new, spool_id), rows(&old, spool_id));
+    }
+
+    /// One that covers an event, or others, cannot be true; nor one of numbers that were never given out.
+    #[test]
+    fn gaps_that_cannot_be_true_are_left_out() {
+        let folder = TempDir::new().unwrap();
+        let new = database::create(&folder.path().join("new.db"));
+        for seq in [10, 20, 30] {
+            database::event(seq).insert(&new).unwrap();
+        }
+        for (written, expected) in [
+            (
+                &[(1, 9), (11, 19), (31, 40)][..],
+                &[(1, 9), (11, 19), (31, 40)][..],
+            ),
+            (&[(1, 5), (5, 9), (6, 9)], &[(1, 5), (6, 9)]),
+            (&[(1, 7), (3, 4), (8, 9)], &[(1, 7), (8, 9)]),
+            (&[(9, 8), (11, 11)], &[(11, 11)]),
+            (&[(1, 10), (11, 20), (21, 29)], &[(21, 29)]),
+            (&[(31, 40), (41, 41)], &[(31, 40)]),
+            (&[(31, 41)], &[]),
+            (&[(0, 5), (-3, 2), (6, 7)], &[(6, 7)]),
+        ] {
+            let path = folder.path().join("old.db");
+            let old = database::create(&path);
+            for (first, last) in written {
+                old.execute("INSERT INTO gaps VALUES (?1, ?2, 1)", [first, last])
+                    .unwrap();
+            }
+            let expected: Vec<Gap> = expected
+                .iter()
+                .map(|(first, last)| gap(*first, *last))
+                .collect();
+            assert_eq!(gaps(&old, &new, Seq(40)).unwrap(), expected, "{written:?}");
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    fn gap(first: u64, last: u64) -> Gap {
+        Gap {
+            first: Seq(first),
+            last: Seq(last),
+            lost: true,
+        }
+    }
+
+    fn rows(connection: &Connection, table: &str) -> Vec<String> {
+        let mut statement = connection
+            .prepare(&format!("SELECT * FROM {table}"))
+            .unwrap();
+        let columns = statement.column_count();
+        let rows = statement.query_map([], |row| {
+            let values: Result<Vec<_>, _> =
+                (0..columns).map(|column| row.get_ref(column)).collect();
+            Ok(format!("{:?}", values?))
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
 }

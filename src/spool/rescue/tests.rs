@@ -1,5 +1,8 @@
 //! Damage of every kind, done to the files of a spool that was killed.
 
+pub(in crate::spool) mod database;
+mod pages;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};

@@ -1,0 +1,134 @@
+//! Rows that SQLite has written, read without it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::database;
+use crate::event::Kind;
+use crate::spool::rescue::cells::cells;
+use crate::spool::rescue::pages::{Found, Pages};
+
+/// Every row that is found in a file.
+fn found(path: &Path) -> Vec<Found> {
+    let pages = Pages::of_both(path, &path.with_extension("none")).unwrap();
+    let mut found = BTreeMap::new();
+    let read = pages.each_row(|row| {
+        found.insert(row.stored.seq, row);
+        Ok::<_, Infallible>(())
+    });
+    read.unwrap();
+    found.into_values().collect()
+}
+
+/// Lets SQLite write rows with ascending numbers, and finds the same.
+fn assert_found(written: &[Found]) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("spool.db");
+    let connection = database::create(&path);
+    connection.execute_batch("BEGIN").unwrap();
+    for row in written {
+        row.insert(&connection).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+    let found = found(&path);
+    for (found, written) in found.iter().zip(written) {
+        assert_eq!(found, written);
+    }
+    assert_eq!(found.len(), written.len());
+}
+
+fn of_length(seq: u64, length: usize) -> Found {
+    let mut row = database::event(seq);
+    let text = (0..).map(|number| format!("{number} ")).take(length);
+    row.stored.event.bytes = text
+        .collect::<String>()
+        .split_at(length)
+        .0
+        .to_owned()
+        .into();
+    row
+}
+
+/// Of every number of bytes in which SQLite writes a row's number.
+#[test]
+fn rows_of_any_number_are_found() {
+    let edges = (0..=62).step_by(7).map(|bits| 1 << bits);
+    let mut numbers: Vec<u64> = edges.flat_map(|edge| [edge - 1, edge, edge + 1]).collect();
+    numbers.push(1 << 62);
+    numbers.retain(|number| *number > 0);
+    numbers.dedup();
+    let rows: Vec<Found> = numbers.into_iter().map(database::event).collect();
+    assert_found(&rows);
+}
+
+/// Of every number of bytes in which SQLite writes an integer.
+#[test]
+fn rows_with_any_integer_are_found() {
+    let edges = [7, 15, 23, 31, 47, 63].map(|bits| i64::MAX >> (63 - bits));
+    let mut times = vec![0, 1, -1];
+    times.extend(edges.into_iter().flat_map(|most| [most, !most]));
+    times.extend(edges.into_iter().filter_map(|most| most.checked_add(1)));
+    let rows: Vec<Found> = (1..)
+        .zip(times)
+        .map(|(seq, appended_at)| {
+            let mut row = database::event(seq);
+            row.appended_at = appended_at;
+            row.stored.event.kind = [Kind::Recalled, Kind::Rejected][usize::from(seq % 2 == 0)];
+            row
+        })
+        .collect();
+    assert_found(&rows);
+}
+
+/// Where a row begins to go on in another page, and how much of it then stays in the first, depends on its
+/// length. Without the event it is 34 to 37 bytes long.
+#[test]
+fn rows_of_any_length_are_found() {
+    let edges = [4061, 4580, 8153, 8672, 12_245];
+    let lengths = edges
+        .into_iter()
+        .flat_map(|edge| edge - 40..edge - 30)
+        .chain((0..30_000).step_by(599));
+    let rows: Vec<Found> = (1..)
+        .zip(lengths)
+        .map(|(seq, length)| of_length(seq, length))
+        .collect();
+    assert_found(&rows);
+}
+
+#[test]
+fn pages_in_a_circle_end() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("spool.db");
+    let row = of_length(1, 9000);
+    row.insert(&database::create(&path)).unwrap();
+    let file = fs::read(&path).unwrap();
+    let second = file
+        .chunks(4096)
+        .flat_map(cells)
+        .find_map(|cell| cell.overflow)
+        .unwrap();
+    let next_of = |page: u32| {
+        let at = (page as usize - 1) * 4096;
+        u32::from_be_bytes(file[at..at + 4].try_into().unwrap())
+    };
+    let third = next_of(second);
+    assert_eq!(next_of(third), 0);
+
+    let disk = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let lead = |from: u32, to: u32| {
+        let at = (u64::from(from) - 1) * 4096;
+        disk.write_all_at(&to.to_be_bytes(), at).unwrap();
+    };
+    lead(third, second);
+    assert_eq!(found(&path), [row], "the row is whole before");
+    for to in [second, 0] {
+        lead(second, to);
+        assert_eq!(found(&path), []);
+    }
+}
