@@ -27,15 +27,6 @@ pub enum ReadError {
     Missing(Seq, Seq),
 }
 
-impl ReadError {
-    fn is_damage(&self) -> bool {
-        match self {
-            Self::Database(error) => is_damage(error),
-            Self::Missing(..) => true,
-        }
-    }
-}
-
 /// Rows that one read takes at most, and the bytes after which it stops.
 const READ_ROWS: usize = 1000;
 const READ_BYTES: usize = 1 << 20;
@@ -130,7 +121,9 @@ impl Tail {
             match &rows {
                 Ok(_) => self.shared.trust(self.position),
                 Err(error @ ReadError::Missing(..)) => self.shared.found_damage(&error.to_string()),
-                Err(error) if error.is_damage() => self.shared.doubt(self.position, &chain(error)),
+                Err(error @ ReadError::Database(source)) if is_damage(source) => {
+                    self.shared.doubt(self.position, &chain(error));
+                }
                 Err(_) => {}
             }
             let rows = rows?;
@@ -255,4 +248,54 @@ fn decode(seq: Seq, row: &rusqlite::Row<'_>) -> Option<Event> {
         id: Uuid::from_bytes(id),
         bytes: Bytes::copy_from_slice(body),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::{Duration, Instant};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::spool::rescue::tests::database;
+    use crate::spool::tests::{append_all, config};
+    use crate::spool::{AppendError, Spool};
+
+    /// Why events are refused after every read has failed for a while, as those of this file do.
+    async fn refusing_after_reading(failing: &Path) -> Option<AppendError> {
+        let folder = TempDir::new().unwrap();
+        let spool = Spool::open(&config(&folder), &["sink"]).unwrap().spool;
+        append_all(&spool, 1..=60).await;
+        let mut tail = spool.tail(Seq(0)).unwrap();
+        let failing = open(failing).unwrap();
+        failing.busy_timeout(Duration::ZERO).unwrap();
+        *tail.connection.lock().unwrap() = failing;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(300) {
+            tail.next(1).await.unwrap_err();
+        }
+        spool.status().refusing
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_not_damaged() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("spool.db");
+        let other = database::create(&path);
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        assert_eq!(refusing_after_reading(&path).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_and_makes_no_sense_is_damaged() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("spool.db");
+        fs::write(&path, "a diary\n".repeat(1000)).unwrap();
+        let refusing = refusing_after_reading(&path).await;
+        assert!(
+            matches!(refusing, Some(AppendError::Damaged(_))),
+            "{refusing:?}"
+        );
+    }
 }

@@ -377,3 +377,6 @@ fn classify(error: &rusqlite::Error) -> AppendError {
         _ => AppendError::Io(text),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -371,3 +371,6 @@ fn marks(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?,
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,3 +172,88 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::setting::{Period, Size};
+    use crate::spool::Config;
+    use crate::spool::store::tests::events;
+    use crate::spool::tests::config;
+
+    fn without_retention(folder: &TempDir) -> Store {
+        Store::open(&Config {
+            retention: Period(Duration::ZERO),
+            ..config(folder)
+        })
+        .unwrap()
+    }
+
+    fn cursors(seq: u64) -> BTreeMap<String, Cursor> {
+        [("sink".to_owned(), Cursor::new(Seq(seq)))].into()
+    }
+
+    /// Who appends waits for no more than that.
+    #[test]
+    fn what_is_over_leaves_a_thousand_at_once() {
+        let folder = TempDir::new().unwrap();
+        let mut store = without_retention(&folder);
+        let cursors = cursors(2400);
+        store.append(&events(1..=2500, 0), &cursors).unwrap();
+        for first in [1001, 2001, 2401] {
+            assert_eq!(store.expire(&cursors), Ok(true));
+            assert_eq!(store.first(), Seq(first));
+        }
+        assert_eq!(store.expire(&cursors), Ok(false));
+    }
+
+    #[test]
+    fn pages_of_events_that_left_are_free() {
+        let folder = TempDir::new().unwrap();
+        let mut store = without_retention(&folder);
+        let empty = store.usage();
+        assert_eq!(empty.free_page_bytes, 0);
+        store.append(&events(1..=100, 4000), &cursors(0)).unwrap();
+        let full = store.usage();
+        assert!(full.used_bytes >= empty.used_bytes + 400_000, "{full:?}");
+        assert_eq!(full.free_page_bytes, 0);
+        store.expire(&cursors(100)).unwrap();
+        let left = store.usage();
+        let all = |usage: Usage| usage.used_bytes + usage.free_page_bytes;
+        assert_eq!(all(left), all(full));
+        assert!(left.free_page_bytes >= 400_000, "{left:?}");
+    }
+
+    /// Otherwise it would grow for as long as the program runs.
+    #[test]
+    fn the_log_is_brought_into_the_file_again_and_again() {
+        let folder = TempDir::new().unwrap();
+        let mut store = without_retention(&folder);
+        for round in 0..8 {
+            let numbers = round * 100..(round + 1) * 100;
+            store.append(&events(numbers, 20_000), &cursors(0)).unwrap();
+            store.checkpoint().unwrap();
+            let log = files::log_bytes(&store.config.path);
+            assert!(log < 8 << 20, "{log} after round {round}");
+        }
+        let file = fs::metadata(&store.config.path).unwrap().len();
+        assert!(file > 12 << 20, "{file}");
+    }
+
+    #[test]
+    fn it_says_which_setting_leaves_no_room() {
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(&Config {
+            max_bytes: Size(1),
+            ..config(&folder)
+        })
+        .unwrap();
+        let why = store.explain(store.room());
+        assert!(why.contains("spool.max_bytes (1)"), "{why}");
+    }
+}
