@@ -12,7 +12,7 @@ use crate::spool::schema;
 /// What the small tables tell of the numbers.
 #[derive(Debug, Default)]
 pub(super) struct Structure {
-    /// The lowest of the cursors.
+    /// The lowest of the cursors; 0 where one of them cannot be read.
     pub(super) confirmed: Seq,
     /// The highest of all numbers in them.
     pub(super) last: Seq,
@@ -46,11 +46,12 @@ pub(super) fn copy(
     })
 }
 
+/// Returns where they stand; a damaged one at 0, as its sink may have confirmed nothing.
 fn copy_cursors(old: &Connection, new: &Connection) -> rusqlite::Result<Vec<Seq>> {
-    let mut copied = Vec::new();
+    let mut positions = Vec::new();
     let mut cursors = old.prepare("SELECT sink, seq, holds, checksum FROM cursors")?;
     let mut rows = cursors.query([])?;
-    while let Ok(Some(row)) = rows.next() {
+    while let Some(row) = rows.next()? {
         let (sink, seq, holds) = (
             row.get::<_, String>(0)?,
             Seq(row.get(1)?),
@@ -62,10 +63,12 @@ fn copy_cursors(old: &Connection, new: &Connection) -> rusqlite::Result<Vec<Seq>
                 "INSERT INTO cursors (sink, seq, holds, checksum) VALUES (?1, ?2, ?3, ?4)",
                 params![sink, seq.0, holds, checksum],
             )?;
-            copied.push(seq);
+            positions.push(seq);
+        } else {
+            positions.push(Seq::default());
         }
     }
-    Ok(copied)
+    Ok(positions)
 }
 
 /// A row of these has no checksum: one that cannot be true is left out, and what it should have said is
@@ -139,8 +142,7 @@ mod tests {
         );
         old.execute_batch(&format!(
             "UPDATE identity SET next_seq = 8;
-             INSERT INTO cursors VALUES
-                 ('low', 4, 1, {low}), ('high', 6, 0, {high}), ('damaged', 1, 1, 0);
+             INSERT INTO cursors VALUES ('low', 4, 1, {low}), ('high', 6, 0, {high});
              INSERT INTO gaps VALUES (2, 3, 1);
              INSERT INTO recent_ids VALUES (1, zeroblob(16)), (9, zeroblob(16));
              INSERT INTO dead_letters VALUES ('low', 1, x'01', 2, 'reason', 'detail', x'02')"
@@ -151,13 +153,29 @@ mod tests {
         assert_eq!((structure.confirmed, structure.last), (Seq(4), Seq(9)));
         assert_eq!(structure.gaps, [gap(2, 3)]);
 
-        old.execute("DELETE FROM cursors WHERE sink = 'damaged'", [])
-            .unwrap();
         for table in ["cursors", "recent_ids", "dead_letters"] {
             assert_eq!(rows(&new, table), rows(&old, table));
         }
         let spool_id = "(SELECT spool_id FROM identity)";
         assert_eq!(rows(&new, spool_id), rows(&old, spool_id));
+    }
+
+    /// What its sink has not confirmed was not deleted: where it is missing, it is lost.
+    #[test]
+    fn with_a_damaged_cursor_nothing_counts_as_confirmed() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("spool.db");
+        let old = database::create(&path);
+        let whole = schema::cursor_checksum("whole", Seq(6));
+        old.execute_batch(&format!(
+            "INSERT INTO cursors VALUES ('damaged', 9, 1, 0), ('whole', 6, 1, {whole})"
+        ))
+        .unwrap();
+        let new = database::create(&folder.path().join("new.db"));
+        let structure = copy(&path, &new, Seq(9)).unwrap();
+        assert_eq!((structure.confirmed, structure.last), (Seq(0), Seq(6)));
+        let copied = rows(&new, "(SELECT sink, seq FROM cursors)");
+        assert_eq!(copied.len(), 1, "{copied:?}");
     }
 
     /// One that covers an event, or others, cannot be true; nor one of numbers that were never given out.
