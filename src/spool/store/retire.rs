@@ -42,8 +42,7 @@ impl Store {
             return Ok(false);
         }
         let first = self.first.0;
-        let pages = room::free_disk(&self.config) / PAGE_SIZE as u64;
-        let count = (pages / 2).clamp(DELETE_AT_LEAST, DELETE_AT_ONCE);
+        let count = deleted_at_once(room::free_disk(&self.config));
         let mut end = forwarded.0.min(first + count - 1);
         if let Some(cutoff) = cutoff {
             let young: Option<u64> = self
@@ -173,18 +172,25 @@ impl Store {
     }
 }
 
+/// How many rows one transaction deletes, for the free bytes of the disk.
+fn deleted_at_once(free_disk: u64) -> u64 {
+    let pages = free_disk / PAGE_SIZE as u64;
+    (pages / 2).clamp(DELETE_AT_LEAST, DELETE_AT_ONCE)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::time::Duration;
 
+    use rusqlite::OpenFlags;
     use tempfile::TempDir;
 
     use super::*;
     use crate::setting::{Period, Size};
-    use crate::spool::Config;
     use crate::spool::store::tests::events;
     use crate::spool::tests::config;
+    use crate::spool::{Config, schema};
 
     fn without_retention(folder: &TempDir) -> Store {
         Store::open(&Config {
@@ -210,6 +216,40 @@ mod tests {
             assert_eq!(store.first(), Seq(first));
         }
         assert_eq!(store.expire(&cursors), Ok(false));
+    }
+
+    #[test]
+    fn fewer_leave_at_once_where_the_disk_has_little_room() {
+        let free = [0, 80_000, 160_000, 8_000_000, 16_000_000, u64::MAX];
+        assert_eq!(free.map(deleted_at_once), [8, 9, 19, 976, 1000, 1000]);
+    }
+
+    /// And is not asked to where it is no help. Who reads it is not waited for.
+    #[test]
+    fn the_log_makes_room_on_a_full_disk() {
+        let folder = TempDir::new().unwrap();
+        let mut store = Store::open(&config(&folder)).unwrap();
+        let path = store.config.path.clone();
+        let cursors = cursors(0);
+        store.append(&events(1..=30, 5000), &cursors).unwrap();
+        let log = files::log_bytes(&path);
+        assert!(log > HEADROOM, "{log}");
+
+        store.config.max_bytes = Size(1);
+        assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
+        assert_eq!(files::log_bytes(&path), log);
+
+        store.config.max_bytes = Size(1 << 30);
+        store.config.reserve = Size(u64::MAX);
+        let reader = schema::connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT count(*) FROM events")
+            .unwrap();
+        assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
+        assert_eq!(files::log_bytes(&path), log);
+        reader.execute_batch("COMMIT").unwrap();
+        assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
+        assert_eq!(files::log_bytes(&path), 0);
     }
 
     #[test]
