@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
@@ -12,6 +13,10 @@ use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
 
 /// Bytes of events in flight after which no more are read: librdkafka keeps a copy of each.
 const WINDOW_BYTES: usize = 16 << 20;
+
+/// Events that are handed over before every other task gets its turn: callbacks wait for no longer than that
+/// takes, also while a backlog goes out.
+const TURN: usize = 64;
 
 impl<S: Sink> Forwarder<S> {
     /// Forwards through one session until it ends.
@@ -41,7 +46,7 @@ impl<S: Sink> Forwarder<S> {
                 return End::Stopped;
             }
             let size = self.suspects.window(self.sink.window());
-            let room = self.window.room(size, WINDOW_BYTES);
+            let room = self.window.room(size, WINDOW_BYTES).min(TURN);
             tokio::select! {
                 biased;
                 () = self.stop.now.cancelled() => return End::Stopped,
@@ -58,6 +63,7 @@ impl<S: Sink> Forwarder<S> {
                             quiet_since = Instant::now();
                         }
                         self.hand_over(rows, session);
+                        yield_now().await;
                     }
                     Err(error) => {
                         return End::Lost(SessionError::unavailable("spool", error));

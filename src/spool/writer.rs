@@ -29,6 +29,10 @@ const UPKEEPING: Seq = Seq(u64::MAX - 1);
 /// How often cursors are saved while nothing is appended, and old events deleted.
 const UPKEEP: Duration = Duration::from_millis(100);
 
+/// While more old events are to be deleted: the pause after some were, as a multiple of the time that it took.
+/// Whoever appends meanwhile waits for them, and a backlog that goes out leaves many at once.
+const DELETE_PAUSE: u32 = 3;
+
 pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
     let mut store = Store::open(config)?;
     store
@@ -161,8 +165,7 @@ impl Writer {
             {
                 return;
             }
-            let due = self.upkeep_pause.is_zero() || self.upkeep_due <= Instant::now();
-            let upkeep = if closing || due {
+            let upkeep = if closing || self.upkeep_due <= Instant::now() {
                 self.upkeep()
             } else {
                 Ok(())
@@ -224,8 +227,8 @@ impl Writer {
 
     /// Saves the cursors, deletes what is over, and looks whether there is room again.
     fn upkeep(&mut self) -> Result<(), AppendError> {
-        self.upkeep_pause = UPKEEP;
-        self.upkeep_due = Instant::now() + UPKEEP;
+        let began = Instant::now();
+        self.next_upkeep(UPKEEP);
         self.shared.look_for_put_aside();
         let cursors = &self.shared.cursors;
         let refusing = self.refusing();
@@ -244,13 +247,20 @@ impl Writer {
         match done {
             Ok((more, room)) => {
                 self.shared.trust(UPKEEPING);
-                self.upkeep_pause = if more { Duration::ZERO } else { UPKEEP };
+                if more {
+                    self.next_upkeep((began.elapsed() * DELETE_PAUSE).min(UPKEEP));
+                }
                 let full = room.bytes < enough;
                 self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
                 Ok(())
             }
             Err(error) => self.survive(&error, UPKEEPING),
         }
+    }
+
+    fn next_upkeep(&mut self, pause: Duration) {
+        self.upkeep_pause = pause;
+        self.upkeep_due = Instant::now() + pause;
     }
 
     fn refusing(&self) -> Option<AppendError> {
