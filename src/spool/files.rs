@@ -96,7 +96,7 @@ pub(super) fn log(database: &Path) -> PathBuf {
 }
 
 /// Bytes of the disk that SQLite's log takes.
-pub(super) fn log_bytes(database: &Path) -> u64 {
+pub(super) fn log_size(database: &Path) -> u64 {
     fs::metadata(log(database)).map_or(0, |log| log.len())
 }
 

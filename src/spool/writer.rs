@@ -79,7 +79,6 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         queue: Arc::clone(&queue),
         shared: Arc::clone(&shared),
         upkeep_due: Instant::now(),
-        upkeep_pause: UPKEEP,
         closed: false,
     };
     writer.tell(None);
@@ -106,7 +105,6 @@ struct Writer {
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     upkeep_due: Instant,
-    upkeep_pause: Duration,
     /// Its end was asked for, and went well.
     closed: bool,
 }
@@ -134,7 +132,8 @@ impl Writer {
         let mut waiting = Vec::with_capacity(GROUP);
         let mut letters = Vec::new();
         loop {
-            let taken = self.queue.take(GROUP, self.upkeep_pause);
+            let patience = self.upkeep_due.saturating_duration_since(Instant::now());
+            let taken = self.queue.take(GROUP, patience);
             self.shared.busy.begin();
             let mut closing = taken.is_none();
             for command in taken.into_iter().flatten() {
@@ -228,7 +227,6 @@ impl Writer {
     /// Saves the cursors, deletes what is over, and looks whether there is room again.
     fn upkeep(&mut self) -> Result<(), AppendError> {
         let began = Instant::now();
-        self.next_upkeep(UPKEEP);
         self.shared.look_for_put_aside();
         let cursors = &self.shared.cursors;
         let refusing = self.refusing();
@@ -244,23 +242,20 @@ impl Writer {
             let more = self.store.expire(cursors)?;
             Ok((more, self.store.make_room(enough, cursors)?))
         });
+        let pause = match done {
+            Ok((true, _)) => (began.elapsed() * DELETE_PAUSE).min(UPKEEP),
+            _ => UPKEEP,
+        };
+        self.upkeep_due = Instant::now() + pause;
         match done {
-            Ok((more, room)) => {
+            Ok((_, room)) => {
                 self.shared.trust(UPKEEPING);
-                if more {
-                    self.next_upkeep((began.elapsed() * DELETE_PAUSE).min(UPKEEP));
-                }
                 let full = room.bytes < enough;
                 self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
                 Ok(())
             }
             Err(error) => self.survive(&error, UPKEEPING),
         }
-    }
-
-    fn next_upkeep(&mut self, pause: Duration) {
-        self.upkeep_pause = pause;
-        self.upkeep_due = Instant::now() + pause;
     }
 
     fn refusing(&self) -> Option<AppendError> {

@@ -133,7 +133,7 @@ impl Store {
                 return Ok(room);
             }
             let on_disk = room.limit == Limit::Disk && !log_is_read;
-            if on_disk && files::log_bytes(&self.config.path) >= HEADROOM {
+            if on_disk && files::log_size(&self.config.path) >= HEADROOM {
                 log_is_read = !self.checkpoint_all()?;
             } else if !self.delete_forwarded(cursors, None)? {
                 return Ok(room);
@@ -232,12 +232,12 @@ mod tests {
         let path = store.config.path.clone();
         let cursors = cursors(0);
         store.append(&events(1..=30, 5000), &cursors).unwrap();
-        let log = files::log_bytes(&path);
+        let log = files::log_size(&path);
         assert!(log > HEADROOM, "{log}");
 
         store.config.max_bytes = Size(1);
         assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
-        assert_eq!(files::log_bytes(&path), log);
+        assert_eq!(files::log_size(&path), log);
 
         store.config.max_bytes = Size(1 << 30);
         store.config.reserve = Size(u64::MAX);
@@ -246,10 +246,10 @@ mod tests {
             .execute_batch("BEGIN; SELECT count(*) FROM events")
             .unwrap();
         assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
-        assert_eq!(files::log_bytes(&path), log);
+        assert_eq!(files::log_size(&path), log);
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
-        assert_eq!(files::log_bytes(&path), 0);
+        assert_eq!(files::log_size(&path), 0);
     }
 
     #[test]
@@ -278,7 +278,7 @@ mod tests {
             let numbers = round * 100..(round + 1) * 100;
             store.append(&events(numbers, 20_000), &cursors(0)).unwrap();
             store.checkpoint().unwrap();
-            let log = files::log_bytes(&store.config.path);
+            let log = files::log_size(&store.config.path);
             assert!(log < 8 << 20, "{log} after round {round}");
         }
         let file = fs::metadata(&store.config.path).unwrap().len();
