@@ -410,6 +410,50 @@ fn a_producer_that_fails_for_good_is_replaced() {
     relay.stop();
 }
 
+/// A broker that comes back after its session has expired says for a moment that the cluster has no
+/// brokers; here it says so until it is started again. librdkafka may forget all of them then, and asks
+/// nobody any more (its issue 5301): the relay needs another producer.
+#[test]
+fn a_producer_that_has_forgotten_every_broker_is_replaced() {
+    let mut kafka = kafka();
+    let (setup, topic) = setup(&kafka, "forgotten");
+    let relay = setup
+        .set(
+            "RECALL_KAFKA__PROPERTIES__TOPIC_METADATA_REFRESH_INTERVAL_MS",
+            "100",
+        )
+        .set("RECALL_KAFKA__PROPERTIES__STATISTICS_INTERVAL_MS", "200")
+        .start();
+    let replaced = || {
+        let log = relay.log();
+        log.contains("the producer knows no broker any more")
+    };
+    let mut sent = Vec::new();
+    // Two threads of librdkafka race for it: three times out of four it forgets.
+    for number in 1..=10 {
+        sent.push(Recall::new("a", number));
+        assert!(relay.recall("a", number).is_ok());
+        relay.until_drained("kafka");
+        kafka.unregister();
+        let patience = Instant::now() + Duration::from_secs(2);
+        while !replaced() && Instant::now() < patience {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        kafka.kill();
+        kafka.resume();
+        if replaced() {
+            break;
+        }
+    }
+    assert!(replaced(), "{}", relay.log());
+    sent.push(Recall::new("b", 1));
+    assert!(relay.recall("b", 1).is_ok());
+    relay.until_drained("kafka");
+    relay.until_sink("kafka", "up");
+    assert_kept(&sent, &recalls(&kafka.read(&topic, sent.len(), TIMEOUT)));
+    relay.stop();
+}
+
 #[test]
 fn it_authenticates_with_plain_and_scram() {
     let kafka = kafka();

@@ -19,7 +19,7 @@ use rdkafka::{
 };
 
 use super::broker::{Broker, Service, block_on, free_port, poll};
-use super::kafka_acl;
+use super::kafka_wire;
 
 /// Known to [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
 pub const USER: &str = "relay";
@@ -34,6 +34,8 @@ pub const AUTHORIZER: [(&str, &str); 3] = [
     ("super.users", "User:ANONYMOUS"),
     ("allow.everyone.if.no.acl.found", "true"),
 ];
+
+const NODE_ID: i32 = 1;
 
 /// Everything administrative ends within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -129,7 +131,7 @@ impl Kafka {
     /// Whether [`USER`] may write to a topic; everybody else always may. Holds where
     /// [`AUTHORIZER`] is among the properties.
     pub fn allow_writing(&self, topic: &str, allowed: bool) {
-        kafka_acl::allow_writing(self.port, topic, allowed);
+        kafka_wire::allow_writing(self.port, topic, allowed);
     }
 
     /// Stops it in order.
@@ -177,6 +179,12 @@ impl Kafka {
 
     pub fn thaw(&self) {
         self.broker.thaw();
+    }
+
+    /// The cluster forgets it: from now on it tells clients of no broker and of no leader, until it is
+    /// started again.
+    pub fn unregister(&self) {
+        kafka_wire::unregister(self.port, NODE_ID);
     }
 
     /// Starts it on the same data and ports, and waits until it answers.

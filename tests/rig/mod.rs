@@ -17,7 +17,7 @@
 mod broker;
 mod faults;
 pub mod kafka;
-mod kafka_acl;
+mod kafka_wire;
 mod oracle;
 mod proxy;
 pub mod rabbitmq;

@@ -1,6 +1,6 @@
 //! What librdkafka reports, gathered by the thread that polls it and read by the session.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
+use serde::Deserialize;
 use tokio::sync::Notify;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::lanes::Lane;
 use crate::event::Seq;
@@ -272,9 +273,42 @@ pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
     }
 }
 
+/// Of librdkafka's statistics, what tells whether there is anybody left to be asked.
+#[derive(Deserialize)]
+struct Statistics {
+    brokers: BTreeMap<String, Broker>,
+}
+
+#[derive(Deserialize)]
+struct Broker {
+    source: String,
+}
+
+impl Statistics {
+    /// Beside the cluster's brokers librdkafka counts some of its own: `internal` and `logical`.
+    fn knows_brokers(&self) -> bool {
+        let mut brokers = self.brokers.values();
+        brokers.any(|broker| ["configured", "learned"].contains(&broker.source.as_str()))
+    }
+}
+
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    /// A producer that was told that the cluster has no brokers, as a broker that is just coming back may
+    /// say, forgets all of them and asks nobody any more (librdkafka's issue 5301).
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(statistics) if statistics.knows_brokers() => {}
+            Ok(_) => {
+                let reason = "the producer knows no broker any more";
+                warn!("{reason}; another one takes its place");
+                self.fatal(reason.to_owned());
+            }
+            Err(error) => debug!(%error, "librdkafka's statistics cannot be read"),
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -367,6 +401,20 @@ mod tests {
             "{error}"
         );
         assert!(!reports.unless_failed(|| panic!("sent after a failure")));
+    }
+
+    #[test]
+    fn a_producer_that_knows_no_broker_has_failed() {
+        let reports = Reports::default();
+        let own = r#"":0/internal":{"name":":0/internal","source":"internal"}"#;
+        for source in ["configured", "learned"] {
+            let down = format!(r#""a:9092/1":{{"source":"{source}","state":"DOWN"}}"#);
+            reports.stats_raw(format!(r#"{{"brokers":{{{own},{down}}}}}"#).as_bytes());
+        }
+        reports.stats_raw(b"{}");
+        assert!(reports.unless_failed(|| {}));
+        reports.stats_raw(format!(r#"{{"brokers":{{{own}}}}}"#).as_bytes());
+        assert!(!reports.unless_failed(|| {}));
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
-//! Rights on a Kafka broker, taken and given back.
+//! What the client library of the rig cannot ask of a Kafka broker: rights, taken and given back, and
+//! to be forgotten.
 //!
-//! The client library of the rig cannot, and the broker's own tools are a program that is not fetched:
-//! the two requests are written out here (version 1 of `CreateAcls` and `DeleteAcls`).
+//! The broker's own tools are a program that is not fetched: the requests are written out here (version 1
+//! of `CreateAcls` and `DeleteAcls`, version 0 of `UnregisterBroker`).
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,6 +12,10 @@ use super::kafka::USER;
 
 const CREATE_ACLS: i16 = 30;
 const DELETE_ACLS: i16 = 31;
+const UNREGISTER_BROKER: i16 = 64;
+
+/// What ends a header and a body where a request's version is a flexible one.
+const NO_TAGGED_FIELDS: u8 = 0;
 
 const TOPIC: u8 = 2;
 const LITERAL: u8 = 3;
@@ -27,15 +32,27 @@ pub(super) fn allow_writing(port: u16, topic: &str, allowed: bool) {
     string(&mut body, &format!("User:{USER}"));
     string(&mut body, "*");
     body.extend([WRITE, DENY]);
-    let answer = ask(port, request, &body);
+    let answer = ask(port, request, 1, &body);
     // Both answers: correlation id, throttle time, how many results, then each with its error code.
     let error = answer.get(12..14).map(|code| [code[0], code[1]]);
     assert_eq!(error, Some([0, 0]), "the broker answered {answer:?}");
 }
 
-fn ask(port: u16, request: i16, body: &[u8]) -> Vec<u8> {
+/// Takes the only broker off the cluster's list: it answers that there are none, until it registers again,
+/// which it does when it starts.
+pub(super) fn unregister(port: u16, node_id: i32) {
+    let mut body = vec![NO_TAGGED_FIELDS];
+    body.extend(node_id.to_be_bytes());
+    body.push(NO_TAGGED_FIELDS);
+    let answer = ask(port, UNREGISTER_BROKER, 0, &body);
+    // Correlation id, tagged fields, throttle time, error code.
+    let error = answer.get(9..11).map(|code| [code[0], code[1]]);
+    assert_eq!(error, Some([0, 0]), "the broker answered {answer:?}");
+}
+
+fn ask(port: u16, request: i16, version: i16, body: &[u8]) -> Vec<u8> {
     let mut message = request.to_be_bytes().to_vec();
-    message.extend(1_i16.to_be_bytes());
+    message.extend(version.to_be_bytes());
     message.extend(7_i32.to_be_bytes());
     string(&mut message, "rig");
     message.extend(body);
