@@ -75,8 +75,11 @@ impl Load {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/performance/callbacks.lua");
         let threads = cores.of_generator().min(self.connections as usize);
-        let mut command = Command::new("wrk");
+        // It shares its cores with the brokers, and is not to measure how long it waited for them. Without the
+        // right to go first it runs all the same.
+        let mut command = Command::new("nice");
         command
+            .args(["-n", "-10", "wrk"])
             .args(["--threads", &threads.to_string()])
             .args(["--connections", &self.connections.to_string()])
             .args(["--duration", &format!("{}s", self.duration.as_secs())])

@@ -11,6 +11,7 @@
 //!
 //! One forwarder knows nothing of another: a broker that is down holds nobody else up.
 
+mod pace;
 mod session;
 mod state;
 mod suspects;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
+use super::pace::Pace;
 use super::{End, Flow, Forwarder};
 use crate::event::{Seq, Stored};
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
@@ -13,10 +13,6 @@ use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
 
 /// Bytes of events in flight after which no more are read: librdkafka keeps a copy of each.
 const WINDOW_BYTES: usize = 16 << 20;
-
-/// Events that are handed over before every other task gets its turn: callbacks wait for no longer than that
-/// takes, also while a backlog goes out.
-const TURN: usize = 64;
 
 impl<S: Sink> Forwarder<S> {
     /// Forwards through one session until it ends.
@@ -37,6 +33,7 @@ impl<S: Sink> Forwarder<S> {
         if start >= self.spool.status().last {
             self.state.up();
         }
+        let mut pace = Pace::new(self.spool.status().last);
         let mut quiet_since = Instant::now();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -46,7 +43,7 @@ impl<S: Sink> Forwarder<S> {
                 return End::Stopped;
             }
             let size = self.suspects.window(self.sink.window());
-            let room = self.window.room(size, WINDOW_BYTES).min(TURN);
+            let room = self.window.room(size, WINDOW_BYTES).min(pace.turn());
             tokio::select! {
                 biased;
                 () = self.stop.now.cancelled() => return End::Stopped,
@@ -63,7 +60,7 @@ impl<S: Sink> Forwarder<S> {
                             quiet_since = Instant::now();
                         }
                         self.hand_over(rows, session);
-                        yield_now().await;
+                        pace.rest(tail.position(), self.spool.status().last).await;
                     }
                     Err(error) => {
                         return End::Lost(SessionError::unavailable("spool", error));

@@ -1,0 +1,112 @@
+//! How fast a backlog goes out while callbacks come in.
+
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+
+use crate::event::Seq;
+
+/// Events that are handed over before every other task gets its turn: callbacks wait for no longer than that
+/// takes.
+const TURN: u64 = 64;
+
+/// A sink that is further behind than that has a backlog.
+const BACKLOG: u64 = 1000;
+
+/// How long a backlog waits between two turns while callbacks come in.
+const REST: Duration = Duration::from_millis(2);
+
+/// Callbacks come in as long as the last one is not older than this.
+const RECENT: Duration = Duration::from_millis(20);
+
+/// Hands events over in turns. While callbacks come in, a backlog goes out only a little faster than they do,
+/// or as fast as turns with a rest between them allow.
+#[derive(Debug)]
+pub(super) struct Pace {
+    last: Seq,
+    came_in: u64,
+    came_in_at: Option<Instant>,
+}
+
+impl Pace {
+    /// `last` is the newest event.
+    pub(super) const fn new(last: Seq) -> Self {
+        Self {
+            last,
+            came_in: 0,
+            came_in_at: None,
+        }
+    }
+
+    /// How many events the next turn may have.
+    pub(super) fn turn(&self) -> usize {
+        let turn = TURN.max(self.came_in + self.came_in / 4);
+        usize::try_from(turn).unwrap_or(usize::MAX)
+    }
+
+    /// Lets all others have their turn; `position` is what was handed over, `last` the newest event.
+    pub(super) async fn rest(&mut self, position: Seq, last: Seq) {
+        self.came_in = last.0.saturating_sub(self.last.0);
+        self.last = last;
+        if self.came_in > 0 {
+            self.came_in_at = Some(Instant::now());
+        }
+        let backlog = last.0.saturating_sub(position.0) > BACKLOG;
+        let busy = self.came_in_at.is_some_and(|at| at.elapsed() < RECENT);
+        if backlog && busy {
+            sleep(REST).await;
+        } else {
+            yield_now().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// Whether a rest takes longer than until all others have had their turn.
+    async fn rests(pace: &mut Pace, position: u64, last: u64) -> bool {
+        let began = Instant::now();
+        let mut rest = pin!(pace.rest(Seq(position), Seq(last)));
+        assert_eq!(rest.as_mut().now_or_never(), None);
+        if rest.as_mut().now_or_never().is_some() {
+            return false;
+        }
+        rest.await;
+        assert!(began.elapsed() >= REST);
+        true
+    }
+
+    #[tokio::test]
+    async fn a_backlog_rests_only_while_callbacks_come_in() {
+        let mut pace = Pace::new(Seq(5000));
+        assert!(!rests(&mut pace, 0, 5000).await);
+        assert!(rests(&mut pace, 64, 5001).await);
+        // The next commit may still be under way.
+        assert!(rests(&mut pace, 128, 5001).await);
+        sleep(RECENT).await;
+        assert!(!rests(&mut pace, 192, 5001).await);
+    }
+
+    #[tokio::test]
+    async fn who_keeps_up_does_not_rest() {
+        let mut pace = Pace::new(Seq(5000));
+        assert!(!rests(&mut pace, 5000, 5000 + BACKLOG).await);
+    }
+
+    #[tokio::test]
+    async fn turns_are_larger_than_what_comes_in() {
+        let mut pace = Pace::new(Seq(5000));
+        assert_eq!(pace.turn(), 64);
+        for (last, turn) in [(5010, 64), (5110, 125), (5110, 64)] {
+            pace.rest(Seq(0), Seq(last)).await;
+            assert_eq!(pace.turn(), turn, "{last}");
+        }
+    }
+}
