@@ -1,5 +1,5 @@
-//! What lapin reaches by itself: a bare publisher with confirms, on as many channels and with as many messages
-//! under way as the relay has, that waits for no message because of another one.
+//! What lapin reaches by itself: a bare publisher with confirms, with as many messages under way as the relay
+//! has, that waits for no message because of another one. More channels than these made it no faster.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};

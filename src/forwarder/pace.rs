@@ -11,6 +11,9 @@ use crate::event::Seq;
 /// takes.
 const TURN: u64 = 64;
 
+/// The same while no callbacks come in. Too few, and what a sink sends at once is small.
+const TURN_ALONE: u64 = 1000;
+
 /// A sink that is further behind than that has a backlog.
 const BACKLOG: u64 = 1000;
 
@@ -41,8 +44,17 @@ impl Pace {
 
     /// How many events the next turn may have.
     pub(super) fn turn(&self) -> usize {
-        let turn = TURN.max(self.came_in + self.came_in / 4);
+        let turn = if self.is_alone() {
+            TURN_ALONE
+        } else {
+            TURN.max(self.came_in + self.came_in / 4)
+        };
         usize::try_from(turn).unwrap_or(usize::MAX)
+    }
+
+    /// Whether no callbacks come in.
+    fn is_alone(&self) -> bool {
+        self.came_in_at.is_none_or(|at| at.elapsed() >= RECENT)
     }
 
     /// Lets all others have their turn; `position` is what was handed over, `last` the newest event.
@@ -53,11 +65,10 @@ impl Pace {
             self.came_in_at = Some(Instant::now());
         }
         let backlog = last.0.saturating_sub(position.0) > BACKLOG;
-        let busy = self.came_in_at.is_some_and(|at| at.elapsed() < RECENT);
-        if backlog && busy {
-            sleep(REST).await;
-        } else {
+        if self.is_alone() || !backlog {
             yield_now().await;
+        } else {
+            sleep(REST).await;
         }
     }
 }
@@ -103,10 +114,12 @@ mod tests {
     #[tokio::test]
     async fn turns_are_larger_than_what_comes_in() {
         let mut pace = Pace::new(Seq(5000));
-        assert_eq!(pace.turn(), 64);
+        assert_eq!(pace.turn(), 1000);
         for (last, turn) in [(5010, 64), (5110, 125), (5110, 64)] {
             pace.rest(Seq(0), Seq(last)).await;
             assert_eq!(pace.turn(), turn, "{last}");
         }
+        sleep(RECENT).await;
+        assert_eq!(pace.turn(), 1000);
     }
 }

@@ -21,8 +21,9 @@ use super::{Config, Unroutable};
 use crate::event::Seq;
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError};
 
-/// Channels of a connection: while one waits for its last confirms, others publish.
-pub(super) const CHANNELS: usize = 4;
+/// Channels of a connection: while one waits for its last confirms, others publish. With too few of them
+/// much of the window is confirmed and waits for the end of its round.
+pub(super) const CHANNELS: usize = 16;
 
 /// After how long a message is sent again that no queue took, or that was nacked.
 const RETRY: Duration = Duration::from_secs(1);
