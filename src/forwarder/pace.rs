@@ -100,6 +100,7 @@ mod tests {
         assert!(!rests(&mut pace, 0, 5000).await);
         assert!(rests(&mut pace, 64, 5001).await);
         // The next commit may still be under way.
+        pace.came_in_at = Some(Instant::now());
         assert!(rests(&mut pace, 128, 5001).await);
         sleep(RECENT).await;
         assert!(!rests(&mut pace, 192, 5001).await);
@@ -117,6 +118,7 @@ mod tests {
         assert_eq!(pace.turn(), 1000);
         for (last, turn) in [(5010, 64), (5110, 125), (5110, 64)] {
             pace.rest(Seq(0), Seq(last)).await;
+            pace.came_in_at = Some(Instant::now());
             assert_eq!(pace.turn(), turn, "{last}");
         }
         sleep(RECENT).await;
