@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rig::kafka::{PASSWORD, Record, USER};
 use rig::{
     Kafka, Load, Recall, Setup, assert_as_fast, assert_kept, kill_again_and_again, large_recall,
-    one_by_one, recall_query, under_load, until,
+    one_by_one, poll, recall_query, under_load, until,
 };
 use serde_json::Value;
 
@@ -435,13 +435,10 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
         assert!(relay.recall("a", number).is_ok());
         relay.until_drained("kafka");
         kafka.unregister();
-        let patience = Instant::now() + Duration::from_secs(2);
-        while !replaced() && Instant::now() < patience {
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
+        let done = poll(Duration::from_secs(2), replaced);
         kafka.kill();
         kafka.resume();
-        if replaced() {
+        if done {
             break;
         }
     }

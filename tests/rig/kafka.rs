@@ -391,9 +391,10 @@ impl Kafka {
         );
         let listeners = format!("{clients}{listens},CONTROLLER://127.0.0.1:{controller}");
         let advertised = format!("{clients}{advertised}");
-        let voters = format!("1@127.0.0.1:{controller}");
+        let node_id = NODE_ID.to_string();
+        let voters = format!("{node_id}@127.0.0.1:{controller}");
         let ours = [
-            ("node.id", "1"),
+            ("node.id", node_id.as_str()),
             ("process.roles", "broker,controller"),
             ("controller.quorum.voters", &voters),
             ("controller.listener.names", "CONTROLLER"),

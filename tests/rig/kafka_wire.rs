@@ -34,8 +34,7 @@ pub(super) fn allow_writing(port: u16, topic: &str, allowed: bool) {
     body.extend([WRITE, DENY]);
     let answer = ask(port, request, 1, &body);
     // Both answers: correlation id, throttle time, how many results, then each with its error code.
-    let error = answer.get(12..14).map(|code| [code[0], code[1]]);
-    assert_eq!(error, Some([0, 0]), "the broker answered {answer:?}");
+    assert_no_error(&answer, 12);
 }
 
 /// Takes the only broker off the cluster's list: it answers that there are none, until it registers again,
@@ -46,8 +45,13 @@ pub(super) fn unregister(port: u16, node_id: i32) {
     body.push(NO_TAGGED_FIELDS);
     let answer = ask(port, UNREGISTER_BROKER, 0, &body);
     // Correlation id, tagged fields, throttle time, error code.
-    let error = answer.get(9..11).map(|code| [code[0], code[1]]);
-    assert_eq!(error, Some([0, 0]), "the broker answered {answer:?}");
+    assert_no_error(&answer, 9);
+}
+
+/// Looks at the error code, two bytes of the answer from `at` on.
+fn assert_no_error(answer: &[u8], at: usize) {
+    let error = answer.get(at..at + 2);
+    assert_eq!(error, Some(&[0, 0][..]), "the broker answered {answer:?}");
 }
 
 fn ask(port: u16, request: i16, version: i16, body: &[u8]) -> Vec<u8> {
