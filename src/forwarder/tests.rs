@@ -18,10 +18,6 @@ mod chaos;
 
 /// What the broker does, and what it has.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fault of its own, switched on by a test"
-)]
 struct Behaviour {
     down: bool,
     /// Sessions end after so many confirms, with the rest of what was handed over lost.
