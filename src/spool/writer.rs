@@ -209,14 +209,17 @@ impl Writer {
                     (_, full @ Some(AppendError::Full(_))) => full,
                     _ => None,
                 });
-                for ((reply, _), outcome) in waiting.drain(..).zip(outcomes) {
+                for ((reply, room), outcome) in waiting.drain(..).zip(outcomes) {
+                    // Before the answer: whoever has it may come again at once.
+                    drop(room);
                     // Whoever asked may have gone; the event is kept all the same.
                     let _ = reply.send(outcome.clone());
                 }
                 Ok(())
             }
             Err(error) => {
-                for (reply, _) in waiting.drain(..) {
+                for (reply, room) in waiting.drain(..) {
+                    drop(room);
                     let _ = reply.send(Err(error.clone()));
                 }
                 self.survive(error, APPENDING)
