@@ -75,7 +75,7 @@ impl App {
             running: JoinSet::new(),
             views: Vec::new(),
         };
-        sinks.start_all(&config)?;
+        sinks.start_all(&config).await?;
 
         let mut registry = Registry::with_prefix("recall");
         let metrics = Metrics::register(&mut registry);
@@ -212,10 +212,12 @@ pub fn sink_names(config: &Config) -> Vec<&'static str> {
 }
 
 impl Sinks {
-    fn start_all(&mut self, config: &Config) -> anyhow::Result<()> {
+    async fn start_all(&mut self, config: &Config) -> anyhow::Result<()> {
         #[cfg(feature = "kafka")]
         if let Some(kafka) = &config.kafka {
-            self.start(crate::sink::kafka::Kafka::new(kafka.clone()))?;
+            let spool = self.spool.clone();
+            let spool_id = tokio::task::spawn_blocking(move || spool.id()).await??;
+            self.start(crate::sink::kafka::Kafka::new(kafka.clone(), spool_id))?;
         }
         #[cfg(feature = "rabbitmq")]
         if let Some(rabbitmq) = &config.rabbitmq {

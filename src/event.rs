@@ -60,6 +60,26 @@ pub struct Event {
     pub bytes: Bytes,
 }
 
+impl Event {
+    /// What tells it from others.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint {
+            id: self.id,
+            checksum: crc32fast::hash(&self.bytes),
+        }
+    }
+}
+
+/// What tells an event from any other that was given the same number in another history of its spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// The event's id.
+    pub id: Uuid,
+    /// CRC-32 of its bytes, which tell when the callback was received: a repeated callback has the same id.
+    pub checksum: u32,
+}
+
 /// An event and its number in the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
@@ -375,6 +395,9 @@ enum MessageId<'a> {
     Key(&'a str),
 }
 
+/// Bytes of an event about one message, and some.
+const USUAL_BYTES: usize = 768;
+
 fn name_to_id(name: &impl Serialize) -> Uuid {
     Uuid::new_v5(&NAMESPACE, &to_json(name))
 }
@@ -384,9 +407,9 @@ fn name_to_id(name: &impl Serialize) -> Uuid {
     reason = "strings, numbers and structs of them always have a JSON form"
 )]
 fn to_json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value)
-        .expect("an event has a JSON form")
-        .into()
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    serde_json::to_writer(&mut bytes, value).expect("an event has a JSON form");
+    bytes.into()
 }
 
 /// The attributes of an event that brokers carry beside its bytes, read back from the bytes.

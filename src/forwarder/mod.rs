@@ -7,6 +7,7 @@
 //!   the log once when that begins and once when it ends;
 //! - an event that the broker refuses when it is sent alone goes to the dead letters, and the others go
 //!   on;
+//! - where somebody else has taken its place it publishes nothing more until the next start;
 //! - at a stop it drains what is in the spool until the deadline, and leaves the rest there.
 //!
 //! One forwarder knows nothing of another: a broker that is down holds nobody else up.
@@ -22,6 +23,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 pub use state::{Figures, Health, State};
 
@@ -115,6 +117,15 @@ impl<S: Sink> Forwarder<S> {
                 }
             };
             self.state.down(&error);
+            if let SessionError::Fenced(reason) = error {
+                let sink = self.sink.name();
+                error!(
+                    sink,
+                    reason, "nothing is published here until the next start"
+                );
+                self.stop.drain.cancelled().await;
+                return;
+            }
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             let stopped = self.stopped();
             tokio::select! {

@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use super::pace::Pace;
 use super::{End, Flow, Forwarder};
 use crate::event::{Seq, Stored};
-use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
+use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink, Standing};
 use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
 
 /// Bytes of events in flight after which no more are read: librdkafka keeps a copy of each.
@@ -24,8 +24,10 @@ impl<S: Sink> Forwarder<S> {
 
     async fn forward_until_end(&mut self, session: &mut S::Session) -> End {
         self.flow = Flow::Flowing;
-        let start = session.cursor().unwrap_or_else(|| self.cursor.position());
-        self.cursor.advance(start);
+        let start = match self.start(session.standing()).await {
+            Ok(start) => start,
+            Err(error) => return End::Lost(SessionError::unavailable("spool", error)),
+        };
         let mut tail = match self.spool.tail(start) {
             Ok(tail) => tail,
             Err(error) => return End::Lost(SessionError::unavailable("no reader", error)),
@@ -76,6 +78,35 @@ impl<S: Sink> Forwarder<S> {
                 }
             }
         }
+    }
+
+    /// Where to go on: behind what the spool's cursor and the sink's own say that the broker has.
+    ///
+    /// A spool that came back from a backup gives numbers out again, and a sink may know them from before: so
+    /// its cursor counts only where the spool has that very event.
+    async fn start(&mut self, standing: Option<Standing>) -> Result<Seq, ReadError> {
+        let ours = self.cursor.position();
+        let Some(theirs) = standing.filter(|theirs| theirs.seq > ours) else {
+            return Ok(ours);
+        };
+        let spool = self.spool.clone();
+        let event = tokio::task::spawn_blocking(move || spool.event(theirs.seq));
+        let Ok(event) = event.await else {
+            // The runtime is shutting down.
+            return std::future::pending().await;
+        };
+        if theirs.event.is_none() || event?.map(|event| event.fingerprint()) != theirs.event {
+            warn!(
+                sink = self.sink.name(), cursor = %ours, seq = %theirs.seq,
+                "the cursor kept by the broker is not of this spool's history, as after a backup was put \
+                 back; going on from the spool's own, and some events may be published a second time"
+            );
+            return Ok(ours);
+        }
+        self.cursor.advance(theirs.seq);
+        self.window.forget(theirs.seq);
+        self.state.confirmed(theirs.seq.0 - ours.0);
+        Ok(theirs.seq)
     }
 
     fn hand_over(&mut self, rows: Vec<Row>, session: &mut S::Session) {

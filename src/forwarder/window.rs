@@ -118,6 +118,11 @@ impl Window {
         }
     }
 
+    /// Forgets what was confirmed up to here: it will not be read again.
+    pub(super) fn forget(&mut self, seq: Seq) {
+        self.ahead = self.ahead.split_off(&seq.next());
+    }
+
     fn slot(&mut self, seq: Seq) -> Option<&mut Slot> {
         let index = self
             .slots

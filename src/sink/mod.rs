@@ -18,7 +18,7 @@ pub mod stdout;
 use std::fmt;
 use std::future::Future;
 
-use crate::event::{Kind, Seq, Stored};
+use crate::event::{Fingerprint, Kind, Seq, Stored};
 
 /// Any error of a client library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -44,8 +44,9 @@ pub trait Sink: Send + 'static {
 
 /// A connected client with events in flight.
 pub trait Session: Send {
-    /// Where the sink itself says that it stands, if it keeps the cursor. It wins over the spool's.
-    fn cursor(&self) -> Option<Seq> {
+    /// Where the sink itself says that it stands, if it keeps a cursor. Where that is further than the
+    /// spool's it wins.
+    fn standing(&self) -> Option<Standing> {
         None
     }
 
@@ -60,6 +61,15 @@ pub trait Session: Send {
 
     /// Lets go of the connection, in order where that is quick. Ends within a bounded time.
     fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// A cursor that a sink keeps together with the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Every event up to here is with the broker.
+    pub seq: Seq,
+    /// The event of this number then; none where that is not known.
+    pub event: Option<Fingerprint>,
 }
 
 /// An event on its way to a broker.
@@ -125,6 +135,9 @@ pub enum SessionError {
     /// One of the events in flight will never be taken: find out which by sending each alone.
     #[error("broker refused an event: {0}")]
     Refused(Refusal),
+    /// Somebody else has taken this relay's place: do not connect again.
+    #[error("{0}")]
+    Fenced(String),
 }
 
 impl SessionError {

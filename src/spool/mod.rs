@@ -37,6 +37,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 pub use rescue::{Error as RescueError, Findings, Rescue};
 pub use store::{OpenError, SetAside};
@@ -250,6 +251,23 @@ impl Spool {
     /// Fails where the file cannot be opened.
     pub fn tail(&self, position: Seq) -> Result<Tail, ReadError> {
         Tail::new(&self.path, position, Arc::clone(&self.shared))
+    }
+
+    /// What tells this spool from any other, but not from its copies: a random number from when it was made.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read.
+    pub fn id(&self) -> Result<Uuid, ReadError> {
+        tail::spool_id(&self.path)
+    }
+
+    /// The event of a number; none where there is none, or it is damaged. Blocks.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read.
+    pub fn event(&self, seq: Seq) -> Result<Option<Event>, ReadError> {
+        tail::event(&self.path, seq)
     }
 
     /// When the oldest event after `position` was appended. Blocks.

@@ -262,6 +262,15 @@ impl Kafka {
         assert!(gone, "topic {topic} is deleted and does not go");
     }
 
+    /// Forgets the offsets of a group, as it does by itself after `offsets.retention.minutes`.
+    pub fn delete_group(&self, group: &str) {
+        let client = self.client();
+        let results = block_on(async || client.delete_groups(&[group], &admin_options()).await);
+        results.expect("an answer to DeleteGroups")[0]
+            .as_ref()
+            .expect("a deleted group");
+    }
+
     /// Reads a whole topic as a subscriber does (committed records only), by partition and offset, once
     /// it has so many records.
     ///

@@ -7,29 +7,37 @@
 //! - no record is given up because time has passed (`message.timeout.ms` is 0).
 
 mod lanes;
+mod outbox;
+mod poller;
 mod properties;
 mod reports;
 mod session;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 use serde::{Deserialize, Serialize};
 use tracing::info;
+use uuid::Uuid;
 
 pub use properties::{PropertyError, SECRETS, normalize};
 pub use session::KafkaSession;
 
-use super::{Session as _, SessionError, Sink};
+use super::{SessionError, Sink};
 use crate::setting;
+use outbox::Outbox;
+use transactions::{Identity, Transactions};
 
 /// The name of this sink.
 pub const NAME: &str = "kafka";
@@ -61,6 +69,10 @@ pub struct Config {
     /// twice after a crash.
     #[serde(deserialize_with = "setting::text")]
     pub window: usize,
+    /// Whether each event is there once for subscribers who read committed records only: batches are
+    /// transactions, and the cursor stands in the cluster. Takes longer, and more rights.
+    #[serde(deserialize_with = "setting::text")]
+    pub exactly_once: bool,
     /// Any property of librdkafka, by its own name.
     pub properties: BTreeMap<String, String>,
 }
@@ -75,6 +87,7 @@ impl Default for Config {
             partitions: 6,
             replication_factor: -1,
             window: 10_000,
+            exactly_once: false,
             properties: BTreeMap::new(),
         }
     }
@@ -110,7 +123,7 @@ impl Config {
         properties::check(&self.properties)?;
         // Some properties are only checked against each other by a client, which connects to nobody
         // where it is told of no server.
-        let mut client = self.client();
+        let mut client = self.client(self.exactly_once.then_some("check"));
         client.remove("bootstrap.servers");
         BaseProducer::from_config_and_context(&client, Silent)
             .map(drop)
@@ -118,7 +131,7 @@ impl Config {
     }
 
     /// What librdkafka is told: our defaults, the operator's properties, and what the promise rests on.
-    fn client(&self) -> ClientConfig {
+    fn client(&self, transactional_id: Option<&str>) -> ClientConfig {
         let mut client = ClientConfig::new();
         for (name, value) in [
             ("client.id", "recall-relay"),
@@ -144,6 +157,12 @@ impl Config {
         for (name, value) in properties::PROMISE {
             client.set(name, value);
         }
+        if let Some(id) = transactional_id {
+            client.set("transactional.id", id);
+            // A transaction that fails is aborted as a whole, and may take no longer than the cluster lets it.
+            client.remove("enable.gapless.guarantee");
+            client.remove("message.timeout.ms");
+        }
         client
     }
 }
@@ -162,10 +181,14 @@ impl ProducerContext for Silent {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
+impl ConsumerContext for Silent {}
+
 /// A Kafka cluster.
 #[derive(Debug)]
 pub struct Kafka {
     config: Config,
+    /// Where events are published exactly once.
+    identity: Option<Identity>,
 }
 
 /// librdkafka's property, its default, and the smallest that is tried.
@@ -174,10 +197,11 @@ const DEFAULT_BATCH_SIZE: u32 = 1_000_000;
 const SMALLEST_BATCH_SIZE: u32 = 1000;
 
 impl Kafka {
-    /// The cluster that `config` describes.
+    /// The cluster that `config` describes, for the events of this spool.
     #[must_use]
-    pub const fn new(config: Config) -> Self {
-        Self { config }
+    pub fn new(config: Config, spool_id: Uuid) -> Self {
+        let identity = config.exactly_once.then(|| Identity::of(spool_id));
+        Self { config, identity }
     }
 }
 
@@ -207,14 +231,24 @@ impl Sink for Kafka {
     }
 
     async fn connect(&mut self) -> Result<KafkaSession, SessionError> {
-        let mut session = KafkaSession::open(&self.config)?;
-        match topics::ensure(&self.config, session.producer()).await {
-            Ok(partitions) => {
-                session.starts(partitions);
-                Ok(session)
+        let Self { config, identity } = self;
+        let id = identity.as_ref().map(|identity| identity.id.as_str());
+        let client = config.client(id);
+        let mut outbox = Outbox::open(&client, &config.topic, &config.dead_letter_topic)?;
+        let ready = async {
+            outbox.starts(topics::ensure(config, outbox.producer()).await?);
+            match identity {
+                None => Ok(None),
+                Some(identity) => {
+                    let begun = Transactions::begin(&outbox, &client, &config.topic, identity);
+                    begun.await.map(Some)
+                }
             }
+        };
+        match ready.await {
+            Ok(transactions) => Ok(KafkaSession::new(outbox, transactions)),
             Err(error) => {
-                session.close().await;
+                outbox.close().await;
                 Err(error)
             }
         }

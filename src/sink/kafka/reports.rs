@@ -113,6 +113,22 @@ impl Reports {
         }
     }
 
+    /// Whether nothing is wrong but that a record was not taken: another try may succeed.
+    pub(super) fn only_a_record_failed(&self) -> bool {
+        let failure = &self.inbox().failure;
+        matches!(failure, Some(Failure::Cause(Cause::Unavailable(_))))
+    }
+
+    /// Forgets what became of the records so far, once nothing is in flight any more.
+    pub(super) fn start_over(&self) {
+        let mut inbox = self.inbox();
+        let stalled = std::mem::take(&mut inbox.stalled);
+        *inbox = Inbox {
+            stalled,
+            ..Inbox::default()
+        };
+    }
+
     /// What has happened since.
     pub(super) async fn next(&self) -> Result<Report, SessionError> {
         loop {

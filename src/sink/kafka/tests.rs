@@ -43,14 +43,15 @@ impl Brokers {
 
     /// A sink that makes a batch of each record, so that several are in flight.
     fn sink(&self) -> Kafka {
-        Kafka::new(Config {
+        let config = Config {
             bootstrap_servers: self.0.bootstrap_servers(),
             topic: TOPIC.to_owned(),
             dead_letter_topic: "dead".to_owned(),
             create_topics: false,
             properties: [("batch.num.messages".to_owned(), "1".to_owned())].into(),
             ..Config::default()
-        })
+        };
+        Kafka::new(config, Uuid::nil())
     }
 
     /// The ids in a partition, as a subscriber sees them.

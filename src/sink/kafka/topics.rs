@@ -103,7 +103,7 @@ async fn create(config: &Config, topic: &str) -> Result<(), SessionError> {
         SessionError::unavailable(format!("could not create topic {topic}"), error)
     };
     let admin: AdminClient<DefaultClientContext> =
-        AdminClient::from_config(&config.client()).map_err(failed)?;
+        AdminClient::from_config(&config.client(None)).map_err(failed)?;
     let replication = TopicReplication::Fixed(config.replication_factor);
     let wanted = NewTopic::new(topic, config.partitions, replication);
     let options = AdminOptions::new()

@@ -1,0 +1,147 @@
+//! Where the relay stands, as the cluster keeps it: an offset of a consumer group that nobody is a member of.
+//!
+//! The offset is the number of the last event that was published, for partition 0 of the events' topic; no
+//! record needs to have it. Its metadata tell whose it is. It is written with the transaction that holds the
+//! event, so that both are there or neither.
+
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Silent;
+use super::reports::Reports;
+use crate::event::{Fingerprint, Seq};
+use crate::sink::Standing;
+
+/// The partition that the offset is told of: every topic has this one.
+const PARTITION: i32 = 0;
+
+/// The committed offset of the relay's own group.
+pub(super) struct GroupOffset {
+    topic: String,
+    /// Who writes it: this process.
+    owner: Uuid,
+    group: ConsumerGroupMetadata,
+}
+
+/// An offset that was committed once.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub standing: Standing,
+    /// The process that did so; none where it was set by other means.
+    pub owner: Option<Uuid>,
+}
+
+/// What stands beside the offset, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct Metadata {
+    owner: Uuid,
+    event: Option<Fingerprint>,
+}
+
+impl GroupOffset {
+    /// Asks the cluster for the offset of a group; none where none is kept. Blocks.
+    pub(super) fn read(
+        client: &ClientConfig,
+        group: &str,
+        topic: &str,
+        owner: Uuid,
+        timeout: Duration,
+    ) -> KafkaResult<(Self, Option<Committed>)> {
+        let mut client = client.clone();
+        client.set("group.id", group);
+        let consumer = BaseConsumer::from_config_and_context(&client, Silent)?;
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(topic, PARTITION);
+        let found = consumer.committed_offsets(wanted, timeout)?;
+        let group = consumer
+            .group_metadata()
+            .ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownGroup))?;
+        let offset = Self {
+            topic: topic.to_owned(),
+            owner,
+            group,
+        };
+        let committed = match found.find_partition(topic, PARTITION) {
+            None => None,
+            Some(found) => {
+                found.error()?;
+                committed(found.offset(), found.metadata())
+            }
+        };
+        Ok((offset, committed))
+    }
+
+    /// Makes the offset part of the producer's transaction. Blocks.
+    pub(super) fn send(
+        &self,
+        standing: Standing,
+        producer: &BaseProducer<Reports>,
+        timeout: Duration,
+    ) -> KafkaResult<()> {
+        let metadata = Metadata {
+            owner: self.owner,
+            event: standing.event,
+        };
+        let mut offsets = TopicPartitionList::new();
+        let mut offset = offsets.add_partition(&self.topic, PARTITION);
+        offset.set_offset(Offset::Offset(standing.seq.0.cast_signed()))?;
+        offset.set_metadata(serde_json::to_string(&metadata).unwrap_or_default());
+        producer.send_offsets_to_transaction(&offsets, &self.group, timeout)
+    }
+}
+
+fn committed(offset: Offset, metadata: &str) -> Option<Committed> {
+    let Offset::Offset(seq) = offset else {
+        return None;
+    };
+    let metadata: Option<Metadata> = serde_json::from_str(metadata).ok();
+    Some(Committed {
+        standing: Standing {
+            seq: Seq(u64::try_from(seq).ok()?),
+            event: metadata.as_ref().and_then(|metadata| metadata.event),
+        },
+        owner: metadata.map(|metadata| metadata.owner),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_that_others_have_set_is_nobodys() {
+        assert_eq!(committed(Offset::Invalid, ""), None);
+        for metadata in ["", "a note", "{}"] {
+            let found = committed(Offset::Offset(7), metadata).unwrap();
+            assert_eq!((found.standing.seq, found.standing.event), (Seq(7), None));
+            assert_eq!(found.owner, None, "{metadata}");
+        }
+    }
+
+    #[test]
+    fn metadata_are_read_as_they_were_written() {
+        let event = Some(Fingerprint {
+            id: Uuid::from_u128(1),
+            checksum: u32::MAX,
+        });
+        let owner = Uuid::from_u128(2);
+        let written = serde_json::to_string(&Metadata { owner, event }).unwrap();
+        let found = committed(Offset::Offset(1 << 62), &written).unwrap();
+        let standing = Standing {
+            seq: Seq(1 << 62),
+            event,
+        };
+        let expected = Committed {
+            standing,
+            owner: Some(owner),
+        };
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,427 @@
+//! Exactly once: each batch of events in one transaction with where it ends.
+//!
+//! A transaction takes what has come while the one before was committed, so that batches grow with the
+//! backlog. All calls that end one block, and run on a thread that may.
+//!
+//! What may succeed when it is tried again is aborted, and the same batch is sent again, once; then, and after
+//! any other failure, the session ends, and the next one asks the cluster where it stands.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::outbox::Outbox;
+use super::reports::Reports;
+use super::standing::GroupOffset;
+use crate::event::Seq;
+use crate::sink::{Delivery, Progress, SessionError, Standing};
+
+/// How long one call may block; what ends it is looked at in between.
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the cluster may take to let a new producer begin: what an earlier one has left is ended first.
+const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the cluster may take to abort, after that another producer will see to it.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A batch of which nothing has come to the cluster for so long will not: its topic is gone, for example, which
+/// librdkafka waits for. The next session creates it again.
+const SENDING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// librdkafka's `transaction.timeout.ms`: what is not committed by then has been aborted by the cluster.
+const COMMITTING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The offset of a group without members is forgotten some days after it was written last
+/// (`offsets.retention.minutes`, 7 days by default).
+const REFRESH_EVERY: Duration = Duration::from_hours(12);
+
+/// Whom the cluster takes this relay for.
+#[derive(Debug)]
+pub(super) struct Identity {
+    /// The transactional id, and the name of the consumer group.
+    pub id: String,
+    /// This process.
+    owner: Uuid,
+    /// The cluster has been told that `owner` is who publishes.
+    claimed: bool,
+}
+
+impl Identity {
+    /// The relay of a spool.
+    pub(super) fn of(spool_id: Uuid) -> Self {
+        Self {
+            id: format!("recall-relay-{spool_id}"),
+            owner: Uuid::new_v4(),
+            claimed: false,
+        }
+    }
+}
+
+/// The transactions of one producer.
+pub(super) struct Transactions {
+    tools: Arc<Tools>,
+    standing: Standing,
+    refresh_due: Instant,
+    /// What the next transaction takes.
+    pending: Vec<Delivery>,
+    batch: Option<Batch>,
+}
+
+/// What the calls that block need.
+struct Tools {
+    producer: Arc<BaseProducer<Reports>>,
+    offset: GroupOffset,
+    over: Arc<AtomicBool>,
+}
+
+/// The events of one transaction.
+struct Batch {
+    deliveries: Vec<Delivery>,
+    stage: Stage,
+    /// When something was last heard of it.
+    news: Instant,
+    /// It was aborted once.
+    again: bool,
+}
+
+enum Stage {
+    /// So many records are not with the cluster yet.
+    Sending(usize),
+    Committing(JoinHandle<KafkaResult<()>>),
+    Aborting(JoinHandle<KafkaResult<()>>, SessionError),
+}
+
+impl Transactions {
+    /// Ends what an earlier producer has left, asks where it stood, and tells the cluster that from now on it is
+    /// this process that publishes.
+    pub(super) async fn begin(
+        outbox: &Outbox,
+        client: &ClientConfig,
+        topic: &str,
+        identity: &mut Identity,
+    ) -> Result<Self, SessionError> {
+        let (producer, over) = (Arc::clone(outbox.producer()), Arc::clone(outbox.over()));
+        let (client, topic) = (client.clone(), topic.to_owned());
+        let (id, owner) = (identity.id.clone(), identity.owner);
+        let claimed = identity.claimed;
+        let begin = spawn_blocking(move || {
+            let deadline = Instant::now() + INIT_TIMEOUT;
+            let in_vain = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
+            let failed = |doing: &str| {
+                let doing = format!("{doing} {id}");
+                move |error: KafkaError| SessionError::unavailable(doing, error)
+            };
+            insist(in_vain, || producer.init_transactions(CALL_TIMEOUT))
+                .map_err(failed("could not begin transactions as"))?;
+            let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
+                .map_err(failed("could not read the offset of group"))?;
+            if let Some(other) = committed.as_ref().and_then(|found| found.owner)
+                && claimed
+                && other != owner
+            {
+                return Err(SessionError::Fenced(format!(
+                    "another relay publishes as {id}: it runs on the same spool or a copy of it"
+                )));
+            }
+            if committed.is_none() {
+                info!(
+                    group = id,
+                    "the cluster keeps no offset of this relay: it is new there, or was away for longer than \
+                     offsets.retention.minutes; the spool's own cursor counts"
+                );
+            }
+            let standing = committed.map(|found| found.standing).unwrap_or_default();
+            let tools = Tools {
+                producer,
+                offset,
+                over: Arc::clone(&over),
+            };
+            tools
+                .producer
+                .begin_transaction()
+                .and_then(|()| tools.commit(standing, in_vain))
+                .map_err(failed("could not commit the offset of group"))?;
+            Ok((tools, standing))
+        });
+        let (tools, standing) = begin.await.map_err(stopping)??;
+        if !identity.claimed {
+            info!(
+                transactional_id = identity.id,
+                "events are published exactly once"
+            );
+            identity.claimed = true;
+        }
+        Ok(Self {
+            tools: Arc::new(tools),
+            standing,
+            refresh_due: Instant::now() + REFRESH_EVERY,
+            pending: Vec::new(),
+            batch: None,
+        })
+    }
+
+    /// Where the last transaction ended.
+    pub(super) const fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Takes events, in order, or one of the batch under way again, for the dead letters.
+    pub(super) fn publish(&mut self, deliveries: Vec<Delivery>, outbox: &mut Outbox) {
+        for delivery in deliveries {
+            let in_batch = self.batch.as_mut().and_then(|batch| batch.place(&delivery));
+            if let Some(place) = in_batch {
+                *place = delivery.clone();
+                outbox.publish([delivery]);
+            } else {
+                self.pending.push(delivery);
+            }
+        }
+        self.send_next(outbox);
+    }
+
+    /// What has happened since; waits until there is something. Cancel safe.
+    pub(super) async fn progress(&mut self, outbox: &mut Outbox) -> Result<Progress, SessionError> {
+        loop {
+            self.send_next(outbox);
+            let Some(batch) = &mut self.batch else {
+                tokio::select! {
+                    progress = outbox.progress() => return progress,
+                    () = sleep_until(self.refresh_due) => {
+                        self.batch = Some(Batch::of(Vec::new()));
+                        continue;
+                    }
+                }
+            };
+            match &mut batch.stage {
+                Stage::Sending(0) => {
+                    let standing = batch.end().unwrap_or(self.standing);
+                    batch.enter(Stage::Committing(self.tools.start_commit(standing)));
+                }
+                Stage::Sending(_) => match batch.heard(SENDING_TIMEOUT, outbox).await {
+                    Ok(Progress::Confirmed(seqs)) => batch.arrived(seqs.len()),
+                    Ok(Progress::Refused(seq, refusal)) => {
+                        // One that is not even a dead letter is kept by the spool before this is called again.
+                        if batch.is_dead_letter(seq) {
+                            batch.arrived(1);
+                        }
+                        return Ok(Progress::Refused(seq, refusal));
+                    }
+                    Ok(other) => return Ok(other),
+                    Err(error @ SessionError::Unavailable(..))
+                        if outbox.reports().only_a_record_failed() =>
+                    {
+                        batch.enter(Stage::Aborting(self.tools.start_abort(), error));
+                    }
+                    Err(error) => return Err(error),
+                },
+                Stage::Committing(committing) => {
+                    let outcome = tokio::select! {
+                        biased;
+                        outcome = committing => outcome.map_err(stopping)?,
+                        progress = outbox.progress() => return progress,
+                        () = sleep_until(batch.news + COMMITTING_TIMEOUT) => return Err(silence()),
+                    };
+                    match outcome {
+                        Ok(()) => {
+                            if let Some(confirmed) = self.committed() {
+                                return Ok(confirmed);
+                            }
+                        }
+                        Err(error) => {
+                            let abortable = is_abortable(&error);
+                            let error =
+                                SessionError::unavailable("could not commit a transaction", error);
+                            if !abortable {
+                                return Err(error);
+                            }
+                            batch.enter(Stage::Aborting(self.tools.start_abort(), error));
+                        }
+                    }
+                }
+                Stage::Aborting(aborting, _) => {
+                    aborting.await.map_err(stopping)?.map_err(|error| {
+                        SessionError::unavailable("could not abort a transaction", error)
+                    })?;
+                    self.send_again(outbox)?;
+                }
+            }
+        }
+    }
+
+    /// Gives up what is under way; subscribers need not wait for it.
+    pub(super) async fn close(self, outbox: &Outbox) {
+        if let Some(Batch {
+            stage: Stage::Sending(_),
+            ..
+        }) = self.batch
+        {
+            let _ = timeout(CALL_TIMEOUT, self.tools.start_abort()).await;
+        }
+        outbox.over().store(true, Ordering::Release);
+    }
+
+    fn send_next(&mut self, outbox: &mut Outbox) {
+        if self.batch.is_none() && !self.pending.is_empty() {
+            let batch = Batch::of(std::mem::take(&mut self.pending));
+            outbox.publish(batch.deliveries.iter().cloned());
+            self.batch = Some(batch);
+        }
+    }
+
+    /// The batch is with the cluster for good.
+    fn committed(&mut self) -> Option<Progress> {
+        let batch = self.batch.take()?;
+        self.standing = batch.end().unwrap_or(self.standing);
+        self.refresh_due = Instant::now() + REFRESH_EVERY;
+        debug!(events = batch.deliveries.len(), "committed a transaction");
+        let seqs = batch.deliveries.iter().map(|delivery| delivery.stored.seq);
+        Some(Progress::Confirmed(seqs.collect())).filter(|_| !batch.deliveries.is_empty())
+    }
+
+    /// The transaction was aborted: sends the batch again, unless it already was.
+    fn send_again(&mut self, outbox: &mut Outbox) -> Result<(), SessionError> {
+        let Some(batch) = self.batch.take() else {
+            return Ok(());
+        };
+        match batch.stage {
+            Stage::Aborting(_, error) if batch.again => return Err(error),
+            Stage::Aborting(_, error) => debug!(%error, "sending a batch again"),
+            Stage::Sending(_) | Stage::Committing(_) => {}
+        }
+        outbox.start_over();
+        outbox.publish(batch.deliveries.iter().cloned());
+        self.batch = Some(Batch {
+            again: true,
+            ..Batch::of(batch.deliveries)
+        });
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn of(deliveries: Vec<Delivery>) -> Self {
+        Self {
+            stage: Stage::Sending(deliveries.len()),
+            deliveries,
+            news: Instant::now(),
+            again: false,
+        }
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.news = Instant::now();
+    }
+
+    /// What the outbox has heard since, within this time from the last news.
+    async fn heard(
+        &mut self,
+        within: Duration,
+        outbox: &mut Outbox,
+    ) -> Result<Progress, SessionError> {
+        let progress = timeout_at(self.news + within, outbox.progress()).await;
+        let progress = progress.map_err(|_| silence())??;
+        self.news = Instant::now();
+        Ok(progress)
+    }
+
+    /// Where the relay stands once it is committed; none where it is empty.
+    fn end(&self) -> Option<Standing> {
+        self.deliveries.last().map(|last| Standing {
+            seq: last.stored.seq,
+            event: Some(last.stored.event.fingerprint()),
+        })
+    }
+
+    /// So many records are with the cluster, or will never be.
+    fn arrived(&mut self, records: usize) {
+        if let Stage::Sending(missing) = &mut self.stage {
+            *missing = missing.saturating_sub(records);
+        }
+    }
+
+    /// The place of an event in it.
+    fn place(&mut self, delivery: &Delivery) -> Option<&mut Delivery> {
+        let seq = delivery.stored.seq;
+        let index = self
+            .deliveries
+            .binary_search_by_key(&seq, |delivery| delivery.stored.seq)
+            .ok()?;
+        self.deliveries.get_mut(index)
+    }
+
+    fn is_dead_letter(&self, seq: Seq) -> bool {
+        let mut deliveries = self.deliveries.iter();
+        deliveries.any(|delivery| delivery.stored.seq == seq && delivery.is_dead_letter())
+    }
+}
+
+impl Tools {
+    fn start_commit(self: &Arc<Self>, standing: Standing) -> JoinHandle<KafkaResult<()>> {
+        let tools = Arc::clone(self);
+        spawn_blocking(move || tools.commit(standing, || tools.over.load(Ordering::Acquire)))
+    }
+
+    /// Ends the transaction with this offset in it, and begins another one, which nobody hears of before it has
+    /// records.
+    fn commit(&self, standing: Standing, in_vain: impl Fn() -> bool) -> KafkaResult<()> {
+        let producer = &self.producer;
+        insist(&in_vain, || {
+            self.offset.send(standing, producer, CALL_TIMEOUT)
+        })?;
+        insist(&in_vain, || producer.commit_transaction(CALL_TIMEOUT))?;
+        producer.begin_transaction()
+    }
+
+    fn start_abort(self: &Arc<Self>) -> JoinHandle<KafkaResult<()>> {
+        let tools = Arc::clone(self);
+        let deadline = Instant::now() + ABORT_TIMEOUT;
+        spawn_blocking(move || {
+            let in_vain = || tools.over.load(Ordering::Acquire) || Instant::now() >= deadline;
+            insist(in_vain, || tools.producer.abort_transaction(CALL_TIMEOUT))?;
+            tools.producer.begin_transaction()
+        })
+    }
+}
+
+/// Calls again what was not done in time, as librdkafka wants it.
+fn insist(
+    in_vain: impl Fn() -> bool,
+    mut call: impl FnMut() -> KafkaResult<()>,
+) -> KafkaResult<()> {
+    loop {
+        match call() {
+            Err(error) if is_retriable(&error) && !in_vain() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        KafkaError::Flush(code) => *code == RDKafkaErrorCode::OperationTimedOut,
+        _ => false,
+    }
+}
+
+fn is_abortable(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
+}
+
+fn silence() -> SessionError {
+    SessionError::Unavailable("the cluster does not take a transaction".to_owned(), None)
+}
+
+fn stopping(error: JoinError) -> SessionError {
+    SessionError::unavailable("the runtime is stopping", error)
+}

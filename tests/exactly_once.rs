@@ -1,0 +1,267 @@
+//! `kafka.exactly_once`: who reads committed records sees each event once, on a real Kafka.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
+
+mod rig;
+
+use std::fs;
+use std::path::Path;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rig::{
+    Kafka, Load, Recall, Relay, Setup, assert_kept, kill_again_and_again, large_recall, read_spool,
+    recall_query, under_load, until,
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+const FOREIGN: &str = "the cursor kept by the broker is not of this spool's history, as after a backup was put \
+                       back; going on from the spool's own, and some events may be published a second time";
+
+/// One broker for all tests of this file, one test at a time: some stop it and start it again.
+fn kafka() -> MutexGuard<'static, Kafka> {
+    static KAFKA: LazyLock<Mutex<Kafka>> = LazyLock::new(|| Mutex::new(Kafka::start()));
+    KAFKA.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A relay's settings for a topic of the test's own.
+fn setup(kafka: &Kafka, topic: &str) -> Setup {
+    on_folder(kafka, topic, TempDir::new().unwrap())
+}
+
+fn on_folder(kafka: &Kafka, topic: &str, folder: TempDir) -> Setup {
+    Setup::on(folder)
+        .set(
+            "RECALL_KAFKA__BOOTSTRAP_SERVERS",
+            &kafka.bootstrap_servers(),
+        )
+        .set("RECALL_KAFKA__TOPIC", topic)
+        .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &format!("{topic}.dead"))
+        .set("RECALL_KAFKA__EXACTLY_ONCE", "true")
+}
+
+/// Sends recalls of one group, and waits until they are published.
+fn publish(relay: &Relay, numbers: std::ops::RangeInclusive<u64>) {
+    send(relay, numbers);
+    relay.until_drained("kafka");
+}
+
+fn send(relay: &Relay, numbers: std::ops::RangeInclusive<u64>) {
+    for number in numbers {
+        assert!(relay.recall("a", number).is_ok());
+    }
+}
+
+fn expected(numbers: std::ops::RangeInclusive<u64>) -> Vec<Recall> {
+    numbers.map(|number| Recall::new("a", number)).collect()
+}
+
+/// What a subscriber sees, at least so many.
+fn read(kafka: &Kafka, topic: &str, at_least: usize) -> Vec<Recall> {
+    let records = kafka.read(topic, at_least, TIMEOUT);
+    records
+        .iter()
+        .map(|record| Recall::of(&record.payload))
+        .collect()
+}
+
+/// Nothing is missing, out of order, or there twice.
+#[track_caller]
+fn assert_once(acknowledged: &[Recall], kafka: &Kafka, topic: &str) {
+    let found = read(kafka, topic, acknowledged.len());
+    assert_eq!(assert_kept(acknowledged, &found), 0, "duplicates");
+}
+
+/// Copies a spool that nobody has open.
+fn copy(from: &Setup, to: &Path) {
+    let to = to.join("data");
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(from.spool().parent().unwrap()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// The relay's group, and its transactional id.
+fn identity(setup: &Setup) -> String {
+    let spool = Connection::open(setup.spool()).unwrap();
+    let id = "SELECT spool_id FROM identity";
+    let id: [u8; 16] = spool.query_row(id, [], |row| row.get(0)).unwrap();
+    format!("recall-relay-{}", uuid::Uuid::from_bytes(id))
+}
+
+#[test]
+fn kill_9_of_the_relay_repeats_nothing() {
+    let kafka = kafka();
+    let setup = setup(&kafka, "killed");
+    let acknowledged = kill_again_and_again(&setup, "kafka", 6);
+    println!("{} acknowledged", acknowledged.len());
+    assert_once(&acknowledged, &kafka, "killed");
+}
+
+#[test]
+fn kill_9_of_the_broker_repeats_nothing() {
+    let mut kafka = kafka();
+    let relay = setup(&kafka, "broker-killed").start();
+    relay.until_sink("kafka", "up");
+    let acknowledged = under_load(&relay, || {
+        kafka.kill();
+        kafka.resume();
+    });
+    relay.until_drained("kafka");
+    relay.stop();
+    assert_once(&acknowledged, &kafka, "broker-killed");
+}
+
+/// The cluster knows better than a disk that has lost the cursor.
+#[test]
+fn the_cursor_in_the_cluster_counts_where_it_is_further() {
+    let kafka = kafka();
+    let setup = setup(&kafka, "cursor");
+    let relay = setup.start();
+    publish(&relay, 1..=50);
+    relay.stop();
+    let spool = Connection::open(setup.spool()).unwrap();
+    spool.execute_batch("DELETE FROM cursors").unwrap();
+    drop(spool);
+    let relay = setup.start();
+    publish(&relay, 51..=60);
+    assert!(relay.log_entry(FOREIGN).is_none(), "{}", relay.log());
+    relay.stop();
+    assert_once(&expected(1..=60), &kafka, "cursor");
+}
+
+/// As after a week without the relay: the group has no members, and the cluster forgets it.
+#[test]
+fn a_cursor_that_the_cluster_has_forgotten_is_the_spools() {
+    let kafka = kafka();
+    let setup = setup(&kafka, "forgotten");
+    let relay = setup.start();
+    publish(&relay, 1..=50);
+    relay.stop();
+    kafka.delete_group(&identity(&setup));
+    let relay = setup.start();
+    publish(&relay, 51..=60);
+    let told = "the cluster keeps no offset of this relay: it is new there, or was away for longer than \
+                offsets.retention.minutes; the spool's own cursor counts";
+    assert!(relay.log_entry(told).is_some(), "{}", relay.log());
+    relay.stop();
+    assert_once(&expected(1..=60), &kafka, "forgotten");
+}
+
+/// Meanwhile the cluster's cursor stays behind the spool's.
+#[test]
+fn it_can_be_switched_off_for_a_while() {
+    let kafka = kafka();
+    let setup = setup(&kafka, "switched");
+    for (exactly_once, numbers) in [("true", 1..=20), ("false", 21..=40), ("true", 41..=60)] {
+        let relay = setup
+            .with("RECALL_KAFKA__EXACTLY_ONCE", exactly_once)
+            .start();
+        publish(&relay, numbers);
+        relay.stop();
+    }
+    assert_once(&expected(1..=60), &kafka, "switched");
+}
+
+/// Numbers are given out again, and the cluster's cursor is of the events that had them before.
+#[test]
+fn a_spool_from_a_backup_loses_nothing_new() {
+    let kafka = kafka();
+    for (topic, new) in [("backup-few", 101..=105), ("backup-many", 101..=150)] {
+        let original = setup(&kafka, topic);
+        let relay = original.start();
+        publish(&relay, 1..=10);
+        relay.stop();
+        let backup = TempDir::new().unwrap();
+        copy(&original, backup.path());
+        let relay = original.start();
+        publish(&relay, 11..=30);
+        relay.stop();
+
+        let restored = on_folder(&kafka, topic, backup);
+        let away = restored.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
+        let relay = away.start();
+        send(&relay, new.clone());
+        relay.stop();
+        let relay = restored.start();
+        relay.until_drained("kafka");
+        assert_eq!(relay.log_entries(FOREIGN).len(), 1, "{}", relay.log());
+        relay.stop();
+        let acknowledged = [expected(1..=30), expected(new)].concat();
+        assert_once(&acknowledged, &kafka, topic);
+    }
+}
+
+/// Both would publish what the spool held when it was copied.
+#[test]
+fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
+    let kafka = kafka();
+    let original = setup(&kafka, "copied");
+    let relay = original.start();
+    publish(&relay, 1..=10);
+    relay.stop();
+    let folder = TempDir::new().unwrap();
+    copy(&original, folder.path());
+    let copied = on_folder(&kafka, "copied", folder);
+
+    let first = original.start();
+    publish(&first, 11..=20);
+    let last = copied.start();
+    last.until_sink("kafka", "up");
+    send(&first, 21..=30);
+    let told = until("the first to be told", || {
+        first.log_entry("nothing is published here until the next start")
+    });
+    let reason = told["reason"].as_str().unwrap();
+    assert!(reason.contains("another relay publishes as"), "{reason}");
+    assert!(reason.contains(&identity(&original)), "{reason}");
+    assert_eq!(first.until_sink("kafka", "down")["reason"], reason);
+    assert_eq!(first.admin("/readyz").status, 200);
+    send(&first, 31..=40);
+    publish(&last, 101..=120);
+    assert_eq!(first.readiness()["sinks"]["kafka"]["lag"], 20);
+    first.stop();
+    last.stop();
+    let acknowledged = [expected(1..=20), expected(101..=120)].concat();
+    let found = read(&kafka, "copied", acknowledged.len());
+    assert_eq!(assert_kept(&acknowledged, &found), 0);
+    assert_eq!(found.len(), acknowledged.len(), "of the first nothing more");
+    assert!(read_spool(&original).contains(&Recall::new("a", 40)));
+}
+
+#[test]
+fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
+    let kafka = kafka();
+    let topic = "refused";
+    kafka.create_topic(topic, 2, &[("max.message.bytes", "4000")]);
+    let setup = setup(&kafka, topic);
+    let relay = setup.start();
+    let load = Load::start(relay.callbacks, "load", 4, Duration::ZERO);
+    until("load", || (load.acknowledged() > 400).then_some(()));
+    let large = relay.post(&recall_query(), large_recall("a", 20_000));
+    assert!(large.is_ok());
+    // That one librdkafka does not even take; the other the broker refuses.
+    let sent = load.stop();
+    relay.until_drained("kafka");
+    relay.stop();
+    let setup = setup.with("RECALL_KAFKA__PROPERTIES__MESSAGE_MAX_BYTES", "20000");
+    let relay = setup.start();
+    let larger = relay.post(&recall_query(), large_recall("b", 21_000));
+    assert!(larger.is_ok());
+    publish(&relay, 1..=20);
+    relay.stop();
+    assert_once(&[sent, expected(1..=20)].concat(), &kafka, topic);
+    let dead = kafka.read(&format!("{topic}.dead"), 1, TIMEOUT);
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header("recall_reason"), Some("too_large"));
+    let kept = Connection::open(setup.spool()).unwrap();
+    let kept = kept.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0));
+    assert_eq!(kept, Ok(1), "what not even the dead letters take");
+}
