@@ -32,6 +32,7 @@
 #include <sys/statvfs.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -586,16 +587,20 @@ int fstatvfs64(int fd, struct statvfs64 *disk) {
   return path_of(fd) ? tells_free_statvfs64(done, disk) : done;
 }
 
+static void shift(struct timespec *time, int64_t by) {
+  int64_t nanoseconds = time->tv_nsec + by % 1000000000;
+  time->tv_sec += by / 1000000000;
+  if (nanoseconds < 0) nanoseconds += 1000000000, time->tv_sec--;
+  if (nanoseconds >= 1000000000) nanoseconds -= 1000000000, time->tv_sec++;
+  time->tv_nsec = nanoseconds;
+}
+
 int clock_gettime(clockid_t clock, struct timespec *now) {
   REAL(clock_gettime);
   int done = real(clock, now);
   if (done != 0 || !control || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE)) return done;
   count(&control->clock_reads);
-  int64_t offset = control->clock_offset, nanoseconds = now->tv_nsec + offset % 1000000000;
-  now->tv_sec += offset / 1000000000;
-  if (nanoseconds < 0) nanoseconds += 1000000000, now->tv_sec--;
-  if (nanoseconds >= 1000000000) nanoseconds -= 1000000000, now->tv_sec++;
-  now->tv_nsec = nanoseconds;
+  shift(now, control->clock_offset);
   return 0;
 }
 int gettimeofday(struct timeval *restrict now, void *restrict zone) {
@@ -611,4 +616,19 @@ time_t time(time_t *to) {
   if (clock_gettime(CLOCK_REALTIME, &exact) != 0) return -1;
   if (to) *to = exact.tv_sec;
   return exact.tv_sec;
+}
+
+/* Who waits until a time of the wall clock (librdkafka does) means the one that it sees. */
+int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict until) {
+  REAL(pthread_cond_timedwait);
+  struct timespec real_until = *until;
+  if (control) shift(&real_until, -control->clock_offset);
+  return real(condition, mutex, &real_until);
+}
+int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct timespec *restrict until) {
+  REAL(cnd_timedwait);
+  struct timespec real_until = *until;
+  if (control) shift(&real_until, -control->clock_offset);
+  return real(condition, mutex, &real_until);
 }

@@ -8,20 +8,37 @@ use super::verdict::Arrival;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sink {
     Kafka,
+    /// With `kafka.exactly_once`.
+    KafkaExactlyOnce,
     RabbitMq,
 }
 
 impl Sink {
+    pub const ALL: [Self; 3] = [Self::Kafka, Self::KafkaExactlyOnce, Self::RabbitMq];
+
     /// As the relay calls it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Kafka => "kafka",
+            Self::Kafka | Self::KafkaExactlyOnce => "kafka",
             Self::RabbitMq => "rabbitmq",
+        }
+    }
+
+    /// As the table calls it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::KafkaExactlyOnce => "kafka_exactly_once",
+            Self::Kafka | Self::RabbitMq => self.name(),
         }
     }
 }
 
-pub enum Broker {
+pub struct Broker {
+    pub sink: Sink,
+    pub program: Program,
+}
+
+pub enum Program {
     Kafka(Box<Kafka>),
     RabbitMq(Box<RabbitMq>),
 }
@@ -32,31 +49,33 @@ pub struct Position(BTreeMap<i32, i64>);
 
 impl Broker {
     pub fn start(sink: Sink) -> Self {
-        match sink {
-            Sink::Kafka => Self::Kafka(Box::new(Kafka::start_with(&kafka::AUTHORIZER))),
-            Sink::RabbitMq => Self::RabbitMq(Box::new(RabbitMq::start())),
-        }
-    }
-
-    pub const fn sink(&self) -> Sink {
-        match self {
-            Self::Kafka(_) => Sink::Kafka,
-            Self::RabbitMq(_) => Sink::RabbitMq,
-        }
+        let program = match sink {
+            Sink::Kafka | Sink::KafkaExactlyOnce => {
+                Program::Kafka(Box::new(Kafka::start_with(&kafka::AUTHORIZER)))
+            }
+            Sink::RabbitMq => Program::RabbitMq(Box::new(RabbitMq::start())),
+        };
+        Self { sink, program }
     }
 
     /// The relay's settings for a topic, or exchange and queue, of this name.
     pub fn settings(&self, setup: Setup, name: &str) -> Setup {
         let dead = format!("{name}.dead");
-        match self {
-            Self::Kafka(kafka) => setup
+        let exactly_once = if self.sink == Sink::KafkaExactlyOnce {
+            "true"
+        } else {
+            "false"
+        };
+        match &self.program {
+            Program::Kafka(kafka) => setup
                 .set(
                     "RECALL_KAFKA__BOOTSTRAP_SERVERS",
                     &kafka.bootstrap_servers(),
                 )
                 .set("RECALL_KAFKA__TOPIC", name)
+                .set("RECALL_KAFKA__EXACTLY_ONCE", exactly_once)
                 .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &dead),
-            Self::RabbitMq(rabbitmq) => setup
+            Program::RabbitMq(rabbitmq) => setup
                 .set("RECALL_RABBITMQ__URI", &rabbitmq.uri())
                 .set("RECALL_RABBITMQ__EXCHANGE", name)
                 .set("RECALL_RABBITMQ__QUEUE", name)
@@ -66,8 +85,8 @@ impl Broker {
 
     /// A proxy in front of it, and the settings that lead there.
     pub fn behind_proxy(&self, setup: Setup) -> (Setup, Proxy) {
-        match self {
-            Self::Kafka(kafka) => {
+        match &self.program {
+            Program::Kafka(kafka) => {
                 let ports = kafka.proxied();
                 let servers = format!("127.0.0.1:{}", ports.advertised);
                 (
@@ -75,7 +94,7 @@ impl Broker {
                     Proxy::start(ports.advertised, ports.listens),
                 )
             }
-            Self::RabbitMq(rabbitmq) => {
+            Program::RabbitMq(rabbitmq) => {
                 let proxy = Proxy::start(0, rabbitmq.port());
                 let uri = format!("amqp://guest:guest@127.0.0.1:{}", proxy.port());
                 (setup.set("RECALL_RABBITMQ__URI", &uri), proxy)
@@ -85,17 +104,17 @@ impl Broker {
 
     /// The relay finds out sooner that nobody answers. Its own patience is half a minute and more.
     pub fn impatient(&self, setup: Setup) -> Setup {
-        match self {
-            Self::Kafka(_) => setup.set("RECALL_KAFKA__PROPERTIES__SOCKET_TIMEOUT_MS", "3000"),
-            Self::RabbitMq(_) => setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "3s"),
+        match &self.program {
+            Program::Kafka(_) => setup.set("RECALL_KAFKA__PROPERTIES__SOCKET_TIMEOUT_MS", "3000"),
+            Program::RabbitMq(_) => setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "3s"),
         }
     }
 
     /// What has arrived since, of conversations called `tag`: with a client that knows nothing of the
     /// relay, committed records only.
     pub fn read(&self, name: &str, tag: &str, position: &mut Position) -> Vec<Arrival> {
-        match self {
-            Self::Kafka(kafka) => {
+        match &self.program {
+            Program::Kafka(kafka) => {
                 let records = kafka.read_from(name, &position.0);
                 for record in &records {
                     position.0.insert(record.partition, record.offset + 1);
@@ -103,7 +122,7 @@ impl Broker {
                 let events = records.iter().map(|record| &record.payload);
                 events.filter_map(|event| Arrival::of(event, tag)).collect()
             }
-            Self::RabbitMq(rabbitmq) => {
+            Program::RabbitMq(rabbitmq) => {
                 let deliveries = rabbitmq.drain(name);
                 let events = deliveries.iter().map(|delivery| &delivery.body);
                 events.filter_map(|event| Arrival::of(event, tag)).collect()
@@ -111,38 +130,50 @@ impl Broker {
         }
     }
 
+    /// What is in a transaction that has not ended: it is there, and no subscriber sees it yet.
+    pub fn read_open(&self, name: &str, tag: &str, position: &Position) -> Vec<Arrival> {
+        match &self.program {
+            Program::Kafka(kafka) => {
+                let records = kafka.read_uncommitted_from(name, &position.0);
+                let events = records.iter().map(|record| &record.payload);
+                events.filter_map(|event| Arrival::of(event, tag)).collect()
+            }
+            Program::RabbitMq(_) => Vec::new(),
+        }
+    }
+
     pub fn kill(&mut self) {
-        match self {
-            Self::Kafka(kafka) => kafka.kill(),
-            Self::RabbitMq(rabbitmq) => rabbitmq.kill(),
+        match &mut self.program {
+            Program::Kafka(kafka) => kafka.kill(),
+            Program::RabbitMq(rabbitmq) => rabbitmq.kill(),
         }
     }
 
     pub fn stop(&mut self) {
-        match self {
-            Self::Kafka(kafka) => kafka.stop(),
-            Self::RabbitMq(rabbitmq) => rabbitmq.stop(),
+        match &mut self.program {
+            Program::Kafka(kafka) => kafka.stop(),
+            Program::RabbitMq(rabbitmq) => rabbitmq.stop(),
         }
     }
 
     pub fn resume(&mut self) {
-        match self {
-            Self::Kafka(kafka) => kafka.resume(),
-            Self::RabbitMq(rabbitmq) => rabbitmq.resume(),
+        match &mut self.program {
+            Program::Kafka(kafka) => kafka.resume(),
+            Program::RabbitMq(rabbitmq) => rabbitmq.resume(),
         }
     }
 
     pub fn freeze(&self) {
-        match self {
-            Self::Kafka(kafka) => kafka.freeze(),
-            Self::RabbitMq(rabbitmq) => rabbitmq.freeze(),
+        match &self.program {
+            Program::Kafka(kafka) => kafka.freeze(),
+            Program::RabbitMq(rabbitmq) => rabbitmq.freeze(),
         }
     }
 
     pub fn thaw(&self) {
-        match self {
-            Self::Kafka(kafka) => kafka.thaw(),
-            Self::RabbitMq(rabbitmq) => rabbitmq.thaw(),
+        match &self.program {
+            Program::Kafka(kafka) => kafka.thaw(),
+            Program::RabbitMq(rabbitmq) => rabbitmq.thaw(),
         }
     }
 
@@ -150,9 +181,9 @@ impl Broker {
     ///
     /// When it is another broker.
     pub fn kafka(&self) -> &Kafka {
-        match self {
-            Self::Kafka(kafka) => kafka,
-            Self::RabbitMq(_) => panic!("this scenario is about Kafka"),
+        match &self.program {
+            Program::Kafka(kafka) => kafka,
+            Program::RabbitMq(_) => panic!("this scenario is about Kafka"),
         }
     }
 
@@ -160,9 +191,9 @@ impl Broker {
     ///
     /// When it is another broker.
     pub fn rabbitmq(&self) -> &RabbitMq {
-        match self {
-            Self::RabbitMq(rabbitmq) => rabbitmq,
-            Self::Kafka(_) => panic!("this scenario is about RabbitMQ"),
+        match &self.program {
+            Program::RabbitMq(rabbitmq) => rabbitmq,
+            Program::Kafka(_) => panic!("this scenario is about RabbitMQ"),
         }
     }
 }

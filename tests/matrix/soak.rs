@@ -18,6 +18,13 @@ const FAULTS: usize = 5;
 /// Copies that one fault may cause, on one sink.
 const DUPLICATES: u64 = 2000;
 
+const fn duplicates(sink: Sink) -> u64 {
+    match sink {
+        Sink::KafkaExactlyOnce => 0,
+        Sink::Kafka | Sink::RabbitMq => DUPLICATES,
+    }
+}
+
 /// What can happen: more often what is quickly over.
 const FAULTS_BY_WEIGHT: [(Fault, u32); 7] = [
     (Fault::KillRelay, 6),
@@ -41,15 +48,16 @@ enum Fault {
     StopBroker,
 }
 
-/// `soak DURATION [kafka|rabbitmq|both]`
+/// `soak DURATION [kafka|kafka_exactly_once|rabbitmq|both]`
 pub fn run(arguments: &[String]) -> ExitCode {
     let time = arguments.first().expect("soak DURATION [SINKS]");
     let time = humantime::parse_duration(time).expect("a duration, like 30m");
     let sinks = match arguments.get(1).map_or("both", String::as_str) {
         "kafka" => vec![Sink::Kafka],
+        "kafka_exactly_once" => vec![Sink::KafkaExactlyOnce],
         "rabbitmq" => vec![Sink::RabbitMq],
         "both" => vec![Sink::Kafka, Sink::RabbitMq],
-        other => panic!("{other:?}: kafka, rabbitmq or both"),
+        other => panic!("{other:?}: kafka, kafka_exactly_once, rabbitmq or both"),
     };
     let options = Options::read();
     println!("seed {} (RECALL_TEST_SEED)", options.seed);
@@ -68,6 +76,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
 
 fn soak(brokers: &mut [Broker], options: Options, time: Duration) -> Vec<Row> {
     let count = brokers.len();
+    let bounds: Vec<u64> = brokers.iter().map(|it| duplicates(it.sink)).collect();
     let mut stage = Stage::new("soak", brokers, options);
     stage.set("RECALL_SPOOL__RETENTION", "10s");
     stage.make_impatient();
@@ -105,8 +114,8 @@ fn soak(brokers: &mut [Broker], options: Options, time: Duration) -> Vec<Row> {
         }
     }
     stage.stop_relay();
-    for row in &mut total {
-        let bound = DUPLICATES * row.faults as u64;
+    for (row, bound) in total.iter_mut().zip(bounds) {
+        let bound = bound * row.faults as u64;
         if row.duplicates > bound {
             let complaint = format!("{} duplicates, more than {bound}", row.duplicates);
             row.complaints.push(complaint);

@@ -47,6 +47,8 @@ pub struct Stage<'a> {
 #[derive(Default)]
 struct Seen {
     arrivals: Vec<Arrival>,
+    /// At the broker in a transaction that had not ended when what was there went: not the relay's loss.
+    gone: Vec<Arrival>,
     position: Position,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Stage<'a> {
     }
 
     pub fn sink(&self) -> Sink {
-        self.brokers[0].sink()
+        self.brokers[0].sink
     }
 
     pub fn brokers(&mut self) -> &mut [Broker] {
@@ -300,7 +302,7 @@ impl<'a> Stage<'a> {
 
     fn wait_for_lag(&mut self, at_most: u64) {
         let until = Instant::now() + DRAIN;
-        let sinks: Vec<&str> = self.brokers.iter().map(|b| b.sink().name()).collect();
+        let sinks: Vec<&str> = self.brokers.iter().map(|b| b.sink.name()).collect();
         loop {
             let readiness = self.relay().readiness();
             let there = sinks.iter().all(|sink| {
@@ -327,7 +329,17 @@ impl<'a> Stage<'a> {
         self.complaints.push(complaint);
     }
 
-    /// Reads what has arrived so far: before what is at the broker goes for good.
+    /// Reads what has arrived so far, and what is on its way within the broker: all of it is about to go for good.
+    pub fn read_before_it_goes(&mut self) {
+        self.read_now();
+        let tag = self.tag();
+        for (broker, seen) in self.brokers.iter().zip(&mut self.seen) {
+            let gone = broker.read_open(&self.name, &tag, &seen.position);
+            seen.gone.extend(gone);
+        }
+    }
+
+    /// Reads what has arrived so far.
     pub fn read_now(&mut self) {
         let tag = self.tag();
         for (broker, seen) in self.brokers.iter().zip(&mut self.seen) {
@@ -356,7 +368,7 @@ impl<'a> Stage<'a> {
             self.read_now();
             verdicts = Vec::new();
             for seen in &self.seen {
-                verdicts.push(judge(&ledger, &seen.arrivals));
+                verdicts.push(judge(&ledger, &seen.arrivals, &seen.gone));
             }
             let whole = verdicts.iter().all(|verdict| verdict.missing.is_empty());
             if whole || Instant::now() > until {
@@ -370,7 +382,7 @@ impl<'a> Stage<'a> {
         let caught_up = self.mended.iter().filter_map(|mended| mended.caught_up);
         let caught_up = caught_up.max();
         let rows = self.brokers.iter().zip(verdicts).map(|(broker, verdict)| {
-            let mut row = Row::new(&self.name, broker.sink().name(), &ledger, &verdict);
+            let mut row = Row::new(&self.name, broker.sink.label(), &ledger, &verdict);
             row.faults = self.mended.len();
             row.answers_again = answers_again;
             row.caught_up = caught_up;
@@ -385,6 +397,7 @@ impl<'a> Stage<'a> {
         self.complaints.clear();
         for seen in &mut self.seen {
             seen.arrivals.clear();
+            seen.gone.clear();
         }
         rows
     }

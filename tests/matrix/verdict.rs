@@ -1,6 +1,6 @@
 //! The oracle: what was answered against what has arrived.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -42,8 +42,9 @@ pub struct Verdict {
     pub strange: Vec<String>,
 }
 
-/// Compares. The arrivals are in the order in which a subscriber sees those of one conversation.
-pub fn judge(ledger: &Ledger, arrivals: &[Arrival]) -> Verdict {
+/// Compares. The arrivals are in the order in which a subscriber sees those of one conversation; what is `gone`
+/// need not be among them.
+pub fn judge(ledger: &Ledger, arrivals: &[Arrival], gone: &[Arrival]) -> Verdict {
     let mut verdict = Verdict::default();
     let mut ids: HashMap<(usize, usize), Uuid> = HashMap::with_capacity(arrivals.len());
     let mut newest: HashMap<usize, usize> = HashMap::new();
@@ -68,9 +69,12 @@ pub fn judge(ledger: &Ledger, arrivals: &[Arrival]) -> Verdict {
             verdict.strange.push(format!("{name} was never sent"));
         }
     }
+    let gone = gone.iter().map(|it| (it.conversation, it.number));
+    let gone: HashSet<(usize, usize)> = gone.collect();
     for (conversation, numbers) in ledger.conversations.iter().enumerate() {
         for (number, answered) in numbers.iter().enumerate() {
-            if *answered == Some(true) && !ids.contains_key(&(conversation, number)) {
+            let place = (conversation, number);
+            if *answered == Some(true) && !ids.contains_key(&place) && !gone.contains(&place) {
                 verdict.missing.push(format!("{conversation}/{number}"));
             }
         }
@@ -96,13 +100,14 @@ pub fn notices_what_is_wrong() {
         id: Uuid::from_u128(id),
     };
     let fine = [arrival(1, 1), arrival(3, 3), arrival(3, 3), arrival(4, 4)];
-    let verdict = judge(&ledger, &fine);
+    let verdict = judge(&ledger, &fine, &[]);
     assert_eq!(verdict.duplicates, 1);
     let wrong = [verdict.missing, verdict.disordered, verdict.strange].concat();
     assert_eq!(wrong, [""; 0]);
 
     let wrong = [arrival(3, 3), arrival(2, 2), arrival(3, 33), arrival(5, 5)];
-    let verdict = judge(&ledger, &wrong);
+    assert_eq!(judge(&ledger, &wrong, &[arrival(1, 1)]).missing, ["0/4"]);
+    let verdict = judge(&ledger, &wrong, &[]);
     assert_eq!(verdict.missing, ["0/1", "0/4"]);
     assert_eq!(verdict.disordered, ["0/2 after 3"]);
     let strange = ["0/3 came with two ids", "0/5 was never sent"];

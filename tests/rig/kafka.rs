@@ -37,6 +37,9 @@ pub const AUTHORIZER: [(&str, &str); 3] = [
 
 const NODE_ID: i32 = 1;
 
+/// An isolation level.
+const COMMITTED: &str = "read_committed";
+
 /// Everything administrative ends within this.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -281,7 +284,7 @@ impl Kafka {
         let deadline = Instant::now() + timeout;
         let mut records = Vec::new();
         let enough = poll(timeout, || {
-            if let Some(whole) = self.read_to_end(topic, &BTreeMap::new(), deadline) {
+            if let Some(whole) = self.read_to_end(topic, COMMITTED, &BTreeMap::new(), deadline) {
                 records = whole;
             }
             records.len() >= expected_at_least
@@ -302,7 +305,14 @@ impl Kafka {
     /// Everything that a topic has now, in each partition from that offset.
     pub fn read_from(&self, topic: &str, from: &BTreeMap<i32, i64>) -> Vec<Record> {
         let deadline = Instant::now() + 2 * PATIENCE;
-        let records = self.read_to_end(topic, from, deadline);
+        let records = self.read_to_end(topic, COMMITTED, from, deadline);
+        records.unwrap_or_default()
+    }
+
+    /// As [`Kafka::read_from`], with what is not committed, or never will be.
+    pub fn read_uncommitted_from(&self, topic: &str, from: &BTreeMap<i32, i64>) -> Vec<Record> {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let records = self.read_to_end(topic, "read_uncommitted", from, deadline);
         records.unwrap_or_default()
     }
 
@@ -327,6 +337,7 @@ impl Kafka {
     fn read_to_end(
         &self,
         topic: &str,
+        isolation: &str,
         from: &BTreeMap<i32, i64>,
         deadline: Instant,
     ) -> Option<Vec<Record>> {
@@ -335,7 +346,9 @@ impl Kafka {
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "10")
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", isolation)
+            // Records that are not committed have offsets, too: what was read last may be before the beginning.
+            .set("auto.offset.reset", "earliest")
             .create()
             .expect("a consumer");
         let metadata = consumer

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -26,6 +27,8 @@ use crate::sink::{Delivery, Progress, SessionError, Standing};
 
 /// How long one call may block; what ends it is looked at in between.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+const SHORTLY: Duration = Duration::from_micros(100);
 
 /// How long the cluster may take to let a new producer begin: what an earlier one has left is ended first.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -378,6 +381,11 @@ impl Tools {
         insist(&in_vain, || {
             self.offset.send(standing, producer, CALL_TIMEOUT)
         })?;
+        // The last report is read by another thread, and counts until that is done with it. The call below would
+        // wait for more of them, which do not come.
+        while producer.in_flight_count() > 0 && !in_vain() {
+            thread::park_timeout(SHORTLY);
+        }
         insist(&in_vain, || producer.commit_transaction(CALL_TIMEOUT))?;
         producer.begin_transaction()
     }

@@ -3,26 +3,26 @@
 use std::time::Duration;
 
 use super::super::stage::Stage;
-use super::{BOTH, Scenario};
+use super::{EVERY, Scenario};
 
 pub const ALL: [Scenario; 3] = [
     Scenario {
         name: "broker_killed",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
         play: killed,
     },
     Scenario {
         name: "broker_absent",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(60),
         play: absent,
     },
     Scenario {
         name: "broker_frozen",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 10_000,
         recovery: Duration::from_secs(60),
         play: frozen,

@@ -3,32 +3,33 @@
 //! What the broker had confirmed into a queue or topic is gone with it, and is nobody's loss but the
 //! operator's. So that it can be told from what the relay loses, the relay stands still (SIGSTOP) while
 //! it happens, with its connection and what is in flight: everything that reached the broker is read
-//! before the deletion, everything else has to arrive afterwards.
+//! before the deletion, everything else has to arrive afterwards. What is there in a transaction that has
+//! not ended goes with the rest, although no subscriber has seen it.
 
 use std::time::Duration;
 
 use super::super::broker::Sink;
 use super::super::stage::Stage;
-use super::Scenario;
+use super::{KAFKA, Scenario};
 
 pub const ALL: [Scenario; 5] = [
     Scenario {
         name: "topic_deleted",
-        sinks: &[Sink::Kafka],
+        sinks: KAFKA,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
         play: topic_deleted,
     },
     Scenario {
         name: "topic_made_anew",
-        sinks: &[Sink::Kafka],
+        sinks: KAFKA,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
         play: topic_made_anew,
     },
     Scenario {
         name: "records_deleted",
-        sinks: &[Sink::Kafka],
+        sinks: KAFKA,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
         play: records_deleted,
@@ -55,7 +56,7 @@ fn again_and_again(stage: &mut Stage<'_>, delete: fn(&mut Stage<'_>)) {
     for _ in 0..stage.pick(1, 6) {
         stage.play_on_until(Duration::from_secs(1));
         stage.freeze_relay();
-        stage.read_now();
+        stage.read_before_it_goes();
         delete(stage);
         stage.mended();
         stage.thaw_relay();

@@ -5,12 +5,12 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use super::super::stage::Stage;
-use super::{BOTH, Scenario};
+use super::{EVERY, Scenario};
 
 pub const ALL: [Scenario; 6] = [
     Scenario {
         name: "disk_full",
-        sinks: BOTH,
+        sinks: EVERY,
         // The broker goes, with some on their way.
         duplicates: 2000,
         recovery: Duration::from_secs(60),
@@ -18,28 +18,28 @@ pub const ALL: [Scenario; 6] = [
     },
     Scenario {
         name: "writes_fail",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
         play: writes_fail,
     },
     Scenario {
         name: "sync_fails",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 400,
         recovery: Duration::from_secs(30),
         play: sync_fails,
     },
     Scenario {
         name: "sync_hangs",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
         play: sync_hangs,
     },
     Scenario {
         name: "head_garbled",
-        sinks: BOTH,
+        sinks: EVERY,
         // Where the sink stood is not known any more: all that is kept comes again.
         duplicates: 1_000_000,
         recovery: Duration::from_secs(30),
@@ -47,7 +47,7 @@ pub const ALL: [Scenario; 6] = [
     },
     Scenario {
         name: "clock_jumps",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
         play: clock_jumps,

@@ -17,7 +17,7 @@ use super::stage::Stage;
 pub struct Scenario {
     pub name: &'static str,
     pub sinks: &'static [Sink],
-    /// How many copies one fault may cause.
+    /// How many copies one fault may cause; none where events are published exactly once.
     pub duplicates: u64,
     /// How long after a fault's end callbacks are answered OK again and the sink has caught up.
     pub recovery: Duration,
@@ -25,7 +25,8 @@ pub struct Scenario {
     pub play: fn(&mut Stage<'_>),
 }
 
-const BOTH: &[Sink] = &[Sink::Kafka, Sink::RabbitMq];
+const EVERY: &[Sink] = &Sink::ALL;
+const KAFKA: &[Sink] = &[Sink::Kafka, Sink::KafkaExactlyOnce];
 
 /// All of them, in the order of the table.
 pub fn all() -> Vec<Scenario> {

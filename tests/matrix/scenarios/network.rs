@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use super::super::rig::Way;
 use super::super::stage::Stage;
-use super::{BOTH, Scenario};
+use super::{EVERY, Scenario};
 
 pub const ALL: [Scenario; 2] = [
     Scenario {
         name: "half_open",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 10_000,
         recovery: Duration::from_secs(90),
         play: half_open,
     },
     Scenario {
         name: "slow_network",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 10_000,
         recovery: Duration::from_secs(60),
         play: slow,

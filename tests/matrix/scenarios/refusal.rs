@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::super::broker::{Broker, Sink};
+use super::super::broker::{Program, Sink};
 use super::super::rig::kafka::{PASSWORD, USER};
 use super::super::rig::{large_recall, recall_query};
 use super::super::stage::Stage;
-use super::{BOTH, Scenario};
+use super::{EVERY, Scenario};
 
 pub const ALL: [Scenario; 4] = [
     Scenario {
         name: "too_large",
-        sinks: BOTH,
+        sinks: EVERY,
         // Each ends a session with what is in flight, and is looked for one by one.
         duplicates: 4000,
         recovery: Duration::from_secs(60),
@@ -19,7 +19,7 @@ pub const ALL: [Scenario; 4] = [
     },
     Scenario {
         name: "no_permission",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
         play: no_permission,
@@ -48,9 +48,9 @@ const LIMIT: &str = "20000";
 fn too_large(stage: &mut Stage<'_>) {
     let name = stage.name.clone();
     let size = |size: &str| format!("application:set_env(rabbit, max_message_size, {size}).");
-    match stage.broker() {
-        Broker::Kafka(kafka) => kafka.create_topic(&name, 6, &[("max.message.bytes", LIMIT)]),
-        Broker::RabbitMq(rabbitmq) => drop(rabbitmq.ctl(&["eval", &size(LIMIT)])),
+    match &stage.broker().program {
+        Program::Kafka(kafka) => kafka.create_topic(&name, 6, &[("max.message.bytes", LIMIT)]),
+        Program::RabbitMq(rabbitmq) => drop(rabbitmq.ctl(&["eval", &size(LIMIT)])),
     }
     stage.begin();
     let times = stage.pick(3, 20);
@@ -65,9 +65,9 @@ fn too_large(stage: &mut Stage<'_>) {
     }
     stage.end_load();
     stage.wait_until_empty();
-    let dead = match stage.broker() {
-        Broker::Kafka(kafka) => kafka.read_all(&format!("{name}.dead")).len(),
-        Broker::RabbitMq(rabbitmq) => {
+    let dead = match &stage.broker().program {
+        Program::Kafka(kafka) => kafka.read_all(&format!("{name}.dead")).len(),
+        Program::RabbitMq(rabbitmq) => {
             rabbitmq.ctl(&["eval", &size("134217728")]);
             let spool = rusqlite::Connection::open(stage.setup.spool()).unwrap();
             let count = "SELECT count(*) FROM dead_letters";
@@ -85,7 +85,7 @@ fn too_large(stage: &mut Stage<'_>) {
 /// The right to publish is taken away under way, and given back.
 fn no_permission(stage: &mut Stage<'_>) {
     match stage.sink() {
-        Sink::Kafka => {
+        Sink::Kafka | Sink::KafkaExactlyOnce => {
             let servers = stage.broker().kafka().sasl_servers();
             stage.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &servers);
             for (name, value) in [
@@ -125,9 +125,9 @@ enum Right {
 
 fn permit(stage: &mut Stage<'_>, right: Right) {
     let name = stage.name.clone();
-    match stage.broker() {
-        Broker::Kafka(kafka) => kafka.allow_writing(&name, right == Right::Given),
-        Broker::RabbitMq(rabbitmq) => {
+    match &stage.broker().program {
+        Program::Kafka(kafka) => kafka.allow_writing(&name, right == Right::Given),
+        Program::RabbitMq(rabbitmq) => {
             let what = if right == Right::Given { ".*" } else { "^$" };
             rabbitmq.ctl(&["set_permissions", "limited", what, what, what]);
             if right == Right::Taken {

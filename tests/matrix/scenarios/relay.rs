@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::super::broker::Sink;
 use super::super::stage::Stage;
-use super::{BOTH, Scenario};
+use super::{EVERY, Scenario};
 
-pub const ALL: [Scenario; 4] = [
+pub const ALL: [Scenario; 5] = [
     Scenario {
         name: "relay_killed",
-        sinks: BOTH,
+        sinks: EVERY,
         // In flight, and confirmed in the tenth of a second since the cursor was saved.
         duplicates: 400,
         recovery: Duration::from_secs(30),
@@ -16,21 +17,28 @@ pub const ALL: [Scenario; 4] = [
     },
     Scenario {
         name: "killed_at_start",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 400,
         recovery: Duration::from_secs(30),
         play: killed_at_start,
     },
     Scenario {
+        name: "everything_killed",
+        sinks: &[Sink::KafkaExactlyOnce],
+        duplicates: 0,
+        recovery: Duration::from_secs(60),
+        play: everything_killed,
+    },
+    Scenario {
         name: "relay_stopped",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
         play: stopped,
     },
     Scenario {
         name: "second_relay",
-        sinks: BOTH,
+        sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
         play: second,
@@ -63,6 +71,35 @@ fn killed_at_start(stage: &mut Stage<'_>) {
         stage.restart_relay();
         stage.catch_up();
     }
+}
+
+/// `kill -9` of the relay again and again, and of the broker in between, which also stands still for a while.
+fn everything_killed(stage: &mut Stage<'_>) {
+    stage.make_impatient();
+    stage.begin();
+    for round in 1..=stage.pick(10, 220) {
+        stage.play_on_until(Duration::from_millis(1200));
+        match round % 10 {
+            3 => {
+                stage.broker().kill();
+                stage.play_on_until(Duration::from_secs(1));
+                stage.kill_relay();
+                stage.broker().resume();
+            }
+            7 => {
+                stage.broker().freeze();
+                stage.play_on_until(Duration::from_secs(6));
+                stage.kill_relay();
+                stage.broker().thaw();
+            }
+            _ => stage.kill_relay(),
+        }
+        stage.restart_relay();
+        if round % 2 == 0 {
+            stage.catch_up();
+        }
+    }
+    stage.catch_up();
 }
 
 /// SIGTERM under load, again and again, with a spool that keeps nothing once it is forwarded: the next
