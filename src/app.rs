@@ -75,7 +75,7 @@ impl App {
             running: JoinSet::new(),
             views: Vec::new(),
         };
-        sinks.start_all(&config).await?;
+        sinks.start_all(&config)?;
 
         let mut registry = Registry::with_prefix("recall");
         let metrics = Metrics::register(&mut registry);
@@ -212,11 +212,10 @@ pub fn sink_names(config: &Config) -> Vec<&'static str> {
 }
 
 impl Sinks {
-    async fn start_all(&mut self, config: &Config) -> anyhow::Result<()> {
+    fn start_all(&mut self, config: &Config) -> anyhow::Result<()> {
         #[cfg(feature = "kafka")]
         if let Some(kafka) = &config.kafka {
-            let spool = self.spool.clone();
-            let spool_id = tokio::task::spawn_blocking(move || spool.id()).await??;
+            let spool_id = self.spool.id();
             self.start(crate::sink::kafka::Kafka::new(kafka.clone(), spool_id))?;
         }
         #[cfg(feature = "rabbitmq")]

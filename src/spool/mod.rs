@@ -254,12 +254,9 @@ impl Spool {
     }
 
     /// What tells this spool from any other, but not from its copies: a random number from when it was made.
-    /// Blocks.
-    ///
-    /// # Errors
-    /// Fails where the file cannot be read.
-    pub fn id(&self) -> Result<Uuid, ReadError> {
-        tail::spool_id(&self.path)
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.shared.spool_id
     }
 
     /// The event of a number; none where there is none, or it is damaged. Blocks.

@@ -8,11 +8,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use uuid::Uuid;
+
 use crate::event::Seq;
 
 /// What the note says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Note {
+    /// Whose it is; nil where that was not known.
+    pub(super) spool_id: Uuid,
     /// The newest event that was committed.
     pub(super) last: Seq,
     /// Every sink had confirmed all up to here.
@@ -21,23 +25,36 @@ pub(super) struct Note {
     pub(super) damaged: bool,
 }
 
-const LENGTH: usize = 78;
+const LENGTH: usize = 117;
 
 impl Note {
     fn encode(self) -> String {
         let state = if self.damaged { "damaged" } else { "whole" };
         let (last, confirmed) = (self.last.0, self.confirmed.0);
-        let text = format!("last {last:020} confirmed {confirmed:020} {state:7} ");
+        let id = self.spool_id.simple();
+        let text = format!("spool {id} last {last:020} confirmed {confirmed:020} {state:7} ");
         let checksum = crc32fast::hash(text.as_bytes());
         format!("{text}crc {checksum:08x}\n")
     }
 
     fn decode(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["last", last, "confirmed", confirmed, state, "crc", _] = words[..] else {
+        let [
+            "spool",
+            id,
+            "last",
+            last,
+            "confirmed",
+            confirmed,
+            state,
+            "crc",
+            _,
+        ] = words[..]
+        else {
             return None;
         };
         let note = Self {
+            spool_id: id.parse().ok()?,
             last: Seq(last.parse().ok()?),
             confirmed: Seq(confirmed.parse().ok()?),
             damaged: state == "damaged",
@@ -72,6 +89,7 @@ mod tests {
 
     fn note() -> Note {
         Note {
+            spool_id: Uuid::from_u128(1 << 100),
             last: Seq(u64::MAX),
             confirmed: Seq(7),
             damaged: true,
@@ -88,7 +106,8 @@ mod tests {
         }
         assert_eq!(
             Note::default().encode(),
-            "last 00000000000000000000 confirmed 00000000000000000000 whole   crc 80e085ac\n"
+            "spool 00000000000000000000000000000000 last 00000000000000000000 \
+             confirmed 00000000000000000000 whole   crc 900cf812\n"
         );
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::error;
+use uuid::Uuid;
 
 use super::busy::Busy;
 use super::files::Lock;
@@ -28,6 +29,7 @@ const DOUBTS: usize = 64;
 /// What is known of the open spool.
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) spool_id: Uuid,
     pub(super) status: watch::Sender<Status>,
     pub(super) cursors: BTreeMap<String, Cursor>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
@@ -126,6 +128,7 @@ mod tests {
 
     fn shared(folder: &TempDir) -> Shared {
         Shared {
+            spool_id: Uuid::nil(),
             status: watch::Sender::new(Status {
                 refusing: None,
                 first: Seq(1),

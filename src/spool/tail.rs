@@ -172,11 +172,6 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     schema::connect(path, flags)
 }
 
-pub(super) fn spool_id(path: &Path) -> Result<Uuid, ReadError> {
-    let id = open(path)?.query_row("SELECT spool_id FROM identity", [], |row| row.get(0))?;
-    Ok(Uuid::from_bytes(id))
-}
-
 pub(super) fn event(path: &Path, seq: Seq) -> Result<Option<Event>, ReadError> {
     let row = "SELECT seq, id, kind, checksum, body FROM events WHERE seq = ?1";
     let event = open(path)?.query_row(row, [seq.0], |row| Ok(decode(seq, row)));

@@ -57,6 +57,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     store.findings().log();
 
     let shared = Arc::new(Shared {
+        spool_id: store.spool_id(),
         status: watch::Sender::new(Status {
             refusing: None,
             first: store.first(),

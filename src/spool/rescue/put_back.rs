@@ -147,7 +147,7 @@ mod tests {
         let note = Note {
             last: Seq(6),
             confirmed: Seq(2),
-            damaged: false,
+            ..Note::default()
         };
         let findings = put_back(&connection, &missing, Seq(1), Some(note)).unwrap();
         assert_eq!(findings.put_back, 2);

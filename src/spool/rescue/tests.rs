@@ -94,7 +94,12 @@ impl Killed {
         let config = config(&self.folder);
         let mut lost = BTreeSet::new();
         for _ in 0..3 {
+            let lock = fs::File::open(self.folder.path().join("spool.db.lock"));
+            let note = lock.map(|lock| Note::read(&lock).unwrap());
             let Opened { spool, .. } = open(&config);
+            if let Ok(Some(note)) = note {
+                assert_eq!(spool.id(), note.spool_id, "as the cluster knows it");
+            }
             for (first, last) in &spool.findings().lost {
                 lost.extend(first.0..=last.0);
             }

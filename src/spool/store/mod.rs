@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, ffi, params};
+use uuid::Uuid;
 
 use super::files::Lock;
 use super::note::Note;
@@ -38,6 +39,7 @@ pub struct SetAside {
 pub(super) struct Store {
     connection: Connection,
     config: Config,
+    spool_id: Uuid,
     first: Seq,
     /// The newest event that was committed.
     last: Seq,
@@ -62,6 +64,11 @@ pub(super) struct SavedCursor {
 }
 
 impl Store {
+    /// What tells this spool from any other.
+    pub(super) const fn spool_id(&self) -> Uuid {
+        self.spool_id
+    }
+
     /// The oldest event kept, or the next to come.
     pub(super) const fn first(&self) -> Seq {
         self.first
@@ -206,6 +213,7 @@ impl Store {
     /// would be known of a loss, and nothing is lost by it.
     pub(super) fn write_note(&self, cursors: &BTreeMap<String, Cursor>) {
         let _ = self.lock.write_note(Note {
+            spool_id: self.spool_id,
             last: self.last,
             confirmed: self.forwarded(cursors),
             damaged: false,

@@ -210,9 +210,12 @@ impl Store {
         }
         drop(rows);
         drop(statement);
+        let spool_id = "SELECT spool_id FROM identity";
+        let spool_id = connection.query_row(spool_id, [], |row| row.get(0))?;
         let mut store = Self {
             connection,
             config: config.clone(),
+            spool_id: Uuid::from_bytes(spool_id),
             first,
             last,
             next: last.next(),
