@@ -14,7 +14,7 @@ use super::rig::{Kafka, RabbitMq, Setup, free_port};
 use super::server::Server;
 
 /// Partitions of a topic, as the relay makes them.
-const PARTITIONS: u32 = 6;
+pub const PARTITIONS: u32 = 6;
 
 pub struct Bench {
     pub options: Options,

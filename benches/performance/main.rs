@@ -8,10 +8,12 @@
 //! - `broker_down`, `catching_up`: the answer while the broker is away, and while a backlog goes out;
 //! - `growth`: over connections, recalled messages, conversations and backlog;
 //! - `slow_disk`: on a disk whose syncs take longer;
+//! - `exactly_once`: what `kafka.exactly_once` costs, next to the relay without it;
 //! - `backlog`: how fast a backlog goes out, next to a bare producer and a bare publisher.
 //!
 //! The load is wrk (`load`), and each callback has a message of its own (`callbacks.lua`). The server has a
-//! core to itself (`cores`); the generator, the brokers and this process have the others. `backlog` alone is not pinned.
+//! core to itself (`cores`); the generator, the brokers and this process have the others. A backlog
+//! that goes out alone is not pinned.
 //! A round loads one server for some seconds, and goes on until its sink has confirmed everything: forwarding is
 //! part of what a callback costs. Rounds alternate between the servers that are compared. A figure is the median
 //! of its rounds, but of memory and of the longest answer the largest; a ratio is the median of the rounds' ratios.
@@ -44,6 +46,7 @@ mod round;
 mod run;
 mod scenarios;
 mod server;
+mod subscriber;
 mod table;
 mod wait;
 

@@ -35,12 +35,12 @@ const COLUMNS: [(&str, &str); 10] = [
 ];
 
 /// A relay that caught up once.
-struct Run {
+pub(super) struct Run {
     /// Events in a second, from the first confirm on.
-    rate: f64,
+    pub(super) rate: f64,
     first_answer: f64,
-    memory: f64,
-    cpu: f64,
+    pub(super) memory: f64,
+    pub(super) cpu: f64,
     written: f64,
 }
 
@@ -60,7 +60,7 @@ pub fn play(bench: &mut Bench) -> Report {
             publish(bench, sink, events);
         }
         for _ in 0..bench.options.rounds {
-            runs.push(catch_up(bench, sink, events));
+            runs.push(catch_up(bench, sink, events, &[]));
             bare.push(publish(bench, sink, events));
         }
         let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure));
@@ -98,10 +98,18 @@ pub fn play(bench: &mut Bench) -> Report {
     report
 }
 
-/// Starts a relay on a backlog, and watches its cursor over so many events.
-fn catch_up(bench: &mut Bench, sink: Sink, events: u64) -> Run {
+/// Starts a relay with these settings on a backlog, and watches its cursor over so many events.
+pub(super) fn catch_up(
+    bench: &mut Bench,
+    sink: Sink,
+    events: u64,
+    settings: &[(&str, &str)],
+) -> Run {
     let to = bench.destination(sink, Place::Anywhere);
     let setup = to.settings(bench.setup());
+    let setup = settings
+        .iter()
+        .fold(setup, |setup, (name, value)| setup.set(name, value));
     bench.backlogs.copy(bench.options.backlog, &setup);
     let mut relay = Server::launch(setup, &bench.cores, Place::Anywhere);
     let first_answer = relay.until_answers().as_secs_f64();

@@ -5,6 +5,7 @@ mod backlog;
 mod broker_down;
 mod catching_up;
 mod comparison;
+mod exactly_once;
 mod fsync;
 mod growth;
 mod slow_disk;
@@ -23,7 +24,7 @@ pub struct Scenario {
     pub play: fn(&mut Bench) -> Report,
 }
 
-pub const ALL: [Scenario; 7] = [
+pub const ALL: [Scenario; 8] = [
     Scenario {
         name: answers::NAME,
         play: answers::play,
@@ -47,6 +48,10 @@ pub const ALL: [Scenario; 7] = [
     Scenario {
         name: slow_disk::NAME,
         play: slow_disk::play,
+    },
+    Scenario {
+        name: exactly_once::NAME,
+        play: exactly_once::play,
     },
     Scenario {
         name: backlog::NAME,
