@@ -119,10 +119,10 @@ impl Outbox {
     }
 
     /// Forgets what was under way, once the producer has.
-    pub(super) fn start_over(&mut self) {
+    pub(super) async fn start_over(&mut self) {
         self.backlog.clear();
         self.lanes = Lanes::default();
-        self.reports().start_over();
+        self.reports().start_over().await;
     }
 
     /// Gives up what is under way, and lets go of the connections. Ends within a bounded time.
@@ -147,21 +147,20 @@ impl Outbox {
                 self.lanes.wait(lane, delivery, now);
                 continue;
             }
-            let mut outcome = Ok(());
             let sent = self
                 .reports()
-                .unless_failed(|| outcome = self.send(&delivery, lane, envelope.as_ref()));
+                .unless_failed(|| self.send(&delivery, lane, envelope.as_ref()));
             drop(envelope);
-            let error = match outcome {
-                Ok(()) if sent => {
+            let error = match sent {
+                Some(Ok(())) => {
                     self.lanes.sent(lane, now);
                     continue;
                 }
-                Ok(()) => {
+                Some(Err(error)) => error,
+                None => {
                     self.backlog.clear();
                     return;
                 }
-                Err(error) => error,
             };
             if let Some(refusal) = refusal_at_once(&error) {
                 self.reports().refuse(delivery.stored.seq, refusal);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use serde::Deserialize;
@@ -38,10 +38,14 @@ pub(super) enum Report {
 
 #[derive(Debug, Default)]
 struct Inbox {
+    /// Records that were sent, and of which nothing was reported yet.
+    in_flight: usize,
     confirmed: Vec<(Lane, Seq)>,
     refused: VecDeque<(Seq, Refusal)>,
     stalled: Stalled,
     failure: Option<Failure>,
+    /// It is the producer that has failed: no record will be taken any more.
+    is_over: bool,
 }
 
 /// Whether brokers can be reached.
@@ -71,16 +75,19 @@ impl Reports {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `send` unless something has failed: after a failed record none may pass it. Returns whether
-    /// it ran.
-    pub(super) fn unless_failed(&self, send: impl FnOnce()) -> bool {
-        let inbox = self.inbox();
-        let go = inbox.failure.is_none();
-        if go {
-            send();
+    /// Sends a record unless something has failed: after a failed record none may pass it. None where it did not.
+    pub(super) fn unless_failed(
+        &self,
+        send: impl FnOnce() -> KafkaResult<()>,
+    ) -> Option<KafkaResult<()>> {
+        let mut inbox = self.inbox();
+        if inbox.failure.is_some() {
+            return None;
         }
+        let outcome = send();
+        inbox.in_flight += usize::from(outcome.is_ok());
         drop(inbox);
-        go
+        Some(outcome)
     }
 
     /// Reports that librdkafka did not even take a record, and never will.
@@ -113,18 +120,23 @@ impl Reports {
         }
     }
 
-    /// Whether nothing is wrong but that a record was not taken: another try may succeed.
-    pub(super) fn only_a_record_failed(&self) -> bool {
-        let failure = &self.inbox().failure;
-        matches!(failure, Some(Failure::Cause(Cause::Unavailable(_))))
+    /// Whether nothing is wrong but that records were not taken: another try may succeed.
+    pub(super) fn only_records_failed(&self) -> bool {
+        let inbox = self.inbox();
+        let refused = matches!(inbox.failure, Some(Failure::Cause(Cause::Refused(_))));
+        inbox.failure.is_some() && !refused && !inbox.is_over
     }
 
-    /// Forgets what became of the records so far, once nothing is in flight any more.
-    pub(super) fn start_over(&self) {
+    /// Waits for what is still to be reported of the records so far, and forgets what became of them.
+    pub(super) async fn start_over(&self) {
+        while self.inbox().in_flight > 0 {
+            self.news.notified().await;
+        }
         let mut inbox = self.inbox();
         let stalled = std::mem::take(&mut inbox.stalled);
         *inbox = Inbox {
             stalled,
+            is_over: inbox.is_over,
             ..Inbox::default()
         };
     }
@@ -148,7 +160,7 @@ impl Reports {
 
     /// Reports a fatal error of the producer.
     pub(super) fn fatal(&self, reason: String) {
-        self.inbox().consequence(reason);
+        self.inbox().fatal(reason);
         self.news.notify_one();
     }
 }
@@ -181,6 +193,11 @@ impl Inbox {
             }
             Some(Failure::Consequence { .. }) | None => None,
         }
+    }
+
+    fn fatal(&mut self, reason: String) {
+        self.is_over = true;
+        self.consequence(reason);
     }
 
     fn consequence(&mut self, reason: String) {
@@ -331,7 +348,7 @@ impl ClientContext for Reports {
         debug!(%error, reason, "librdkafka reports an error");
         let mut inbox = self.inbox();
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => inbox.consequence(reason.to_owned()),
+            Some(RDKafkaErrorCode::Fatal) => inbox.fatal(reason.to_owned()),
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 if !inbox.stalled.now {
                     inbox.stalled.now = true;
@@ -356,6 +373,7 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
         let id = RecordId(opaque);
         let mut inbox = self.inbox();
+        inbox.in_flight = inbox.in_flight.saturating_sub(1);
         match result {
             Ok(message) => {
                 let lane = Lane {
@@ -416,7 +434,8 @@ mod tests {
             matches!(&error, SessionError::Refused(r) if r.reason == "too_large"),
             "{error}"
         );
-        assert!(!reports.unless_failed(|| panic!("sent after a failure")));
+        let sent = reports.unless_failed(|| panic!("sent after a failure"));
+        assert!(sent.is_none());
     }
 
     #[test]
@@ -428,9 +447,9 @@ mod tests {
             reports.stats_raw(format!(r#"{{"brokers":{{{own},{down}}}}}"#).as_bytes());
         }
         reports.stats_raw(b"{}");
-        assert!(reports.unless_failed(|| {}));
+        assert!(reports.unless_failed(|| Ok(())).is_some());
         reports.stats_raw(format!(r#"{{"brokers":{{{own}}}}}"#).as_bytes());
-        assert!(!reports.unless_failed(|| {}));
+        assert!(reports.unless_failed(|| Ok(())).is_none());
     }
 
     #[tokio::test]

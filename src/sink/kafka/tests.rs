@@ -14,7 +14,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Config, Kafka};
+use super::{Config, Kafka, KafkaSession};
 use crate::event::{Event, Kind, Seq, Stored};
 use crate::sink::{Delivery, Progress, Session as _, SessionError, Sink as _};
 
@@ -43,7 +43,12 @@ impl Brokers {
 
     /// A sink that makes a batch of each record, so that several are in flight.
     fn sink(&self) -> Kafka {
+        self.sink_that(false)
+    }
+
+    fn sink_that(&self, exactly_once: bool) -> Kafka {
         let config = Config {
+            exactly_once,
             bootstrap_servers: self.0.bootstrap_servers(),
             topic: TOPIC.to_owned(),
             dead_letter_topic: "dead".to_owned(),
@@ -108,7 +113,13 @@ pub(super) fn deliveries(numbers: std::ops::RangeInclusive<u64>, key: &str) -> V
 /// Publishes one after the other, so that they are not all in one batch; the numbers that are reported
 /// as confirmed, in that order, and how it ended if it did before all were.
 async fn publish(sink: &mut Kafka, deliveries: Vec<Delivery>) -> (Vec<u64>, Option<SessionError>) {
-    let mut session = sink.connect().await.unwrap();
+    publish_in(sink.connect().await.unwrap(), deliveries).await
+}
+
+async fn publish_in(
+    mut session: KafkaSession,
+    deliveries: Vec<Delivery>,
+) -> (Vec<u64>, Option<SessionError>) {
     let mut missing: VecDeque<_> = deliveries
         .iter()
         .map(|delivery| delivery.stored.seq)
@@ -155,4 +166,70 @@ async fn nothing_passes_what_a_new_session_could_not_publish() {
     assert!(matches!(end, Some(SessionError::Refused(_))), "{end:?}");
     assert!(confirmed.is_empty(), "{confirmed:?}");
     assert_eq!(brokers.read(0), [0_u128; 0]);
+}
+
+/// An error that a request of a transaction meets.
+const REQUESTS: [(RDKafkaApiKey, RDKafkaRespErr); 4] = [
+    (
+        RDKafkaApiKey::Produce,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS,
+    ),
+    (
+        RDKafkaApiKey::AddPartitionsToTxn,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+    ),
+    (
+        RDKafkaApiKey::AddOffsetsToTxn,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+    ),
+    (
+        RDKafkaApiKey::TxnOffsetCommit,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+    ),
+];
+
+/// Publishes in a session during which so many requests of a kind fail.
+async fn publish_while_failing(
+    (request, error): (RDKafkaApiKey, RDKafkaRespErr),
+    times: usize,
+) -> (Vec<u64>, Option<SessionError>) {
+    let brokers = Brokers::start(1);
+    let mut sink = brokers.sink_that(true);
+    let session = sink.connect().await.unwrap();
+    brokers.0.request_errors(request, &vec![error; times]);
+    publish_in(session, deliveries(1..=20, "a")).await
+}
+
+#[tokio::test]
+async fn what_may_succeed_is_aborted_and_sent_again_at_once() {
+    for failing in REQUESTS {
+        let (confirmed, end) = publish_while_failing(failing, 1).await;
+        let all: Vec<u64> = (1..=20).collect();
+        assert_eq!(confirmed, all, "{failing:?}: {end:?}");
+        assert!(end.is_none(), "{failing:?}: {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_fails_again_ends_the_session() {
+    for failing in REQUESTS {
+        // Of a batch of each record several meet the error before the abort.
+        let (confirmed, end) = publish_while_failing(failing, 100).await;
+        assert!(confirmed.is_empty(), "{failing:?}: {confirmed:?}");
+        assert!(
+            matches!(end, Some(SessionError::Unavailable(..))),
+            "{failing:?}: {end:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_failed_for_good_ends_the_session() {
+    let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
+    let (confirmed, end) = publish_while_failing((RDKafkaApiKey::EndTxn, fenced), 1).await;
+    assert!(confirmed.is_empty(), "{confirmed:?}");
+    assert!(
+        matches!(end, Some(SessionError::Unavailable(..))),
+        "{end:?}"
+    );
 }

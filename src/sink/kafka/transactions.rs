@@ -1,11 +1,12 @@
 //! Exactly once: each batch of events in one transaction with where it ends.
 //!
 //! A transaction takes what has come while the one before was committed, so that batches grow with the
-//! backlog. All calls that end one block, and run on a thread that may.
+//! backlog; a session's first ones are small. All calls that end one block, and run on a thread that may.
 //!
-//! What may succeed when it is tried again is aborted, and the same batch is sent again, once; then, and after
+//! What may succeed when it is tried again is aborted, and the same batch is sent again, twice; then, and after
 //! any other failure, the session ends, and the next one asks the cluster where it stands.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -36,12 +37,20 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the cluster may take to abort, after that another producer will see to it.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often a batch is sent again in a session. After some errors librdkafka counts wrong, and only another abort
+/// puts that right.
+const TRIES: u8 = 2;
+
 /// A batch of which nothing has come to the cluster for so long will not: its topic is gone, for example, which
 /// librdkafka waits for. The next session creates it again.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// librdkafka's `transaction.timeout.ms`: what is not committed by then has been aborted by the cluster.
 const COMMITTING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Events of a session's first transaction. Each one that succeeds doubles what the next may take: on a line on which
+/// a large one takes too long, the small ones get through again and again.
+const FIRST_BATCH: usize = 128;
 
 /// The offset of a group without members is forgotten some days after it was written last
 /// (`offsets.retention.minutes`, 7 days by default).
@@ -74,8 +83,10 @@ pub(super) struct Transactions {
     tools: Arc<Tools>,
     standing: Standing,
     refresh_due: Instant,
-    /// What the next transaction takes.
-    pending: Vec<Delivery>,
+    /// What the next transactions take.
+    pending: VecDeque<Delivery>,
+    /// Events that the next one takes at most.
+    at_most: usize,
     batch: Option<Batch>,
 }
 
@@ -92,15 +103,16 @@ struct Batch {
     stage: Stage,
     /// When something was last heard of it.
     news: Instant,
-    /// It was aborted once.
-    again: bool,
+    /// How often it may be sent again.
+    tries: u8,
 }
 
 enum Stage {
     /// So many records are not with the cluster yet.
     Sending(usize),
     Committing(JoinHandle<KafkaResult<()>>),
-    Aborting(JoinHandle<KafkaResult<()>>, SessionError),
+    Aborting(JoinHandle<KafkaResult<()>>),
+    Aborted,
 }
 
 impl Transactions {
@@ -167,7 +179,8 @@ impl Transactions {
             tools: Arc::new(tools),
             standing,
             refresh_due: Instant::now() + REFRESH_EVERY,
-            pending: Vec::new(),
+            pending: VecDeque::new(),
+            at_most: FIRST_BATCH,
             batch: None,
         })
     }
@@ -185,7 +198,7 @@ impl Transactions {
                 *place = delivery.clone();
                 outbox.publish([delivery]);
             } else {
-                self.pending.push(delivery);
+                self.pending.push_back(delivery);
             }
         }
         self.send_next(outbox);
@@ -219,12 +232,13 @@ impl Transactions {
                         return Ok(Progress::Refused(seq, refusal));
                     }
                     Ok(other) => return Ok(other),
-                    Err(error @ SessionError::Unavailable(..))
-                        if outbox.reports().only_a_record_failed() =>
-                    {
-                        batch.enter(Stage::Aborting(self.tools.start_abort(), error));
+                    Err(error) if batch.tries == 0 || !outbox.reports().only_records_failed() => {
+                        return Err(error);
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        debug!(%error, "a batch is aborted and sent again");
+                        batch.enter(Stage::Aborting(self.tools.start_abort()));
+                    }
                 },
                 Stage::Committing(committing) => {
                     let outcome = tokio::select! {
@@ -239,22 +253,27 @@ impl Transactions {
                                 return Ok(confirmed);
                             }
                         }
+                        Err(error) if batch.tries == 0 || !is_abortable(&error) => {
+                            let doing = "could not commit a transaction";
+                            return Err(SessionError::unavailable(doing, error));
+                        }
                         Err(error) => {
-                            let abortable = is_abortable(&error);
-                            let error =
-                                SessionError::unavailable("could not commit a transaction", error);
-                            if !abortable {
-                                return Err(error);
-                            }
-                            batch.enter(Stage::Aborting(self.tools.start_abort(), error));
+                            debug!(%error, "a batch is aborted and sent again");
+                            batch.enter(Stage::Aborting(self.tools.start_abort()));
                         }
                     }
                 }
-                Stage::Aborting(aborting, _) => {
+                Stage::Aborting(aborting) => {
                     aborting.await.map_err(stopping)?.map_err(|error| {
                         SessionError::unavailable("could not abort a transaction", error)
                     })?;
-                    self.send_again(outbox)?;
+                    batch.enter(Stage::Aborted);
+                }
+                Stage::Aborted => {
+                    outbox.start_over().await;
+                    outbox.publish(batch.deliveries.iter().cloned());
+                    batch.tries -= 1;
+                    batch.enter(Stage::Sending(batch.deliveries.len()));
                 }
             }
         }
@@ -274,7 +293,8 @@ impl Transactions {
 
     fn send_next(&mut self, outbox: &mut Outbox) {
         if self.batch.is_none() && !self.pending.is_empty() {
-            let batch = Batch::of(std::mem::take(&mut self.pending));
+            let count = self.at_most.min(self.pending.len());
+            let batch = Batch::of(self.pending.drain(..count).collect());
             outbox.publish(batch.deliveries.iter().cloned());
             self.batch = Some(batch);
         }
@@ -285,28 +305,10 @@ impl Transactions {
         let batch = self.batch.take()?;
         self.standing = batch.end().unwrap_or(self.standing);
         self.refresh_due = Instant::now() + REFRESH_EVERY;
+        self.at_most = self.at_most.saturating_mul(2);
         debug!(events = batch.deliveries.len(), "committed a transaction");
         let seqs = batch.deliveries.iter().map(|delivery| delivery.stored.seq);
         Some(Progress::Confirmed(seqs.collect())).filter(|_| !batch.deliveries.is_empty())
-    }
-
-    /// The transaction was aborted: sends the batch again, unless it already was.
-    fn send_again(&mut self, outbox: &mut Outbox) -> Result<(), SessionError> {
-        let Some(batch) = self.batch.take() else {
-            return Ok(());
-        };
-        match batch.stage {
-            Stage::Aborting(_, error) if batch.again => return Err(error),
-            Stage::Aborting(_, error) => debug!(%error, "sending a batch again"),
-            Stage::Sending(_) | Stage::Committing(_) => {}
-        }
-        outbox.start_over();
-        outbox.publish(batch.deliveries.iter().cloned());
-        self.batch = Some(Batch {
-            again: true,
-            ..Batch::of(batch.deliveries)
-        });
-        Ok(())
     }
 }
 
@@ -316,7 +318,7 @@ impl Batch {
             stage: Stage::Sending(deliveries.len()),
             deliveries,
             news: Instant::now(),
-            again: false,
+            tries: TRIES,
         }
     }
 
