@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rig::kafka::{Operation, PASSWORD, Resource, STRICT, USER};
 use rig::{
     Kafka, Load, Recall, Relay, Setup, assert_kept, kill_again_and_again, large_recall, read_spool,
     recall_query, under_load, until,
@@ -247,10 +248,10 @@ fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
     until("load", || (load.acknowledged() > 400).then_some(()));
     let large = relay.post(&recall_query(), large_recall("a", 20_000));
     assert!(large.is_ok());
-    // That one librdkafka does not even take; the other the broker refuses.
     let sent = load.stop();
     relay.until_drained("kafka");
     relay.stop();
+    // That one the broker refused. The next one not even librdkafka takes.
     let setup = setup.with("RECALL_KAFKA__PROPERTIES__MESSAGE_MAX_BYTES", "20000");
     let relay = setup.start();
     let larger = relay.post(&recall_query(), large_recall("b", 21_000));
@@ -264,4 +265,39 @@ fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
     let kept = Connection::open(setup.spool()).unwrap();
     let kept = kept.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0));
     assert_eq!(kept, Ok(1), "what not even the dead letters take");
+}
+
+/// Those that README.md names, where the topics exist.
+#[test]
+fn it_takes_no_more_rights_than_are_documented() {
+    let kafka = Kafka::start_with(&STRICT);
+    let topic = "rights";
+    let dead = format!("{topic}.dead");
+    kafka.create_topic(topic, 2, &[]);
+    kafka.create_topic(&dead, 2, &[]);
+    for (resource, operation) in [
+        (Resource::Topic(topic), Operation::Write),
+        (Resource::Topic(topic), Operation::Read),
+        (Resource::Topic(&dead), Operation::Write),
+        (
+            Resource::TransactionalIds("recall-relay-"),
+            Operation::Write,
+        ),
+        (Resource::Groups("recall-relay-"), Operation::Read),
+    ] {
+        kafka.permit(resource, operation);
+    }
+    let relay = setup(&kafka, topic)
+        .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &kafka.sasl_servers())
+        .set(
+            "RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL",
+            "SASL_PLAINTEXT",
+        )
+        .set("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN")
+        .set("RECALL_KAFKA__PROPERTIES__SASL_USERNAME", USER)
+        .set("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", PASSWORD)
+        .start();
+    publish(&relay, 1..=20);
+    relay.stop();
+    assert_once(&expected(1..=20), &kafka, topic);
 }

@@ -20,6 +20,7 @@ use rdkafka::{
 
 use super::broker::{Broker, Service, block_on, free_port, poll};
 use super::kafka_wire;
+pub use super::kafka_wire::{Operation, Resource};
 
 /// Known to [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
 pub const USER: &str = "relay";
@@ -33,6 +34,15 @@ pub const AUTHORIZER: [(&str, &str); 3] = [
     ),
     ("super.users", "User:ANONYMOUS"),
     ("allow.everyone.if.no.acl.found", "true"),
+];
+
+/// With these properties [`USER`] may do only what it was permitted; who does not say who they are may do everything.
+pub const STRICT: [(&str, &str); 2] = [
+    (
+        "authorizer.class.name",
+        "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    ),
+    ("super.users", "User:ANONYMOUS"),
 ];
 
 const NODE_ID: i32 = 1;
@@ -135,6 +145,11 @@ impl Kafka {
     /// [`AUTHORIZER`] is among the properties.
     pub fn allow_writing(&self, topic: &str, allowed: bool) {
         kafka_wire::allow_writing(self.port, topic, allowed);
+    }
+
+    /// Gives [`USER`] a right. Means something where [`STRICT`] is among the properties.
+    pub fn permit(&self, resource: Resource<'_>, operation: Operation) {
+        kafka_wire::permit(self.port, resource, operation);
     }
 
     /// Stops it in order.

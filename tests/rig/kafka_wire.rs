@@ -17,21 +17,79 @@ const UNREGISTER_BROKER: i16 = 64;
 /// What ends a header and a body where a request's version is a flexible one.
 const NO_TAGGED_FIELDS: u8 = 0;
 
-const TOPIC: u8 = 2;
-const LITERAL: u8 = 3;
-const WRITE: u8 = 4;
 const DENY: u8 = 2;
+const ALLOW: u8 = 3;
+
+/// What a right is about.
+#[derive(Debug, Clone, Copy)]
+pub enum Resource<'a> {
+    Topic(&'a str),
+    /// All groups whose names begin so.
+    Groups(&'a str),
+    /// All transactional ids that begin so.
+    TransactionalIds(&'a str),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Operation {
+    Read,
+    Write,
+}
+
+impl<'a> Resource<'a> {
+    /// Its type, its name, and how that is meant: as it is, or as a prefix.
+    const fn parts(self) -> (u8, &'a str, u8) {
+        const LITERAL: u8 = 3;
+        const PREFIXED: u8 = 4;
+        match self {
+            Self::Topic(name) => (2, name, LITERAL),
+            Self::Groups(name) => (3, name, PREFIXED),
+            Self::TransactionalIds(name) => (5, name, PREFIXED),
+        }
+    }
+}
+
+impl Operation {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Read => 3,
+            Self::Write => 4,
+        }
+    }
+}
 
 /// Denies writing to a topic, or takes that back.
 pub(super) fn allow_writing(port: u16, topic: &str, allowed: bool) {
     let request = if allowed { DELETE_ACLS } else { CREATE_ACLS };
+    change_right(
+        port,
+        request,
+        Resource::Topic(topic),
+        Operation::Write,
+        DENY,
+    );
+}
+
+/// Gives a right.
+pub(super) fn permit(port: u16, resource: Resource<'_>, operation: Operation) {
+    change_right(port, CREATE_ACLS, resource, operation, ALLOW);
+}
+
+fn change_right(
+    port: u16,
+    request: i16,
+    resource: Resource<'_>,
+    operation: Operation,
+    permission: u8,
+) {
+    let (kind, name, pattern) = resource.parts();
     let mut body = 1_i32.to_be_bytes().to_vec();
-    body.push(TOPIC);
-    string(&mut body, topic);
-    body.push(LITERAL);
+    body.push(kind);
+    string(&mut body, name);
+    body.push(pattern);
     string(&mut body, &format!("User:{USER}"));
     string(&mut body, "*");
-    body.extend([WRITE, DENY]);
+    body.extend([operation.code(), permission]);
     let answer = ask(port, request, 1, &body);
     // Both answers: correlation id, throttle time, how many results, then each with its error code.
     assert_no_error(&answer, 12);
