@@ -4,8 +4,11 @@
 //! - records of one key go to one partition, the one that a Java client would choose, in order: the first
 //!   record on a partition goes alone (`lanes`); after a failed batch the producer stops
 //!   (`enable.gapless.guarantee`), and the next session starts again from the cursor;
-//! - no record is given up because time has passed (`message.timeout.ms` is 0).
+//! - no record is given up because time has passed (`message.timeout.ms` is 0);
+//! - with `kafka.exactly_once`, records and where they end are there together, or neither is (`transactions`).
 
+mod coordinator;
+mod errors;
 mod lanes;
 mod outbox;
 mod poller;
@@ -36,8 +39,9 @@ pub use session::KafkaSession;
 
 use super::{SessionError, Sink};
 use crate::setting;
+use coordinator::{Coordinator, Identity};
 use outbox::Outbox;
-use transactions::{Identity, Transactions};
+use transactions::Transactions;
 
 /// The name of this sink.
 pub const NAME: &str = "kafka";
@@ -240,8 +244,9 @@ impl Sink for Kafka {
             match identity {
                 None => Ok(None),
                 Some(identity) => {
-                    let begun = Transactions::begin(&outbox, &client, &config.topic, identity);
-                    begun.await.map(Some)
+                    let opened = Coordinator::open(&outbox, &client, &config.topic, identity);
+                    let (coordinator, standing) = opened.await?;
+                    Ok(Some(Transactions::new(coordinator, standing)))
                 }
             }
         };

@@ -14,9 +14,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::errors::refusal_at_once;
 use super::lanes::{Lane, Lanes, partition_of};
 use super::poller::Poller;
-use super::reports::{RecordId, Report, Reports, refusal_at_once};
+use super::reports::{RecordId, Report, Reports};
 use super::topics::Partitions;
 use crate::event::{CONTENT_TYPE, Envelope};
 use crate::sink::{Delivery, Progress, Refusal, SessionError};

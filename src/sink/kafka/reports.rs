@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
+use super::errors::{Class, classify, is_missing_right};
 use super::lanes::Lane;
 use crate::event::Seq;
 use crate::sink::{Delivery, Progress, Refusal, SessionError};
@@ -230,41 +231,6 @@ impl Inbox {
     }
 }
 
-/// What a record's error says about the record.
-#[derive(Debug, PartialEq, Eq)]
-enum Class {
-    /// It, or one in its batch, will never be taken.
-    Refused(&'static str),
-    /// Another one failed.
-    Consequence,
-    /// It may be taken later.
-    Unavailable,
-}
-
-fn classify(code: RDKafkaErrorCode) -> Class {
-    use RDKafkaErrorCode as Code;
-    match code {
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
-            Class::Refused("too_large")
-        }
-        Code::InvalidRecord => Class::Refused("invalid"),
-        Code::Fatal | Code::GaplessGuarantee | Code::PurgeQueue | Code::PurgeInflight => {
-            Class::Consequence
-        }
-        _ => Class::Unavailable,
-    }
-}
-
-/// Whether a topic is closed to us until somebody changes that.
-const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-    )
-}
-
 /// What a record is known by while it is in flight: the event's number, and whether it goes to the dead
 /// letters. Those must not stop the events: where their topic is closed, the spool keeps them.
 #[derive(Debug, Clone, Copy)]
@@ -292,17 +258,6 @@ impl RecordId {
 
     const fn is_dead_letter(self) -> bool {
         self.0 & 1 == 1
-    }
-}
-
-/// What librdkafka says of a record that it does not even take, if that is final.
-pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
-    match classify(error.rdkafka_error_code()?) {
-        Class::Refused(reason) => Some(Refusal {
-            reason,
-            detail: error.to_string(),
-        }),
-        Class::Consequence | Class::Unavailable => None,
     }
 }
 
@@ -399,21 +354,6 @@ impl ProducerContext for Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn errors_are_told_apart_by_what_can_be_done() {
-        use RDKafkaErrorCode as Code;
-        for code in [Code::MessageSizeTooLarge, Code::InvalidRecord] {
-            assert!(matches!(classify(code), Class::Refused(_)), "{code}");
-        }
-        for code in [
-            Code::TopicAuthorizationFailed,
-            Code::UnknownTopic,
-            Code::NotEnoughReplicas,
-        ] {
-            assert_eq!(classify(code), Class::Unavailable, "{code}");
-        }
-    }
 
     #[tokio::test]
     async fn the_cause_of_a_failure_wins_over_its_consequences() {

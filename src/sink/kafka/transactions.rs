@@ -1,41 +1,25 @@
 //! Exactly once: each batch of events in one transaction with where it ends.
 //!
 //! A transaction takes what has come while the one before was committed, so that batches grow with the
-//! backlog; a session's first ones are small. All calls that end one block, and run on a thread that may.
+//! backlog; a session's first ones are small.
 //!
 //! What may succeed when it is tried again is aborted, and the same batch is sent again, twice; then, and after
 //! any other failure, the session ends, and the next one asks the cluster where it stands.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, Producer as _};
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use rdkafka::error::KafkaResult;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tracing::{debug, info};
-use uuid::Uuid;
+use tracing::debug;
 
+use super::coordinator::{CALL_TIMEOUT, Coordinator, is_abortable};
 use super::outbox::Outbox;
-use super::reports::Reports;
-use super::standing::GroupOffset;
 use crate::event::Seq;
 use crate::sink::{Delivery, Progress, SessionError, Standing};
-
-/// How long one call may block; what ends it is looked at in between.
-const CALL_TIMEOUT: Duration = Duration::from_secs(1);
-
-const SHORTLY: Duration = Duration::from_micros(100);
-
-/// How long the cluster may take to let a new producer begin: what an earlier one has left is ended first.
-const INIT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long the cluster may take to abort, after that another producer will see to it.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a batch is sent again in a session. After some errors librdkafka counts wrong, and only another abort
 /// puts that right.
@@ -56,31 +40,9 @@ const FIRST_BATCH: usize = 128;
 /// (`offsets.retention.minutes`, 7 days by default).
 const REFRESH_EVERY: Duration = Duration::from_hours(12);
 
-/// Whom the cluster takes this relay for.
-#[derive(Debug)]
-pub(super) struct Identity {
-    /// The transactional id, and the name of the consumer group.
-    pub id: String,
-    /// This process.
-    owner: Uuid,
-    /// The cluster has been told that `owner` is who publishes.
-    claimed: bool,
-}
-
-impl Identity {
-    /// The relay of a spool.
-    pub(super) fn of(spool_id: Uuid) -> Self {
-        Self {
-            id: format!("recall-relay-{spool_id}"),
-            owner: Uuid::new_v4(),
-            claimed: false,
-        }
-    }
-}
-
 /// The transactions of one producer.
 pub(super) struct Transactions {
-    tools: Arc<Tools>,
+    coordinator: Arc<Coordinator>,
     standing: Standing,
     refresh_due: Instant,
     /// What the next transactions take.
@@ -88,13 +50,6 @@ pub(super) struct Transactions {
     /// Events that the next one takes at most.
     at_most: usize,
     batch: Option<Batch>,
-}
-
-/// What the calls that block need.
-struct Tools {
-    producer: Arc<BaseProducer<Reports>>,
-    offset: GroupOffset,
-    over: Arc<AtomicBool>,
 }
 
 /// The events of one transaction.
@@ -116,73 +71,16 @@ enum Stage {
 }
 
 impl Transactions {
-    /// Ends what an earlier producer has left, asks where it stood, and tells the cluster that from now on it is
-    /// this process that publishes.
-    pub(super) async fn begin(
-        outbox: &Outbox,
-        client: &ClientConfig,
-        topic: &str,
-        identity: &mut Identity,
-    ) -> Result<Self, SessionError> {
-        let (producer, over) = (Arc::clone(outbox.producer()), Arc::clone(outbox.over()));
-        let (client, topic) = (client.clone(), topic.to_owned());
-        let (id, owner) = (identity.id.clone(), identity.owner);
-        let claimed = identity.claimed;
-        let begin = spawn_blocking(move || {
-            let deadline = Instant::now() + INIT_TIMEOUT;
-            let in_vain = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
-            let failed = |doing: &str| {
-                let doing = format!("{doing} {id}");
-                move |error: KafkaError| SessionError::unavailable(doing, error)
-            };
-            insist(in_vain, || producer.init_transactions(CALL_TIMEOUT))
-                .map_err(failed("could not begin transactions as"))?;
-            let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
-                .map_err(failed("could not read the offset of group"))?;
-            if let Some(other) = committed.as_ref().and_then(|found| found.owner)
-                && claimed
-                && other != owner
-            {
-                return Err(SessionError::Fenced(format!(
-                    "another relay publishes as {id}: it runs on the same spool or a copy of it"
-                )));
-            }
-            if committed.is_none() {
-                info!(
-                    group = id,
-                    "the cluster keeps no offset of this relay: it is new there, or was away for longer than \
-                     offsets.retention.minutes; the spool's own cursor counts"
-                );
-            }
-            let standing = committed.map(|found| found.standing).unwrap_or_default();
-            let tools = Tools {
-                producer,
-                offset,
-                over: Arc::clone(&over),
-            };
-            tools
-                .producer
-                .begin_transaction()
-                .and_then(|()| tools.commit(standing, in_vain))
-                .map_err(failed("could not commit the offset of group"))?;
-            Ok((tools, standing))
-        });
-        let (tools, standing) = begin.await.map_err(stopping)??;
-        if !identity.claimed {
-            info!(
-                transactional_id = identity.id,
-                "events are published exactly once"
-            );
-            identity.claimed = true;
-        }
-        Ok(Self {
-            tools: Arc::new(tools),
+    /// Those of a producer whose last one ended at `standing`.
+    pub(super) fn new(coordinator: Coordinator, standing: Standing) -> Self {
+        Self {
+            coordinator: Arc::new(coordinator),
             standing,
             refresh_due: Instant::now() + REFRESH_EVERY,
             pending: VecDeque::new(),
             at_most: FIRST_BATCH,
             batch: None,
-        })
+        }
     }
 
     /// Where the last transaction ended.
@@ -220,7 +118,7 @@ impl Transactions {
             match &mut batch.stage {
                 Stage::Sending(0) => {
                     let standing = batch.end().unwrap_or(self.standing);
-                    batch.enter(Stage::Committing(self.tools.start_commit(standing)));
+                    batch.enter(Stage::Committing(self.coordinator.start_commit(standing)));
                 }
                 Stage::Sending(_) => match batch.heard(SENDING_TIMEOUT, outbox).await {
                     Ok(Progress::Confirmed(seqs)) => batch.arrived(seqs.len()),
@@ -237,7 +135,7 @@ impl Transactions {
                     }
                     Err(error) => {
                         debug!(%error, "a batch is aborted and sent again");
-                        batch.enter(Stage::Aborting(self.tools.start_abort()));
+                        batch.enter(Stage::Aborting(self.coordinator.start_abort()));
                     }
                 },
                 Stage::Committing(committing) => {
@@ -259,7 +157,7 @@ impl Transactions {
                         }
                         Err(error) => {
                             debug!(%error, "a batch is aborted and sent again");
-                            batch.enter(Stage::Aborting(self.tools.start_abort()));
+                            batch.enter(Stage::Aborting(self.coordinator.start_abort()));
                         }
                     }
                 }
@@ -286,7 +184,7 @@ impl Transactions {
             ..
         }) = self.batch
         {
-            let _ = timeout(CALL_TIMEOUT, self.tools.start_abort()).await;
+            let _ = timeout(CALL_TIMEOUT, self.coordinator.start_abort()).await;
         }
         outbox.over().store(true, Ordering::Release);
     }
@@ -368,64 +266,6 @@ impl Batch {
         let mut deliveries = self.deliveries.iter();
         deliveries.any(|delivery| delivery.stored.seq == seq && delivery.is_dead_letter())
     }
-}
-
-impl Tools {
-    fn start_commit(self: &Arc<Self>, standing: Standing) -> JoinHandle<KafkaResult<()>> {
-        let tools = Arc::clone(self);
-        spawn_blocking(move || tools.commit(standing, || tools.over.load(Ordering::Acquire)))
-    }
-
-    /// Ends the transaction with this offset in it, and begins another one, which nobody hears of before it has
-    /// records.
-    fn commit(&self, standing: Standing, in_vain: impl Fn() -> bool) -> KafkaResult<()> {
-        let producer = &self.producer;
-        insist(&in_vain, || {
-            self.offset.send(standing, producer, CALL_TIMEOUT)
-        })?;
-        // The last report is read by another thread, and counts until that is done with it. The call below would
-        // wait for more of them, which do not come.
-        while producer.in_flight_count() > 0 && !in_vain() {
-            thread::park_timeout(SHORTLY);
-        }
-        insist(&in_vain, || producer.commit_transaction(CALL_TIMEOUT))?;
-        producer.begin_transaction()
-    }
-
-    fn start_abort(self: &Arc<Self>) -> JoinHandle<KafkaResult<()>> {
-        let tools = Arc::clone(self);
-        let deadline = Instant::now() + ABORT_TIMEOUT;
-        spawn_blocking(move || {
-            let in_vain = || tools.over.load(Ordering::Acquire) || Instant::now() >= deadline;
-            insist(in_vain, || tools.producer.abort_transaction(CALL_TIMEOUT))?;
-            tools.producer.begin_transaction()
-        })
-    }
-}
-
-/// Calls again what was not done in time, as librdkafka wants it.
-fn insist(
-    in_vain: impl Fn() -> bool,
-    mut call: impl FnMut() -> KafkaResult<()>,
-) -> KafkaResult<()> {
-    loop {
-        match call() {
-            Err(error) if is_retriable(&error) && !in_vain() => {}
-            outcome => return outcome,
-        }
-    }
-}
-
-fn is_retriable(error: &KafkaError) -> bool {
-    match error {
-        KafkaError::Transaction(error) => error.is_retriable(),
-        KafkaError::Flush(code) => *code == RDKafkaErrorCode::OperationTimedOut,
-        _ => false,
-    }
-}
-
-fn is_abortable(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
 }
 
 fn silence() -> SessionError {

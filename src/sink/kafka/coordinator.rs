@@ -1,0 +1,193 @@
+//! The cluster's transaction coordinator, as this relay speaks to it: calls that block, on threads that may.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::info;
+use uuid::Uuid;
+
+use super::outbox::Outbox;
+use super::reports::Reports;
+use super::standing::{Committed, GroupOffset};
+use crate::sink::{SessionError, Standing};
+
+/// How long one call may block; what ends it is looked at in between.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What another thread needs to be done with a report.
+const SHORTLY: Duration = Duration::from_micros(100);
+
+/// How long the cluster may take to let a new producer begin: what an earlier one has left is ended first.
+const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the cluster may take to abort, after that another producer will see to it.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whom the cluster takes this relay for.
+#[derive(Debug)]
+pub(super) struct Identity {
+    /// The transactional id, and the name of the consumer group.
+    pub id: String,
+    /// This process.
+    owner: Uuid,
+    /// The cluster has been told that `owner` is who publishes.
+    claimed: bool,
+}
+
+impl Identity {
+    /// The relay of a spool.
+    pub(super) fn of(spool_id: Uuid) -> Self {
+        Self {
+            id: format!("recall-relay-{spool_id}"),
+            owner: Uuid::new_v4(),
+            claimed: false,
+        }
+    }
+}
+
+/// What it takes to begin and end the transactions of one producer.
+pub(super) struct Coordinator {
+    producer: Arc<BaseProducer<Reports>>,
+    offset: GroupOffset,
+    over: Arc<AtomicBool>,
+}
+
+impl Coordinator {
+    /// Ends what an earlier producer has left, asks where it stood, and tells the cluster that from now on it is
+    /// this process that publishes. Returns where the relay stands, as far as the cluster knows.
+    ///
+    /// # Errors
+    /// [`SessionError::Fenced`] where another process has said so since this one did.
+    pub(super) async fn open(
+        outbox: &Outbox,
+        client: &ClientConfig,
+        topic: &str,
+        identity: &mut Identity,
+    ) -> Result<(Self, Standing), SessionError> {
+        let (producer, over) = (Arc::clone(outbox.producer()), Arc::clone(outbox.over()));
+        let (client, topic) = (client.clone(), topic.to_owned());
+        let (id, owner, claimed) = (identity.id.clone(), identity.owner, identity.claimed);
+        let open = move || {
+            let deadline = Instant::now() + INIT_TIMEOUT;
+            let in_vain = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
+            let failed = |doing: &str| {
+                let doing = format!("{doing} {id}");
+                move |error: KafkaError| SessionError::unavailable(doing, error)
+            };
+            insist(in_vain, || producer.init_transactions(CALL_TIMEOUT))
+                .map_err(failed("could not begin transactions as"))?;
+            let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
+                .map_err(failed("could not read the offset of group"))?;
+            let last_owner = committed.as_ref().and_then(|found| found.owner);
+            if claimed && last_owner.is_some_and(|last| last != owner) {
+                return Err(SessionError::Fenced(format!(
+                    "another relay publishes as {id}: it runs on the same spool or a copy of it"
+                )));
+            }
+            let standing = standing(&id, committed);
+            let coordinator = Self {
+                producer,
+                offset,
+                over: Arc::clone(&over),
+            };
+            coordinator
+                .producer
+                .begin_transaction()
+                .and_then(|()| coordinator.commit(standing, in_vain))
+                .map_err(failed("could not commit the offset of group"))?;
+            Ok((coordinator, standing))
+        };
+        let opened = spawn_blocking(open).await;
+        let opened = opened
+            .map_err(|error| SessionError::unavailable("the runtime is stopping", error))??;
+        if !identity.claimed {
+            let transactional_id = &identity.id;
+            info!(transactional_id, "events are published exactly once");
+            identity.claimed = true;
+        }
+        Ok(opened)
+    }
+
+    /// Ends the transaction with this offset in it, and begins another one.
+    pub(super) fn start_commit(
+        self: &Arc<Self>,
+        standing: Standing,
+    ) -> JoinHandle<KafkaResult<()>> {
+        let coordinator = Arc::clone(self);
+        spawn_blocking(move || {
+            coordinator.commit(standing, || coordinator.over.load(Ordering::Acquire))
+        })
+    }
+
+    /// The cluster does not hear of the new transaction before that has records.
+    fn commit(&self, standing: Standing, in_vain: impl Fn() -> bool) -> KafkaResult<()> {
+        let producer = &self.producer;
+        insist(&in_vain, || {
+            self.offset.send(standing, producer, CALL_TIMEOUT)
+        })?;
+        // The last report is read by another thread, and counts until that is done with it. The call below would
+        // wait for more of them, which do not come.
+        while producer.in_flight_count() > 0 && !in_vain() {
+            thread::park_timeout(SHORTLY);
+        }
+        insist(&in_vain, || producer.commit_transaction(CALL_TIMEOUT))?;
+        producer.begin_transaction()
+    }
+
+    /// Aborts the transaction, and begins another one.
+    pub(super) fn start_abort(self: &Arc<Self>) -> JoinHandle<KafkaResult<()>> {
+        let coordinator = Arc::clone(self);
+        let deadline = Instant::now() + ABORT_TIMEOUT;
+        spawn_blocking(move || {
+            let in_vain = || coordinator.over.load(Ordering::Acquire) || Instant::now() >= deadline;
+            insist(in_vain, || {
+                coordinator.producer.abort_transaction(CALL_TIMEOUT)
+            })?;
+            coordinator.producer.begin_transaction()
+        })
+    }
+}
+
+/// What the cluster knows of where the relay stands.
+fn standing(group: &str, committed: Option<Committed>) -> Standing {
+    if committed.is_none() {
+        info!(
+            group,
+            "the cluster keeps no offset of this relay: it is new there, or was away for longer than \
+             offsets.retention.minutes; the spool's own cursor counts"
+        );
+    }
+    committed.map(|found| found.standing).unwrap_or_default()
+}
+
+/// Calls again what was not done in time, as librdkafka wants it.
+fn insist(
+    in_vain: impl Fn() -> bool,
+    mut call: impl FnMut() -> KafkaResult<()>,
+) -> KafkaResult<()> {
+    loop {
+        match call() {
+            Err(error) if is_retriable(&error) && !in_vain() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        KafkaError::Flush(code) => *code == RDKafkaErrorCode::OperationTimedOut,
+        _ => false,
+    }
+}
+
+/// Whether another try may succeed, once the transaction is aborted.
+pub(super) fn is_abortable(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
+}

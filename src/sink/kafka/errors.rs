@@ -1,0 +1,71 @@
+//! Errors of records, by what can be done about them.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::sink::Refusal;
+
+/// What a record's error says about the record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// It, or one in its batch, will never be taken.
+    Refused(&'static str),
+    /// Another one failed.
+    Consequence,
+    /// It may be taken later.
+    Unavailable,
+}
+
+pub(super) fn classify(code: RDKafkaErrorCode) -> Class {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
+            Class::Refused("too_large")
+        }
+        Code::InvalidRecord => Class::Refused("invalid"),
+        Code::Fatal | Code::GaplessGuarantee | Code::PurgeQueue | Code::PurgeInflight => {
+            Class::Consequence
+        }
+        _ => Class::Unavailable,
+    }
+}
+
+/// Whether a topic is closed to us until somebody changes that.
+pub(super) const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+    )
+}
+
+/// What librdkafka says of a record that it does not even take, if that is final.
+pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
+    match classify(error.rdkafka_error_code()?) {
+        Class::Refused(reason) => Some(Refusal {
+            reason,
+            detail: error.to_string(),
+        }),
+        Class::Consequence | Class::Unavailable => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_apart_by_what_can_be_done() {
+        use RDKafkaErrorCode as Code;
+        for code in [Code::MessageSizeTooLarge, Code::InvalidRecord] {
+            assert!(matches!(classify(code), Class::Refused(_)), "{code}");
+        }
+        for code in [
+            Code::TopicAuthorizationFailed,
+            Code::UnknownTopic,
+            Code::NotEnoughReplicas,
+        ] {
+            assert_eq!(classify(code), Class::Unavailable, "{code}");
+        }
+    }
+}
