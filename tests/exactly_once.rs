@@ -267,18 +267,17 @@ fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
     assert_eq!(kept, Ok(1), "what not even the dead letters take");
 }
 
-/// Those that README.md names, where the topics exist.
-#[test]
-fn it_takes_no_more_rights_than_are_documented() {
+/// A broker where the relay has the rights that README.md names, where the topics exist; and this one on the topic
+/// of the dead letters.
+fn strict(topic: &str, on_dead_letters: Operation) -> Kafka {
     let kafka = Kafka::start_with(&STRICT);
-    let topic = "rights";
     let dead = format!("{topic}.dead");
     kafka.create_topic(topic, 2, &[]);
     kafka.create_topic(&dead, 2, &[]);
     for (resource, operation) in [
         (Resource::Topic(topic), Operation::Write),
         (Resource::Topic(topic), Operation::Read),
-        (Resource::Topic(&dead), Operation::Write),
+        (Resource::Topic(&dead), on_dead_letters),
         (
             Resource::TransactionalIds("recall-relay-"),
             Operation::Write,
@@ -287,7 +286,25 @@ fn it_takes_no_more_rights_than_are_documented() {
     ] {
         kafka.permit(resource, operation);
     }
-    let relay = setup(&kafka, topic)
+    kafka
+}
+
+#[test]
+fn it_takes_no_more_rights_than_are_documented() {
+    let (topic, dead) = ("rights", "rights.dead");
+    let kafka = strict(topic, Operation::Write);
+    let relay = as_user(&kafka, setup(&kafka, topic)).start();
+    publish(&relay, 1..=20);
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    relay.until_drained("kafka");
+    relay.stop();
+    assert_once(&expected(1..=20), &kafka, topic);
+    assert_eq!(kafka.read(dead, 1, TIMEOUT).len(), 1);
+}
+
+/// The settings of a relay that says who it is.
+fn as_user(kafka: &Kafka, setup: Setup) -> Setup {
+    setup
         .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &kafka.sasl_servers())
         .set(
             "RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL",
@@ -296,8 +313,21 @@ fn it_takes_no_more_rights_than_are_documented() {
         .set("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN")
         .set("RECALL_KAFKA__PROPERTIES__SASL_USERNAME", USER)
         .set("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", PASSWORD)
-        .start();
-    publish(&relay, 1..=20);
+}
+
+/// What may not go to the dead letters stays in the spool.
+#[test]
+fn a_closed_topic_of_dead_letters_does_not_stop_the_events() {
+    let topic = "closed";
+    let kafka = strict(topic, Operation::Describe);
+    let setup = as_user(&kafka, setup(&kafka, topic));
+    let relay = setup.start();
+    send(&relay, 1..=10);
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    publish(&relay, 11..=20);
     relay.stop();
     assert_once(&expected(1..=20), &kafka, topic);
+    let kept = Connection::open(setup.spool()).unwrap();
+    let kept = kept.query_row("SELECT reason FROM dead_letters", [], |row| row.get(0));
+    assert_eq!(kept, Ok("dead_letter_topic".to_owned()));
 }

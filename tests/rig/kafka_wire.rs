@@ -34,6 +34,7 @@ pub enum Resource<'a> {
 pub enum Operation {
     Read,
     Write,
+    Describe,
 }
 
 impl<'a> Resource<'a> {
@@ -54,6 +55,7 @@ impl Operation {
         match self {
             Self::Read => 3,
             Self::Write => 4,
+            Self::Describe => 8,
         }
     }
 }

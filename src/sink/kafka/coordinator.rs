@@ -1,7 +1,7 @@
 //! The cluster's transaction coordinator, as this relay speaks to it: calls that block, on threads that may.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,12 @@ use super::reports::Reports;
 use super::standing::{Committed, GroupOffset};
 use crate::sink::{SessionError, Standing};
 
-/// How long one call may block; what ends it is looked at in between.
+/// How long one call may block, but for the offset; what ends it is looked at in between.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the group's coordinator may take: what is not done by then fails the transaction. While it does not answer
+/// at all the call takes longer.
+const OFFSET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What another thread needs to be done with a report.
 const SHORTLY: Duration = Duration::from_micros(100);
@@ -36,8 +40,8 @@ pub(super) struct Identity {
     pub id: String,
     /// This process.
     owner: Uuid,
-    /// The cluster has been told that `owner` is who publishes.
-    claimed: bool,
+    /// Whose place it has taken; known once it has told the cluster so, or has tried to.
+    replaced: Arc<OnceLock<Option<Uuid>>>,
 }
 
 impl Identity {
@@ -46,7 +50,7 @@ impl Identity {
         Self {
             id: format!("recall-relay-{spool_id}"),
             owner: Uuid::new_v4(),
-            claimed: false,
+            replaced: Arc::default(),
         }
     }
 }
@@ -68,11 +72,12 @@ impl Coordinator {
         outbox: &Outbox,
         client: &ClientConfig,
         topic: &str,
-        identity: &mut Identity,
+        identity: &Identity,
     ) -> Result<(Self, Standing), SessionError> {
         let (producer, over) = (Arc::clone(outbox.producer()), Arc::clone(outbox.over()));
         let (client, topic) = (client.clone(), topic.to_owned());
-        let (id, owner, claimed) = (identity.id.clone(), identity.owner, identity.claimed);
+        let (id, owner) = (identity.id.clone(), identity.owner);
+        let replaced = Arc::clone(&identity.replaced);
         let open = move || {
             let deadline = Instant::now() + INIT_TIMEOUT;
             let in_vain = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
@@ -85,11 +90,20 @@ impl Coordinator {
             let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
                 .map_err(failed("could not read the offset of group"))?;
             let last_owner = committed.as_ref().and_then(|found| found.owner);
-            if claimed && last_owner.is_some_and(|last| last != owner) {
+            // Where the cluster has lost its newest offsets it is the one before us that it knows again.
+            let is_known = last_owner.is_none_or(|last| last == owner)
+                || replaced
+                    .get()
+                    .is_some_and(|replaced| *replaced == last_owner);
+            if replaced.get().is_some() && !is_known {
                 return Err(SessionError::Fenced(format!(
                     "another relay publishes as {id}: it runs on the same spool or a copy of it"
                 )));
             }
+            replaced.get_or_init(|| {
+                info!(transactional_id = id, "events are published exactly once");
+                last_owner
+            });
             let standing = standing(&id, committed);
             let coordinator = Self {
                 producer,
@@ -104,14 +118,14 @@ impl Coordinator {
             Ok((coordinator, standing))
         };
         let opened = spawn_blocking(open).await;
-        let opened = opened
-            .map_err(|error| SessionError::unavailable("the runtime is stopping", error))??;
-        if !identity.claimed {
-            let transactional_id = &identity.id;
-            info!(transactional_id, "events are published exactly once");
-            identity.claimed = true;
-        }
-        Ok(opened)
+        opened.map_err(|error| SessionError::unavailable("the runtime is stopping", error))?
+    }
+
+    /// What librdkafka holds against the transaction, if anything. It says so to whoever would begin another one.
+    pub(super) async fn failure(self: &Arc<Self>) -> Option<KafkaError> {
+        let coordinator = Arc::clone(self);
+        let asked = spawn_blocking(move || coordinator.producer.begin_transaction());
+        asked.await.ok()?.err()
     }
 
     /// Ends the transaction with this offset in it, and begins another one.
@@ -129,7 +143,7 @@ impl Coordinator {
     fn commit(&self, standing: Standing, in_vain: impl Fn() -> bool) -> KafkaResult<()> {
         let producer = &self.producer;
         insist(&in_vain, || {
-            self.offset.send(standing, producer, CALL_TIMEOUT)
+            self.offset.send(standing, producer, OFFSET_TIMEOUT)
         })?;
         // The last report is read by another thread, and counts until that is done with it. The call below would
         // wait for more of them, which do not come.

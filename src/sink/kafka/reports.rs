@@ -121,11 +121,9 @@ impl Reports {
         }
     }
 
-    /// Whether nothing is wrong but that records were not taken: another try may succeed.
-    pub(super) fn only_records_failed(&self) -> bool {
-        let inbox = self.inbox();
-        let refused = matches!(inbox.failure, Some(Failure::Cause(Cause::Refused(_))));
-        inbox.failure.is_some() && !refused && !inbox.is_over
+    /// Whether the producer itself has failed, and not only some of its records.
+    pub(super) fn is_over(&self) -> bool {
+        self.inbox().is_over
     }
 
     /// Waits for what is still to be reported of the records so far, and forgets what became of them.
@@ -134,12 +132,11 @@ impl Reports {
             self.news.notified().await;
         }
         let mut inbox = self.inbox();
-        let stalled = std::mem::take(&mut inbox.stalled);
-        *inbox = Inbox {
-            stalled,
-            is_over: inbox.is_over,
-            ..Inbox::default()
-        };
+        inbox.confirmed.clear();
+        inbox.refused.clear();
+        if !inbox.is_over {
+            inbox.failure = None;
+        }
     }
 
     /// What has happened since.

@@ -55,7 +55,11 @@ impl GroupOffset {
         timeout: Duration,
     ) -> KafkaResult<(Self, Option<Committed>)> {
         let mut client = client.clone();
-        client.set("group.id", group);
+        client
+            .set("group.id", group)
+            // An offset whose transaction has just ended may not be visible yet: this waits for it.
+            .set("isolation.level", "read_committed")
+            .set("statistics.interval.ms", "0");
         let consumer = BaseConsumer::from_config_and_context(&client, Silent)?;
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(topic, PARTITION);

@@ -168,8 +168,8 @@ async fn nothing_passes_what_a_new_session_could_not_publish() {
     assert_eq!(brokers.read(0), [0_u128; 0]);
 }
 
-/// An error that a request of a transaction meets.
-const REQUESTS: [(RDKafkaApiKey, RDKafkaRespErr); 4] = [
+/// Errors that records of a transaction meet.
+const OF_RECORDS: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     (
         RDKafkaApiKey::Produce,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS,
@@ -178,6 +178,10 @@ const REQUESTS: [(RDKafkaApiKey, RDKafkaRespErr); 4] = [
         RDKafkaApiKey::AddPartitionsToTxn,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
     ),
+];
+
+/// Errors that its offset meets, once all records are there.
+const OF_THE_OFFSET: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     (
         RDKafkaApiKey::AddOffsetsToTxn,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
@@ -202,7 +206,7 @@ async fn publish_while_failing(
 
 #[tokio::test]
 async fn what_may_succeed_is_aborted_and_sent_again_at_once() {
-    for failing in REQUESTS {
+    for failing in OF_THE_OFFSET {
         let (confirmed, end) = publish_while_failing(failing, 1).await;
         let all: Vec<u64> = (1..=20).collect();
         assert_eq!(confirmed, all, "{failing:?}: {end:?}");
@@ -212,15 +216,23 @@ async fn what_may_succeed_is_aborted_and_sent_again_at_once() {
 
 #[tokio::test]
 async fn what_fails_again_ends_the_session() {
-    for failing in REQUESTS {
-        // Of a batch of each record several meet the error before the abort.
-        let (confirmed, end) = publish_while_failing(failing, 100).await;
+    let all = OF_THE_OFFSET.map(|failing| (failing, 100));
+    for (failing, times) in all.into_iter().chain(OF_RECORDS.map(|it| (it, 1))) {
+        let (confirmed, end) = publish_while_failing(failing, times).await;
         assert!(confirmed.is_empty(), "{failing:?}: {confirmed:?}");
         assert!(
             matches!(end, Some(SessionError::Unavailable(..))),
             "{failing:?}: {end:?}"
         );
     }
+}
+
+/// The reason is told, and not only that librdkafka has let go of the records.
+#[tokio::test]
+async fn a_right_that_is_missing_is_named() {
+    let (_, end) = publish_while_failing(OF_RECORDS[1], 1).await;
+    let reason = end.expect("an end").to_string();
+    assert!(reason.contains("authorization failed"), "{reason}");
 }
 
 #[tokio::test]

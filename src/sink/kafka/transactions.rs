@@ -3,26 +3,27 @@
 //! A transaction takes what has come while the one before was committed, so that batches grow with the
 //! backlog; a session's first ones are small.
 //!
-//! What may succeed when it is tried again is aborted, and the same batch is sent again, twice; then, and after
-//! any other failure, the session ends, and the next one asks the cluster where it stands.
+//! Where only the commit has failed, and may succeed when it is tried again, the transaction is aborted and the same batch
+//! is sent again, twice at most. After any other failure the session ends, and the next one asks the cluster where it
+//! stands: where records have failed, librdkafka may count wrong, and a new producer begins a new epoch.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 use super::coordinator::{CALL_TIMEOUT, Coordinator, is_abortable};
+use super::errors::is_missing_right;
 use super::outbox::Outbox;
 use crate::event::Seq;
-use crate::sink::{Delivery, Progress, SessionError, Standing};
+use crate::sink::{Delivery, Progress, Refusal, SessionError, Standing};
 
-/// How often a batch is sent again in a session. After some errors librdkafka counts wrong, and only another abort
-/// puts that right.
+/// How often a batch is sent again in a session.
 const TRIES: u8 = 2;
 
 /// A batch of which nothing has come to the cluster for so long will not: its topic is gone, for example, which
@@ -32,9 +33,9 @@ const SENDING_TIMEOUT: Duration = Duration::from_secs(10);
 /// librdkafka's `transaction.timeout.ms`: what is not committed by then has been aborted by the cluster.
 const COMMITTING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Events of a session's first transaction. Each one that succeeds doubles what the next may take: on a line on which
-/// a large one takes too long, the small ones get through again and again.
-const FIRST_BATCH: usize = 128;
+/// Bytes of the events of a session's first transaction. Each one that succeeds doubles what the next may take: on a
+/// line on which a large one takes too long, the small ones get through again and again.
+const FIRST_BATCH: usize = 64 << 10;
 
 /// The offset of a group without members is forgotten some days after it was written last
 /// (`offsets.retention.minutes`, 7 days by default).
@@ -47,8 +48,8 @@ pub(super) struct Transactions {
     refresh_due: Instant,
     /// What the next transactions take.
     pending: VecDeque<Delivery>,
-    /// Events that the next one takes at most.
-    at_most: usize,
+    /// Bytes after which the next one takes no more events.
+    enough: usize,
     batch: Option<Batch>,
 }
 
@@ -78,7 +79,7 @@ impl Transactions {
             standing,
             refresh_due: Instant::now() + REFRESH_EVERY,
             pending: VecDeque::new(),
-            at_most: FIRST_BATCH,
+            enough: FIRST_BATCH,
             batch: None,
         }
     }
@@ -130,12 +131,10 @@ impl Transactions {
                         return Ok(Progress::Refused(seq, refusal));
                     }
                     Ok(other) => return Ok(other),
-                    Err(error) if batch.tries == 0 || !outbox.reports().only_records_failed() => {
-                        return Err(error);
-                    }
+                    Err(error) if outbox.reports().is_over() => return Err(error),
                     Err(error) => {
-                        debug!(%error, "a batch is aborted and sent again");
-                        batch.enter(Stage::Aborting(self.coordinator.start_abort()));
+                        let failure = self.coordinator.failure().await;
+                        return Err(batch.failed(error, failure));
                     }
                 },
                 Stage::Committing(committing) => {
@@ -179,23 +178,36 @@ impl Transactions {
 
     /// Gives up what is under way; subscribers need not wait for it.
     pub(super) async fn close(self, outbox: &Outbox) {
-        if let Some(Batch {
-            stage: Stage::Sending(_),
-            ..
-        }) = self.batch
-        {
-            let _ = timeout(CALL_TIMEOUT, self.coordinator.start_abort()).await;
+        let aborting = match self.batch.map(|batch| batch.stage) {
+            Some(Stage::Sending(_)) => Some(self.coordinator.start_abort()),
+            Some(Stage::Aborting(aborting)) => Some(aborting),
+            _ => None,
+        };
+        if let Some(aborting) = aborting {
+            let _ = timeout(CALL_TIMEOUT, aborting).await;
         }
         outbox.over().store(true, Ordering::Release);
     }
 
+    /// Dead letters have transactions of their own: where their topic is closed, that is not to stop the events.
     fn send_next(&mut self, outbox: &mut Outbox) {
-        if self.batch.is_none() && !self.pending.is_empty() {
-            let count = self.at_most.min(self.pending.len());
-            let batch = Batch::of(self.pending.drain(..count).collect());
-            outbox.publish(batch.deliveries.iter().cloned());
-            self.batch = Some(batch);
+        if self.batch.is_some() {
+            return;
         }
+        let Some(first) = self.pending.front() else {
+            return;
+        };
+        let is_dead_letter = first.is_dead_letter();
+        let mut bytes = 0;
+        let takes = |next: &&Delivery| {
+            let takes = bytes < self.enough && next.is_dead_letter() == is_dead_letter;
+            bytes += next.stored.event.bytes.len();
+            takes
+        };
+        let count = self.pending.iter().take_while(takes).count();
+        let batch = Batch::of(self.pending.drain(..count).collect());
+        outbox.publish(batch.deliveries.iter().cloned());
+        self.batch = Some(batch);
     }
 
     /// The batch is with the cluster for good.
@@ -203,7 +215,7 @@ impl Transactions {
         let batch = self.batch.take()?;
         self.standing = batch.end().unwrap_or(self.standing);
         self.refresh_due = Instant::now() + REFRESH_EVERY;
-        self.at_most = self.at_most.saturating_mul(2);
+        self.enough = self.enough.saturating_mul(2);
         debug!(events = batch.deliveries.len(), "committed a transaction");
         let seqs = batch.deliveries.iter().map(|delivery| delivery.stored.seq);
         Some(Progress::Confirmed(seqs.collect())).filter(|_| !batch.deliveries.is_empty())
@@ -260,6 +272,22 @@ impl Batch {
             .binary_search_by_key(&seq, |delivery| delivery.stored.seq)
             .ok()?;
         self.deliveries.get_mut(index)
+    }
+
+    /// What the failure of its records says of it. librdkafka tells of the records only that they were let go.
+    fn failed(&self, error: SessionError, failure: Option<KafkaError>) -> SessionError {
+        let (SessionError::Unavailable(..), Some(KafkaError::Transaction(failure))) =
+            (&error, failure)
+        else {
+            return error;
+        };
+        let detail = failure.string();
+        let only_letters = self.deliveries.iter().all(Delivery::is_dead_letter);
+        if only_letters && is_missing_right(failure.code()) {
+            let reason = "dead_letter_topic";
+            return SessionError::Refused(Refusal { reason, detail });
+        }
+        SessionError::Unavailable(detail, None)
     }
 
     fn is_dead_letter(&self, seq: Seq) -> bool {

@@ -172,12 +172,13 @@ pub(super) fn rescue(
     let committed = note
         .map_or(Seq::default(), |note| note.last)
         .max(last.unwrap_or_default());
+    // What SQLite can still read of the small tables; of each as far as that goes.
+    let structure = structure::copy(database, &connection, committed).unwrap_or_default();
+    // The note has a checksum; the row has none.
     let noted_id = note.map(|note| note.spool_id).filter(|id| !id.is_nil());
     if let Some(id) = noted_id {
         connection.execute("UPDATE identity SET spool_id = ?1", [id.as_bytes()])?;
     }
-    // What SQLite can still read of the small tables; of each as far as that goes.
-    let structure = structure::copy(database, &connection, committed).unwrap_or_default();
     let known = Known {
         confirmed: note.map_or(structure.confirmed, |note| note.confirmed),
         committed,
