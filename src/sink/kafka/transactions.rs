@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
@@ -281,6 +281,10 @@ impl Batch {
         else {
             return error;
         };
+        if failure.code() == RDKafkaErrorCode::State {
+            // It has nothing against the transaction but that it is under way.
+            return error;
+        }
         let detail = failure.string();
         let only_letters = self.deliveries.iter().all(Delivery::is_dead_letter);
         if only_letters && is_missing_right(failure.code()) {
