@@ -28,11 +28,8 @@ pub const PASSWORD: &str = "relay-secret";
 
 /// With these properties rights can be taken away; who does not say who they are may do everything.
 pub const AUTHORIZER: [(&str, &str); 3] = [
-    (
-        "authorizer.class.name",
-        "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    ),
-    ("super.users", "User:ANONYMOUS"),
+    STRICT[0],
+    STRICT[1],
     ("allow.everyone.if.no.acl.found", "true"),
 ];
 

@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::info;
 use uuid::Uuid;
 
+use super::errors::stopping;
 use super::outbox::Outbox;
 use super::reports::Reports;
 use super::standing::{Committed, GroupOffset};
@@ -117,8 +118,7 @@ impl Coordinator {
                 .map_err(failed("could not commit the offset of group"))?;
             Ok((coordinator, standing))
         };
-        let opened = spawn_blocking(open).await;
-        opened.map_err(|error| SessionError::unavailable("the runtime is stopping", error))?
+        spawn_blocking(open).await.map_err(stopping)?
     }
 
     /// What librdkafka holds against the transaction, if anything. It says so to whoever would begin another one.

@@ -1,8 +1,9 @@
-//! Errors of records, by what can be done about them.
+//! Errors, by what can be done about them.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::task::JoinError;
 
-use crate::sink::Refusal;
+use crate::sink::{Refusal, SessionError};
 
 /// What a record's error says about the record.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +49,11 @@ pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
         }),
         Class::Consequence | Class::Unavailable => None,
     }
+}
+
+/// A thread for calls that block is not to be had any more.
+pub(super) fn stopping(error: JoinError) -> SessionError {
+    SessionError::unavailable("the runtime is stopping", error)
 }
 
 #[cfg(test)]

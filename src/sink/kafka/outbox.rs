@@ -119,11 +119,10 @@ impl Outbox {
         }
     }
 
-    /// Forgets what was under way, once the producer has.
-    pub(super) async fn start_over(&mut self) {
-        self.backlog.clear();
+    /// Sends as a producer that the brokers may not know: all that was sent is reported, and was aborted.
+    pub(super) fn publish_anew(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
         self.lanes = Lanes::default();
-        self.reports().start_over().await;
+        self.publish(deliveries);
     }
 
     /// Gives up what is under way, and lets go of the connections. Ends within a bounded time.

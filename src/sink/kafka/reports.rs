@@ -39,8 +39,6 @@ pub(super) enum Report {
 
 #[derive(Debug, Default)]
 struct Inbox {
-    /// Records that were sent, and of which nothing was reported yet.
-    in_flight: usize,
     confirmed: Vec<(Lane, Seq)>,
     refused: VecDeque<(Seq, Refusal)>,
     stalled: Stalled,
@@ -81,14 +79,10 @@ impl Reports {
         &self,
         send: impl FnOnce() -> KafkaResult<()>,
     ) -> Option<KafkaResult<()>> {
-        let mut inbox = self.inbox();
-        if inbox.failure.is_some() {
-            return None;
-        }
-        let outcome = send();
-        inbox.in_flight += usize::from(outcome.is_ok());
+        let inbox = self.inbox();
+        let outcome = inbox.failure.is_none().then(send);
         drop(inbox);
-        Some(outcome)
+        outcome
     }
 
     /// Reports that librdkafka did not even take a record, and never will.
@@ -124,19 +118,6 @@ impl Reports {
     /// Whether the producer itself has failed, and not only some of its records.
     pub(super) fn is_over(&self) -> bool {
         self.inbox().is_over
-    }
-
-    /// Waits for what is still to be reported of the records so far, and forgets what became of them.
-    pub(super) async fn start_over(&self) {
-        while self.inbox().in_flight > 0 {
-            self.news.notified().await;
-        }
-        let mut inbox = self.inbox();
-        inbox.confirmed.clear();
-        inbox.refused.clear();
-        if !inbox.is_over {
-            inbox.failure = None;
-        }
     }
 
     /// What has happened since.
@@ -325,7 +306,6 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
         let id = RecordId(opaque);
         let mut inbox = self.inbox();
-        inbox.in_flight = inbox.in_flight.saturating_sub(1);
         match result {
             Ok(message) => {
                 let lane = Lane {

@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use super::errors::stopping;
 use super::reports::Reports;
 use super::{Config, REQUEST_TIMEOUT};
 use crate::sink::SessionError;
@@ -77,7 +78,7 @@ async fn look_up(
         client.client().fetch_metadata(Some(&name), REQUEST_TIMEOUT)
     })
     .await
-    .map_err(|error| SessionError::unavailable("the runtime is stopping", error))?
+    .map_err(stopping)?
     .map_err(|error| match producer.context().last_error() {
         Some(reason) => {
             SessionError::Unavailable(format!("could not reach the cluster: {reason}"), None)

@@ -13,12 +13,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 use super::coordinator::{CALL_TIMEOUT, Coordinator, is_abortable};
-use super::errors::is_missing_right;
+use super::errors::{is_missing_right, stopping};
 use super::outbox::Outbox;
 use crate::event::Seq;
 use crate::sink::{Delivery, Progress, Refusal, SessionError, Standing};
@@ -68,7 +68,6 @@ enum Stage {
     Sending(usize),
     Committing(JoinHandle<KafkaResult<()>>),
     Aborting(JoinHandle<KafkaResult<()>>),
-    Aborted,
 }
 
 impl Transactions {
@@ -164,13 +163,9 @@ impl Transactions {
                     aborting.await.map_err(stopping)?.map_err(|error| {
                         SessionError::unavailable("could not abort a transaction", error)
                     })?;
-                    batch.enter(Stage::Aborted);
-                }
-                Stage::Aborted => {
-                    outbox.start_over().await;
-                    outbox.publish(batch.deliveries.iter().cloned());
                     batch.tries -= 1;
                     batch.enter(Stage::Sending(batch.deliveries.len()));
+                    outbox.publish_anew(batch.deliveries.iter().cloned());
                 }
             }
         }
@@ -302,8 +297,4 @@ impl Batch {
 
 fn silence() -> SessionError {
     SessionError::Unavailable("the cluster does not take a transaction".to_owned(), None)
-}
-
-fn stopping(error: JoinError) -> SessionError {
-    SessionError::unavailable("the runtime is stopping", error)
 }
