@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::answer::Outcome;
 use super::durability::Durability;
-use super::gate::Gate;
+use super::gate::{Gate, Refusal};
 use super::metrics::{Answered, Command, Field, Metrics};
 use super::{Config, NotKept};
 use crate::callback::{
@@ -57,6 +57,17 @@ struct Head<'a> {
     headers: &'a HeaderMap,
     peer: SocketAddr,
     received_at: Millis,
+}
+
+/// What becomes of a request.
+enum Verdict {
+    Answer(Outcome),
+    /// Its event is to be kept; with a fault, that of a recall that was not understood.
+    Keep {
+        event: Event,
+        room: OwnedSemaphorePermit,
+        fault: Option<Fault>,
+    },
 }
 
 impl<D: Durability> Intake<D> {
@@ -100,12 +111,36 @@ impl<D: Durability> Intake<D> {
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
         B::Data: Send,
     {
+        let (command, verdict) = self.receive(request, peer).await;
+        // The request is gone: what waits for the disk is the event alone, and hyper has its buffer back.
+        let outcome = match verdict {
+            Verdict::Answer(outcome) => outcome,
+            Verdict::Keep { event, room, fault } => {
+                match (self.durability.keep(event, room).await, fault) {
+                    (Ok(kept), None) => Outcome::Kept(kept),
+                    (Ok(_), Some(fault)) => Outcome::Rejected(fault),
+                    (Err(error), _) => Outcome::NotKept(error),
+                }
+            }
+        };
+        (command, outcome)
+    }
+
+    /// Reads a request and judges it.
+    async fn receive<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Verdict)
+    where
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+        B::Data: Send,
+    {
         let (parts, body) = request.into_parts();
         if parts.uri.path() != self.config.path {
-            return (callback::OTHER_COMMAND, Outcome::NotFound);
+            return (callback::OTHER_COMMAND, Verdict::Answer(Outcome::NotFound));
         }
         if parts.method != Method::POST {
-            return (callback::OTHER_COMMAND, Outcome::WrongMethod);
+            return (
+                callback::OTHER_COMMAND,
+                Verdict::Answer(Outcome::WrongMethod),
+            );
         }
         let head = Head {
             query: Query::parse(parts.uri.query().unwrap_or_default()),
@@ -113,16 +148,30 @@ impl<D: Durability> Intake<D> {
             peer,
             received_at: Millis::now(),
         };
-        let Buffered { body, room } = match self.read(head.headers, body).await {
-            Ok(buffered) => buffered,
-            Err(outcome) => return (known_command(head.query.command()), outcome),
-        };
-        match classify(&head.query, &body) {
-            Class::Recall { recall, body: read } => (
-                recall.command(),
-                self.take(&head, recall, &read, &body, room).await,
+        match self.read(head.headers, body).await {
+            Ok(buffered) => self.judge(&head, buffered),
+            Err(outcome) => (
+                known_command(head.query.command()),
+                Verdict::Answer(outcome),
             ),
-            Class::Probe => (known_command(head.query.command()), Outcome::Probe),
+        }
+    }
+
+    /// Says what becomes of a request that has come in full.
+    fn judge(&self, head: &Head<'_>, buffered: Buffered) -> (&'static str, Verdict) {
+        let Buffered { body, room } = buffered;
+        match classify(&head.query, &body) {
+            Class::Recall { recall, body: read } => {
+                let verdict = match self.admit(head, recall) {
+                    Ok(sdk_app_id) => self.take(head, sdk_app_id, recall, &read, &body, room),
+                    Err(refusal) => Verdict::Answer(Outcome::Refused(refusal)),
+                };
+                (recall.command(), verdict)
+            }
+            Class::Probe => (
+                known_command(head.query.command()),
+                Verdict::Answer(Outcome::Probe),
+            ),
             Class::Other { command } => {
                 let command = known_command(command.as_deref());
                 if self
@@ -132,7 +181,7 @@ impl<D: Durability> Intake<D> {
                 {
                     self.count_bad_signature(command);
                 }
-                (command, Outcome::Ignored)
+                (command, Verdict::Answer(Outcome::Ignored))
             }
         }
     }
@@ -198,42 +247,41 @@ impl<D: Durability> Intake<D> {
             .map_err(|_| Outcome::NotKept(NotKept("too many bodies at once".to_owned())))
     }
 
-    /// Lets a recall in, makes its event and keeps it.
-    async fn take(
+    /// Lets a recall in: returns its application.
+    fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, Refusal> {
+        let admitted = self
+            .gate
+            .admit(&head.query, head.headers, head.peer, head.received_at);
+        if let Err(Refusal::Signature(_)) = admitted {
+            self.count_bad_signature(recall.command());
+        }
+        admitted
+    }
+
+    /// Makes the event of a recall.
+    fn take(
         &self,
         head: &Head<'_>,
+        sdk_app_id: u64,
         recall: Recall,
         read: &callback::Body,
         body: &[u8],
         room: OwnedSemaphorePermit,
-    ) -> Outcome {
-        let admitted = self
-            .gate
-            .admit(&head.query, head.headers, head.peer, head.received_at);
-        let sdk_app_id = match admitted {
-            Ok(sdk_app_id) => sdk_app_id,
-            Err(refusal) => {
-                if matches!(refusal, super::gate::Refusal::Signature(_)) {
-                    self.count_bad_signature(recall.command());
-                }
-                return Outcome::Refused(refusal);
-            }
-        };
+    ) -> Verdict {
         match understand(sdk_app_id, recall, &head.query, read, head.received_at) {
             Ok(understood) => {
                 self.report(&understood.oddities, recall);
-                match self.durability.keep(understood.event, room).await {
-                    Ok(kept) => Outcome::Kept(kept),
-                    Err(error) => Outcome::NotKept(error),
+                Verdict::Keep {
+                    event: understood.event,
+                    room,
+                    fault: None,
                 }
             }
-            Err(fault) => {
-                let event = Self::reject(head, sdk_app_id, recall, &fault, body);
-                match self.durability.keep(event, room).await {
-                    Ok(_) => Outcome::Rejected(fault),
-                    Err(error) => Outcome::NotKept(error),
-                }
-            }
+            Err(fault) => Verdict::Keep {
+                event: Self::reject(head, sdk_app_id, recall, &fault, body),
+                room,
+                fault: Some(fault),
+            },
         }
     }
 
