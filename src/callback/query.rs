@@ -31,7 +31,7 @@ impl<'a> Query<'a> {
             raw,
             ..Self::default()
         };
-        for (name, value) in form_urlencoded::parse(raw.as_bytes()) {
+        for (name, value) in raw.split('&').map(decode) {
             let slot = match () {
                 () if name.eq_ignore_ascii_case("SdkAppid") => &mut query.sdk_app_id,
                 () if name.eq_ignore_ascii_case("CallbackCommand") => &mut query.command,
@@ -62,13 +62,22 @@ impl<'a> Query<'a> {
             .raw
             .split('&')
             .filter(|pair| {
-                !form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| {
-                    name.eq_ignore_ascii_case("Sign") || name.eq_ignore_ascii_case("RequestTime")
-                })
+                let (name, _) = decode(pair);
+                !name.eq_ignore_ascii_case("Sign") && !name.eq_ignore_ascii_case("RequestTime")
             })
             .collect();
         kept.join("&")
     }
+}
+
+/// Name and value of a pair. Nearly always there is nothing to decode.
+fn decode(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
+    if pair.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        let mut pairs = form_urlencoded::parse(pair.as_bytes());
+        return pairs.next().unwrap_or_default();
+    }
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    (name.into(), value.into())
 }
 
 #[cfg(test)]
@@ -99,6 +108,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pairs_are_those_of_a_form(raw in "([a=&%+é]|%[0-9a-f]{2}){0,20}") {
+            let pairs: Vec<_> = raw.split('&').filter(|pair| !pair.is_empty()).map(decode).collect();
+            let form: Vec<_> = form_urlencoded::parse(raw.as_bytes()).collect();
+            prop_assert_eq!(pairs, form);
+        }
+
         #[test]
         fn reads_anything(raw in ".{0,200}") {
             let query = Query::parse(&raw);
