@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha1::{Digest as _, Sha1};
 use uuid::{Uuid, uuid};
 
 mod time;
@@ -399,7 +400,13 @@ enum MessageId<'a> {
 const USUAL_BYTES: usize = 768;
 
 fn name_to_id(name: &impl Serialize) -> Uuid {
-    Uuid::new_v5(&NAMESPACE, &to_json(name))
+    // As `Uuid::new_v5` does, which has a SHA-1 without the processor's instructions for it.
+    let hash = Sha1::new()
+        .chain_update(NAMESPACE)
+        .chain_update(to_json(name))
+        .finalize();
+    let [first @ .., _, _, _, _] = <[u8; 20]>::from(hash);
+    uuid::Builder::from_sha1_bytes(first).into_uuid()
 }
 
 #[expect(
