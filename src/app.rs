@@ -125,10 +125,7 @@ impl App {
         );
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
-        let service = move |request, peer| {
-            let intake = Arc::clone(&intake);
-            async move { intake.answer(request, peer).await }
-        };
+        let service = move |request, peer| Arc::clone(&intake).answer(request, peer);
         servers.spawn(callbacks.serve(service, stop_callbacks.clone()));
         let mut admin_server = JoinSet::new();
         let view = Arc::clone(&admin);

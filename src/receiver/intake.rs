@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use bytes::{Buf as _, Bytes};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -87,13 +87,29 @@ impl<D: Durability> Intake<D> {
     }
 
     /// Answers a request.
-    pub async fn answer<B>(&self, request: Request<B>, peer: SocketAddr) -> Response<Full<Bytes>>
+    pub async fn answer<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+        peer: SocketAddr,
+    ) -> Response<Full<Bytes>>
     where
-        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
-        B::Data: Send,
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let began = Instant::now();
-        let (command, outcome) = self.outcome(request, peer).await;
+        let (head, body) = request.into_parts();
+        let (command, verdict) = self.receive(&head, body, peer).await;
+        // What waits for the disk is the event alone: hyper has its buffer back.
+        drop(head);
+        let outcome = match verdict {
+            Verdict::Answer(outcome) => outcome,
+            Verdict::Keep { event, room, fault } => {
+                match (self.durability.keep(event, room).await, fault) {
+                    (Ok(kept), None) => Outcome::Kept(kept),
+                    (Ok(_), Some(fault)) => Outcome::Rejected(fault),
+                    (Err(error), _) => Outcome::NotKept(error),
+                }
+            }
+        };
         debug!(%peer, command, outcome = outcome.name(), "answered");
         let labels = Answered {
             command,
@@ -106,45 +122,23 @@ impl<D: Durability> Intake<D> {
         outcome.response()
     }
 
-    async fn outcome<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Outcome)
-    where
-        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
-        B::Data: Send,
-    {
-        let (command, verdict) = self.receive(request, peer).await;
-        // The request is gone: what waits for the disk is the event alone, and hyper has its buffer back.
-        let outcome = match verdict {
-            Verdict::Answer(outcome) => outcome,
-            Verdict::Keep { event, room, fault } => {
-                match (self.durability.keep(event, room).await, fault) {
-                    (Ok(kept), None) => Outcome::Kept(kept),
-                    (Ok(_), Some(fault)) => Outcome::Rejected(fault),
-                    (Err(error), _) => Outcome::NotKept(error),
-                }
-            }
-        };
-        (command, outcome)
-    }
-
     /// Reads a request and judges it.
-    async fn receive<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Verdict)
+    async fn receive<B>(&self, head: &Parts, body: B, peer: SocketAddr) -> (&'static str, Verdict)
     where
-        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
-        B::Data: Send,
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
-        let (parts, body) = request.into_parts();
-        if parts.uri.path() != self.config.path {
+        if head.uri.path() != self.config.path {
             return (callback::OTHER_COMMAND, Verdict::Answer(Outcome::NotFound));
         }
-        if parts.method != Method::POST {
+        if head.method != Method::POST {
             return (
                 callback::OTHER_COMMAND,
                 Verdict::Answer(Outcome::WrongMethod),
             );
         }
         let head = Head {
-            query: Query::parse(parts.uri.query().unwrap_or_default()),
-            headers: &parts.headers,
+            query: Query::parse(head.uri.query().unwrap_or_default()),
+            headers: &head.headers,
             peer,
             received_at: Millis::now(),
         };
@@ -189,8 +183,7 @@ impl<D: Durability> Intake<D> {
     /// Reads a body, as large and as slow as it may be.
     async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Buffered, Outcome>
     where
-        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
-        B::Data: Send,
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let limit = self.config.max_body_bytes.0;
         let announced = headers
@@ -206,12 +199,10 @@ impl<D: Durability> Intake<D> {
     }
 
     /// Gathers a body; only bytes that have come take room.
-    async fn collect<B>(&self, body: B, limit: usize) -> Result<Buffered, Outcome>
+    async fn collect<B>(&self, mut body: B, limit: usize) -> Result<Buffered, Outcome>
     where
-        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
-        B::Data: Send,
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
-        let mut body = pin!(body);
         let mut first = Bytes::new();
         let mut rest = Vec::new();
         let mut room = self.acquire(0)?;

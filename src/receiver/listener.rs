@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -23,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -105,7 +106,7 @@ impl Listener {
             // Taken before accepting: a full server leaves connections in the kernel's backlog.
             let permit = tokio::select! {
                 () = stop.cancelled() => break,
-                permit = Arc::clone(&permits).acquire_owned() => permit,
+                Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
             };
             let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => break,
@@ -125,12 +126,14 @@ impl Listener {
                 info!(address = %self.address, "connections are accepted again");
             }
             let _ = stream.set_nodelay(true);
-            let connection =
-                serve_connection(stream, peer, self.limits, service.clone(), stop.clone());
-            connections.spawn(async move {
-                connection.await;
-                drop(permit);
-            });
+            connections.spawn(serve_connection(
+                stream,
+                peer,
+                self.limits,
+                service.clone(),
+                stop.clone(),
+                permit,
+            ));
             while connections.try_join_next().is_some() {}
         }
         drop(self.socket);
@@ -154,6 +157,7 @@ async fn serve_connection<S, F>(
     limits: Limits,
     service: S,
     stop: CancellationToken,
+    _permit: OwnedSemaphorePermit,
 ) where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
@@ -166,12 +170,10 @@ async fn serve_connection<S, F>(
     let requests = watch.clone();
     let service = service_fn(move |request| {
         let open = requests.open();
-        let answer = service(request, peer);
-        async move {
-            let answer = answer.await;
+        service(request, peer).map(move |answer| {
             drop(open);
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()

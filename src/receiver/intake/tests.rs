@@ -27,7 +27,7 @@ impl Durability for &'static Stuck {
     }
 }
 
-fn intake(room: u64) -> (Intake<&'static Stuck>, &'static Stuck) {
+fn intake(room: u64) -> (Arc<Intake<&'static Stuck>>, &'static Stuck) {
     let config = Config {
         max_buffered_bytes: Size(room),
         ..Config::default()
@@ -35,16 +35,16 @@ fn intake(room: u64) -> (Intake<&'static Stuck>, &'static Stuck) {
     let stuck: &'static Stuck = Box::leak(Box::default());
     let gate = Gate::new(&[1_400_000_001], AuthConfig::default());
     let metrics = Metrics::register(&mut Registry::default());
-    (Intake::new(config, gate, stuck, metrics), stuck)
+    (Arc::new(Intake::new(config, gate, stuck, metrics)), stuck)
 }
 
-async fn post<B>(intake: &Intake<&'static Stuck>, body: B) -> (u16, String)
+async fn post<B>(intake: &Arc<Intake<&'static Stuck>>, body: B) -> (u16, String)
 where
-    B: Body<Data = Bytes, Error = Infallible> + Send,
+    B: Body<Data = Bytes, Error = Infallible> + Unpin,
 {
     let request = Request::post(QUERY).body(body).unwrap();
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let answer: Response<Full<Bytes>> = intake.answer(request, peer).await;
+    let answer: Response<Full<Bytes>> = Arc::clone(intake).answer(request, peer).await;
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
