@@ -9,7 +9,8 @@ use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
 use recall_relay::callback::{Body, Class, Fault, Query, Recall, Understood, classify, understand};
 use recall_relay::event::{Envelope, Event, Kind, Millis, Rejected};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use serde_json_borrow::{ObjectAsVec, Value as Borrowed};
 
 const APP: u64 = 1_400_000_001;
 
@@ -36,8 +37,8 @@ fuzz_target!(|input: &[u8]| {
         }
         Class::Other { command } => {
             assert!(command.is_none_or(|command| !is_recall(&command)));
-            if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
-                let named = object.get("CallbackCommand").and_then(Value::as_str);
+            if let Ok(Borrowed::Object(object)) = serde_json::from_slice(body) {
+                let named = object.get("CallbackCommand").and_then(Borrowed::as_str);
                 assert!(!named.is_some_and(is_recall), "a recall was let go");
             }
         }
@@ -57,17 +58,26 @@ fn is_recall(command: &str) -> bool {
     .contains(&command)
 }
 
-fn check_event(recall: Recall, query: &Query<'_>, body: &Body, understood: &Understood) {
+fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, understood: &Understood) {
     let Body::Object(object) = body else {
         panic!("understood without an object: {body:?}");
     };
     let event = &understood.event;
     let value = check_envelope(event, Kind::Recalled);
-    let text = |name: &str| object[name].as_str().expect("the identity is text");
+    let text = |name: &str| {
+        let text = object.get(name).and_then(Borrowed::as_str);
+        text.expect("the identity is text")
+    };
+    let length = |name: &str| {
+        object
+            .get(name)
+            .and_then(Borrowed::as_array)
+            .map_or(0, <[_]>::len)
+    };
     let (kind, subject, key) = match recall {
         Recall::Group => {
             let group = text("GroupId").to_owned();
-            let topic = object.get("TopicId").and_then(Value::as_str);
+            let topic = object.get("TopicId").and_then(Borrowed::as_str);
             let key = topic.filter(|topic| !topic.is_empty()).unwrap_or(&group);
             let key = format!("{APP}:{key}");
             ("group", group, key)
@@ -91,9 +101,9 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body, understood: &Unde
     assert_eq!(value["partitionkey"], key);
     assert_eq!(value["data"]["conversation"]["kind"], kind);
     let messages = match recall {
-        Recall::Group => object["MsgSeqList"].as_array().map_or(0, Vec::len),
+        Recall::Group => length("MsgSeqList"),
         Recall::C2c => 1,
-        Recall::OfficialAccount => object["WithdrawMsgList"].as_array().map_or(0, Vec::len),
+        Recall::OfficialAccount => length("WithdrawMsgList"),
     };
     let told = value["data"]["messages"].as_array().expect("a list");
     assert!(messages > 0);
@@ -104,21 +114,26 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body, understood: &Unde
 
     // What is not the identity does not count for the id.
     let unlike = [
-        ("Type", json!("Another")),
-        ("Operator_Account", json!(7)),
-        ("UnreadMsgNum", json!(7)),
-        ("Unheard", json!({"GroupId": "of"})),
+        ("Type", Borrowed::from("Another")),
+        ("Operator_Account", Borrowed::from(7_u64)),
+        ("UnreadMsgNum", Borrowed::from(7_u64)),
+        (
+            "Unheard",
+            Borrowed::Object(vec![("GroupId", Borrowed::from("of"))].into()),
+        ),
     ];
     // A group message has `id`, any other `key`.
     let all_have_ids = told
         .iter()
         .all(|message| message.get("id").or(message.get("key")).is_some());
-    let event_time = [("EventTime", json!("1670574414999"))];
+    let event_time = [("EventTime", Borrowed::from("1670574414999"))];
     let unlike = unlike
         .into_iter()
         .chain(event_time.into_iter().filter(|_| all_have_ids));
     let mut changed = object.clone();
-    changed.extend(unlike.map(|(name, value)| (name.to_owned(), value)));
+    for (name, value) in unlike {
+        changed.insert(name, value);
+    }
     let mut elsewhere = query.clone();
     elsewhere.client_ip = Some("203.0.113.9".into());
     elsewhere.platform = None;
@@ -127,12 +142,12 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body, understood: &Unde
 
     // Neither does how the JSON is written, nor an unknown field for anything at all.
     let mut more = object.clone();
-    more.insert("Unheard".to_owned(), Value::Null);
+    more.insert("Unheard", Borrowed::Null);
     assert_eq!(&reread(recall, query, &more, 201), understood);
 }
 
 /// The same recall from a body that is written anew.
-fn reread(recall: Recall, query: &Query<'_>, object: &Map<String, Value>, now: u64) -> Understood {
+fn reread(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64) -> Understood {
     let bytes = serde_json::to_vec_pretty(object).expect("JSON has a JSON form");
     match classify(query, &bytes) {
         Class::Recall { recall: same, body } => {

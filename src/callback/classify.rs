@@ -1,18 +1,18 @@
 //! What a request is, before anyone asks whether it is authentic.
 
-use serde_json::{Map, Value};
+use serde_json_borrow::{ObjectAsVec, Value};
 
 use super::{Query, Recall};
 
 /// What a request is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Class {
+pub enum Class<'a> {
     /// It names a recall.
     Recall {
         /// The recall it names.
         recall: Recall,
         /// The body.
-        body: Body,
+        body: Body<'a>,
     },
     /// It names a recall but carries nothing of one: the console's "verify" button.
     Probe,
@@ -25,17 +25,17 @@ pub enum Class {
 
 /// A body as far as it could be read.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Body {
+pub enum Body<'a> {
     /// A JSON object.
-    Object(Map<String, Value>),
+    Object(ObjectAsVec<'a>),
     /// JSON, but no object.
     NoObject,
     /// Not JSON; what the parser said.
     NoJson(String),
 }
 
-impl Body {
-    fn parse(bytes: &[u8]) -> Self {
+impl<'a> Body<'a> {
+    fn parse(bytes: &'a [u8]) -> Self {
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(object)) => Self::Object(object),
             Ok(_) => Self::NoObject,
@@ -57,7 +57,7 @@ impl Body {
     /// Whether any field is there that tells which messages were recalled.
     fn tells_of_a_recall(&self) -> bool {
         match self {
-            Self::Object(object) => IDENTITY.iter().any(|field| object.contains_key(*field)),
+            Self::Object(object) => IDENTITY.iter().any(|field| object.contains_key(field)),
             Self::NoObject | Self::NoJson(_) => true,
         }
     }
@@ -81,7 +81,7 @@ const IDENTITY: [&str; 8] = [
 /// A probe may name a recall in its query alone. A body that itself names a recall is never taken for
 /// a probe: should the vendor rename every field one day, the callbacks are kept as dead letters.
 #[must_use]
-pub fn classify(query: &Query<'_>, body: &[u8]) -> Class {
+pub fn classify<'a>(query: &Query<'_>, body: &'a [u8]) -> Class<'a> {
     let in_query = query.command().and_then(Recall::named);
     if body.trim_ascii().is_empty() {
         return match in_query {
@@ -109,7 +109,7 @@ mod tests {
     const IN_QUERY: &str = "CallbackCommand=Group.CallbackAfterRecallMsg";
     const IN_BODY: &str = r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg"}"#;
 
-    fn class(query: &str, body: &str) -> Class {
+    fn class<'a>(query: &str, body: &'a str) -> Class<'a> {
         classify(&Query::parse(query), body.as_bytes())
     }
 
@@ -123,7 +123,7 @@ mod tests {
         )
     }
 
-    fn other(command: Option<&str>) -> Class {
+    fn other(command: Option<&str>) -> Class<'static> {
         Class::Other {
             command: command.map(str::to_owned),
         }

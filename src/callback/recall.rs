@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use serde_json::{Map, Value};
+use serde_json_borrow::{ObjectAsVec, Value};
 
 use super::classify::Body;
 use super::{Query, Recall};
@@ -85,7 +85,7 @@ pub fn understand(
     sdk_app_id: u64,
     recall: Recall,
     query: &Query<'_>,
-    body: &Body,
+    body: &Body<'_>,
     received_at: Millis,
 ) -> Result<Understood, Fault> {
     let object = match body {
@@ -156,7 +156,7 @@ pub fn understand(
 
 /// The body's fields, and what was odd about them so far.
 struct Fields<'a> {
-    object: &'a Map<String, Value>,
+    object: &'a ObjectAsVec<'a>,
     oddities: Vec<Oddity>,
 }
 
@@ -165,8 +165,8 @@ impl<'a> Fields<'a> {
     fn identity(&self, name: &'static str) -> Result<&'a str, Fault> {
         match self.object.get(name) {
             None => Err(Fault::Conversation(name, MISSING)),
-            Some(Value::String(text)) if text.is_empty() => Err(Fault::Conversation(name, EMPTY)),
-            Some(Value::String(text)) => Ok(text),
+            Some(Value::Str(text)) if text.is_empty() => Err(Fault::Conversation(name, EMPTY)),
+            Some(Value::Str(text)) => Ok(text),
             Some(_) => Err(Fault::Conversation(name, NOT_TEXT)),
         }
     }
@@ -175,12 +175,12 @@ impl<'a> Fields<'a> {
     fn topic(&self) -> Result<Option<&'a str>, Fault> {
         match self.object.get("TopicId") {
             None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+            Some(Value::Str(text)) => Ok(Some(&**text).filter(|text| !text.is_empty())),
             Some(_) => Err(Fault::Conversation("TopicId", NOT_TEXT)),
         }
     }
 
-    fn list(&self, name: &'static str) -> Result<&'a [Value], Fault> {
+    fn list(&self, name: &'static str) -> Result<&'a [Value<'a>], Fault> {
         match self.object.get(name) {
             None => Err(Fault::Messages(name.to_owned(), MISSING)),
             Some(Value::Array(list)) if list.is_empty() => {
@@ -195,14 +195,13 @@ impl<'a> Fields<'a> {
         let list = self.list("MsgSeqList")?;
         let mut messages = Vec::with_capacity(list.len());
         for (index, entry) in list.iter().enumerate() {
-            let seq = entry
-                .get("MsgSeq")
+            let seq = field(entry, "MsgSeq")
                 .ok_or_else(|| Fault::Messages(format!("MsgSeqList[{index}].MsgSeq"), MISSING))?;
             let seq = unsigned(seq).ok_or_else(|| {
                 let path = format!("MsgSeqList[{index}].MsgSeq");
                 Fault::Messages(path, "is not an unsigned 64-bit number")
             })?;
-            let id = self.text(entry.get("MsgId"), "MsgId");
+            let id = self.text(field(entry, "MsgId"), "MsgId");
             messages.push(Message::Group { seq, id });
         }
         Ok(messages)
@@ -214,7 +213,7 @@ impl<'a> Fields<'a> {
             .enumerate()
             .map(|(index, entry)| {
                 let path = format!("WithdrawMsgList[{index}].MsgKey");
-                match entry.get("MsgKey") {
+                match field(entry, "MsgKey") {
                     Some(key) => message_by_key(&path, key),
                     None => Err(Fault::Messages(path, MISSING)),
                 }
@@ -227,10 +226,10 @@ impl<'a> Fields<'a> {
         self.text(self.object.get(name), name)
     }
 
-    fn text(&mut self, value: Option<&'a Value>, name: &'static str) -> Option<&'a str> {
+    fn text(&mut self, value: Option<&'a Value<'a>>, name: &'static str) -> Option<&'a str> {
         match value {
             None => self.odd(Oddity::Missing(name)),
-            Some(Value::String(text)) if !text.is_empty() => Some(text),
+            Some(Value::Str(text)) if !text.is_empty() => Some(text),
             Some(_) => self.odd(Oddity::Unusable(name)),
         }
     }
@@ -268,20 +267,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A field of what should be an object.
+fn field<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
+    value.as_object()?.get(name)
+}
+
 /// A number, or text made of decimal digits alone.
-fn unsigned(value: &Value) -> Option<u64> {
+fn unsigned(value: &Value<'_>) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64(),
-        Value::String(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
+        Value::Str(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
         _ => None,
     }
 }
 
 /// A message named by its `MsgKey`, usually `<MsgSeq>_<MsgRandom>_<MsgTime seconds>`.
-fn message_by_key<'a>(path: &str, value: &'a Value) -> Result<Message<'a>, Fault> {
+fn message_by_key<'a>(path: &str, value: &'a Value<'_>) -> Result<Message<'a>, Fault> {
     match value {
-        Value::String(key) if key.is_empty() => Err(Fault::Messages(path.to_owned(), EMPTY)),
-        Value::String(key) => Ok(Message::Keyed {
+        Value::Str(key) if key.is_empty() => Err(Fault::Messages(path.to_owned(), EMPTY)),
+        Value::Str(key) => Ok(Message::Keyed {
             key,
             parts: key_parts(key),
         }),

@@ -255,7 +255,7 @@ impl<D: Durability> Intake<D> {
         head: &Head<'_>,
         sdk_app_id: u64,
         recall: Recall,
-        read: &callback::Body,
+        read: &callback::Body<'_>,
         body: &[u8],
         room: OwnedSemaphorePermit,
     ) -> Verdict {

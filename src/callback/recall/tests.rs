@@ -72,6 +72,16 @@ fn reads_the_latest_version_with_the_time_as_text_or_number() {
     assert_eq!(seq_as_text, event);
 }
 
+/// JSON leaves it open; the vendor does not write it.
+#[test]
+fn of_a_repeated_field_the_first_counts() {
+    let (event, _) = understood(&group(
+        r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1,"MsgSeq":2}],"GroupId":7"#,
+    ));
+    assert_eq!(event["subject"], "g");
+    assert_eq!(event["data"]["messages"], json!([{"seq":1}]));
+}
+
 #[test]
 fn an_empty_topic_is_no_topic() {
     let with = understood(&group(
