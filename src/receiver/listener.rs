@@ -178,6 +178,8 @@ async fn serve_connection<S, F>(
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .max_buf_size(BUFFER as usize)
+        // An answer is shorter than what it takes to send its head and body in two pieces.
+        .writev(false)
         .timer(TokioTimer::new())
         .header_read_timeout(None);
     http.http2()
