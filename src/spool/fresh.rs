@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::event::{Seq, Stored};
 
 /// Bytes of events that are remembered. In tests so few that readers fall behind.
-const BYTES: usize = if cfg!(test) { 4 << 10 } else { 2 << 20 };
+const BYTES: usize = if cfg!(test) { 4 << 10 } else { 512 << 10 };
 
 /// What an event takes besides its bytes.
 const OVERHEAD: usize = size_of::<Stored>() + 64;
