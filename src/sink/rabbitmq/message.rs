@@ -1,12 +1,15 @@
 //! An event as an AMQP message: where it goes and what it carries beside its bytes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use uuid::Uuid;
 
 use super::Config;
 use crate::event::{CONTENT_TYPE, Envelope, Seq};
-use crate::sink::Delivery;
+use crate::sink::{Delivery, Refusal};
 
 /// `delivery_mode` of a message that survives the broker.
 const PERSISTENT: u8 = 2;
@@ -14,45 +17,28 @@ const PERSISTENT: u8 = 2;
 /// Characters of each part of a routing key.
 const PART: usize = 64;
 
-/// A message, ready to be published.
+/// What there is to publish. Its properties are made when it is: they take twice its room, and most messages wait
+/// for others of their conversation.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) seq: Seq,
     /// Messages with the same key are published one after the other; a dead letter has none.
-    pub(super) key: Option<String>,
+    pub(super) key: Option<Arc<str>>,
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
-    pub(super) properties: BasicProperties,
-    pub(super) id: String,
+    pub(super) id: Uuid,
     pub(super) body: Bytes,
+    pub(super) r#type: Option<ShortString>,
+    /// Unix seconds.
+    pub(super) timestamp: Option<u64>,
+    pub(super) refusal: Option<Refusal>,
 }
 
 impl Message {
     pub(super) fn new(delivery: &Delivery, config: &Config) -> Self {
         let event = &delivery.stored.event;
         let envelope = Envelope::parse(&event.bytes).ok();
-        let id = event.id.to_string();
-        let mut properties = BasicProperties::default()
-            .with_content_type(CONTENT_TYPE.into())
-            .with_delivery_mode(PERSISTENT)
-            .with_message_id(id.as_str().into())
-            .with_app_id("recall-relay".into());
-        if let Some(envelope) = &envelope {
-            properties = properties.with_type(short(envelope.r#type));
-            if let Ok(time) = envelope.time.parse::<jiff::Timestamp>() {
-                properties = properties.with_timestamp(time.as_second().unsigned_abs());
-            }
-        }
-        if let Some(refusal) = &delivery.refusal {
-            let mut headers = FieldTable::default();
-            let mut add = |name: &str, value: &str| {
-                headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
-            };
-            add("recall_reason", refusal.reason);
-            add("recall_detail", &refusal.detail);
-            properties = properties.with_headers(headers);
-        }
-
+        let envelope = envelope.as_ref();
         let (exchange, routing_key, key) = if delivery.is_dead_letter() {
             // The default exchange takes a message to the queue of that name.
             (
@@ -61,10 +47,8 @@ impl Message {
                 None,
             )
         } else {
-            let key = envelope
-                .as_ref()
-                .map(|envelope| envelope.partitionkey.to_string());
-            let routing_key = envelope.as_ref().map(routing_key).unwrap_or_default();
+            let key = envelope.map(|envelope| Arc::from(&*envelope.partitionkey));
+            let routing_key = envelope.map(routing_key).unwrap_or_default();
             (config.exchange.as_amqp(), short(&routing_key), key)
         };
         Self {
@@ -72,10 +56,38 @@ impl Message {
             key,
             exchange,
             routing_key,
-            properties,
-            id,
+            id: event.id,
             body: event.bytes.clone(),
+            r#type: envelope.map(|envelope| short(envelope.r#type)),
+            timestamp: envelope
+                .and_then(|envelope| envelope.time.parse::<jiff::Timestamp>().ok())
+                .map(|time| time.as_second().unsigned_abs()),
+            refusal: delivery.refusal.clone(),
         }
+    }
+
+    pub(super) fn properties(&self) -> BasicProperties {
+        let mut properties = BasicProperties::default()
+            .with_content_type(CONTENT_TYPE.into())
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(self.id.to_string().into())
+            .with_app_id("recall-relay".into());
+        if let Some(r#type) = &self.r#type {
+            properties = properties.with_type(r#type.clone());
+        }
+        if let Some(timestamp) = self.timestamp {
+            properties = properties.with_timestamp(timestamp);
+        }
+        if let Some(refusal) = &self.refusal {
+            let mut headers = FieldTable::default();
+            let mut add = |name: &str, value: &str| {
+                headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+            };
+            add("recall_reason", refusal.reason);
+            add("recall_detail", &refusal.detail);
+            properties = properties.with_headers(headers);
+        }
+        properties
     }
 }
 
@@ -109,7 +121,6 @@ mod tests {
 
     use super::*;
     use crate::event::{Client, Conversation, Millis, Recalled, Stored};
-    use crate::sink::Refusal;
 
     fn key(data: &serde_json::Value) -> String {
         let event =
@@ -163,7 +174,7 @@ mod tests {
                 prop_assert_eq!(message.key, None);
                 prop_assert_eq!(message.routing_key.as_str(), "im.message.recalled.dead-letter");
             } else {
-                prop_assert_eq!(message.key, Some(format!("{}:{group_id}", u64::MAX)));
+                prop_assert_eq!(message.key.as_deref(), Some(&*format!("{}:{group_id}", u64::MAX)));
                 let parts: Vec<&str> = message.routing_key.as_str().split('.').collect();
                 prop_assert_eq!(&parts[..2], ["18446744073709551615", "group"]);
                 prop_assert_eq!(parts.len(), 3);

@@ -1,6 +1,7 @@
 //! Order within a conversation: at most one of its messages is under way.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::message::Message;
 
@@ -8,7 +9,7 @@ use super::message::Message;
 #[derive(Debug, Default)]
 pub(super) struct Order {
     /// A key is here while one of its messages is ready or under way, with those behind it.
-    busy: HashMap<String, VecDeque<Message>>,
+    busy: HashMap<Arc<str>, VecDeque<Message>>,
     ready: VecDeque<Message>,
 }
 
@@ -22,7 +23,7 @@ impl Order {
         if let Some(behind) = self.busy.get_mut(key) {
             behind.push_back(message);
         } else {
-            self.busy.insert(key.clone(), VecDeque::new());
+            self.busy.insert(Arc::clone(key), VecDeque::new());
             self.ready.push_back(message);
         }
     }
@@ -73,7 +74,7 @@ mod tests {
             event,
         });
         Message {
-            key: Some(key.to_string()),
+            key: Some(key.to_string().into()),
             ..Message::new(&delivery, &Config::default())
         }
     }
@@ -181,7 +182,7 @@ mod tests {
                         order.again(message);
                     } else {
                         order.done(&message);
-                        through.push((message.key.clone().unwrap(), message.seq.0));
+                        through.push((message.key.clone().unwrap().to_string(), message.seq.0));
                     }
                 }
             }

@@ -9,13 +9,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::join_all;
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ChannelId;
 use lapin::{Channel, Confirmation, Connection, Error};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::connect;
 use super::message::Message;
@@ -108,11 +107,11 @@ async fn publish(
                 message.routing_key.clone(),
                 options,
                 &message.body,
-                message.properties.clone(),
+                message.properties(),
             )
             .await;
         match published {
-            Ok(confirm) => confirms.push(confirm.inspect(|_| pulse.beat())),
+            Ok(confirm) => confirms.push(confirm),
             Err(error) => {
                 failure = Some(error);
                 break;
@@ -120,14 +119,15 @@ async fn publish(
         }
     }
     let mut confirmed = Vec::with_capacity(confirms.len());
-    for confirm in join_all(confirms).await {
-        match confirm {
+    for confirm in confirms {
+        match confirm.await {
             Ok(confirm) => confirmed.push(confirm),
             // Why the broker closed the channel is told to those who wait for a confirm; who comes later
             // only hears that it is closed.
             Err(error) if error.is_amqp_error() => return Err(error),
             Err(error) => failure = Some(error),
         }
+        pulse.beat();
     }
     match failure {
         Some(error) => Err(error),
@@ -142,8 +142,10 @@ fn settle(messages: Vec<Message>, confirms: Vec<Confirmation>) -> Vec<(Message, 
         .into_iter()
         .map(|confirm| {
             let acked = confirm.is_ack();
-            if let Some(message) = confirm.take_message() {
-                returned.insert(id(&message), explain(&message));
+            if let Some(message) = confirm.take_message()
+                && let Some(id) = id(&message)
+            {
+                returned.insert(id, explain(&message));
             }
             acked
         })
@@ -162,9 +164,9 @@ fn settle(messages: Vec<Message>, confirms: Vec<Confirmation>) -> Vec<(Message, 
         .collect()
 }
 
-fn id(message: &BasicReturnMessage) -> String {
-    let id = message.properties.message_id();
-    id.as_ref().map(ToString::to_string).unwrap_or_default()
+fn id(message: &BasicReturnMessage) -> Option<Uuid> {
+    let id = message.properties.message_id().as_ref()?;
+    id.as_str().parse().ok()
 }
 
 fn explain(message: &BasicReturnMessage) -> String {
