@@ -21,8 +21,12 @@ const FIRST_ANSWER: f64 = 0.5;
 /// How long a backlog may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-const COLUMNS: [(&str, &str); 10] = [
+/// The first is built in.
+const RETENTIONS: [&str; 2] = ["24h", "0s"];
+
+const COLUMNS: [(&str, &str); 11] = [
     ("sink", "sink"),
+    ("retention", "retention"),
     ("backlog", "backlog"),
     ("events measured", "events_measured"),
     ("relay, events/s", "relay_events_per_second"),
@@ -46,7 +50,10 @@ pub(super) struct Run {
 
 pub fn play(bench: &mut Bench) -> Report {
     let mut report = Report::new(NAME);
-    let title = format!("A backlog over {CONVERSATIONS} conversations, all cores for everybody.");
+    let title = format!(
+        "A backlog over {CONVERSATIONS} conversations, all cores for everybody; what was forwarded is kept for a day, \
+         as is built in, or deleted at once."
+    );
     let mut table = Table::new(title, &COLUMNS);
     for (sink, at_least) in [(Sink::Kafka, 0.7), (Sink::RabbitMq, 0.9)] {
         let backlog = bench.options.backlog;
@@ -54,45 +61,51 @@ pub fn play(bench: &mut Bench) -> Report {
             Sink::RabbitMq => bench.options.confirmed,
             Sink::Stdout | Sink::Kafka => backlog,
         };
-        let (mut runs, mut bare) = (Vec::new(), Vec::new());
+        let mut runs: [Vec<Run>; RETENTIONS.len()] = Default::default();
+        let mut bare = Vec::new();
         // To warm the broker up.
         if bench.options.form != Form::Short {
             publish(bench, sink, events);
         }
         for _ in 0..bench.options.rounds {
-            runs.push(catch_up(bench, sink, events, &[]));
+            for (retention, runs) in RETENTIONS.iter().zip(&mut runs) {
+                let settings = [("RECALL_SPOOL__RETENTION", *retention)];
+                runs.push(catch_up(bench, sink, events, &settings));
+            }
             bare.push(publish(bench, sink, events));
         }
-        let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure));
-        let ratio = median(runs.iter().zip(&bare).map(|(run, bare)| run.rate / bare));
-        let first_answer = of(|it| it.first_answer);
-        let memory = runs.iter().map(|it| it.memory).fold(0.0, f64::max);
-        table.push(vec![
-            sink.name().into(),
-            backlog.into(),
-            events.into(),
-            Cell::Number(of(|it| it.rate), 0),
-            Cell::Number(median(bare), 0),
-            Cell::Number(ratio, 2),
-            Cell::Number(of(|it| it.cpu), 2),
-            Cell::Number(of(|it| it.written), 0),
-            Cell::Number(first_answer, 3),
-            Cell::Number(memory, 1),
-        ]);
-        let name = sink.name();
-        report.targets.extend([
-            Target::at_least(
-                format!("events/s of a bare client: {name}"),
-                at_least,
-                ratio,
-            ),
-            Target::at_most(
-                format!("first answer, s: {name}"),
-                FIRST_ANSWER,
-                first_answer,
-            ),
-            Target::at_most(format!("peak memory, MiB: {name}"), MEMORY_MIB, memory),
-        ]);
+        for (retention, runs) in RETENTIONS.iter().zip(&runs) {
+            let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure));
+            let ratio = median(runs.iter().zip(&bare).map(|(run, bare)| run.rate / bare));
+            let first_answer = of(|it| it.first_answer);
+            let memory = runs.iter().map(|it| it.memory).fold(0.0, f64::max);
+            table.push(vec![
+                sink.name().into(),
+                (*retention).into(),
+                backlog.into(),
+                events.into(),
+                Cell::Number(of(|it| it.rate), 0),
+                Cell::Number(median(bare.iter().copied()), 0),
+                Cell::Number(ratio, 2),
+                Cell::Number(of(|it| it.cpu), 2),
+                Cell::Number(of(|it| it.written), 0),
+                Cell::Number(first_answer, 3),
+                Cell::Number(memory, 1),
+            ]);
+            let name = format!("{}, retention {retention}", sink.name());
+            if *retention == RETENTIONS[0] {
+                let what = format!("events/s of a bare client: {name}");
+                report.targets.push(Target::at_least(what, at_least, ratio));
+            }
+            report.targets.extend([
+                Target::at_most(
+                    format!("first answer, s: {name}"),
+                    FIRST_ANSWER,
+                    first_answer,
+                ),
+                Target::at_most(format!("peak memory, MiB: {name}"), MEMORY_MIB, memory),
+            ]);
+        }
     }
     report.tables.push(table);
     report
