@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::unistd::sync;
+
 use super::cores::Cores;
 use super::load::Load;
 use super::server::{PAUSE, Server};
@@ -61,6 +63,8 @@ pub fn measure(server: &Server, load: &Load, cores: &Cores, forwarding: Forwardi
         Forwarding::UntilDrained(sink) | Forwarding::For(sink, _) => Some(sink),
     };
     let position = || sink.and_then(|sink| server.position(sink));
+    // What earlier rounds left in memory, the brokers' files above all, would be written back during this one.
+    sync();
     server.forget_peak_memory();
     let (began, before, first) = (Instant::now(), server.usage(), position());
     let answers = load.run(server.address, cores);

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::unistd::sync;
+
 use super::super::backlog::CONVERSATIONS;
 use super::super::bench::{Bench, Sink};
 use super::super::cores::Place;
@@ -124,6 +126,7 @@ pub(super) fn catch_up(
         .iter()
         .fold(setup, |setup, (name, value)| setup.set(name, value));
     bench.backlogs.copy(bench.options.backlog, &setup);
+    sync();
     let mut relay = Server::launch(setup, &bench.cores, Place::Anywhere);
     let first_answer = relay.until_answers().as_secs_f64();
     let (before, first) = (relay.usage(), watch(&relay, sink, |it| it.cursor > 0));
@@ -151,6 +154,7 @@ fn watch(relay: &Server, sink: Sink, wanted: impl Fn(Position) -> bool) -> (Inst
 /// The same events by a bare client.
 fn publish(bench: &mut Bench, sink: Sink, events: u64) -> f64 {
     let to = bench.destination(sink, Place::Anywhere);
+    sync();
     let rate = bench.cores.on(Place::Anywhere, || match sink {
         Sink::Kafka => bare_producer::publish(to.kafka(), &to.name, events),
         Sink::RabbitMq => bare_publisher::publish(to.rabbitmq(), &to.name, events),
