@@ -259,21 +259,18 @@ impl<D: Durability> Intake<D> {
         body: &[u8],
         room: OwnedSemaphorePermit,
     ) -> Verdict {
-        match understand(sdk_app_id, recall, &head.query, read, head.received_at) {
+        let understood = understand(sdk_app_id, recall, &head.query, read, head.received_at);
+        let (event, fault) = match understood {
             Ok(understood) => {
                 self.report(&understood.oddities, recall);
-                Verdict::Keep {
-                    event: understood.event,
-                    room,
-                    fault: None,
-                }
+                (understood.event, None)
             }
-            Err(fault) => Verdict::Keep {
-                event: Self::reject(head, sdk_app_id, recall, &fault, body),
-                room,
-                fault: Some(fault),
-            },
-        }
+            Err(fault) => {
+                let event = Self::reject(head, sdk_app_id, recall, &fault, body);
+                (event, Some(fault))
+            }
+        };
+        Verdict::Keep { event, room, fault }
     }
 
     /// The event of a callback that was not understood, which it keeps whole.

@@ -39,7 +39,7 @@ pub(super) struct Round {
     pub(super) outcomes: Result<Vec<(Message, Outcome)>, Error>,
 }
 
-/// When something was last heard of a round.
+/// When a round last went on: its confirms are awaited in the order of its messages.
 #[derive(Debug, Clone)]
 pub(super) struct Pulse(Arc<Mutex<Instant>>);
 
