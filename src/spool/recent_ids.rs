@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use uuid::Uuid;
 
-/// A bounded window of ids; the oldest go first.
+/// A window of ids that is bounded between groups; the oldest go first.
 #[derive(Debug)]
 pub(super) struct RecentIds {
     capacity: usize,
@@ -25,16 +25,32 @@ impl RecentIds {
         self.ids.contains(id)
     }
 
-    pub(super) fn insert(&mut self, id: Uuid) {
-        if self.capacity == 0 || !self.ids.insert(id) {
-            return;
+    /// Remembers an id; false where it was there.
+    pub(super) fn insert(&mut self, id: Uuid) -> bool {
+        if self.capacity == 0 {
+            return true;
         }
-        if self.order.len() == self.capacity
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
+        let is_new = self.ids.insert(id);
+        if is_new {
+            self.order.push_back(id);
         }
-        self.order.push_back(id);
+        is_new
+    }
+
+    /// Forgets the ids of a group that was not kept: so many of the newest.
+    pub(super) fn take_back(&mut self, newest: usize) {
+        let kept = self.order.len().saturating_sub(newest);
+        for id in self.order.drain(kept..) {
+            self.ids.remove(&id);
+        }
+    }
+
+    /// Forgets the oldest that are too many.
+    pub(super) fn trim(&mut self) {
+        let extra = self.order.len().saturating_sub(self.capacity);
+        for id in self.order.drain(..extra) {
+            self.ids.remove(&id);
+        }
     }
 }
 
@@ -42,20 +58,36 @@ impl RecentIds {
 mod tests {
     use super::*;
 
+    const IDS: [Uuid; 3] = [Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3)];
+
+    fn recent(capacity: usize) -> RecentIds {
+        let mut recent = RecentIds::new(capacity);
+        assert_eq!(IDS.map(|id| recent.insert(id)), [true; 3]);
+        recent
+    }
+
     #[test]
     fn the_oldest_ids_are_forgotten_first() {
-        let mut recent = RecentIds::new(2);
-        let ids = [1, 2, 3].map(Uuid::from_u128);
-        for id in ids {
-            recent.insert(id);
-        }
-        assert_eq!(ids.map(|id| recent.contains(&id)), [false, true, true]);
+        let mut recent = recent(2);
+        assert!(!recent.insert(IDS[0]), "not before they are too many");
+        recent.trim();
+        assert_eq!(IDS.map(|id| recent.contains(&id)), [false, true, true]);
+        assert_eq!(IDS.map(|id| recent.insert(id)), [true, false, false]);
+    }
+
+    #[test]
+    fn what_was_not_kept_is_not_remembered() {
+        let mut recent = recent(10);
+        recent.take_back(2);
+        assert_eq!(IDS.map(|id| recent.contains(&id)), [true, false, false]);
+        assert_eq!(IDS.map(|id| recent.insert(id)), [false, true, true]);
     }
 
     #[test]
     fn an_empty_window_remembers_nothing() {
-        let mut recent = RecentIds::new(0);
-        recent.insert(Uuid::nil());
-        assert!(!recent.contains(&Uuid::nil()));
+        let mut recent = recent(0);
+        assert!(IDS.iter().all(|id| !recent.contains(id)));
+        recent.take_back(3);
+        assert!(recent.insert(IDS[0]));
     }
 }

@@ -3,7 +3,7 @@
 mod open;
 mod retire;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,23 +116,19 @@ impl Store {
             .sum();
         let mut room = self.make_room(wanted, cursors)?;
         let mut next = self.next;
-        let mut new_ids = HashSet::new();
         let mut outcomes = Vec::with_capacity(events.len());
         let mut to_insert = Vec::with_capacity(events.len());
         for event in events {
             let cost = room::cost(event.bytes.len());
-            if self.recent.contains(&event.id) || new_ids.contains(&event.id) {
-                outcomes.push(Ok(Appended::Repeated));
-            } else if cost > room.bytes {
+            if cost > room.bytes && !self.recent.contains(&event.id) {
                 outcomes.push(Err(AppendError::Full(room.explain(&self.config))));
-            } else {
+            } else if self.recent.insert(event.id) {
                 room.bytes -= cost;
-                if self.config.recent_ids > 0 {
-                    new_ids.insert(event.id);
-                }
                 outcomes.push(Ok(Appended::New(next)));
                 to_insert.push((next, event));
                 next = next.next();
+            } else {
+                outcomes.push(Ok(Appended::Repeated));
             }
         }
         if to_insert.is_empty() {
@@ -161,6 +157,7 @@ impl Store {
         let first_unused = unused.map_or(self.next, |unused| unused.first);
         self.next = next;
         if let Err(error) = outcome {
+            self.recent.take_back(to_insert.len());
             // The log may hold what was written of it: no other event may get one of these numbers.
             self.unused = Some(Gap {
                 first: first_unused,
@@ -177,9 +174,7 @@ impl Store {
             .iter()
             .map(|(_, event)| room::cost(event.bytes.len()))
             .sum::<u64>();
-        for (_, event) in to_insert {
-            self.recent.insert(event.id);
-        }
+        self.recent.trim();
         Ok(outcomes)
     }
 
