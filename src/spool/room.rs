@@ -1,6 +1,7 @@
 //! How much more the spool may take: `spool.max_bytes`, and the disk less `spool.reserve`.
 
 use nix::sys::statvfs::statvfs;
+use rusqlite::Connection;
 
 use super::{Config, files};
 
@@ -22,6 +23,23 @@ const COMMIT_COST: u64 = 64 << 10;
 pub(super) struct Usage {
     pub(super) used_bytes: u64,
     pub(super) free_page_bytes: u64,
+}
+
+impl Usage {
+    /// Looks into the file, or at what a transaction under way has made of it.
+    pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        let pragma = |name| {
+            let mut pragma = connection.prepare_cached(name)?;
+            pragma.query_row([], |row| row.get::<_, u64>(0))
+        };
+        let size = pragma("PRAGMA page_size")?;
+        let free = pragma("PRAGMA freelist_count")?;
+        let all = pragma("PRAGMA page_count")?;
+        Ok(Self {
+            used_bytes: all.saturating_sub(free) * size,
+            free_page_bytes: free * size,
+        })
+    }
 }
 
 /// What limits the room.

@@ -14,6 +14,7 @@ use super::files::Lock;
 use super::note::Note;
 use super::recent_ids::RecentIds;
 use super::rescue::{Findings, Gap};
+use super::room::Usage;
 use super::{AppendError, Appended, Config, Cursor, room, schema};
 use crate::event::{Event, Millis, Seq, Stored};
 
@@ -46,6 +47,8 @@ pub(super) struct Store {
     next: Seq,
     /// Numbers that were given out before `next`, and whose append failed.
     unused: Option<Gap>,
+    /// After the last transaction: nobody else writes.
+    usage: Usage,
     /// Written to the log since it was last checkpointed, roughly.
     log_bytes: u64,
     recent: RecentIds,
@@ -82,6 +85,11 @@ impl Store {
     /// The cursors as they are on disk.
     pub(super) const fn saved_cursors(&self) -> &BTreeMap<String, SavedCursor> {
         &self.saved_cursors
+    }
+
+    /// What the file uses.
+    pub(super) const fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// What was found when it was opened that should not be so.
@@ -297,9 +305,14 @@ impl Store {
         let run = |sql: &str| self.connection.prepare_cached(sql)?.execute([]).map(|_| ());
         let outcome = run("BEGIN IMMEDIATE")
             .and_then(|()| work(&self.connection))
-            .and_then(|()| run("COMMIT"));
-        let Err(error) = outcome else {
-            return Ok(());
+            .and_then(|()| Usage::read(&self.connection))
+            .and_then(|usage| run("COMMIT").map(|()| usage));
+        let error = match outcome {
+            Ok(usage) => {
+                self.usage = usage;
+                return Ok(());
+            }
+            Err(error) => error,
         };
         if !self.connection.is_autocommit() {
             let _ = run("ROLLBACK");

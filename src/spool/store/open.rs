@@ -14,6 +14,7 @@ use crate::spool::files::{self, Lock};
 use crate::spool::note::Note;
 use crate::spool::recent_ids::RecentIds;
 use crate::spool::rescue::{self, put_back};
+use crate::spool::room::Usage;
 use crate::spool::{AppendError, Config, schema};
 
 /// Why the spool cannot be opened. It is left as it is.
@@ -212,6 +213,7 @@ impl Store {
         drop(statement);
         let spool_id = "SELECT spool_id FROM identity";
         let spool_id = connection.query_row(spool_id, [], |row| row.get(0))?;
+        let usage = Usage::read(&connection)?;
         let mut store = Self {
             connection,
             config: config.clone(),
@@ -220,6 +222,7 @@ impl Store {
             last,
             next: last.next(),
             unused: None,
+            usage,
             log_bytes: 0,
             recent,
             saved_cursors: BTreeMap::new(),

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{Store, classify};
 use crate::event::{Millis, Seq};
-use crate::spool::room::{self, HEADROOM, Limit, Room, Usage};
+use crate::spool::room::{self, HEADROOM, Limit, Room};
 use crate::spool::schema::PAGE_SIZE;
 use crate::spool::{AppendError, Cursor, files};
 
@@ -143,32 +143,12 @@ impl Store {
 
     /// How much fits now.
     pub(in crate::spool) fn room(&self) -> Room {
-        Room::look(&self.config, self.usage())
+        Room::look(&self.config, self.usage)
     }
 
     /// Why nothing fits, for people.
     pub(in crate::spool) fn explain(&self, room: Room) -> String {
         room.explain(&self.config)
-    }
-
-    /// What the file uses; all of it where it cannot be read.
-    pub(in crate::spool) fn usage(&self) -> Usage {
-        let pages = "SELECT (SELECT page_count FROM pragma_page_count),
-                            (SELECT freelist_count FROM pragma_freelist_count),
-                            (SELECT page_size FROM pragma_page_size)";
-        let read = self.connection.prepare_cached(pages).and_then(|mut pages| {
-            pages.query_row([], |row| {
-                let (all, free, size): (u64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                Ok(Usage {
-                    used_bytes: all.saturating_sub(free) * size,
-                    free_page_bytes: free * size,
-                })
-            })
-        });
-        read.unwrap_or(Usage {
-            used_bytes: u64::MAX,
-            free_page_bytes: 0,
-        })
     }
 }
 
@@ -188,6 +168,7 @@ mod tests {
 
     use super::*;
     use crate::setting::{Period, Size};
+    use crate::spool::room::Usage;
     use crate::spool::store::tests::events;
     use crate::spool::tests::config;
     use crate::spool::{Config, schema};
@@ -256,14 +237,14 @@ mod tests {
     fn pages_of_events_that_left_are_free() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
-        let empty = store.usage();
+        let empty = store.usage;
         assert_eq!(empty.free_page_bytes, 0);
         store.append(&events(1..=100, 4000), &cursors(0)).unwrap();
-        let full = store.usage();
+        let full = store.usage;
         assert!(full.used_bytes >= empty.used_bytes + 400_000, "{full:?}");
         assert_eq!(full.free_page_bytes, 0);
         store.expire(&cursors(100)).unwrap();
-        let left = store.usage();
+        let left = store.usage;
         let all = |usage: Usage| usage.used_bytes + usage.free_page_bytes;
         assert_eq!(all(left), all(full));
         assert!(left.free_page_bytes >= 400_000, "{left:?}");
