@@ -318,14 +318,9 @@ impl Spool {
 
     /// Waits until the spool fails for good.
     pub async fn failed(&self) -> AppendError {
-        let mut status = self.shared.status.subscribe();
-        let is_final =
-            |status: &Status| status.refusing.as_ref().is_some_and(AppendError::is_final);
-        let failed = status.wait_for(is_final).await;
-        failed.map_or_else(
-            |_| closed(),
-            |status| status.refusing.clone().unwrap_or_else(closed),
-        )
+        self.shared.failed.cancelled().await;
+        let refusing = self.shared.status.borrow().refusing.clone();
+        refusing.unwrap_or_else(closed)
     }
 
     /// Commits what is waiting, saves the cursors and closes the file. Ends within a bounded time, also

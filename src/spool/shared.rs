@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
@@ -31,6 +32,8 @@ const DOUBTS: usize = 64;
 pub(super) struct Shared {
     pub(super) spool_id: Uuid,
     pub(super) status: watch::Sender<Status>,
+    /// Cancelled when it has failed for good: who waits for that need not look at every commit.
+    pub(super) failed: CancellationToken,
     pub(super) cursors: BTreeMap<String, Cursor>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
     pub(super) busy: Busy,
@@ -114,6 +117,7 @@ impl Shared {
             }
             first
         });
+        self.failed.cancel();
     }
 }
 
@@ -135,6 +139,7 @@ mod tests {
                 last: Seq(0),
                 used_bytes: 0,
             }),
+            failed: CancellationToken::new(),
             cursors: BTreeMap::new(),
             unreadable: Mutex::default(),
             busy: Busy::default(),

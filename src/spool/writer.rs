@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::busy::Busy;
@@ -64,6 +65,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
             last,
             used_bytes: store.usage().used_bytes,
         }),
+        failed: CancellationToken::new(),
         cursors,
         unreadable: Mutex::default(),
         busy: Busy::default(),
