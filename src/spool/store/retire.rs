@@ -65,6 +65,7 @@ impl Store {
             return Ok(false);
         }
 
+        let free = self.usage.free_page_bytes;
         let recent_from = self.next.0.saturating_sub(self.config.recent_ids as u64);
         let next = self.next.0;
         self.unsynced(|store| {
@@ -91,7 +92,8 @@ impl Store {
             })
         })?;
         self.first = Seq(end + 1);
-        self.log_bytes += (end - first + 1) * PAGE_SIZE as u64;
+        // SQLite writes a page that it empties, although nobody will read it.
+        self.log_bytes += self.usage.free_page_bytes.saturating_sub(free);
         Ok(true)
     }
 
