@@ -203,6 +203,14 @@ impl Destination {
         }
     }
 
+    /// Throws it away as a whole: Kafka keeps the newest files of a topic's partitions for as long as there is one.
+    pub fn remove(self) {
+        match &self.kafka {
+            Some(kafka) => kafka.delete_topic(&self.name),
+            None => self.clear(),
+        }
+    }
+
     pub fn kafka(&self) -> &Kafka {
         self.kafka.as_ref().expect("Kafka")
     }

@@ -453,6 +453,8 @@ impl Kafka {
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;",
             ),
             ("log.dirs", "data"),
+            // Of a topic that was deleted: a minute of load is many gigabytes.
+            ("log.segment.delete.delay.ms", "1000"),
             ("auto.create.topics.enable", "false"),
             // A killed broker may register again only when its old session has ended.
             ("broker.session.timeout.ms", "4000"),

@@ -133,7 +133,7 @@ pub(super) fn catch_up(
     let last = watch(&relay, sink, |it| it.lag == 0 || it.cursor >= events);
     let (after, memory) = (relay.usage(), mib(relay.peak_memory()));
     drop(relay);
-    to.clear();
+    to.remove();
     let confirmed = (last.1.cursor - first.1.cursor) as f64;
     let whole = last.1.cursor as f64;
     Run {
@@ -160,6 +160,6 @@ fn publish(bench: &mut Bench, sink: Sink, events: u64) -> f64 {
         Sink::RabbitMq => bare_publisher::publish(to.rabbitmq(), &to.name, events),
         Sink::Stdout => panic!("a broker"),
     });
-    to.clear();
+    to.remove();
     rate
 }

@@ -144,7 +144,7 @@ fn watch(bench: &mut Bench, rate: u32, settings: &[(&str, &str)], latencies: &mu
     latencies.cpu.push(cpu.as_secs_f64() / count as f64 * 1e6);
     let seen = subscriber.stop();
     drop(relay);
-    to.clear();
+    to.remove();
     for (number, answered) in (2..).zip(answered) {
         let after = seen[&number].saturating_duration_since(answered);
         latencies.seen.push(after.as_secs_f64() * 1e3);
