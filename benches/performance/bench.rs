@@ -203,7 +203,7 @@ impl Destination {
         }
     }
 
-    /// Throws it away as a whole: Kafka keeps the newest files of a topic's partitions for as long as there is one.
+    /// Clears it for good: Kafka keeps the newest files of a topic for as long as it has the topic.
     pub fn remove(self) {
         match &self.kafka {
             Some(kafka) => kafka.delete_topic(&self.name),

@@ -1,6 +1,7 @@
 //! The ids of the latest events: how a repeated callback is recognised.
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::RangeBounds;
 
 use uuid::Uuid;
 
@@ -39,16 +40,16 @@ impl RecentIds {
 
     /// Forgets the ids of a group that was not kept: so many of the newest.
     pub(super) fn take_back(&mut self, newest: usize) {
-        let kept = self.order.len().saturating_sub(newest);
-        for id in self.order.drain(kept..) {
-            self.ids.remove(&id);
-        }
+        self.forget(self.order.len().saturating_sub(newest)..);
     }
 
     /// Forgets the oldest that are too many.
     pub(super) fn trim(&mut self) {
-        let extra = self.order.len().saturating_sub(self.capacity);
-        for id in self.order.drain(..extra) {
+        self.forget(..self.order.len().saturating_sub(self.capacity));
+    }
+
+    fn forget(&mut self, places: impl RangeBounds<usize>) {
+        for id in self.order.drain(places) {
             self.ids.remove(&id);
         }
     }
