@@ -1,5 +1,6 @@
 //! The writing side of the file: synchronous, one owner, no locks. The caller chooses the thread.
 
+mod errors;
 mod open;
 mod retire;
 
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, ffi, params};
+use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::files::Lock;
@@ -18,6 +19,8 @@ use super::room::Usage;
 use super::{AppendError, Appended, Config, Cursor, room, schema};
 use crate::event::{Event, Millis, Seq, Stored};
 
+use errors::classify;
+pub(super) use errors::is_damage;
 pub use open::OpenError;
 
 /// Pages that a commit writes besides those of its events: each is written whole.
@@ -349,49 +352,6 @@ fn save_cursors(
         ])?;
     }
     Ok(())
-}
-
-/// Whether an error says that the file is not what was written: its structure, its tables, or the types
-/// in them.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    match error {
-        rusqlite::Error::SqliteFailure(failure, _) => {
-            // A page that is there in part: the file was cut off.
-            let is_cut_off = failure.extended_code == ffi::SQLITE_IOERR_SHORT_READ;
-            let of_structure = matches!(
-                failure.code,
-                ErrorCode::DatabaseCorrupt
-                    | ErrorCode::NotADatabase
-                    | ErrorCode::Unknown
-                    | ErrorCode::TypeMismatch
-            );
-            is_cut_off || of_structure
-        }
-        rusqlite::Error::SqlInputError { .. }
-        | rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::IntegralValueOutOfRange(..)
-        | rusqlite::Error::InvalidColumnType(..)
-        | rusqlite::Error::QueryReturnedNoRows
-        | rusqlite::Error::Utf8Error(..) => true,
-        _ => false,
-    }
-}
-
-/// What a failed transaction means. A failed fsync is final: the system may have thrown away the pages
-/// that it could not write, so nothing that this process believes about the file is sure any more.
-fn classify(error: &rusqlite::Error) -> AppendError {
-    let text = error.to_string();
-    if is_damage(error) {
-        return AppendError::Damaged(text);
-    }
-    let rusqlite::Error::SqliteFailure(failure, _) = error else {
-        return AppendError::Failed(text);
-    };
-    match (failure.code, failure.extended_code) {
-        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => AppendError::Failed(text),
-        (ErrorCode::DiskFull, _) => AppendError::Full(text),
-        _ => AppendError::Io(text),
-    }
 }
 
 #[cfg(test)]

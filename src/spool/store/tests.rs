@@ -1,5 +1,4 @@
 use bytes::Bytes;
-use rusqlite::Error::{ExecuteReturnedResults, QueryReturnedNoRows, SqliteFailure};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -15,37 +14,6 @@ pub(super) fn events(numbers: impl IntoIterator<Item = u128>, length: usize) -> 
         bytes: Bytes::from(vec![b'x'; length]),
     };
     numbers.into_iter().map(event).collect()
-}
-
-#[test]
-fn an_error_says_whether_it_may_pass() {
-    let what = |error: rusqlite::Error| match classify(&error) {
-        AppendError::Full(_) => "full",
-        AppendError::Io(_) => "passes",
-        AppendError::Failed(_) => "failed",
-        AppendError::Damaged(_) => "damaged",
-        AppendError::Busy => "busy",
-    };
-    for (code, expected) in [
-        (ffi::SQLITE_FULL, "full"),
-        (ffi::SQLITE_BUSY, "passes"),
-        (ffi::SQLITE_CANTOPEN, "passes"),
-        (ffi::SQLITE_IOERR, "passes"),
-        (ffi::SQLITE_IOERR_READ, "passes"),
-        (ffi::SQLITE_IOERR_WRITE, "passes"),
-        (ffi::SQLITE_IOERR_FSYNC, "failed"),
-        (ffi::SQLITE_IOERR_DIR_FSYNC, "failed"),
-        (ffi::SQLITE_IOERR_SHORT_READ, "damaged"),
-        (ffi::SQLITE_CORRUPT, "damaged"),
-        (ffi::SQLITE_NOTADB, "damaged"),
-        (ffi::SQLITE_ERROR, "damaged"),
-        (ffi::SQLITE_MISMATCH, "damaged"),
-    ] {
-        let error = ffi::Error::new(code);
-        assert_eq!(what(SqliteFailure(error, None)), expected, "{error}");
-    }
-    assert_eq!(what(QueryReturnedNoRows), "damaged");
-    assert_eq!(what(ExecuteReturnedResults), "failed");
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! What SQLite's errors mean for the spool.
+
+use rusqlite::{ErrorCode, ffi};
+
+use crate::spool::AppendError;
+
+/// Whether an error says that the file is not what was written: its structure, its tables, or the types
+/// in them.
+pub(in crate::spool) fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            // A page that is there in part: the file was cut off.
+            let is_cut_off = failure.extended_code == ffi::SQLITE_IOERR_SHORT_READ;
+            let of_structure = matches!(
+                failure.code,
+                ErrorCode::DatabaseCorrupt
+                    | ErrorCode::NotADatabase
+                    | ErrorCode::Unknown
+                    | ErrorCode::TypeMismatch
+            );
+            is_cut_off || of_structure
+        }
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::Utf8Error(..) => true,
+        _ => false,
+    }
+}
+
+/// What a failed transaction means. A failed fsync is final: the system may have thrown away the pages
+/// that it could not write, so nothing that this process believes about the file is sure any more.
+pub(super) fn classify(error: &rusqlite::Error) -> AppendError {
+    let text = error.to_string();
+    if is_damage(error) {
+        return AppendError::Damaged(text);
+    }
+    let rusqlite::Error::SqliteFailure(failure, _) = error else {
+        return AppendError::Failed(text);
+    };
+    match (failure.code, failure.extended_code) {
+        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => AppendError::Failed(text),
+        (ErrorCode::DiskFull, _) => AppendError::Full(text),
+        _ => AppendError::Io(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Error::{ExecuteReturnedResults, QueryReturnedNoRows, SqliteFailure};
+
+    use super::*;
+
+    #[test]
+    fn an_error_says_whether_it_may_pass() {
+        let what = |error: rusqlite::Error| match classify(&error) {
+            AppendError::Full(_) => "full",
+            AppendError::Io(_) => "passes",
+            AppendError::Failed(_) => "failed",
+            AppendError::Damaged(_) => "damaged",
+            AppendError::Busy => "busy",
+        };
+        for (code, expected) in [
+            (ffi::SQLITE_FULL, "full"),
+            (ffi::SQLITE_BUSY, "passes"),
+            (ffi::SQLITE_CANTOPEN, "passes"),
+            (ffi::SQLITE_IOERR, "passes"),
+            (ffi::SQLITE_IOERR_READ, "passes"),
+            (ffi::SQLITE_IOERR_WRITE, "passes"),
+            (ffi::SQLITE_IOERR_FSYNC, "failed"),
+            (ffi::SQLITE_IOERR_DIR_FSYNC, "failed"),
+            (ffi::SQLITE_IOERR_SHORT_READ, "damaged"),
+            (ffi::SQLITE_CORRUPT, "damaged"),
+            (ffi::SQLITE_NOTADB, "damaged"),
+            (ffi::SQLITE_ERROR, "damaged"),
+            (ffi::SQLITE_MISMATCH, "damaged"),
+        ] {
+            let error = ffi::Error::new(code);
+            assert_eq!(what(SqliteFailure(error, None)), expected, "{error}");
+        }
+        assert_eq!(what(QueryReturnedNoRows), "damaged");
+        assert_eq!(what(ExecuteReturnedResults), "failed");
+    }
+}
