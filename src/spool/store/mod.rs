@@ -22,6 +22,7 @@ use crate::event::{Event, Millis, Seq, Stored};
 use errors::classify;
 pub(super) use errors::is_damage;
 pub use open::OpenError;
+use retire::Leaving;
 
 /// Pages that a commit writes besides those of its events: each is written whole.
 const COMMIT_PAGES: u64 = 3;
@@ -146,26 +147,15 @@ impl Store {
             return Ok(outcomes);
         }
 
+        let leaving = self.leaving_with(to_insert.len(), cursors);
         let moved = self.moved(cursors);
-        let now = Millis::now().as_millis();
-        let unused = self.unused;
-        let outcome = self.transaction(|connection| {
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO events (seq, id, kind, appended_at, checksum, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?;
-            for (seq, event) in &to_insert {
-                let (id, kind) = (event.id.as_bytes(), schema::kind_to_row(event.kind));
-                let checksum = schema::checksum(seq.0, id, kind, &event.bytes);
-                insert.execute(params![seq.0, id, kind, now, checksum, &event.bytes[..]])?;
-            }
-            if let Some(unused) = unused {
-                unused.insert(connection)?;
-            }
-            save_cursors(connection, &moved)
-        });
+        let mut outcome = self.insert(&to_insert, &moved, leaving);
+        if leaving.is_some() && !matches!(outcome, Ok(()) | Err(AppendError::Failed(_))) {
+            // What cannot leave keeps nothing out.
+            outcome = self.insert(&to_insert, &moved, None);
+        }
         let last = Seq(next.0 - 1);
-        let first_unused = unused.map_or(self.next, |unused| unused.first);
+        let first_unused = self.unused.map_or(self.next, |unused| unused.first);
         self.next = next;
         if let Err(error) = outcome {
             self.recent.take_back(to_insert.len());
@@ -187,6 +177,37 @@ impl Store {
             .sum::<u64>();
         self.recent.trim();
         Ok(outcomes)
+    }
+
+    /// Inserts events in one transaction, saves the cursors that have moved, and deletes what leaves meanwhile.
+    fn insert(
+        &mut self,
+        events: &[(Seq, &Event)],
+        moved: &BTreeMap<String, SavedCursor>,
+        leaving: Option<Leaving>,
+    ) -> Result<(), AppendError> {
+        let now = Millis::now().as_millis();
+        let unused = self.unused;
+        self.transaction(|connection| {
+            if let Some(leaving) = leaving {
+                leaving.delete(connection)?;
+            }
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO events (seq, id, kind, appended_at, checksum, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?;
+            for (seq, event) in events {
+                let (id, kind) = (event.id.as_bytes(), schema::kind_to_row(event.kind));
+                let checksum = schema::checksum(seq.0, id, kind, &event.bytes);
+                insert.execute(params![seq.0, id, kind, now, checksum, &event.bytes[..]])?;
+            }
+            if let Some(unused) = unused {
+                unused.insert(connection)?;
+            }
+            save_cursors(connection, moved)
+        })?;
+        self.first = leaving.map_or(self.first, Leaving::first_after);
+        Ok(())
     }
 
     /// Saves the cursors that have moved, without a sync: a power cut may lose the move, not the row.
@@ -312,6 +333,11 @@ impl Store {
             .and_then(|usage| run("COMMIT").map(|()| usage));
         let error = match outcome {
             Ok(usage) => {
+                // A page that was emptied is written, although nobody will read it.
+                let emptied = usage
+                    .free_page_bytes
+                    .saturating_sub(self.usage.free_page_bytes);
+                self.log_bytes += emptied;
                 self.usage = usage;
                 return Ok(());
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, classify};
 use crate::event::{Millis, Seq};
@@ -10,14 +10,50 @@ use crate::spool::room::{self, HEADROOM, Limit, Room};
 use crate::spool::schema::PAGE_SIZE;
 use crate::spool::{AppendError, Cursor, files};
 
-/// The size of the log at which it is brought into the file. Larger made answers wait longer for it,
-/// now and then; smaller writes the same pages more often.
-const LOG_BYTES: u64 = 4 << 20;
+/// The size of the log at which it is brought into the file. Larger makes answers wait longer for it,
+/// now and then; smaller writes the same pages, and syncs, more often.
+const LOG_BYTES: u64 = 1 << 20;
 
 /// Rows that are deleted in one transaction: few enough that nobody waits long for it, and fewer where the
 /// disk has no room for the pages that this writes to the log.
 const DELETE_AT_ONCE: u64 = 1000;
 const DELETE_AT_LEAST: u64 = 8;
+
+/// Rows that are deleted together with an insert, at least: fewer would have it write more pages than they free.
+const LEAVE_WITH_OTHERS: u64 = 64;
+
+/// The oldest events, which leave the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leaving {
+    first: u64,
+    last: u64,
+    /// The first number whose id is still to be recognised.
+    recent_from: u64,
+}
+
+impl Leaving {
+    /// The oldest event that stays, or the next to come.
+    pub(super) const fn first_after(self) -> Seq {
+        Seq(self.last + 1)
+    }
+
+    /// Deletes them; ids that are to be recognised stay.
+    pub(super) fn delete(self, connection: &Connection) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached(
+                "INSERT INTO recent_ids SELECT seq, id FROM events
+                 WHERE seq BETWEEN max(?1, ?2) AND ?3",
+            )?
+            .execute([self.first, self.recent_from, self.last])?;
+        connection
+            .prepare_cached("DELETE FROM events WHERE seq <= ?1")?
+            .execute([self.last])?;
+        connection
+            .prepare_cached("DELETE FROM recent_ids WHERE seq < ?1")?
+            .execute([self.recent_from])
+            .map(|_| ())
+    }
+}
 
 impl Store {
     /// Deletes the oldest forwarded events whose retention is over, a bounded number at once. Returns
@@ -26,25 +62,39 @@ impl Store {
         &mut self,
         cursors: &BTreeMap<String, Cursor>,
     ) -> Result<bool, AppendError> {
-        let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
-        let cutoff = Millis::now().as_millis().saturating_sub(retention);
-        self.delete_forwarded(cursors, Some(cutoff))
+        self.delete_forwarded(cursors, Some(self.cutoff()))
     }
 
-    /// Deletes the oldest forwarded events, those appended after `cutoff` excepted.
-    fn delete_forwarded(
-        &mut self,
+    /// Those that leave in the commit of `coming` others, as many or a few more: the pages that they empty take
+    /// the others, and are written once. None where only few may leave.
+    pub(super) fn leaving_with(
+        &self,
+        coming: usize,
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Option<Leaving> {
+        let at_most = LEAVE_WITH_OTHERS.max(coming as u64);
+        let leaving = self.leaving(cursors, Some(self.cutoff()), at_most);
+        // What cannot be read is told by the upkeep, which reads it, too.
+        let leaving = leaving.ok()??;
+        (leaving.last + 1 - leaving.first >= LEAVE_WITH_OTHERS).then_some(leaving)
+    }
+
+    /// Unix milliseconds: the retention of what was appended later is not over.
+    fn cutoff(&self) -> i64 {
+        let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
+        Millis::now().as_millis().saturating_sub(retention)
+    }
+
+    /// The oldest events, where they are forwarded and not appended after `cutoff`.
+    fn leaving(
+        &self,
         cursors: &BTreeMap<String, Cursor>,
         cutoff: Option<i64>,
-    ) -> Result<bool, AppendError> {
-        let forwarded = self.forwarded(cursors);
-        if forwarded < self.first {
-            return Ok(false);
-        }
+        at_most: u64,
+    ) -> Result<Option<Leaving>, AppendError> {
         let first = self.first.0;
-        let count = deleted_at_once(room::free_disk(&self.config));
-        let mut end = forwarded.0.min(first + count - 1);
-        if let Some(cutoff) = cutoff {
+        let mut last = self.forwarded(cursors).0.min(first + at_most - 1);
+        if let Some(cutoff) = cutoff.filter(|_| last >= first) {
             let young: Option<u64> = self
                 .connection
                 .prepare_cached(
@@ -53,47 +103,44 @@ impl Store {
                 )
                 .and_then(|mut young| {
                     young
-                        .query_row(params![first, end, cutoff], |row| row.get(0))
+                        .query_row(params![first, last, cutoff], |row| row.get(0))
                         .optional()
                 })
                 .map_err(|error| classify(&error))?;
-            if let Some(young) = young {
-                end = young - 1;
-            }
+            last = young.map_or(last, |young| young - 1);
         }
-        if end < first {
-            return Ok(false);
-        }
-
-        let free = self.usage.free_page_bytes;
         let recent_from = self.next.0.saturating_sub(self.config.recent_ids as u64);
+        Ok((last >= first).then_some(Leaving {
+            first,
+            last,
+            recent_from,
+        }))
+    }
+
+    /// Deletes the oldest forwarded events, those appended after `cutoff` excepted.
+    fn delete_forwarded(
+        &mut self,
+        cursors: &BTreeMap<String, Cursor>,
+        cutoff: Option<i64>,
+    ) -> Result<bool, AppendError> {
+        let at_most = deleted_at_once(room::free_disk(&self.config));
+        let Some(leaving) = self.leaving(cursors, cutoff, at_most)? else {
+            return Ok(false);
+        };
         let next = self.next.0;
         self.unsynced(|store| {
             store.transaction(|connection| {
-                connection
-                    .prepare_cached(
-                        "INSERT INTO recent_ids SELECT seq, id FROM events
-                         WHERE seq BETWEEN max(?1, ?2) AND ?3",
-                    )?
-                    .execute([first, recent_from, end])?;
-                connection
-                    .prepare_cached("DELETE FROM events WHERE seq <= ?1")?
-                    .execute([end])?;
-                connection
-                    .prepare_cached("DELETE FROM recent_ids WHERE seq < ?1")?
-                    .execute([recent_from])?;
+                leaving.delete(connection)?;
                 connection
                     .prepare_cached("DELETE FROM gaps WHERE last_seq <= ?1 AND NOT lost")?
-                    .execute([end])?;
+                    .execute([leaving.last])?;
                 connection
                     .prepare_cached("UPDATE identity SET next_seq = ?1")?
                     .execute([next])
                     .map(|_| ())
             })
         })?;
-        self.first = Seq(end + 1);
-        // SQLite writes a page that it empties, although nobody will read it.
-        self.log_bytes += self.usage.free_page_bytes.saturating_sub(free);
+        self.first = leaving.first_after();
         Ok(true)
     }
 
@@ -173,7 +220,7 @@ mod tests {
     use crate::spool::room::Usage;
     use crate::spool::store::tests::events;
     use crate::spool::tests::config;
-    use crate::spool::{Config, schema};
+    use crate::spool::{Appended, Config, schema};
 
     fn without_retention(folder: &TempDir) -> Store {
         Store::open(&Config {
@@ -199,6 +246,83 @@ mod tests {
             assert_eq!(store.first(), Seq(first));
         }
         assert_eq!(store.expire(&cursors), Ok(false));
+    }
+
+    /// The oldest event kept, after `coming` more were appended when so many had been forwarded.
+    fn first_after(store: &mut Store, forwarded: u64, coming: u64) -> u64 {
+        let next = u128::from(store.next.0);
+        let coming = events(next..next + u128::from(coming), 1000);
+        store.append(&coming, &cursors(forwarded)).unwrap();
+        store.first().0
+    }
+
+    #[test]
+    fn as_many_leave_as_come_and_few_do_not() {
+        let folder = TempDir::new().unwrap();
+        let mut store = without_retention(&folder);
+        for (forwarded, coming, first) in [
+            (0, 1000, 1),
+            (63, 100, 1),
+            (64, 1, 65),
+            (1000, 1, 129),
+            (1000, 100, 229),
+            (291, 1, 229),
+            (300, 100, 301),
+        ] {
+            assert_eq!(first_after(&mut store, forwarded, coming), first);
+        }
+        store.config.retention = Period(Duration::from_secs(3600));
+        assert_eq!(first_after(&mut store, 1000, 100), 301);
+    }
+
+    /// Those are written once, where they would be written twice in commits of their own.
+    #[test]
+    fn who_comes_takes_the_pages_of_who_leaves() {
+        let folder = TempDir::new().unwrap();
+        let mut store = without_retention(&folder);
+        let mut written = |forwarded| {
+            assert_eq!(store.checkpoint_all(), Ok(true));
+            let first = first_after(&mut store, forwarded, 100);
+            assert_eq!(first, forwarded + 1);
+            files::log_size(&store.config.path)
+        };
+        written(0);
+        let alone = written(0);
+        let together = written(100);
+        assert!(together < alone * 5 / 4, "{together} of {alone}");
+    }
+
+    #[test]
+    fn what_cannot_leave_keeps_nothing_out() {
+        let folder = TempDir::new().unwrap();
+        let mut store = without_retention(&folder);
+        first_after(&mut store, 0, 100);
+        let refuse =
+            "CREATE TRIGGER refuse BEFORE DELETE ON events BEGIN SELECT raise(ABORT, 'no'); END";
+        store.connection.execute_batch(refuse).unwrap();
+        assert_eq!(first_after(&mut store, 100, 1), 1);
+        assert_eq!(store.last(), Seq(101));
+        store.expire(&cursors(100)).unwrap_err();
+    }
+
+    #[test]
+    fn ids_of_those_that_left_are_recognised_after_a_start() {
+        let folder = TempDir::new().unwrap();
+        let config = Config {
+            recent_ids: 150,
+            retention: Period(Duration::ZERO),
+            ..config(&folder)
+        };
+        let mut store = Store::open(&config).unwrap();
+        first_after(&mut store, 0, 100);
+        assert_eq!(first_after(&mut store, 100, 100), 101);
+        drop(store);
+        let mut store = Store::open(&config).unwrap();
+        for (number, is_new) in [(200, false), (51, false), (50, true)] {
+            let outcome = store.append(&events([number], 0), &cursors(100)).unwrap();
+            let appended = outcome[0].as_ref().unwrap();
+            assert_eq!(*appended != Appended::Repeated, is_new, "{number}");
+        }
     }
 
     #[test]
