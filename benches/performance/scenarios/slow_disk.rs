@@ -1,5 +1,6 @@
 //! Disks whose syncs take longer: the library that the tests load into a relay delays each of them.
 
+use std::thread::sleep;
 use std::time::Duration;
 
 use super::super::bench::Bench;
@@ -40,6 +41,8 @@ pub fn play(bench: &mut Bench) -> Report {
                 faults.slow_syncs(Duration::from_millis(u64::from(*delay)));
                 let forwarding = Forwarding::UntilDrained("stdout");
                 rounds.push(measure(&relay, &load, &bench.cores, forwarding));
+                // The log may be on its way into the file: of two syncs, neither is the next round's.
+                sleep(Duration::from_millis(u64::from(2 * *delay)));
             }
         }
         for (delay, rounds) in &rounds {
