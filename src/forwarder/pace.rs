@@ -47,7 +47,7 @@ impl Pace {
         let turn = if self.is_alone() {
             TURN_ALONE
         } else {
-            TURN.max(self.came_in + self.came_in / 4)
+            TURN.max(self.came_in + self.came_in / 8)
         };
         usize::try_from(turn).unwrap_or(usize::MAX)
     }
@@ -116,7 +116,7 @@ mod tests {
     async fn turns_are_larger_than_what_comes_in() {
         let mut pace = Pace::new(Seq(5000));
         assert_eq!(pace.turn(), 1000);
-        for (last, turn) in [(5010, 64), (5110, 125), (5110, 64)] {
+        for (last, turn) in [(5010, 64), (5110, 112), (5110, 64)] {
             pace.rest(Seq(0), Seq(last)).await;
             pace.came_in_at = Some(Instant::now());
             assert_eq!(pace.turn(), turn, "{last}");

@@ -27,8 +27,9 @@ pub enum ReadError {
     Missing(Seq, Seq),
 }
 
-/// Rows that one read takes at most, and the bytes after which it stops.
-const READ_ROWS: usize = 1000;
+/// Rows that one read takes at most, and the bytes after which it stops. On a core that callbacks keep busy, they
+/// wait for it.
+const READ_ROWS: usize = 500;
 const READ_BYTES: usize = 1 << 20;
 
 /// A reader that follows the spool.
@@ -92,7 +93,7 @@ impl Tail {
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         let limit = limit.max(1);
         loop {
-            if !self.ahead.is_empty() {
+            if self.ahead.len() >= limit || !self.ahead.is_empty() && !self.has_read() {
                 let rows: Vec<Row> = self.ahead.drain(..limit.min(self.ahead.len())).collect();
                 self.position = rows.last().map_or(self.position, Row::seq);
                 self.read_ahead();
@@ -118,11 +119,12 @@ impl Tail {
                 // The runtime is shutting down.
                 return std::future::pending().await;
             };
+            let place = self.read_to();
             match &rows {
-                Ok(_) => self.shared.trust(self.position),
+                Ok(_) => self.shared.trust(place),
                 Err(error @ ReadError::Missing(..)) => self.shared.found_damage(&error.to_string()),
                 Err(error @ ReadError::Database(source)) if is_damage(source) => {
-                    self.shared.doubt(self.position, &chain(error));
+                    self.shared.doubt(place, &chain(error));
                 }
                 Err(_) => {}
             }
@@ -139,12 +141,17 @@ impl Tail {
     /// Reads on while what was read is made use of, if that is not enough for long.
     fn read_ahead(&mut self) {
         let behind = self.read_to() < self.status.borrow().last;
-        if behind && self.reading.is_none() && self.ahead.len() < READ_ROWS / 2 {
+        if behind && self.reading.is_none() && self.ahead.len() < READ_ROWS {
             self.reading = Some(self.read());
         }
     }
 
-    /// Everything up to here was read.
+    /// Whether a read is over whose rows were not taken yet.
+    fn has_read(&self) -> bool {
+        self.reading.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Everything up to here was read, and taken.
     fn read_to(&self) -> Seq {
         self.ahead.back().map_or(self.position, Row::seq)
     }
@@ -282,6 +289,20 @@ mod tests {
             tail.next(1).await.unwrap_err();
         }
         spool.status().refusing
+    }
+
+    #[tokio::test]
+    async fn what_was_read_meanwhile_is_taken_before_the_rest_runs_out() {
+        let folder = TempDir::new().unwrap();
+        let spool = Spool::open(&config(&folder), &["sink"]).unwrap().spool;
+        append_all(&spool, 1..=1200).await;
+        let mut tail = spool.tail(Seq(0)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(tail.next(300).await.unwrap().len(), 300);
+            while tail.reading.is_some() && !tail.has_read() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
 
     #[tokio::test]

@@ -42,7 +42,7 @@ pub fn play(bench: &mut Bench) -> Report {
     comparison.report()
 }
 
-/// A round on a relay that has just begun to send a backlog, which ends with the round.
+/// A round on a relay that is about to send a backlog, and ends with the round.
 fn behind(bench: &mut Bench, sink: Sink, load: &Load) -> Round {
     let to = bench.destination(sink, Place::Generator);
     let setup = to.settings(bench.setup());
@@ -50,6 +50,7 @@ fn behind(bench: &mut Bench, sink: Sink, load: &Load) -> Round {
     let relay = Server::relay(setup, &bench.cores, Place::Server);
     relay.until_sink(sink.name(), CONNECTS, |it| it.cursor > 0);
     let forwarding = Forwarding::For(sink.name(), Duration::ZERO);
+    warm_up(&relay, &bench.cores, forwarding);
     let round = measure(&relay, load, &bench.cores, forwarding);
     drop(relay);
     to.clear();

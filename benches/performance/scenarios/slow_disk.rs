@@ -1,6 +1,5 @@
 //! Disks whose syncs take longer: the library that the tests load into a relay delays each of them.
 
-use std::thread::sleep;
 use std::time::Duration;
 
 use super::super::bench::Bench;
@@ -11,6 +10,7 @@ use super::super::rig::Faults;
 use super::super::round::{Forwarding, Round, measure, medians};
 use super::super::server::Server;
 use super::super::table::{Cell, Report, Table, Target};
+use super::super::wait::wait;
 use super::{MEMORY_MIB, warm_up};
 
 pub const NAME: &str = "slow_disk";
@@ -19,6 +19,9 @@ pub const NAME: &str = "slow_disk";
 const DELAYS: [u32; 4] = [0, 2, 10, 100];
 
 const CONNECTIONS: [u32; 3] = [1, 64, 256];
+
+/// How long the syncs that a round has begun may take.
+const SYNCS: Duration = Duration::from_secs(5);
 
 pub fn play(bench: &mut Bench) -> Report {
     let columns = [
@@ -38,11 +41,11 @@ pub fn play(bench: &mut Bench) -> Report {
         let mut rounds = DELAYS.map(|delay| (delay, Vec::new()));
         for _ in 0..bench.options.rounds {
             for (delay, rounds) in &mut rounds {
-                faults.slow_syncs(Duration::from_millis(u64::from(*delay)));
+                let delay = Duration::from_millis(u64::from(*delay));
+                faults.slow_syncs(delay);
                 let forwarding = Forwarding::UntilDrained("stdout");
                 rounds.push(measure(&relay, &load, &bench.cores, forwarding));
-                // The log may be on its way into the file: of two syncs, neither is the next round's.
-                sleep(Duration::from_millis(u64::from(2 * *delay)));
+                until_syncs_are_over(&faults, delay);
             }
         }
         for (delay, rounds) in &rounds {
@@ -58,4 +61,13 @@ pub fn play(bench: &mut Bench) -> Report {
         tables: vec![table],
         targets: vec![Target::at_most("peak memory, MiB", MEMORY_MIB, memory)],
     }
+}
+
+/// The log may still be on its way into the file, and the next round would wait for that.
+fn until_syncs_are_over(faults: &Faults, delay: Duration) {
+    let mut before = None;
+    wait(SYNCS, 2 * delay, || {
+        let syncs = faults.calls().syncs;
+        before.replace(syncs) == Some(syncs)
+    });
 }
