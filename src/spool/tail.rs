@@ -27,9 +27,12 @@ pub enum ReadError {
     Missing(Seq, Seq),
 }
 
-/// Rows that one read takes at most, and the bytes after which it stops. On a core that callbacks keep busy, they
-/// wait for it.
-const READ_ROWS: usize = 500;
+/// Rows that one read takes: as many as are wanted at once, within these bounds. On a core that callbacks keep busy,
+/// they wait for it.
+const READ_AT_LEAST: usize = 500;
+const READ_AT_MOST: usize = 1000;
+
+/// Bytes of events after which a read stops.
 const READ_BYTES: usize = 1 << 20;
 
 /// A reader that follows the spool.
@@ -96,7 +99,7 @@ impl Tail {
             if self.ahead.len() >= limit || !self.ahead.is_empty() && !self.has_read() {
                 let rows: Vec<Row> = self.ahead.drain(..limit.min(self.ahead.len())).collect();
                 self.position = rows.last().map_or(self.position, Row::seq);
-                self.read_ahead();
+                self.read_ahead(limit);
                 return Ok(rows);
             }
             if self.reading.is_none() {
@@ -108,7 +111,7 @@ impl Tail {
                     self.position = newest.seq;
                     return Ok(fresh.into_iter().map(Row::Event).collect());
                 }
-                self.reading = Some(self.read());
+                self.reading = Some(self.read(limit));
             }
             let Some(reading) = &mut self.reading else {
                 continue;
@@ -139,10 +142,10 @@ impl Tail {
     }
 
     /// Reads on while what was read is made use of, if that is not enough for long.
-    fn read_ahead(&mut self) {
+    fn read_ahead(&mut self, limit: usize) {
         let behind = self.read_to() < self.status.borrow().last;
-        if behind && self.reading.is_none() && self.ahead.len() < READ_ROWS {
-            self.reading = Some(self.read());
+        if behind && self.reading.is_none() && self.ahead.len() < READ_AT_LEAST {
+            self.reading = Some(self.read(limit));
         }
     }
 
@@ -156,8 +159,8 @@ impl Tail {
         self.ahead.back().map_or(self.position, Row::seq)
     }
 
-    /// Begins to read what comes next.
-    fn read(&self) -> JoinHandle<Result<Vec<Row>, ReadError>> {
+    /// Begins to read what comes next; `limit` is how many rows are wanted at once.
+    fn read(&self, limit: usize) -> JoinHandle<Result<Vec<Row>, ReadError>> {
         let connection = Arc::clone(&self.connection);
         let (first, last) = {
             let status = self.status.borrow();
@@ -165,9 +168,10 @@ impl Tail {
         };
         // What was deleted had been confirmed to everybody, also to who reads here.
         let expected = self.read_to().next().max(first);
+        let rows = limit.clamp(READ_AT_LEAST, READ_AT_MOST);
         tokio::task::spawn_blocking(move || {
             let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            read(&connection, expected, last)
+            read(&connection, expected, last, rows)
         })
     }
 }
@@ -197,12 +201,17 @@ pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<Millis
     Ok(millis.and_then(Millis::new))
 }
 
-/// Reads rows from number `expected` on. `last` is known to be there, or known to be gone.
-fn read(connection: &Connection, expected: Seq, last: Seq) -> Result<Vec<Row>, ReadError> {
+/// Reads at most `limit` rows from number `expected` on. `last` is known to be there, or known to be gone.
+fn read(
+    connection: &Connection,
+    expected: Seq,
+    last: Seq,
+    limit: usize,
+) -> Result<Vec<Row>, ReadError> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, id, kind, checksum, body FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
     )?;
-    let mut found = statement.query([expected.0, READ_ROWS as u64])?;
+    let mut found = statement.query([expected.0, limit as u64])?;
     let mut rows = Vec::new();
     let mut bytes = 0;
     let mut expected = expected;

@@ -37,11 +37,12 @@ impl Leaving {
         Seq(self.last + 1)
     }
 
-    /// Deletes them; ids that are to be recognised stay.
+    /// Deletes them; ids that are to be recognised stay. Some may be there already: of events that had left, and that a
+    /// start has put back.
     pub(super) fn delete(self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
-                "INSERT INTO recent_ids SELECT seq, id FROM events
+                "INSERT OR REPLACE INTO recent_ids SELECT seq, id FROM events
                  WHERE seq BETWEEN max(?1, ?2) AND ?3",
             )?
             .execute([self.first, self.recent_from, self.last])?;
@@ -303,6 +304,26 @@ mod tests {
         assert_eq!(first_after(&mut store, 100, 1), 1);
         assert_eq!(store.last(), Seq(101));
         store.expire(&cursors(100)).unwrap_err();
+    }
+
+    #[test]
+    fn an_event_that_came_back_leaves_again() {
+        let folder = TempDir::new().unwrap();
+        let mut store = without_retention(&folder);
+        let again = |store: &Store| {
+            let copy = "INSERT INTO recent_ids SELECT seq, id FROM events";
+            store.connection.execute(copy, []).unwrap()
+        };
+        first_after(&mut store, 0, 100);
+        assert_eq!(again(&store), 100);
+        assert_eq!(first_after(&mut store, 100, 100), 101);
+        store
+            .connection
+            .execute("DELETE FROM recent_ids", [])
+            .unwrap();
+        assert_eq!(again(&store), 100);
+        assert_eq!(store.expire(&cursors(200)), Ok(true));
+        assert_eq!(store.first(), Seq(201));
     }
 
     #[test]
