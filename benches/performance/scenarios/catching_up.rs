@@ -53,6 +53,6 @@ fn behind(bench: &mut Bench, sink: Sink, load: &Load) -> Round {
     warm_up(&relay, &bench.cores, forwarding);
     let round = measure(&relay, load, &bench.cores, forwarding);
     drop(relay);
-    to.clear();
+    to.remove();
     round
 }
