@@ -1,6 +1,7 @@
 //! Room: what the file uses, what may leave it, and the log that is brought into it.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -73,11 +74,9 @@ impl Store {
         coming: usize,
         cursors: &BTreeMap<String, Cursor>,
     ) -> Option<Leaving> {
-        let at_most = LEAVE_WITH_OTHERS.max(coming as u64);
-        let leaving = self.leaving(cursors, Some(self.cutoff()), at_most);
+        let counts = LEAVE_WITH_OTHERS..=LEAVE_WITH_OTHERS.max(coming as u64);
         // What cannot be read is told by the upkeep, which reads it, too.
-        let leaving = leaving.ok()??;
-        (leaving.last + 1 - leaving.first >= LEAVE_WITH_OTHERS).then_some(leaving)
+        self.leaving(cursors, Some(self.cutoff()), counts).ok()?
     }
 
     /// Unix milliseconds: the retention of what was appended later is not over.
@@ -86,16 +85,17 @@ impl Store {
         Millis::now().as_millis().saturating_sub(retention)
     }
 
-    /// The oldest events, where they are forwarded and not appended after `cutoff`.
+    /// The oldest events, where they are forwarded and not appended after `cutoff`: so many, or none.
     fn leaving(
         &self,
         cursors: &BTreeMap<String, Cursor>,
         cutoff: Option<i64>,
-        at_most: u64,
+        counts: RangeInclusive<u64>,
     ) -> Result<Option<Leaving>, AppendError> {
         let first = self.first.0;
-        let mut last = self.forwarded(cursors).0.min(first + at_most - 1);
-        if let Some(cutoff) = cutoff.filter(|_| last >= first) {
+        let enough = |last: u64| last + 1 >= first + counts.start();
+        let mut last = self.forwarded(cursors).0.min(first + counts.end() - 1);
+        if let Some(cutoff) = cutoff.filter(|_| enough(last)) {
             let young: Option<u64> = self
                 .connection
                 .prepare_cached(
@@ -111,7 +111,7 @@ impl Store {
             last = young.map_or(last, |young| young - 1);
         }
         let recent_from = self.next.0.saturating_sub(self.config.recent_ids as u64);
-        Ok((last >= first).then_some(Leaving {
+        Ok(enough(last).then_some(Leaving {
             first,
             last,
             recent_from,
@@ -125,7 +125,7 @@ impl Store {
         cutoff: Option<i64>,
     ) -> Result<bool, AppendError> {
         let at_most = deleted_at_once(room::free_disk(&self.config));
-        let Some(leaving) = self.leaving(cursors, cutoff, at_most)? else {
+        let Some(leaving) = self.leaving(cursors, cutoff, 1..=at_most)? else {
             return Ok(false);
         };
         let next = self.next.0;
