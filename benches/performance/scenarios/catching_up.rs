@@ -13,6 +13,10 @@ use super::warm_up;
 
 pub const NAME: &str = "catching_up";
 
+/// How many times as long a round is as those of others: in its first second the files and the topic of a relay that
+/// has just started are new, and answers wait longer.
+const LONGER: u32 = 3;
+
 /// How long a relay may take to find its broker.
 const CONNECTS: Duration = Duration::from_secs(60);
 
@@ -28,7 +32,7 @@ pub fn play(bench: &mut Bench) -> Report {
         let (even, to) = bench.relay(sink);
         warm_up(&even, &bench.cores, Forwarding::UntilDrained(sink.name()));
         for connections in bench.options.beside() {
-            let load = Load::new(*connections, bench.options.round);
+            let load = Load::new(*connections, bench.options.round * LONGER);
             let (mut with, mut without) = (Vec::new(), Vec::new());
             for _ in 0..bench.options.rounds {
                 let forwarding = Forwarding::UntilDrained(sink.name());

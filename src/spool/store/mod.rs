@@ -1,12 +1,12 @@
 //! The writing side of the file: synchronous, one owner, no locks. The caller chooses the thread.
 
 mod errors;
+mod leaving;
 mod open;
-mod retire;
+mod space;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use uuid::Uuid;
@@ -21,14 +21,11 @@ use crate::event::{Event, Millis, Seq, Stored};
 
 use errors::classify;
 pub(super) use errors::is_damage;
+use leaving::Leaving;
 pub use open::OpenError;
-use retire::Leaving;
 
 /// Pages that a commit writes besides those of its events: each is written whole.
 const COMMIT_PAGES: u64 = 3;
-
-/// How long the log waits for those who read it, before it is cut off.
-const READERS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// An event that a sink could not publish anywhere, and why.
 #[derive(Debug, Clone)]
@@ -245,20 +242,6 @@ impl Store {
             confirmed: self.forwarded(cursors),
             damaged: false,
         });
-    }
-
-    /// Brings the log into the file, so that the file alone holds everything, and gives the log's disk
-    /// space back. Does not wait long for somebody who reads: returns whether it could.
-    pub(super) fn checkpoint_all(&self) -> Result<bool, AppendError> {
-        let wait = |time| self.connection.busy_timeout(time);
-        wait(READERS_TIMEOUT)
-            .and_then(|()| {
-                let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-                let outcome = self.connection.query_row(truncate, [], |row| row.get(0));
-                wait(schema::BUSY_TIMEOUT).and(outcome)
-            })
-            .map(|busy: bool| !busy)
-            .map_err(|error| classify(&error))
     }
 
     /// Keeps an event for people to look at.

@@ -16,6 +16,11 @@ pub(super) fn events(numbers: impl IntoIterator<Item = u128>, length: usize) -> 
     numbers.into_iter().map(event).collect()
 }
 
+/// Those of one sink, which has confirmed everything up to `seq`.
+pub(super) fn cursors(seq: u64) -> BTreeMap<String, Cursor> {
+    [("sink".to_owned(), Cursor::new(Seq(seq)))].into()
+}
+
 #[test]
 fn what_fails_half_way_leaves_nothing_behind_and_is_not_in_the_way() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Room: what the file uses, what may leave it, and the log that is brought into it.
+//! The oldest events, which leave the file once they are forwarded: when, how many, and with whom.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -7,13 +7,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, classify};
 use crate::event::{Millis, Seq};
-use crate::spool::room::{self, HEADROOM, Limit, Room};
 use crate::spool::schema::PAGE_SIZE;
-use crate::spool::{AppendError, Cursor, files};
-
-/// The size of the log at which it is brought into the file. Larger makes answers wait longer for it,
-/// now and then; smaller writes the same pages, and syncs, more often.
-const LOG_BYTES: u64 = 1 << 20;
+use crate::spool::{AppendError, Cursor, room};
 
 /// Rows that are deleted in one transaction: few enough that nobody waits long for it, and fewer where the
 /// disk has no room for the pages that this writes to the log.
@@ -119,7 +114,7 @@ impl Store {
     }
 
     /// Deletes the oldest forwarded events, those appended after `cutoff` excepted.
-    fn delete_forwarded(
+    pub(super) fn delete_forwarded(
         &mut self,
         cursors: &BTreeMap<String, Cursor>,
         cutoff: Option<i64>,
@@ -145,18 +140,6 @@ impl Store {
         Ok(true)
     }
 
-    /// Brings the log into the file once it is large enough, and syncs both.
-    pub(in crate::spool) fn checkpoint(&mut self) -> Result<(), AppendError> {
-        if self.log_bytes < LOG_BYTES {
-            return Ok(());
-        }
-        self.log_bytes = 0;
-        self.connection
-            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
-            .and_then(|mut checkpoint| checkpoint.query_row([], |_| Ok(())))
-            .map_err(|error| classify(&error))
-    }
-
     /// The newest event that every sink which counts has confirmed. A sink that is not configured any
     /// more counts if it had not confirmed everything when it was missed.
     pub(super) fn forwarded(&self, cursors: &BTreeMap<String, Cursor>) -> Seq {
@@ -169,37 +152,6 @@ impl Store {
         let lowest = configured.chain(orphans).min();
         lowest.map_or(self.last, |lowest| lowest.min(self.last))
     }
-
-    /// How much fits now; if `wanted` bytes do not, after the log and then forwarded events have made way.
-    pub(in crate::spool) fn make_room(
-        &mut self,
-        wanted: u64,
-        cursors: &BTreeMap<String, Cursor>,
-    ) -> Result<Room, AppendError> {
-        let mut log_is_read = false;
-        loop {
-            let room = self.room();
-            if room.bytes >= wanted {
-                return Ok(room);
-            }
-            let on_disk = room.limit == Limit::Disk && !log_is_read;
-            if on_disk && files::log_size(&self.config.path) >= HEADROOM {
-                log_is_read = !self.checkpoint_all()?;
-            } else if !self.delete_forwarded(cursors, None)? {
-                return Ok(room);
-            }
-        }
-    }
-
-    /// How much fits now.
-    pub(in crate::spool) fn room(&self) -> Room {
-        Room::look(&self.config, self.usage)
-    }
-
-    /// Why nothing fits, for people.
-    pub(in crate::spool) fn explain(&self, room: Room) -> String {
-        room.explain(&self.config)
-    }
 }
 
 /// How many rows one transaction deletes, for the free bytes of the disk.
@@ -210,18 +162,16 @@ fn deleted_at_once(free_disk: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::time::Duration;
 
-    use rusqlite::OpenFlags;
     use tempfile::TempDir;
 
     use super::*;
-    use crate::setting::{Period, Size};
+    use crate::setting::Period;
     use crate::spool::room::Usage;
-    use crate::spool::store::tests::events;
+    use crate::spool::store::tests::{cursors, events};
     use crate::spool::tests::config;
-    use crate::spool::{Appended, Config, schema};
+    use crate::spool::{Appended, Config, files};
 
     fn without_retention(folder: &TempDir) -> Store {
         Store::open(&Config {
@@ -229,10 +179,6 @@ mod tests {
             ..config(folder)
         })
         .unwrap()
-    }
-
-    fn cursors(seq: u64) -> BTreeMap<String, Cursor> {
-        [("sink".to_owned(), Cursor::new(Seq(seq)))].into()
     }
 
     /// Who appends waits for no more than that.
@@ -352,34 +298,6 @@ mod tests {
         assert_eq!(free.map(deleted_at_once), [8, 9, 19, 976, 1000, 1000]);
     }
 
-    /// And is not asked to where it is no help. Who reads it is not waited for.
-    #[test]
-    fn the_log_makes_room_on_a_full_disk() {
-        let folder = TempDir::new().unwrap();
-        let mut store = Store::open(&config(&folder)).unwrap();
-        let path = store.config.path.clone();
-        let cursors = cursors(0);
-        store.append(&events(1..=30, 5000), &cursors).unwrap();
-        let log = files::log_size(&path);
-        assert!(log > HEADROOM, "{log}");
-
-        store.config.max_bytes = Size(1);
-        assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
-        assert_eq!(files::log_size(&path), log);
-
-        store.config.max_bytes = Size(1 << 30);
-        store.config.reserve = Size(u64::MAX);
-        let reader = schema::connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-        reader
-            .execute_batch("BEGIN; SELECT count(*) FROM events")
-            .unwrap();
-        assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
-        assert_eq!(files::log_size(&path), log);
-        reader.execute_batch("COMMIT").unwrap();
-        assert_eq!(store.make_room(1, &cursors).unwrap().bytes, 0);
-        assert_eq!(files::log_size(&path), 0);
-    }
-
     #[test]
     fn pages_of_events_that_left_are_free() {
         let folder = TempDir::new().unwrap();
@@ -395,33 +313,5 @@ mod tests {
         let all = |usage: Usage| usage.used_bytes + usage.free_page_bytes;
         assert_eq!(all(left), all(full));
         assert!(left.free_page_bytes >= 400_000, "{left:?}");
-    }
-
-    /// Otherwise it would grow for as long as the program runs.
-    #[test]
-    fn the_log_is_brought_into_the_file_again_and_again() {
-        let folder = TempDir::new().unwrap();
-        let mut store = without_retention(&folder);
-        for round in 0..8 {
-            let numbers = round * 100..(round + 1) * 100;
-            store.append(&events(numbers, 20_000), &cursors(0)).unwrap();
-            store.checkpoint().unwrap();
-            let log = files::log_size(&store.config.path);
-            assert!(log < 8 << 20, "{log} after round {round}");
-        }
-        let file = fs::metadata(&store.config.path).unwrap().len();
-        assert!(file > 12 << 20, "{file}");
-    }
-
-    #[test]
-    fn it_says_which_setting_leaves_no_room() {
-        let folder = TempDir::new().unwrap();
-        let store = Store::open(&Config {
-            max_bytes: Size(1),
-            ..config(&folder)
-        })
-        .unwrap();
-        let why = store.explain(store.room());
-        assert!(why.contains("spool.max_bytes (1)"), "{why}");
     }
 }
