@@ -135,6 +135,7 @@ impl App {
         let failure = tokio::select! {
             () = stop => None,
             failed = spool.failed() => Some(anyhow!(failed)),
+            never = spool.watch() => match never {},
             Some(ended) = servers.join_next() => Some(ended_by_itself("receiver", ended)),
             Some(ended) = sinks.running.join_next() => Some(ended_by_itself("forwarder", ended)),
         };

@@ -99,6 +99,10 @@ fn only_signed_recalls_are_let_in() {
     assert!(relay.post(other, r#"{"GroupId":"g"}"#).is_ok());
     let counted = r#"recall_callback_bad_signatures_total{command="Group.CallbackBeforeSendMsg"}"#;
     assert_eq!(relay.metric(counted), "1");
+    for token in 1..=2 {
+        let counted = format!(r#"recall_callback_signatures_total{{token="{token}"}}"#);
+        assert_eq!(relay.metric(&counted), "1");
+    }
     assert_eq!(relay.stop().len(), 2);
 }
 

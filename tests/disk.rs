@@ -148,8 +148,12 @@ fn a_sync_that_hangs_is_answered_in_time_and_waited_for() {
         until("five seconds", || {
             (began.elapsed() >= Duration::from_secs(5)).then_some(())
         });
+        assert!(relay.log().contains("the disk does not answer"));
         faults.heal();
         until_accepted(&relay);
+    });
+    until("the log to tell", || {
+        relay.log().contains("the disk answers again").then_some(())
     });
     assert_kept(&acknowledged, &published(&relay.stop()));
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::Query;
 use crate::event::Millis;
@@ -31,7 +31,7 @@ pub enum Refusal {
 }
 
 /// Checks a callback's signature at the time `now`; `RequestTime` may be `max_skew` away from it in
-/// either direction.
+/// either direction. Returns which token signed it, by its place from 1; none where signatures are not checked.
 ///
 /// # Errors
 /// Tells why the signature does not count. Whether it matches is looked at before its age, so that
@@ -41,9 +41,9 @@ pub fn check_signature(
     max_skew: Duration,
     query: &Query<'_>,
     now: Millis,
-) -> Result<(), Refusal> {
+) -> Result<Option<u32>, Refusal> {
     if tokens.0.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let (Some(sign), Some(request_time)) = (&query.sign, &query.request_time) else {
         return Err(Refusal::Missing);
@@ -52,14 +52,14 @@ pub fn check_signature(
     hex::decode_to_slice(sign.as_bytes(), &mut claimed).map_err(|_| Refusal::Mismatch)?;
 
     // Every token is tried, whichever matches: the time taken must not tell which.
-    let matches = tokens.0.iter().fold(Choice::from(0), |matches, token| {
+    let signed_by = (1..).zip(&tokens.0).fold(0, |signed_by, (place, token)| {
         let expected = Sha256::new()
             .chain_update(token.expose())
             .chain_update(request_time.as_bytes())
             .finalize();
-        matches | expected.as_slice().ct_eq(&claimed)
+        u32::conditional_select(&signed_by, &place, expected.as_slice().ct_eq(&claimed))
     });
-    if !bool::from(matches) {
+    if signed_by == 0 {
         return Err(Refusal::Mismatch);
     }
 
@@ -70,7 +70,7 @@ pub fn check_signature(
     if age >= max_skew + Duration::from_secs(1) {
         return Err(Refusal::Stale);
     }
-    Ok(())
+    Ok(Some(signed_by))
 }
 
 #[cfg(test)]
@@ -80,7 +80,12 @@ mod tests {
     const VENDOR: &str = "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061";
     const OURS: &str = "fdedb59e60a8d79ebb349080c302a68a79ac6602cc5dbed2a4a94b9ced465f23";
 
-    fn check(tokens: &[&str], sign: &str, request_time: &str, now: u64) -> Result<(), Refusal> {
+    fn check(
+        tokens: &[&str],
+        sign: &str,
+        request_time: &str,
+        now: u64,
+    ) -> Result<Option<u32>, Refusal> {
         let tokens = Tokens(
             tokens
                 .iter()
@@ -96,25 +101,29 @@ mod tests {
     fn accepts_the_published_vectors_in_either_case() {
         assert_eq!(
             check(&["xxxxyyyy"], VENDOR, "1669872112", 1_669_872_112),
-            Ok(())
+            Ok(Some(1))
         );
         assert_eq!(
             check(&["test-token"], OURS, "1700000000", 1_700_000_000),
-            Ok(())
+            Ok(Some(1))
         );
         let upper = VENDOR.to_uppercase();
         assert_eq!(
             check(&["xxxxyyyy"], &upper, "1669872112", 1_669_872_112),
-            Ok(())
+            Ok(Some(1))
         );
     }
 
     #[test]
     fn any_of_several_tokens_may_sign() {
-        let tokens = ["new", "xxxxyyyy"];
-        assert_eq!(check(&tokens, VENDOR, "1669872112", 1_669_872_112), Ok(()));
-        let twice = ["xxxxyyyy", "xxxxyyyy"];
-        assert_eq!(check(&twice, VENDOR, "1669872112", 1_669_872_112), Ok(()));
+        for (tokens, place) in [
+            (["new", "xxxxyyyy"], 2),
+            (["xxxxyyyy", "old"], 1),
+            (["xxxxyyyy", "xxxxyyyy"], 2),
+        ] {
+            let signed_by = check(&tokens, VENDOR, "1669872112", 1_669_872_112);
+            assert_eq!(signed_by, Ok(Some(place)), "{tokens:?}");
+        }
     }
 
     #[test]
@@ -139,8 +148,8 @@ mod tests {
     #[test]
     fn refuses_a_stale_signature_in_both_directions() {
         let at = |now| check(&["xxxxyyyy"], VENDOR, "1669872112", now);
-        assert_eq!(at(1_669_872_112 + 60), Ok(()));
-        assert_eq!(at(1_669_872_112 - 60), Ok(()));
+        assert_eq!(at(1_669_872_112 + 60), Ok(Some(1)));
+        assert_eq!(at(1_669_872_112 - 60), Ok(Some(1)));
         assert_eq!(at(1_669_872_112 + 61), Err(Refusal::Stale));
         assert_eq!(at(1_669_872_112 - 61), Err(Refusal::Stale));
     }
@@ -158,7 +167,7 @@ mod tests {
 
     #[test]
     fn without_tokens_nothing_is_checked() {
-        assert_eq!(check(&[], "no", "no", 1), Ok(()));
+        assert_eq!(check(&[], "no", "no", 1), Ok(None));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use clap::Subcommand;
 
 use crate::app;
 use crate::config::Config;
-use crate::spool;
+use crate::{spool, telemetry};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,6 +24,7 @@ enum Command {
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
+    telemetry::start(&config.log)?;
     let Command::Forget { sink } = &args.command;
     if app::sink_names(config).contains(&sink.as_str()) {
         bail!("{sink} is configured: without its cursor it would publish every event again");

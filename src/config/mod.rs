@@ -222,8 +222,13 @@ impl Loaded {
                         for example RECALL_SDK_APP_IDS=1400000001";
             wrong("sdk_app_ids", text.to_owned());
         }
-        if !config.http.path.starts_with('/') {
-            wrong("http.path", "must begin with `/`".to_owned());
+        if !config.http.path.starts_with('/') || config.http.path.contains(['?', '#']) {
+            let text = "must be a path alone: it begins with `/`, and has no `?` and no `#`";
+            wrong("http.path", text.to_owned());
+        }
+        if config.log.filter.trim().is_empty() {
+            let text = "is empty; `info` is the default, and `off` logs nothing";
+            wrong("log.filter", text.to_owned());
         }
         for (key, value) in [
             ("http.max_connections", config.http.max_connections),

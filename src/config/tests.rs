@@ -160,6 +160,13 @@ fn a_wrong_value_is_named_with_its_source() {
     assert!(error.contains("longer than zero"), "{error}");
     let error = problem(&[("RECALL_HTTP__MAX_CONNECTIONS", "many")]);
     assert!(error.contains("http.max_connections (from"), "{error}");
+    for path in ["", "callback", "/callback?from=im", "/#"] {
+        let error = problem(&[("RECALL_HTTP__PATH", path)]);
+        assert!(error.contains("must be a path alone"), "{path}: {error}");
+    }
+    let error = problem(&[("RECALL_LOG__FILTER", "")]);
+    assert!(error.contains("log.filter (from"), "{error}");
+    assert!(error.contains("is empty"), "{error}");
 }
 
 #[test]

@@ -73,6 +73,14 @@ pub enum Refusal {
     Signature(callback::Refusal),
 }
 
+/// A recall that is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Admitted {
+    pub(super) sdk_app_id: u64,
+    /// Which token signed it; none where signatures are not checked.
+    pub(super) signed_by: Option<u32>,
+}
+
 /// Decides which recalls are let in.
 #[derive(Debug)]
 pub struct Gate {
@@ -92,14 +100,14 @@ impl Gate {
         }
     }
 
-    /// Lets a recall in: returns its application.
+    /// Lets a recall in.
     pub(super) fn admit(
         &self,
         query: &Query<'_>,
         headers: &HeaderMap,
         peer: SocketAddr,
         now: Millis,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<Admitted, Refusal> {
         self.check_source(headers, peer)?;
         let sdk_app_id = query.sdk_app_id.as_deref().filter(|id| !id.is_empty());
         let sdk_app_id = sdk_app_id.ok_or(Refusal::NoApplication)?;
@@ -108,17 +116,21 @@ impl Gate {
             .iter()
             .find(|own| sdk_app_id.parse() == Ok(**own))
             .ok_or(Refusal::ForeignApplication)?;
-        self.check_signature(query, now)
+        let signed_by = self
+            .check_signature(query, now)
             .map_err(Refusal::Signature)?;
-        Ok(*sdk_app_id)
+        Ok(Admitted {
+            sdk_app_id: *sdk_app_id,
+            signed_by,
+        })
     }
 
-    /// Checks the signature alone.
+    /// Checks the signature alone; returns which token signed.
     pub(super) fn check_signature(
         &self,
         query: &Query<'_>,
         now: Millis,
-    ) -> Result<(), callback::Refusal> {
+    ) -> Result<Option<u32>, callback::Refusal> {
         check_signature(&self.tokens, *self.config.max_skew, query, now)
     }
 
@@ -150,10 +162,21 @@ impl Gate {
                 break;
             }
             let hop = std::str::from_utf8(hop).ok()?;
-            source = hop.trim().parse::<IpAddr>().ok()?.to_canonical();
+            source = address(hop.trim())?.to_canonical();
         }
         Some(source)
     }
+}
+
+/// An address as proxies write it: some add the port, and some put IPv6 into brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let inside = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let alone = inside.unwrap_or(text).parse();
+    alone
+        .or_else(|_| text.parse().map(|socket: SocketAddr| socket.ip()))
+        .ok()
 }
 
 fn contains(networks: &List<Network>, address: IpAddr) -> bool {
@@ -213,11 +236,28 @@ mod tests {
     }
 
     #[test]
+    fn proxies_may_add_ports_and_brackets() {
+        for source in [
+            "203.0.113.7:51234",
+            "2001:db8::1",
+            "[2001:db8::1]",
+            "[2001:db8::1]:443",
+        ] {
+            assert_eq!(from("10.0.0.1", &[source]), Ok(()), "{source}");
+        }
+        for source in ["203.0.113.7:", "[203.0.113.7", "203.0.113.7:x", "[]", ":1"] {
+            let refused = from("10.0.0.1", &[source]);
+            assert_eq!(refused, Err(Refusal::Source), "{source}");
+        }
+    }
+
+    #[test]
     fn only_own_applications_are_let_in() {
         let gate = Gate::new(&[7, 1_400_000_001], Config::default());
         let admit = |raw: &str| {
             let peer = SocketAddr::from(([127, 0, 0, 1], 1));
             gate.admit(&Query::parse(raw), &HeaderMap::new(), peer, Millis::now())
+                .map(|admitted| admitted.sdk_app_id)
         };
         assert_eq!(admit("SdkAppid=1400000001"), Ok(1_400_000_001));
         assert_eq!(admit("SdkAppid=7"), Ok(7));

@@ -17,8 +17,8 @@ use tracing::{debug, warn};
 
 use super::answer::Outcome;
 use super::durability::Durability;
-use super::gate::{Gate, Refusal};
-use super::metrics::{Answered, Command, Field, Metrics};
+use super::gate::{Admitted, Gate, Refusal};
+use super::metrics::{Answered, Command, Field, Metrics, Token};
 use super::{Config, NotKept};
 use crate::callback::{
     self, Class, Fault, Oddity, Query, Recall, classify, known_command, understand,
@@ -168,13 +168,8 @@ impl<D: Durability> Intake<D> {
             ),
             Class::Other { command } => {
                 let command = known_command(command.as_deref());
-                if self
-                    .gate
-                    .check_signature(&head.query, head.received_at)
-                    .is_err()
-                {
-                    self.count_bad_signature(command);
-                }
+                let signed_by = self.gate.check_signature(&head.query, head.received_at);
+                self.count_signature(command, signed_by);
                 (command, Verdict::Answer(Outcome::Ignored))
             }
         }
@@ -243,10 +238,14 @@ impl<D: Durability> Intake<D> {
         let admitted = self
             .gate
             .admit(&head.query, head.headers, head.peer, head.received_at);
-        if let Err(Refusal::Signature(_)) = admitted {
-            self.count_bad_signature(recall.command());
+        match admitted {
+            Ok(Admitted { signed_by, .. }) => self.count_signature(recall.command(), Ok(signed_by)),
+            Err(Refusal::Signature(refusal)) => {
+                self.count_signature(recall.command(), Err(refusal));
+            }
+            Err(_) => {}
         }
-        admitted
+        Ok(admitted?.sdk_app_id)
     }
 
     /// Makes the event of a recall.
@@ -298,11 +297,21 @@ impl<D: Durability> Intake<D> {
         event
     }
 
-    fn count_bad_signature(&self, command: &'static str) {
-        self.metrics
-            .bad_signatures
-            .get_or_create(&Command { command })
-            .inc();
+    fn count_signature(
+        &self,
+        command: &'static str,
+        signed_by: Result<Option<u32>, callback::Refusal>,
+    ) {
+        let Metrics {
+            signatures,
+            bad_signatures,
+            ..
+        } = &self.metrics;
+        match signed_by {
+            Ok(Some(token)) => signatures.get_or_create(&Token { token }).inc(),
+            Ok(None) => 0,
+            Err(_) => bad_signatures.get_or_create(&Command { command }).inc(),
+        };
     }
 
     /// Counts what a recall did without; the log hears of each kind once.

@@ -23,12 +23,18 @@ pub(super) struct Command {
     pub(super) command: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Token {
+    pub(super) token: u32,
+}
+
 /// The receiver's figures.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(super) callbacks: Family<Answered, Counter>,
     pub(super) answer_seconds: Histogram,
     pub(super) fields: Family<Field, Counter>,
+    pub(super) signatures: Family<Token, Counter>,
     pub(super) bad_signatures: Family<Command, Counter>,
 }
 
@@ -45,6 +51,7 @@ impl Metrics {
             callbacks: Family::default(),
             answer_seconds: Histogram::new(ANSWER_SECONDS),
             fields: Family::default(),
+            signatures: Family::default(),
             bad_signatures: Family::default(),
         };
         registry.register(
@@ -62,6 +69,11 @@ impl Metrics {
             "callback_fields_absent",
             "Fields that recalls did without, because they were missing or unusable",
             metrics.fields.clone(),
+        );
+        registry.register(
+            "callback_signatures",
+            "Requests by the token that signed them: its place in auth.tokens, from 1",
+            metrics.signatures.clone(),
         );
         registry.register(
             "callback_bad_signatures",

@@ -1,7 +1,20 @@
 //! Whether the writer is stuck: a disk that hangs says nothing by itself.
 
+use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// A writer that is at work on one group for longer than this is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether it is, for the log.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long it must not have been, before the log says so.
+const CALM: Duration = Duration::from_secs(5);
 
 /// Since when the writer has been at work on what it took last.
 #[derive(Debug, Default)]
@@ -16,8 +29,28 @@ impl Busy {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// How long it has been at work, if it is stuck.
+    pub(super) fn stuck(&self) -> Option<Duration> {
+        self.longer_than(STUCK_AFTER)
+    }
+
+    /// Tells the log when it is stuck, and when it has not been for a while.
+    pub(super) async fn watch(&self) -> Infallible {
+        let mut stuck_at: Option<Instant> = None;
+        loop {
+            sleep(LOOK_EVERY).await;
+            if self.stuck().is_some() {
+                if stuck_at.replace(Instant::now()).is_none() {
+                    warn!("the disk does not answer; callbacks are refused for as long");
+                }
+            } else if stuck_at.take_if(|at| at.elapsed() >= CALM).is_some() {
+                info!("the disk answers again");
+            }
+        }
+    }
+
     /// How long it has been at work, if that is longer than `limit`.
-    pub(super) fn longer_than(&self, limit: Duration) -> Option<Duration> {
+    fn longer_than(&self, limit: Duration) -> Option<Duration> {
         let since = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(since.elapsed()).filter(|elapsed| *elapsed > limit)
     }

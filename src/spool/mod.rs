@@ -29,6 +29,8 @@ mod store;
 mod tail;
 mod writer;
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,9 +85,6 @@ impl Default for Config {
         }
     }
 }
-
-/// A writer that is at work on one group for longer than this is stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// How long closing waits for the disk.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -285,11 +284,16 @@ impl Spool {
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = self.shared.status.borrow().clone();
-        if let (None, Some(stuck)) = (&status.refusing, self.shared.busy.longer_than(STUCK_AFTER)) {
+        if let (None, Some(stuck)) = (&status.refusing, self.shared.busy.stuck()) {
             let reason = format!("the disk has not answered for {} s", stuck.as_secs());
             status.refusing = Some(AppendError::Io(reason));
         }
         status
+    }
+
+    /// Tells the log when the disk hangs, which nothing else does before it answers. Does not end.
+    pub async fn watch(&self) -> Infallible {
+        self.shared.busy.watch().await
     }
 
     /// How many events could not be read back since the start.
@@ -358,7 +362,12 @@ pub fn forget(config: &Config, sink: &str) -> Result<bool, OpenError> {
     if !config.path.exists() {
         return Err(OpenError::Missing(config.path.clone()));
     }
-    store::Store::open(config)?.forget(sink)
+    let mut store = store::Store::open(config)?;
+    store.findings().log();
+    let forgotten = store.forget(sink)?;
+    // What has just been rescued is whole.
+    store.write_note(&BTreeMap::new());
+    Ok(forgotten)
 }
 
 impl SetAside {

@@ -85,7 +85,7 @@ impl Room {
     pub(super) fn explain(self, config: &Config) -> String {
         match self.limit {
             Limit::MaxBytes => format!(
-                "events that are not forwarded yet reach spool.max_bytes ({})",
+                "events that are not forwarded yet, and dead letters, reach spool.max_bytes ({})",
                 config.max_bytes
             ),
             Limit::Disk => format!("the disk is full up to spool.reserve ({})", config.reserve),

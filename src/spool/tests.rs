@@ -299,9 +299,11 @@ async fn a_sink_that_is_gone_holds_its_events_until_it_is_forgotten() {
     spool.close().await;
     assert_eq!(rows_on_disk(&config.path, "events"), 2);
 
+    files::lock(&config.path).unwrap().mark_damaged().unwrap();
     assert!(forget(&config, "kafka").unwrap());
     assert!(!forget(&config, "kafka").unwrap());
     let spool = Spool::open(&config, &["rabbitmq"]).unwrap().spool;
+    assert_eq!(spool.findings(), &Findings::default());
     until("the rest to go", || spool.status().rows() == 0).await;
 }
 

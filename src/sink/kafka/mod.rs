@@ -145,8 +145,6 @@ impl Config {
             // A topic that is gone is taken for one that is still to come, so long; the next session
             // creates it again.
             ("topic.metadata.propagation.max.ms", "5000"),
-            // Tells us when it has lost every broker; see `reports`.
-            ("statistics.interval.ms", "5000"),
         ] {
             client.set(name, value);
         }

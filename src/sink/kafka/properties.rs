@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use rdkafka::error::KafkaError;
 
 /// What the promise rests on; nobody else sets these.
-pub(super) const PROMISE: [(&str, &str); 6] = [
+pub(super) const PROMISE: [(&str, &str); 7] = [
     ("enable.idempotence", "true"),
     ("acks", "all"),
     ("message.timeout.ms", "0"),
     ("enable.gapless.guarantee", "true"),
     ("partitioner", "murmur2_random"),
     ("queuing.strategy", "fifo"),
+    // Tells us when a producer has lost every broker; see `reports`.
+    ("statistics.interval.ms", "5000"),
 ];
 
 /// Other names of those, and what else would break the promise.
@@ -200,7 +202,9 @@ pub(super) fn explain(error: &KafkaError) -> PropertyError {
     if name.is_empty() {
         return PropertyError::of("kafka.properties", description);
     }
-    if SECRETS.contains(&name.as_str()) {
+    // Of a property that was left out when librdkafka was built, librdkafka says only that: no value.
+    let left_out = description.contains("not supported in this build");
+    if SECRETS.contains(&name.as_str()) && !left_out {
         return PropertyError::property(name, "has a value that librdkafka does not take");
     }
     PropertyError::property(name, format!("is not taken by librdkafka: {description}"))
@@ -264,6 +268,7 @@ mod tests {
             "transactional.id",
             "partitioner",
             "delivery.timeout.ms",
+            "statistics.interval.ms",
         ] {
             let error = config(name, "1").check().unwrap_err();
             assert!(error.problem.contains("would break the promise"), "{error}");
@@ -296,6 +301,16 @@ mod tests {
                 .properties
                 .insert("sasl.password".to_owned(), "p".to_owned());
             assert_eq!(config.check(), Ok(()), "{mechanism}");
+        }
+    }
+
+    #[cfg(not(feature = "kafka-oidc"))]
+    #[test]
+    fn what_is_not_built_in_is_refused_as_that() {
+        for name in ["sasl.oauthbearer.client.secret", "sasl.oauthbearer.scope"] {
+            let error = config(name, "hush").check().unwrap_err().to_string();
+            assert!(error.contains("not supported in this build"), "{error}");
+            assert!(!error.contains("hush"), "{error}");
         }
     }
 

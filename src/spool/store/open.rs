@@ -289,7 +289,8 @@ impl Store {
     }
 
     /// Deletes a sink's cursor.
-    pub(in crate::spool) fn forget(&self, sink: &str) -> Result<bool, OpenError> {
+    pub(in crate::spool) fn forget(&mut self, sink: &str) -> Result<bool, OpenError> {
+        self.saved_cursors.remove(sink);
         self.connection
             .execute("DELETE FROM cursors WHERE sink = ?1", [sink])
             .map(|rows| rows > 0)
