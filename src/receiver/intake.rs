@@ -302,16 +302,17 @@ impl<D: Durability> Intake<D> {
         command: &'static str,
         signed_by: Result<Option<u32>, callback::Refusal>,
     ) {
-        let Metrics {
-            signatures,
-            bad_signatures,
-            ..
-        } = &self.metrics;
         match signed_by {
-            Ok(Some(token)) => signatures.get_or_create(&Token { token }).inc(),
-            Ok(None) => 0,
-            Err(_) => bad_signatures.get_or_create(&Command { command }).inc(),
-        };
+            Ok(Some(token)) => {
+                let signatures = &self.metrics.signatures;
+                signatures.get_or_create(&Token { token }).inc();
+            }
+            Ok(None) => {}
+            Err(_) => {
+                let bad_signatures = &self.metrics.bad_signatures;
+                bad_signatures.get_or_create(&Command { command }).inc();
+            }
+        }
     }
 
     /// Counts what a recall did without; the log hears of each kind once.
