@@ -422,7 +422,6 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
             "RECALL_KAFKA__PROPERTIES__TOPIC_METADATA_REFRESH_INTERVAL_MS",
             "100",
         )
-        .set("RECALL_KAFKA__PROPERTIES__STATISTICS_INTERVAL_MS", "200")
         .start();
     let replaced = || {
         let log = relay.log();
@@ -435,7 +434,8 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
         assert!(relay.recall("a", number).is_ok());
         relay.until_drained("kafka");
         kafka.unregister();
-        let done = poll(Duration::from_secs(2), replaced);
+        // The relay looks every five seconds.
+        let done = poll(Duration::from_secs(7), replaced);
         kafka.kill();
         kafka.resume();
         if done {

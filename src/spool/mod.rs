@@ -23,6 +23,7 @@ mod queue;
 mod recent_ids;
 mod rescue;
 mod room;
+mod saved_cursor;
 mod schema;
 mod shared;
 mod store;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::event::{Kind, Seq};
+use crate::event::Kind;
 
 /// `PRAGMA application_id`: `RRly` in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
@@ -90,14 +90,6 @@ pub(super) fn checksum(seq: u64, id: &[u8; 16], kind: u8, body: &[u8]) -> u32 {
     hasher.update(id);
     hasher.update(&[kind]);
     hasher.update(body);
-    hasher.finalize()
-}
-
-/// The checksum of a row of `cursors`.
-pub(super) fn cursor_checksum(sink: &str, seq: Seq) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&seq.0.to_le_bytes());
-    hasher.update(sink.as_bytes());
     hasher.finalize()
 }
 

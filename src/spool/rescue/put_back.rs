@@ -3,7 +3,7 @@
 //! SQLite believes its log up to the first frame that is not right: the end of what was written before a
 //! crash, usually. Where a frame in the middle is damaged, everything behind it would be lost without a
 //! word. So whatever the log holds that is not in the file is put back: events above the lowest cursor
-//! cannot have been deleted. Some of them may never have been answered; to publish those is no mistake.
+//! that holds events cannot have been deleted. Some of them may never have been answered; to publish those is no mistake.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::pages::{Found, Pages};
 use super::{Error, Findings};
 use crate::event::Seq;
 use crate::spool::note::Note;
-use crate::spool::schema;
+use crate::spool::saved_cursor::SavedCursor;
 
 /// What the log holds and the file does not.
 pub(in crate::spool) type Missing = BTreeMap<Seq, Found>;
@@ -35,16 +35,17 @@ pub(in crate::spool) fn look(connection: &Connection, log: &Path) -> Result<Miss
     Ok(missing)
 }
 
-/// The lowest of the cursors; that is 0 where one of them is not what was written.
+/// The lowest of the cursors that hold events; that is 0 where one of them is not what was written.
 fn lowest_cursor(connection: &Connection) -> rusqlite::Result<Seq> {
-    let mut cursors = connection.prepare("SELECT sink, seq, checksum FROM cursors")?;
-    let cursors = cursors.query_map([], |row| {
-        let (sink, seq): (String, Seq) = (row.get(0)?, Seq(row.get(1)?));
-        let is_right = schema::cursor_checksum(&sink, seq) == row.get::<_, u32>(2)?;
-        Ok(if is_right { seq } else { Seq::default() })
+    let mut lowest = None;
+    SavedCursor::each(connection, |_, cursor| {
+        let cursor = cursor.unwrap_or(SavedCursor::UNKNOWN);
+        if cursor.holds {
+            lowest = Some(lowest.map_or(cursor.seq, |lowest: Seq| lowest.min(cursor.seq)));
+        }
+        Ok(())
     })?;
-    let lowest = cursors.min_by_key(|seq| seq.as_ref().map_or(0, |seq| seq.0));
-    lowest.unwrap_or(Ok(Seq::default()))
+    Ok(lowest.unwrap_or_default())
 }
 
 /// Puts events back, and writes down the numbers that are missing all the same. `last` is the newest event
@@ -120,18 +121,18 @@ mod tests {
             (&[("a", 2)], &[4, 5, 6]),
             (&[("a", 5)], &[6]),
             (&[("a", 5), ("b", 4)], &[5, 6]),
-            (&[("a", 5), ("damaged", 4)], &[4, 5, 6]),
+            (&[("a", 5), ("damaged", 5)], &[4, 5, 6]),
+            (&[("a", 5), ("gone", 2)], &[6]),
             (&[("a", 6), ("b", 6)], &[]),
         ] {
             connection.execute("DELETE FROM cursors", []).unwrap();
             for (sink, seq) in cursors {
-                let written_as = sink.replace("damaged", "b");
-                let checksum = schema::cursor_checksum(&written_as, Seq(*seq));
-                let values = (sink, seq, checksum);
-                connection
-                    .execute("INSERT INTO cursors VALUES (?1, ?2, 1, ?3)", values)
-                    .unwrap();
+                let (seq, holds) = (Seq(*seq), *sink != "gone");
+                SavedCursor { seq, holds }.save(sink, &connection).unwrap();
             }
+            connection
+                .execute("UPDATE cursors SET checksum = 0 WHERE sink = 'damaged'", [])
+                .unwrap();
             let missing = look(&connection, &log).unwrap();
             let numbers: Vec<u64> = missing.keys().map(|seq| seq.0).collect();
             assert_eq!(numbers, expected, "{cursors:?}");

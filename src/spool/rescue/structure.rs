@@ -7,12 +7,13 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::gaps::Gap;
 use crate::event::Seq;
+use crate::spool::saved_cursor::SavedCursor;
 use crate::spool::schema;
 
 /// What the small tables tell of the numbers.
 #[derive(Debug, Default)]
 pub(super) struct Structure {
-    /// The lowest of the cursors; 0 where one of them cannot be read.
+    /// The lowest of the cursors that hold events; 0 where one of them cannot be read.
     pub(super) confirmed: Seq,
     /// The highest of all numbers in them.
     pub(super) last: Seq,
@@ -36,39 +37,29 @@ pub(super) fn copy(
         new.execute("UPDATE identity SET spool_id = ?1", [spool_id])?;
         last = Seq(next_seq.saturating_sub(1));
     }
-    let cursors = copy_cursors(&old, new).unwrap_or_default();
+    let cursors = copy_cursors(&old, new);
     let _ = copy_dead_letters(&old, new);
     last = last.max(copy_recent_ids(&old, new).unwrap_or_default());
+    let holding = cursors.iter().filter(|cursor| cursor.holds);
+    let confirmed = holding.map(|cursor| cursor.seq).min();
     Ok(Structure {
-        confirmed: cursors.iter().copied().min().unwrap_or_default(),
-        last: cursors.into_iter().fold(last, Seq::max),
+        confirmed: confirmed.unwrap_or_default(),
+        last: cursors.iter().map(|cursor| cursor.seq).fold(last, Seq::max),
         gaps: gaps(&old, new, committed).unwrap_or_default(),
     })
 }
 
-/// Returns where they stand; a damaged one at 0, as its sink may have confirmed nothing.
-fn copy_cursors(old: &Connection, new: &Connection) -> rusqlite::Result<Vec<Seq>> {
-    let mut positions = Vec::new();
-    let mut cursors = old.prepare("SELECT sink, seq, holds, checksum FROM cursors")?;
-    let mut rows = cursors.query([])?;
-    while let Some(row) = rows.next()? {
-        let (sink, seq, holds) = (
-            row.get::<_, String>(0)?,
-            Seq(row.get(1)?),
-            row.get::<_, bool>(2)?,
-        );
-        let checksum: u32 = row.get(3)?;
-        if schema::cursor_checksum(&sink, seq) == checksum {
-            new.execute(
-                "INSERT INTO cursors (sink, seq, holds, checksum) VALUES (?1, ?2, ?3, ?4)",
-                params![sink, seq.0, holds, checksum],
-            )?;
-            positions.push(seq);
-        } else {
-            positions.push(Seq::default());
-        }
+/// Returns them; one that cannot be read holds everything.
+fn copy_cursors(old: &Connection, new: &Connection) -> Vec<SavedCursor> {
+    let mut cursors = Vec::new();
+    let all = SavedCursor::each(old, |sink, cursor| {
+        cursors.push(cursor.unwrap_or(SavedCursor::UNKNOWN));
+        cursor.map_or(Ok(()), |cursor| cursor.save(&sink, new))
+    });
+    if all.is_err() {
+        cursors.push(SavedCursor::UNKNOWN);
     }
-    Ok(positions)
+    cursors
 }
 
 /// A row of these has no checksum: one that cannot be true is left out, and what it should have said is
@@ -136,17 +127,16 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("spool.db");
         let old = database::create(&path);
-        let (low, high) = (
-            schema::cursor_checksum("low", Seq(4)),
-            schema::cursor_checksum("high", Seq(6)),
-        );
-        old.execute_batch(&format!(
+        for (sink, seq, holds) in [("low", 4, true), ("high", 6, true), ("gone", 2, false)] {
+            let seq = Seq(seq);
+            SavedCursor { seq, holds }.save(sink, &old).unwrap();
+        }
+        old.execute_batch(
             "UPDATE identity SET next_seq = 8;
-             INSERT INTO cursors VALUES ('low', 4, 1, {low}), ('high', 6, 0, {high});
              INSERT INTO gaps VALUES (2, 3, 1);
              INSERT INTO recent_ids VALUES (1, zeroblob(16)), (9, zeroblob(16));
-             INSERT INTO dead_letters VALUES ('low', 1, x'01', 2, 'reason', 'detail', x'02')"
-        ))
+             INSERT INTO dead_letters VALUES ('low', 1, x'01', 2, 'reason', 'detail', x'02')",
+        )
         .unwrap();
         let new = database::create(&folder.path().join("new.db"));
         let structure = copy(&path, &new, Seq(9)).unwrap();
@@ -166,11 +156,12 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("spool.db");
         let old = database::create(&path);
-        let whole = schema::cursor_checksum("whole", Seq(6));
-        old.execute_batch(&format!(
-            "INSERT INTO cursors VALUES ('damaged', 9, 1, 0), ('whole', 6, 1, {whole})"
-        ))
-        .unwrap();
+        for sink in ["damaged", "whole"] {
+            let (seq, holds) = (Seq(6), true);
+            SavedCursor { seq, holds }.save(sink, &old).unwrap();
+        }
+        old.execute_batch("UPDATE cursors SET seq = 9 WHERE sink = 'damaged'")
+            .unwrap();
         let new = database::create(&folder.path().join("new.db"));
         let structure = copy(&path, &new, Seq(9)).unwrap();
         assert_eq!((structure.confirmed, structure.last), (Seq(0), Seq(6)));

@@ -16,6 +16,7 @@ use super::note::Note;
 use super::recent_ids::RecentIds;
 use super::rescue::{Findings, Gap};
 use super::room::Usage;
+use super::saved_cursor::SavedCursor;
 use super::{AppendError, Appended, Config, Cursor, room, schema};
 use crate::event::{Event, Millis, Seq, Stored};
 
@@ -56,15 +57,6 @@ pub(super) struct Store {
     saved_cursors: BTreeMap<String, SavedCursor>,
     findings: Findings,
     lock: Arc<Lock>,
-}
-
-/// A cursor as it is on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SavedCursor {
-    pub(super) seq: Seq,
-    /// Whether no event behind it may be deleted. Only a sink that went when it had confirmed all holds
-    /// nothing.
-    pub(super) holds: bool,
 }
 
 impl Store {
@@ -347,18 +339,8 @@ fn save_cursors(
     connection: &Connection,
     cursors: &BTreeMap<String, SavedCursor>,
 ) -> rusqlite::Result<()> {
-    let mut save = connection.prepare_cached(
-        "INSERT INTO cursors (sink, seq, holds, checksum) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (sink) DO UPDATE
-         SET seq = excluded.seq, holds = excluded.holds, checksum = excluded.checksum",
-    )?;
-    for (sink, SavedCursor { seq, holds }) in cursors {
-        save.execute(params![
-            sink,
-            seq.0,
-            holds,
-            schema::cursor_checksum(sink, *seq)
-        ])?;
+    for (sink, cursor) in cursors {
+        cursor.save(sink, connection)?;
     }
     Ok(())
 }

@@ -235,23 +235,17 @@ impl Store {
 
     /// Reads the cursors; a damaged one starts again at the oldest event.
     fn load_cursors(&mut self) -> rusqlite::Result<()> {
-        let mut cursors = self
-            .connection
-            .prepare("SELECT sink, seq, holds, checksum FROM cursors")?;
-        let mut rows = cursors.query([])?;
-        while let Some(row) = rows.next()? {
-            let (sink, seq): (String, u64) = (row.get(0)?, row.get(1)?);
-            let mut cursor = SavedCursor {
-                seq: Seq(seq),
-                holds: row.get(2)?,
-            };
-            if row.get::<_, u32>(3)? != schema::cursor_checksum(&sink, cursor.seq) {
-                cursor.seq = Seq(self.first.0 - 1);
+        let unknown = SavedCursor {
+            seq: Seq(self.first.0 - 1),
+            holds: true,
+        };
+        SavedCursor::each(&self.connection, |sink, cursor| {
+            if cursor.is_none() {
                 self.findings.cursors.push(sink.clone());
             }
-            self.saved_cursors.insert(sink, cursor);
-        }
-        Ok(())
+            self.saved_cursors.insert(sink, cursor.unwrap_or(unknown));
+            Ok(())
+        })
     }
 
     /// Makes sure that every configured sink has a cursor on disk; drops the one of stdout where it is not
@@ -265,8 +259,9 @@ impl Store {
             if saved.is_none() && self.findings.rescue.is_some() {
                 self.findings.cursors.push((*sink).to_owned());
             }
+            // What it missed while it held nothing may be gone.
             let cursor = SavedCursor {
-                seq: saved.unwrap_or(start),
+                seq: saved.map_or(start, |seq| seq.max(start)),
                 holds: true,
             };
             settled.insert((*sink).to_owned(), cursor);
