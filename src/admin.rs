@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::event::Millis;
 use crate::forwarder::{Health, State};
@@ -70,8 +71,13 @@ pub struct Admin {
     spool: Spool,
     sinks: Vec<SinkView>,
     registry: Registry,
+    /// Who asks for the metrics may go; what reads the disk for it stays.
+    scrapes: Arc<Semaphore>,
     stopping: AtomicBool,
 }
+
+/// Scrapes at once.
+const SCRAPES: usize = 8;
 
 #[derive(Debug, Serialize)]
 struct Readiness<'a> {
@@ -117,6 +123,7 @@ impl Admin {
             spool,
             sinks,
             registry,
+            scrapes: Arc::new(Semaphore::new(SCRAPES)),
             stopping: AtomicBool::new(false),
         }
     }
@@ -192,7 +199,11 @@ impl Admin {
     }
 
     async fn metrics(self: Arc<Self>) -> Response<Full<Bytes>> {
+        let Ok(scrape) = Arc::clone(&self.scrapes).try_acquire_owned() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many at once\n");
+        };
         let encoded = tokio::task::spawn_blocking(move || {
+            let _scrape = scrape;
             let mut body = String::new();
             encode(&mut body, &self.registry).map(|()| body)
         });

@@ -192,6 +192,8 @@ async fn serve_connection<S, F>(
     let mut stopping = false;
     loop {
         tokio::select! {
+            // After a pause of the whole machine both may be due: what has come is read first.
+            biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     debug!(%peer, %error, "connection ended");
@@ -246,7 +248,7 @@ impl Watch {
     fn received(&self, bytes: &[u8]) {
         let mut doing = self.doing();
         // "PRI * HTTP/2.0": no HTTP/1 method begins so. Nobody sends it letter by letter.
-        let http2 = *doing.http2.get_or_insert(bytes.starts_with(b"PR"));
+        let http2 = *doing.http2.get_or_insert(bytes.starts_with(b"PRI"));
         if doing.open_requests == 0 && !doing.in_head && !http2 {
             doing.in_head = true;
             doing.since = Instant::now();

@@ -235,6 +235,24 @@ async fn a_right_that_is_missing_is_named() {
     assert!(reason.contains("authorization failed"), "{reason}");
 }
 
+/// As it does where the cluster goes away in the meantime.
+#[tokio::test]
+async fn an_abort_that_fails_ends_the_session() {
+    let brokers = Brokers::start(1);
+    let mut sink = brokers.sink_that(true);
+    let session = sink.connect().await.unwrap();
+    let (request, error) = OF_THE_OFFSET[0];
+    brokers.0.request_errors(request, &[error]);
+    let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
+    brokers
+        .0
+        .request_errors(RDKafkaApiKey::EndTxn, &[fenced; 100]);
+    let (confirmed, end) = publish_in(session, deliveries(1..=20, "a")).await;
+    assert!(confirmed.is_empty(), "{confirmed:?}");
+    let reason = end.expect("an end").to_string();
+    assert!(reason.contains("could not abort"), "{reason}");
+}
+
 #[tokio::test]
 async fn a_transaction_that_failed_for_good_ends_the_session() {
     let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;

@@ -175,7 +175,8 @@ impl Transactions {
     pub(super) async fn close(self, outbox: &Outbox) {
         let aborting = match self.batch.map(|batch| batch.stage) {
             Some(Stage::Sending(_)) => Some(self.coordinator.start_abort()),
-            Some(Stage::Aborting(aborting)) => Some(aborting),
+            // One that has failed has told so, and cannot be awaited again.
+            Some(Stage::Aborting(aborting)) if !aborting.is_finished() => Some(aborting),
             _ => None,
         };
         if let Some(aborting) = aborting {
