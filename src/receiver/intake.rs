@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Request, Response};
+use hyper::{Method, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -51,11 +51,12 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 
-/// What is known of a request besides its body.
+/// What is known of a request besides its body. Not its headers: of HTTP/2, a head can be a hundred times as large in
+/// memory as on the line.
 struct Head<'a> {
     query: Query<'a>,
-    headers: &'a HeaderMap,
-    peer: SocketAddr,
+    /// Whether it comes from where it may.
+    source: Result<(), Refusal>,
     received_at: Millis,
 }
 
@@ -96,10 +97,8 @@ impl<D: Durability> Intake<D> {
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let began = Instant::now();
-        let (head, body) = request.into_parts();
-        let (command, verdict) = self.receive(&head, body, peer).await;
         // What waits for the disk is the event alone: hyper has its buffer back.
-        drop(head);
+        let (command, verdict) = self.receive(request, peer).await;
         let outcome = match verdict {
             Verdict::Answer(outcome) => outcome,
             Verdict::Keep { event, room, fault } => {
@@ -123,26 +122,37 @@ impl<D: Durability> Intake<D> {
     }
 
     /// Reads a request and judges it.
-    async fn receive<B>(&self, head: &Parts, body: B, peer: SocketAddr) -> (&'static str, Verdict)
+    async fn receive<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Verdict)
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
-        if head.uri.path() != self.config.path {
+        let (parts, body) = request.into_parts();
+        let Parts {
+            method,
+            uri,
+            headers,
+            ..
+        } = parts;
+        if uri.path() != self.config.path {
             return (callback::OTHER_COMMAND, Verdict::Answer(Outcome::NotFound));
         }
-        if head.method != Method::POST {
+        if method != Method::POST {
             return (
                 callback::OTHER_COMMAND,
                 Verdict::Answer(Outcome::WrongMethod),
             );
         }
+        let query = uri.query().unwrap_or_default();
         let head = Head {
-            query: Query::parse(head.uri.query().unwrap_or_default()),
-            headers: &head.headers,
-            peer,
+            query: Query::parse(query),
+            source: self.gate.check_source(&headers, peer),
             received_at: Millis::now(),
         };
-        match self.read(head.headers, body).await {
+        let announced = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        drop(headers);
+        match self.read(query.len(), announced, body).await {
             Ok(buffered) => self.judge(&head, buffered),
             Err(outcome) => (
                 known_command(head.query.command()),
@@ -175,32 +185,34 @@ impl<D: Durability> Intake<D> {
         }
     }
 
-    /// Reads a body, as large and as slow as it may be.
-    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Buffered, Outcome>
+    /// Reads a body, as large and as slow as it may be, behind a head of which so many bytes are kept.
+    async fn read<B>(
+        &self,
+        head: usize,
+        announced: Option<u64>,
+        body: B,
+    ) -> Result<Buffered, Outcome>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let limit = self.config.max_body_bytes.0;
-        let announced = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|announced| announced > limit) {
             return Err(Outcome::TooLarge);
         }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        timeout(*self.config.read_timeout, self.collect(body, limit))
+        timeout(*self.config.read_timeout, self.collect(head, body, limit))
             .await
             .unwrap_or(Err(Outcome::TooSlow))
     }
 
-    /// Gathers a body; only bytes that have come take room.
-    async fn collect<B>(&self, mut body: B, limit: usize) -> Result<Buffered, Outcome>
+    /// Gathers a body; only bytes that have come take room, those of the head among them.
+    async fn collect<B>(&self, head: usize, mut body: B, limit: usize) -> Result<Buffered, Outcome>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let mut first = Bytes::new();
         let mut rest = Vec::new();
-        let mut room = self.acquire(0)?;
+        let mut room = self.acquire(units(head))?;
         while let Some(frame) = body.frame().await {
             let Ok(mut data) = frame.map_err(|_| Outcome::Broken)?.into_data() else {
                 continue;
@@ -210,9 +222,7 @@ impl<D: Durability> Intake<D> {
                 return Err(Outcome::TooLarge);
             }
             // Counted over the whole body: a sender that cuts it into single bytes takes no more.
-            let missing = units(first.len() + rest.len() + length)
-                .saturating_sub(u32::try_from(room.num_permits()).unwrap_or(u32::MAX));
-            room.merge(self.acquire(missing)?);
+            self.enlarge(&mut room, head + first.len() + rest.len() + length)?;
             if first.is_empty() {
                 first = data.copy_to_bytes(length);
             } else {
@@ -227,6 +237,13 @@ impl<D: Durability> Intake<D> {
         Ok(Buffered { body, room })
     }
 
+    /// Has room for so many bytes.
+    fn enlarge(&self, room: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Outcome> {
+        let has = u32::try_from(room.num_permits()).unwrap_or(u32::MAX);
+        room.merge(self.acquire(units(bytes).saturating_sub(has))?);
+        Ok(())
+    }
+
     fn acquire(&self, units: u32) -> Result<OwnedSemaphorePermit, Outcome> {
         Arc::clone(&self.room)
             .try_acquire_many_owned(units)
@@ -235,9 +252,9 @@ impl<D: Durability> Intake<D> {
 
     /// Lets a recall in: returns its application.
     fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, Refusal> {
-        let admitted = self
-            .gate
-            .admit(&head.query, head.headers, head.peer, head.received_at);
+        let admitted = head
+            .source
+            .and_then(|()| self.gate.admit(&head.query, head.received_at));
         match admitted {
             Ok(Admitted { signed_by, .. }) => self.count_signature(recall.command(), Ok(signed_by)),
             Err(Refusal::Signature(refusal)) => {
@@ -256,7 +273,7 @@ impl<D: Durability> Intake<D> {
         recall: Recall,
         read: &callback::Body<'_>,
         body: &[u8],
-        room: OwnedSemaphorePermit,
+        mut room: OwnedSemaphorePermit,
     ) -> Verdict {
         let understood = understand(sdk_app_id, recall, &head.query, read, head.received_at);
         let (event, fault) = match understood {
@@ -269,6 +286,11 @@ impl<D: Durability> Intake<D> {
                 (event, Some(fault))
             }
         };
+        // It can be several times as long as the body that it was made of. Alone it always fits.
+        let most = usize::try_from(self.config.max_buffered_bytes.0).unwrap_or(usize::MAX);
+        if let Err(outcome) = self.enlarge(&mut room, event.bytes.len().min(most)) {
+            return Verdict::Answer(outcome);
+        }
         Verdict::Keep { event, room, fault }
     }
 

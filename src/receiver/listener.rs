@@ -3,7 +3,8 @@
 //! hyper's own time-outs do not cover a peer that connects and says nothing (the protocol's version is
 //! not known yet), and its limit for HTTP/1 heads is its idle limit too. So each connection has a
 //! watchdog of ours: without an open request, bytes of a head must become a request within
-//! `read_timeout`, and silence lasts at most `idle_timeout`.
+//! `read_timeout`, a new connection must bring its first one by then, and silence lasts at most
+//! `idle_timeout`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -32,8 +33,11 @@ use tracing::{debug, info, warn};
 
 use crate::setting::Timeout;
 
-/// Bytes of a head, and of each read.
-const BUFFER: u32 = 64 << 10;
+/// Bytes of a head of HTTP/1, and of each read.
+const BUFFER: usize = 64 << 10;
+
+/// Bytes of a head of HTTP/2. In memory it takes up to twice as many, and a client can repeat a field for a byte each.
+const HTTP2_HEAD: u32 = 16 << 10;
 
 /// Requests that one HTTP/2 connection may have open at once.
 const STREAMS: u32 = 64;
@@ -54,9 +58,9 @@ pub struct BindError {
 pub struct Limits {
     /// Connections open at once.
     pub connections: usize,
-    /// How long a request's head may take to arrive.
+    /// How long a request's head may take to arrive; the first one's, from the connection's beginning.
     pub read_timeout: Timeout,
-    /// How long a connection may stay open without a request.
+    /// How long a connection may stay open without a further request.
     pub idle_timeout: Timeout,
 }
 
@@ -177,7 +181,7 @@ async fn serve_connection<S, F>(
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
-        .max_buf_size(BUFFER as usize)
+        .max_buf_size(BUFFER)
         // An answer is shorter than what it takes to send its head and body in two pieces.
         .writev(false)
         .timer(TokioTimer::new())
@@ -185,7 +189,7 @@ async fn serve_connection<S, F>(
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(BUFFER)
+        .max_header_list_size(HTTP2_HEAD)
         .keep_alive_interval(Some(*limits.idle_timeout))
         .keep_alive_timeout(*limits.read_timeout);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -225,6 +229,8 @@ struct Doing {
     /// itself.
     in_head: bool,
     http2: Option<bool>,
+    /// There was a request.
+    asked: bool,
     since: Instant,
 }
 
@@ -237,6 +243,7 @@ impl Watch {
             open_requests: 0,
             in_head: false,
             http2: None,
+            asked: false,
             since: Instant::now(),
         })))
     }
@@ -259,16 +266,20 @@ impl Watch {
         let mut doing = self.doing();
         doing.open_requests += 1;
         doing.in_head = false;
+        doing.asked = true;
         drop(doing);
         Open(self.clone())
     }
 
     fn deadline(&self, limits: Limits) -> Option<Instant> {
         let doing = self.doing();
-        let limit = match (doing.open_requests, doing.in_head) {
-            (0, true) => limits.read_timeout,
-            (0, false) => limits.idle_timeout,
-            _ => return None,
+        if doing.open_requests > 0 {
+            return None;
+        }
+        let limit = if doing.in_head || !doing.asked {
+            limits.read_timeout
+        } else {
+            limits.idle_timeout
         };
         Some(doing.since + *limit)
     }

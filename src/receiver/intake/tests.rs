@@ -93,3 +93,23 @@ async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
+    // Each byte is written as six.
+    let body = || Full::from("\u{1}".repeat(60 << 10));
+    for (room, second) in [
+        (100 << 10, "too many bodies at once"),
+        (400 << 10, "too many bodies at once"),
+        (800 << 10, "the disk did not answer in time"),
+    ] {
+        let (intake, _) = intake(room);
+        let (_, answer) = post(&intake, body()).await;
+        assert!(
+            answer.contains("the disk did not answer in time"),
+            "{room}: {answer}"
+        );
+        let (_, answer) = post(&intake, body()).await;
+        assert!(answer.contains(second), "{room}: {answer}");
+    }
+}
