@@ -178,6 +178,9 @@ impl<S: Sink> Forwarder<S> {
 
     /// Some event in flight was refused and ended the session. If it was alone, it is this one.
     async fn one_was_refused(&mut self, refusal: Refusal) -> End {
+        if refusal.is_of_dead_letters() {
+            return self.no_letter_is_taken(&refusal).await;
+        }
         let mut in_flight = self.window.in_flight();
         let first = in_flight.next().cloned();
         let others = in_flight.count();
@@ -188,6 +191,7 @@ impl<S: Sink> Forwarder<S> {
                 End::Again
             }
             Some(delivery) if delivery.is_dead_letter() => {
+                self.suspects.found(delivery.stored.seq);
                 match self.set_aside(&delivery.stored, &refusal).await {
                     Ok(()) => End::Again,
                     Err(error) => End::Lost(SessionError::unavailable("spool", error)),
@@ -199,6 +203,22 @@ impl<S: Sink> Forwarder<S> {
                 End::Again
             }
         }
+    }
+
+    /// No need to look for the one that was refused: none of the dead letters in flight would be taken.
+    async fn no_letter_is_taken(&mut self, refusal: &Refusal) -> End {
+        let in_flight = self.window.in_flight();
+        let letters = in_flight.filter(|delivery| delivery.is_dead_letter());
+        let letters: Vec<Stored> = letters.map(|letter| letter.stored.clone()).collect();
+        if letters.is_empty() {
+            return End::Lost(SessionError::Refused(refusal.clone()));
+        }
+        for letter in letters {
+            if let Err(error) = self.set_aside(&letter, refusal).await {
+                return End::Lost(SessionError::unavailable("spool", error));
+            }
+        }
+        End::Again
     }
 
     /// Keeps in the spool what not even the dead letters take.

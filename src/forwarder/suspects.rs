@@ -46,6 +46,11 @@ impl Suspects {
     /// It is this one, found by sending it alone.
     pub(super) fn condemn_alone(&mut self, seq: Seq, refusal: Refusal) {
         self.condemn(seq, refusal);
+        self.found(seq);
+    }
+
+    /// It is this one, whatever becomes of it.
+    pub(super) const fn found(&mut self, seq: Seq) {
         self.alone = Some(seq);
     }
 

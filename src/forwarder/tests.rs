@@ -15,6 +15,18 @@ use crate::sink::{Delivery, Progress, Refusal, Session};
 use crate::spool::{self, Status};
 
 mod chaos;
+mod dead_letters;
+
+/// What the place of the dead letters takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Letters {
+    #[default]
+    All,
+    /// Not what is poison.
+    Harmless,
+    /// Nothing: one of them ends the session.
+    None,
+}
 
 /// What the broker does, and what it has.
 #[derive(Debug, Default)]
@@ -24,14 +36,15 @@ struct Behaviour {
     lose_after: Option<usize>,
     /// Events that end the session when they are among those handed over.
     poison: HashSet<Seq>,
-    /// The dead letters do not take them either.
-    poison_dead_letters: bool,
+    letters: Letters,
     /// Confirms come in the reverse order, the first one never: it waits for the next session.
     confirm_all_but_first: bool,
     /// Sessions report that they are stalled, if there is a reason, and confirm nothing.
     silent: Option<&'static str>,
     sessions: usize,
     largest_batch: usize,
+    /// How often batches were to be smaller.
+    made_smaller: usize,
     published: Vec<Seq>,
     dead_letters: Vec<(Seq, Refusal)>,
 }
@@ -66,6 +79,10 @@ impl Sink for Broker {
         16
     }
 
+    fn make_smaller_batches(&mut self) {
+        self.set().made_smaller += 1;
+    }
+
     async fn connect(&mut self) -> Result<FakeSession, SessionError> {
         let mut behaviour = self.set();
         behaviour.sessions += 1;
@@ -94,12 +111,19 @@ impl FakeSession {
         behaviour.largest_batch = behaviour.largest_batch.max(self.in_flight.len());
         let is_poison = |delivery: &Delivery| {
             behaviour.poison.contains(&delivery.stored.seq)
-                && (delivery.refusal.is_none() || behaviour.poison_dead_letters)
+                && (delivery.refusal.is_none() || behaviour.letters == Letters::Harmless)
         };
         if self.in_flight.iter().any(is_poison) {
             return Some(Err(SessionError::Refused(Refusal {
                 reason: "too_large",
                 detail: "by a byte".to_owned(),
+            })));
+        }
+        if behaviour.letters == Letters::None && self.in_flight.iter().any(Delivery::is_dead_letter)
+        {
+            return Some(Err(SessionError::Refused(Refusal {
+                reason: "dead_letter_topic",
+                detail: "closed".to_owned(),
             })));
         }
         if behaviour
@@ -197,14 +221,30 @@ impl Rig {
     }
 
     async fn append(&self, numbers: std::ops::RangeInclusive<u128>) {
+        self.append_as(Kind::Recalled, numbers).await;
+    }
+
+    async fn append_as(&self, kind: Kind, numbers: std::ops::RangeInclusive<u128>) {
         for number in numbers {
             let event = Event {
-                kind: Kind::Recalled,
+                kind,
                 id: Uuid::from_u128(number),
                 bytes: Bytes::from(format!("event {number}")),
             };
             self.spool.append(event).await.unwrap();
         }
+    }
+
+    /// What no place took: number, reason and bytes.
+    fn set_aside(&self) -> Vec<(u64, String, Vec<u8>)> {
+        rusqlite::Connection::open(self.folder.path().join("spool.db"))
+            .unwrap()
+            .prepare("SELECT seq, reason, body FROM dead_letters")
+            .unwrap()
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap()
     }
 
     async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
@@ -282,55 +322,6 @@ async fn what_was_confirmed_ahead_is_not_sent_twice() {
     assert_eq!(rig.cursor.position(), Seq(0));
     broker.changed.notify_one();
     assert_eq!(rig.drain().await, [2, 3, 4, 5, 6, 7, 8, 9, 10, 1]);
-}
-
-#[tokio::test]
-async fn a_refused_event_is_found_and_the_rest_goes_on() {
-    let broker = Broker::default();
-    broker.set().down = true;
-    broker.set().poison = [Seq(7), Seq(23)].into();
-    let rig = Rig::start(broker.clone());
-    rig.append(1..=40).await;
-    broker.set().down = false;
-    rig.until("the end", |rig| rig.cursor.position() == Seq(40))
-        .await;
-    assert_eq!(rig.state.figures().refused, 2);
-    let mut published = rig.drain().await;
-    let behaviour = broker.set();
-    let dead: Vec<u64> = behaviour
-        .dead_letters
-        .iter()
-        .map(|(seq, _)| seq.0)
-        .collect();
-    assert_eq!(dead, [7, 23]);
-    assert_eq!(behaviour.dead_letters[0].1.reason, "too_large");
-    assert!(behaviour.largest_batch > 1, "the window is whole again");
-    published.sort_unstable();
-    let expected: Vec<u64> = (1..=40).filter(|seq| ![7, 23].contains(seq)).collect();
-    assert_eq!(published, expected);
-}
-
-#[tokio::test]
-async fn what_no_place_takes_stays_in_the_spool() {
-    let broker = Broker::default();
-    broker.set().poison = [Seq(2)].into();
-    broker.set().poison_dead_letters = true;
-    let rig = Rig::start(broker.clone());
-    rig.append(1..=3).await;
-    rig.until("the end", |rig| rig.cursor.position() == Seq(3))
-        .await;
-    let path = rig.folder.path().join("spool.db");
-    let kept: Vec<(u64, String, Vec<u8>)> = rusqlite::Connection::open(path)
-        .unwrap()
-        .prepare("SELECT seq, reason, body FROM dead_letters")
-        .unwrap()
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
-    assert_eq!(kept, [(2, "too_large".to_owned(), b"event 2".to_vec())]);
-    assert_eq!(rig.state.figures().refused, 1);
-    assert_eq!(rig.drain().await, [1, 3]);
 }
 
 #[tokio::test]

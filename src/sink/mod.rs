@@ -107,6 +107,14 @@ pub struct Refusal {
     pub detail: String,
 }
 
+impl Refusal {
+    /// Whether it is the place of the dead letters that takes none.
+    #[must_use]
+    pub fn is_of_dead_letters(&self) -> bool {
+        ["dead_letter_topic", "dead_letter_queue"].contains(&self.reason)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.detail, self.reason)
