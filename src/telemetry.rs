@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 
 use serde::{Deserialize, Serialize};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -50,11 +51,15 @@ pub struct FilterError {
 /// once.
 const QUIET: [&str; 2] = ["lapin=off", "librdkafka=off"];
 
-/// Starts the log.
+/// Lines that wait for whoever reads standard error; further ones are dropped. A reader that stands still must not stop
+/// those who have something to tell: the spool's writer is among them.
+const WAITING_LINES: usize = 4096;
+
+/// Starts the log. It ends, with everything written, when what is returned is dropped: within about a second.
 ///
 /// # Errors
 /// Fails where the filter cannot be read.
-pub fn start(config: &Config) -> Result<(), FilterError> {
+pub fn start(config: &Config) -> Result<WorkerGuard, FilterError> {
     let filter = QUIET
         .iter()
         .chain([&config.filter.as_str()])
@@ -73,7 +78,11 @@ pub fn start(config: &Config) -> Result<(), FilterError> {
         Format::Json
     });
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let (lines, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("log")
+        .finish(io::stderr());
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     // A second start in the same process keeps the first one's log.
     let _ = match format {
         Format::Text => registry
@@ -81,7 +90,7 @@ pub fn start(config: &Config) -> Result<(), FilterError> {
             .try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
-    Ok(())
+    Ok(guard)
 }
 
 /// An error and all its sources in one line: neither of the log's formats shows the sources.

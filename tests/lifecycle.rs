@@ -266,3 +266,16 @@ fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
     assert!(relay.recall("a", 1).is_ok());
     relay.stop();
 }
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let relay = Setup::new().set("RECALL_LOG__FILTER", "debug").start();
+    let held = relay.hold_log();
+    // Far more lines than a pipe holds.
+    for number in 1..=2000 {
+        assert!(relay.recall("g", number).is_ok());
+    }
+    assert_eq!(relay.admin("/readyz").status, 200);
+    drop(held);
+    assert_eq!(relay.stop().len(), 2000);
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -17,9 +18,12 @@ use crate::telemetry::{self, chain};
 /// At the end, how long work that blocks a thread may take.
 const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the last line of the log may take to be written.
+const LAST_LINE: Duration = Duration::from_millis(50);
+
 /// Runs until SIGTERM or SIGINT. A second signal ends the process at once.
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::start(&config.log)?;
+    let _log = telemetry::start(&config.log)?;
     open_files::make_room(config.http.max_connections);
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
@@ -38,6 +42,8 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
                 signal,
                 "received again: ending at once; what is not published stays in the spool"
             );
+            // The line is written by another thread.
+            sleep(LAST_LINE).await;
             end_at_once();
         });
         let outcome = app.run(stop.cancelled()).await;

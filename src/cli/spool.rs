@@ -24,7 +24,7 @@ enum Command {
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
-    telemetry::start(&config.log)?;
+    let _log = telemetry::start(&config.log)?;
     let Command::Forget { sink } = &args.command;
     if app::sink_names(config).contains(&sink.as_str()) {
         bail!("{sink} is configured: without its cursor it would publish every event again");

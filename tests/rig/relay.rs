@@ -214,6 +214,11 @@ impl Relay {
         self.stdout.gate.lock().unwrap()
     }
 
+    /// Nobody reads its log for as long as this is held.
+    pub fn hold_log(&self) -> MutexGuard<'_, ()> {
+        self.log.gate.lock().unwrap()
+    }
+
     /// The log entries with this message.
     pub fn log_entries(&self, message: &str) -> Vec<Value> {
         let entries = self
