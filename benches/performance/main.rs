@@ -14,8 +14,8 @@
 //! The load is wrk (`load`), and each callback has a message of its own (`callbacks.lua`). The server has a
 //! core to itself (`cores`); the generator, the brokers and this process have the others. A backlog
 //! that goes out alone is not pinned.
-//! A round loads one server for some seconds, and goes on until its sink has confirmed everything: forwarding is
-//! part of what a callback costs. Rounds alternate between the servers that are compared. A figure is the median
+//! A round loads one server for some seconds, and goes on until its sink has confirmed everything, where it is not
+//! about a sink that is away or behind: forwarding is part of what a callback costs. Rounds alternate between the servers that are compared. A figure is the median
 //! of its rounds, but of memory and of the longest answer the largest; a ratio is the median of the rounds' ratios.
 //!
 //! CPU time is that of the process (`/proc/PID/stat`), bytes written are those that it caused to go to a disk

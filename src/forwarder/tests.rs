@@ -367,3 +367,45 @@ async fn at_the_deadline_it_ends_and_the_rest_stays() {
         .unwrap();
     assert_eq!(rig.spool.status().rows(), 3);
 }
+
+#[tokio::test]
+async fn with_nothing_left_it_ends_although_the_broker_is_away() {
+    let broker = Broker::default();
+    broker.set().down = true;
+    let rig = Rig::start(broker);
+    rig.until("a try", |rig| rig.broker.set().sessions > 0)
+        .await;
+    assert_eq!(rig.drain().await, [0; 0]);
+}
+
+#[tokio::test]
+async fn it_is_up_once_connected_or_where_events_wait_once_one_is_confirmed() {
+    let broker = Broker::default();
+    let rig = Rig::start(broker.clone());
+    rig.until("up", |rig| rig.state.health() == Health::Up)
+        .await;
+    rig.drain().await;
+
+    let broker = Broker::default();
+    broker.set().down = true;
+    let rig = Rig::start(broker.clone());
+    rig.append(1..=3).await;
+    rig.until("down", |rig| {
+        matches!(rig.state.health(), Health::Down { .. })
+    })
+    .await;
+    let tries = {
+        let mut behaviour = broker.set();
+        (behaviour.down, behaviour.silent) = (false, Some(""));
+        behaviour.sessions
+    };
+    rig.until("a session", |rig| rig.broker.set().sessions > tries)
+        .await;
+    sleep(Duration::from_millis(50)).await;
+    assert!(matches!(rig.state.health(), Health::Down { .. }));
+    broker.set().silent = None;
+    broker.changed.notify_one();
+    rig.until("up", |rig| rig.state.health() == Health::Up)
+        .await;
+    assert_eq!(rig.drain().await, [1, 2, 3]);
+}

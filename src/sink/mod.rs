@@ -7,7 +7,8 @@
 //!   session ends and the next one starts again from the cursor;
 //! - it never blocks the runtime, and keeps no more than it was handed.
 //!
-//! It does not retry for ever, does not read the spool and keeps no cursor: that is the forwarder's.
+//! It does not retry for ever, does not read the spool and moves no cursor of the spool's: that is the
+//! forwarder's.
 
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -44,8 +45,8 @@ pub trait Sink: Send + 'static {
 
 /// A connected client with events in flight.
 pub trait Session: Send {
-    /// Where the sink itself says that it stands, if it keeps a cursor. Where that is further than the
-    /// spool's it wins.
+    /// Where the sink itself says that it stands, if it keeps a cursor. It counts where that is further than
+    /// the spool's, and the spool has the event that it names.
     fn standing(&self) -> Option<Standing> {
         None
     }

@@ -63,7 +63,7 @@ pub struct Config {
     pub max_bytes: Size,
     /// Disk space that is left alone: free space and the file's free pages together never go below.
     pub reserve: Size,
-    /// How long a forwarded event stays; zero deletes it at once.
+    /// How long an event stays after it came, if it is forwarded by then; zero deletes it at once.
     pub retention: Period,
     /// How many of the latest ids are remembered to recognise a repeated callback. 40 bytes of memory
     /// each.

@@ -18,6 +18,10 @@ use crate::event::Event;
 /// How often whoever gathers looks again whether others have come.
 const ROUNDS: usize = 4;
 
+/// Bytes of events after which no more are taken at once: large ones are not to make everybody behind them wait for one
+/// commit.
+const BYTES_AT_ONCE: usize = 4 << 20;
+
 /// What the writer is asked to do.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -27,6 +31,15 @@ pub(super) enum Command {
         reply: oneshot::Sender<Result<(), AppendError>>,
     },
     Close,
+}
+
+impl Command {
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Append(append) => append.event.bytes.len(),
+            Self::SetAside { .. } | Self::Close => 0,
+        }
+    }
 }
 
 /// An event, and who waits for it.
@@ -148,7 +161,13 @@ impl Queue {
         if state.commands.is_empty() && state.closed {
             return None;
         }
-        let taken = state.commands.len().min(limit);
+        let mut bytes = 0;
+        let fits = |command: &&Command| {
+            let fits = bytes < BYTES_AT_ONCE;
+            bytes += command.bytes();
+            fits
+        };
+        let taken = state.commands.iter().take(limit).take_while(fits).count();
         let commands = state.commands.drain(..taken).collect();
         state.released = !state.commands.is_empty();
         Some(commands)
@@ -220,6 +239,19 @@ mod tests {
             (15..20).collect::<Vec<_>>()
         );
         assert_eq!(numbers(queue.take(15, Duration::ZERO)), [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn of_large_events_few_are_taken_at_once() {
+        let queue = Queue::new(100);
+        for number in 1..=5 {
+            let (mut append, _) = append(number);
+            append.event.bytes = Bytes::from(vec![0; BYTES_AT_ONCE / 2 + 1]);
+            queue.append(append).await.unwrap();
+        }
+        for expected in [&[1, 2][..], &[3, 4], &[5]] {
+            assert_eq!(numbers(queue.take(15, Duration::ZERO)), expected);
+        }
     }
 
     /// For as long as others come, and these need not wait for it.

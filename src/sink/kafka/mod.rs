@@ -5,7 +5,8 @@
 //!   record on a partition goes alone (`lanes`); after a failed batch the producer stops
 //!   (`enable.gapless.guarantee`), and the next session starts again from the cursor;
 //! - no record is given up because time has passed (`message.timeout.ms` is 0);
-//! - with `kafka.exactly_once`, records and where they end are there together, or neither is (`transactions`).
+//! - with `kafka.exactly_once`, records and where they end are there together, or neither is (`transactions`);
+//!   there both of those are off: a batch that fails or takes too long is aborted as a whole, and sent again.
 
 mod coordinator;
 mod errors;

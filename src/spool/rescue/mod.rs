@@ -1,8 +1,8 @@
 //! A damaged file: what can be read is kept, what is lost is counted, and the file is put aside.
 //!
 //! Promises:
-//! - a damaged spool never stops a start, and no file is deleted or changed by this: the damaged one is
-//!   renamed to `spool.db.damaged-<when>`, its log beside it;
+//! - a damaged spool stops a start only where the new file cannot be written, and none of its data is deleted or
+//!   changed: it is renamed to `spool.db.damaged-<when>`, its log beside it;
 //! - every event that lies whole in the file or in its log is kept, with its number;
 //! - events that are lost are counted and named by their numbers;
 //! - a cursor that cannot be read starts again at the oldest event kept.
