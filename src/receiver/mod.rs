@@ -14,6 +14,7 @@ mod gate;
 mod intake;
 mod listener;
 mod metrics;
+mod watchdog;
 
 use std::net::SocketAddr;
 
