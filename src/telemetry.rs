@@ -2,13 +2,17 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+mod lines;
+
+use lines::Lines;
 
 /// Settings of the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,15 +55,22 @@ pub struct FilterError {
 /// once.
 const QUIET: [&str; 2] = ["lapin=off", "librdkafka=off"];
 
-/// Lines that wait for whoever reads standard error; further ones are dropped. A reader that stands still must not stop
-/// those who have something to tell: the spool's writer is among them.
-const WAITING_LINES: usize = 4096;
+/// The log. When it is dropped, what was logged is written, unless that takes longer than a second or two.
+#[derive(Debug)]
+#[must_use]
+pub struct Log(Lines);
 
-/// Starts the log. It ends, with everything written, when what is returned is dropped: within about a second.
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush_all();
+    }
+}
+
+/// Starts the log.
 ///
 /// # Errors
-/// Fails where the filter cannot be read.
-pub fn start(config: &Config) -> Result<WorkerGuard, FilterError> {
+/// Fails where the filter cannot be read ([`FilterError`]), or there is no thread to be had.
+pub fn start(config: &Config) -> anyhow::Result<Log> {
     let filter = QUIET
         .iter()
         .chain([&config.filter.as_str()])
@@ -78,11 +89,9 @@ pub fn start(config: &Config) -> Result<WorkerGuard, FilterError> {
         Format::Json
     });
     let registry = tracing_subscriber::registry().with(filter);
-    let (lines, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(WAITING_LINES)
-        .thread_name("log")
-        .finish(io::stderr());
-    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
+    let lines = Lines::start().context("could not start a thread for the log")?;
+    let log = Log(lines.clone());
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || lines.clone());
     // A second start in the same process keeps the first one's log.
     let _ = match format {
         Format::Text => registry
@@ -90,7 +99,15 @@ pub fn start(config: &Config) -> Result<WorkerGuard, FilterError> {
             .try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
-    Ok(guard)
+    Ok(log)
+}
+
+/// Says something on standard error, whatever becomes of the log; does not wait long for who reads it.
+pub fn say(text: &str) {
+    if let Ok(mut lines) = Lines::start() {
+        let _ = lines.write_all(format!("{text}\n").as_bytes());
+        lines.flush_all();
+    }
 }
 
 /// An error and all its sources in one line: neither of the log's formats shows the sources.

@@ -276,6 +276,12 @@ fn a_log_that_nobody_reads_stops_nothing() {
         assert!(relay.recall("g", number).is_ok());
     }
     assert_eq!(relay.admin("/readyz").status, 200);
+    relay.signal(Signal::SIGTERM);
+    let stat = format!("/proc/{}/stat", relay.pid());
+    until("the relay to end", || {
+        let stat = std::fs::read_to_string(&stat).unwrap();
+        stat.contains(") Z ").then_some(())
+    });
     drop(held);
-    assert_eq!(relay.stop().len(), 2000);
+    assert_eq!(relay.stopped().len(), 2000);
 }

@@ -38,14 +38,18 @@ fn slow_and_silent_peers_are_let_go() {
 
     let body = recall("g", 1);
     let request = [head(body.len()), body.into_bytes()].concat();
-    for (what, bytes, earliest) in [
-        ("silent", &b""[..], 250),
-        ("a slow head", b"POST / HTT", 250),
-        ("half an HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\n", 250),
-        ("silent after a request", &request, 900),
+    for (what, bytes, within) in [
+        ("silent", &b""[..], 250..900),
+        ("a slow head", b"POST / HTT", 250..900),
+        (
+            "half an HTTP/2 preface",
+            b"PRI * HTTP/2.0\r\n\r\n",
+            250..900,
+        ),
+        ("silent after a request", &request, 900..8000),
     ] {
         let took = closed_after(relay.callbacks, what, bytes);
-        assert!(took >= Duration::from_millis(earliest), "{what}: {took:?}");
+        assert!(within.contains(&took.as_millis()), "{what}: {took:?}");
     }
 }
 

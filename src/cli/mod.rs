@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Loaded};
-use crate::telemetry::chain;
+use crate::telemetry::{self, chain};
 
 /// The program could not do what it was asked.
 const FAILED: u8 = 1;
@@ -94,10 +94,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the last word of a command that failed"
-)]
+/// The last word of a command that failed.
 fn eprintln_chain(error: &anyhow::Error) {
-    eprintln!("recall-relay: {}", chain(error.as_ref()));
+    telemetry::say(&format!("recall-relay: {}", chain(error.as_ref())));
 }

@@ -214,6 +214,9 @@ impl<S: Sink> Forwarder<S> {
             return End::Lost(SessionError::Refused(refusal.clone()));
         }
         for letter in letters {
+            if self.stop.now.is_cancelled() {
+                return End::Stopped;
+            }
             if let Err(error) = self.set_aside(&letter, refusal).await {
                 return End::Lost(SessionError::unavailable("spool", error));
             }

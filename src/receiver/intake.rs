@@ -212,7 +212,8 @@ impl<D: Durability> Intake<D> {
     {
         let mut first = Bytes::new();
         let mut rest = Vec::new();
-        let mut room = self.acquire(units(head))?;
+        let mut room = self.acquire(0)?;
+        self.enlarge(&mut room, head)?;
         while let Some(frame) = body.frame().await {
             let Ok(mut data) = frame.map_err(|_| Outcome::Broken)?.into_data() else {
                 continue;
@@ -237,8 +238,10 @@ impl<D: Durability> Intake<D> {
         Ok(Buffered { body, room })
     }
 
-    /// Has room for so many bytes.
+    /// Has room for so many bytes. Who is alone always has.
     fn enlarge(&self, room: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Outcome> {
+        let all = usize::try_from(self.config.max_buffered_bytes.0).unwrap_or(usize::MAX);
+        let bytes = bytes.min(all);
         let has = u32::try_from(room.num_permits()).unwrap_or(u32::MAX);
         room.merge(self.acquire(units(bytes).saturating_sub(has))?);
         Ok(())
@@ -286,10 +289,15 @@ impl<D: Durability> Intake<D> {
                 (event, Some(fault))
             }
         };
-        // It can be several times as long as the body that it was made of. Alone it always fits.
-        let most = usize::try_from(self.config.max_buffered_bytes.0).unwrap_or(usize::MAX);
-        if let Err(outcome) = self.enlarge(&mut room, event.bytes.len().min(most)) {
+        // It can be several times as long as the body that it was made of.
+        if let Err(outcome) = self.enlarge(&mut room, event.bytes.len()) {
             return Verdict::Answer(outcome);
+        }
+        if let Some(fault) = &fault {
+            warn!(
+                id = %event.id, command = recall.command(), reason = %fault,
+                "a recall could not be understood; it goes to the dead letters"
+            );
         }
         Verdict::Keep { event, room, fault }
     }
@@ -302,7 +310,7 @@ impl<D: Durability> Intake<D> {
         fault: &Fault,
         body: &[u8],
     ) -> Event {
-        let event = Rejected {
+        Rejected {
             sdk_app_id,
             reason: fault.reason(),
             detail: &fault.to_string(),
@@ -311,12 +319,7 @@ impl<D: Durability> Intake<D> {
             body,
             received_at: head.received_at,
         }
-        .event();
-        warn!(
-            id = %event.id, command = recall.command(), reason = %fault,
-            "a recall could not be understood; it goes to the dead letters"
-        );
-        event
+        .event()
     }
 
     fn count_signature(

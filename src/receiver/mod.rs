@@ -39,8 +39,8 @@ pub struct Config {
     pub path: String,
     /// The largest body; a larger one is answered 413.
     pub max_body_bytes: Size,
-    /// Bytes of all bodies that are being received or wait for the disk; beyond it callbacks are
-    /// refused. Holds at least one body.
+    /// Bytes of all callbacks (query and body, and then the event) that are being received or wait for the disk;
+    /// beyond it callbacks are refused. Holds at least one.
     pub max_buffered_bytes: Size,
     /// Connections open at once; more wait in the kernel's backlog.
     #[serde(deserialize_with = "setting::text")]

@@ -57,7 +57,9 @@ impl Watch {
         let http2 = *doing.http2.get_or_insert(bytes.starts_with(b"PRI"));
         if doing.open_requests == 0 && !doing.in_head && !http2 {
             doing.in_head = true;
-            doing.since = Instant::now();
+            if doing.asked {
+                doing.since = Instant::now();
+            }
         }
     }
 

@@ -108,11 +108,17 @@ pub struct Refusal {
     pub detail: String,
 }
 
+/// The reason where a topic of dead letters takes none.
+pub const DEAD_LETTER_TOPIC: &str = "dead_letter_topic";
+
+/// The reason where a queue of dead letters does not take one.
+pub const DEAD_LETTER_QUEUE: &str = "dead_letter_queue";
+
 impl Refusal {
-    /// Whether it is the place of the dead letters that takes none.
+    /// Whether it is the place of the dead letters that does not take them.
     #[must_use]
     pub fn is_of_dead_letters(&self) -> bool {
-        ["dead_letter_topic", "dead_letter_queue"].contains(&self.reason)
+        [DEAD_LETTER_TOPIC, DEAD_LETTER_QUEUE].contains(&self.reason)
     }
 }
 

@@ -29,12 +29,13 @@ impl SavedCursor {
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let sink: String = row.get(0)?;
-            let cursor = Self {
-                seq: Seq(row.get(1)?),
-                holds: row.get(2)?,
+            let read = || {
+                let (seq, holds) = (Seq(row.get(1)?), row.get(2)?);
+                Ok::<_, rusqlite::Error>((Self { seq, holds }, row.get::<_, u32>(3)?))
             };
-            let is_right = row.get::<_, u32>(3)? == cursor.checksum(&sink);
-            visit(sink, is_right.then_some(cursor))?;
+            let right = read().ok();
+            let right = right.filter(|(cursor, checksum)| cursor.checksum(&sink) == *checksum);
+            visit(sink, right.map(|(cursor, _)| cursor))?;
         }
         Ok(())
     }

@@ -42,7 +42,14 @@ async fn post<B>(intake: &Arc<Intake<&'static Stuck>>, body: B) -> (u16, String)
 where
     B: Body<Data = Bytes, Error = Infallible> + Unpin,
 {
-    let request = Request::post(QUERY).body(body).unwrap();
+    post_to(QUERY, intake, body).await
+}
+
+async fn post_to<B>(uri: &str, intake: &Arc<Intake<&'static Stuck>>, body: B) -> (u16, String)
+where
+    B: Body<Data = Bytes, Error = Infallible> + Unpin,
+{
+    let request = Request::post(uri).body(body).unwrap();
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
     let answer: Response<Full<Bytes>> = Arc::clone(intake).answer(request, peer).await;
     let status = answer.status().as_u16();
@@ -111,5 +118,24 @@ async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
         );
         let (_, answer) = post(&intake, body()).await;
         assert!(answer.contains(second), "{room}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_query_takes_room_and_the_largest_body_fits_all_the_same() {
+    let uri = format!("{QUERY}&padding={}", "a".repeat(30 << 10));
+    let body = |length: usize| {
+        let recall = recall(1);
+        let padding = " ".repeat(length - recall.len());
+        Full::from(recall + &padding)
+    };
+    let (intake, _) = intake(256 << 10);
+    let (_, answer) = post_to(&uri, &intake, body(256 << 10)).await;
+    assert!(answer.contains("the disk did not answer"), "{answer}");
+
+    let (intake, _) = self::intake(100 << 10);
+    for expected in ["the disk did not answer", "too many bodies at once"] {
+        let (_, answer) = post_to(&uri, &intake, body(30 << 10)).await;
+        assert!(answer.contains(expected), "{answer}");
     }
 }

@@ -30,14 +30,10 @@ pub(super) fn classify(code: RDKafkaErrorCode) -> Class {
     }
 }
 
-/// Whether a topic is closed to us until somebody changes that.
+/// Whether a topic is closed to us until somebody changes that. One that is gone is made again by the next
+/// session.
 pub(super) const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-    )
+    matches!(code, RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
 /// What librdkafka says of a record that it does not even take, if that is final.

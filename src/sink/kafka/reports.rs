@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::errors::{Class, classify, is_missing_right};
 use super::lanes::Lane;
 use crate::event::Seq;
-use crate::sink::{Delivery, Progress, Refusal, SessionError};
+use crate::sink::{DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError};
 
 /// A fatal error fails everything in flight. For so long we wait for the record that was its cause.
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -192,7 +192,7 @@ impl Inbox {
         let cause = match classify(code) {
             Class::Unavailable if id.is_dead_letter() && is_missing_right(code) => {
                 Cause::Refused(Refusal {
-                    reason: "dead_letter_topic",
+                    reason: DEAD_LETTER_TOPIC,
                     detail: reason,
                 })
             }
@@ -371,9 +371,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_letter_whose_topic_is_closed_is_refused() {
-        for (id, refused) in [(RecordId(3), true), (RecordId(2), false)] {
+        let closed = RDKafkaErrorCode::TopicAuthorizationFailed;
+        // The next session makes it again.
+        let gone = RDKafkaErrorCode::UnknownTopicOrPartition;
+        for (id, code, refused) in [
+            (RecordId(3), closed, true),
+            (RecordId(2), closed, false),
+            (RecordId(3), gone, false),
+        ] {
             let reports = Reports::default();
-            let code = RDKafkaErrorCode::TopicAuthorizationFailed;
             reports.inbox().failed(id, code, "no".to_owned());
             let error = reports.next().await.unwrap_err();
             assert_eq!(matches!(error, SessionError::Refused(_)), refused);

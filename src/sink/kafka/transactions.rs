@@ -21,7 +21,7 @@ use super::coordinator::{CALL_TIMEOUT, Coordinator, is_abortable};
 use super::errors::{is_missing_right, stopping};
 use super::outbox::Outbox;
 use crate::event::Seq;
-use crate::sink::{Delivery, Progress, Refusal, SessionError, Standing};
+use crate::sink::{DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError, Standing};
 
 /// How often a batch is sent again in a session.
 const TRIES: u8 = 2;
@@ -284,7 +284,7 @@ impl Batch {
         let detail = failure.string();
         let only_letters = self.deliveries.iter().all(Delivery::is_dead_letter);
         if only_letters && is_missing_right(failure.code()) {
-            let reason = "dead_letter_topic";
+            let reason = DEAD_LETTER_TOPIC;
             return SessionError::Refused(Refusal { reason, detail });
         }
         SessionError::Unavailable(detail, None)

@@ -19,7 +19,7 @@ use super::order::Order;
 use super::round::{self, Outcome, Pulse, Round};
 use super::{Config, Unroutable};
 use crate::event::Seq;
-use crate::sink::{Delivery, Progress, Refusal, Session, SessionError};
+use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError};
 
 /// Channels of a connection: while one waits for its last confirms, others publish. With too few of them
 /// much of the window is confirmed and waits for the end of its round.
@@ -128,10 +128,10 @@ impl RabbitMqSession {
                 }
                 // What not even the dead letters take stays in the spool: it must not hold up the rest.
                 Outcome::Returned(detail) if message.key.is_none() => {
-                    self.refuse(&message, "dead_letter_queue", detail);
+                    self.refuse(&message, DEAD_LETTER_QUEUE, detail);
                 }
                 Outcome::Nacked if message.key.is_none() => {
-                    self.refuse(&message, "dead_letter_queue", NACKED.to_owned());
+                    self.refuse(&message, DEAD_LETTER_QUEUE, NACKED.to_owned());
                 }
                 Outcome::Returned(reason) if self.config.unroutable == Unroutable::DeadLetter => {
                     self.refuse(&message, "unroutable", reason);
@@ -230,7 +230,7 @@ fn failure(error: Error) -> SessionError {
             "too_large"
         }
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if names_default_exchange(text) => {
-            "dead_letter_queue"
+            DEAD_LETTER_QUEUE
         }
         _ => return SessionError::unavailable("could not publish", error),
     };

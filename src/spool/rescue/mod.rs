@@ -189,7 +189,10 @@ pub(super) fn rescue(
         (None, Some(first)) => first,
         (_, None) => known.confirmed,
     };
-    let mut findings = Findings::default();
+    let mut findings = Findings {
+        cursors: structure.without_cursor,
+        ..Findings::default()
+    };
     findings.insert_all(structure.gaps, &connection)?;
     insert_gaps(&connection, Gaps::new(from, known), &mut findings)?;
     findings.lost.sort_unstable();

@@ -19,6 +19,8 @@ pub(super) struct Structure {
     pub(super) last: Seq,
     /// What was known to be missing.
     pub(super) gaps: Vec<Gap>,
+    /// The sinks whose cursors cannot be read.
+    pub(super) without_cursor: Vec<String>,
 }
 
 /// Copies them into a new database that has the events, each as far as it can be read. No event above
@@ -37,7 +39,7 @@ pub(super) fn copy(
         new.execute("UPDATE identity SET spool_id = ?1", [spool_id])?;
         last = Seq(next_seq.saturating_sub(1));
     }
-    let cursors = copy_cursors(&old, new);
+    let (cursors, without_cursor) = copy_cursors(&old, new);
     let _ = copy_dead_letters(&old, new);
     last = last.max(copy_recent_ids(&old, new).unwrap_or_default());
     let holding = cursors.iter().filter(|cursor| cursor.holds);
@@ -46,20 +48,25 @@ pub(super) fn copy(
         confirmed: confirmed.unwrap_or_default(),
         last: cursors.iter().map(|cursor| cursor.seq).fold(last, Seq::max),
         gaps: gaps(&old, new, committed).unwrap_or_default(),
+        without_cursor,
     })
 }
 
-/// Returns them; one that cannot be read holds everything.
-fn copy_cursors(old: &Connection, new: &Connection) -> Vec<SavedCursor> {
-    let mut cursors = Vec::new();
+/// Returns them; one that cannot be read holds everything, and its sink is named.
+fn copy_cursors(old: &Connection, new: &Connection) -> (Vec<SavedCursor>, Vec<String>) {
+    let (mut cursors, mut without) = (Vec::new(), Vec::new());
     let all = SavedCursor::each(old, |sink, cursor| {
         cursors.push(cursor.unwrap_or(SavedCursor::UNKNOWN));
-        cursor.map_or(Ok(()), |cursor| cursor.save(&sink, new))
+        if let Some(cursor) = cursor {
+            return cursor.save(&sink, new);
+        }
+        without.push(sink);
+        Ok(())
     });
     if all.is_err() {
         cursors.push(SavedCursor::UNKNOWN);
     }
-    cursors
+    (cursors, without)
 }
 
 /// A row of these has no checksum: one that cannot be true is left out, and what it should have said is
@@ -160,11 +167,12 @@ mod tests {
             let (seq, holds) = (Seq(6), true);
             SavedCursor { seq, holds }.save(sink, &old).unwrap();
         }
-        old.execute_batch("UPDATE cursors SET seq = 9 WHERE sink = 'damaged'")
+        old.execute_batch("UPDATE cursors SET seq = -1 WHERE sink = 'damaged'")
             .unwrap();
         let new = database::create(&folder.path().join("new.db"));
         let structure = copy(&path, &new, Seq(9)).unwrap();
         assert_eq!((structure.confirmed, structure.last), (Seq(0), Seq(6)));
+        assert_eq!(structure.without_cursor, ["damaged"]);
         let copied = rows(&new, "(SELECT sink, seq FROM cursors)");
         assert_eq!(copied.len(), 1, "{copied:?}");
     }

@@ -256,7 +256,8 @@ impl Store {
         let mut settled = BTreeMap::new();
         for sink in sinks {
             let saved = self.saved_cursors.get(*sink).map(|cursor| cursor.seq);
-            if saved.is_none() && self.findings.rescue.is_some() {
+            let is_missing = saved.is_none() && self.findings.rescue.is_some();
+            if is_missing && !self.findings.cursors.iter().any(|named| named == sink) {
                 self.findings.cursors.push((*sink).to_owned());
             }
             // What it missed while it held nothing may be gone.
