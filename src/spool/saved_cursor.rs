@@ -40,6 +40,12 @@ impl SavedCursor {
         Ok(())
     }
 
+    /// Up to where all have confirmed who hold events; 0 where nobody does.
+    pub(super) fn lowest(cursors: &[Self]) -> Seq {
+        let holding = cursors.iter().filter(|cursor| cursor.holds);
+        holding.map(|cursor| cursor.seq).min().unwrap_or_default()
+    }
+
     /// Writes it down.
     pub(super) fn save(self, sink: &str, connection: &Connection) -> rusqlite::Result<()> {
         connection

@@ -37,15 +37,12 @@ pub(in crate::spool) fn look(connection: &Connection, log: &Path) -> Result<Miss
 
 /// The lowest of the cursors that hold events; that is 0 where one of them is not what was written.
 fn lowest_cursor(connection: &Connection) -> rusqlite::Result<Seq> {
-    let mut lowest = None;
+    let mut cursors = Vec::new();
     SavedCursor::each(connection, |_, cursor| {
-        let cursor = cursor.unwrap_or(SavedCursor::UNKNOWN);
-        if cursor.holds {
-            lowest = Some(lowest.map_or(cursor.seq, |lowest: Seq| lowest.min(cursor.seq)));
-        }
+        cursors.push(cursor.unwrap_or(SavedCursor::UNKNOWN));
         Ok(())
     })?;
-    Ok(lowest.unwrap_or_default())
+    Ok(SavedCursor::lowest(&cursors))
 }
 
 /// Puts events back, and writes down the numbers that are missing all the same. `last` is the newest event

@@ -42,10 +42,8 @@ pub(super) fn copy(
     let (cursors, without_cursor) = copy_cursors(&old, new);
     let _ = copy_dead_letters(&old, new);
     last = last.max(copy_recent_ids(&old, new).unwrap_or_default());
-    let holding = cursors.iter().filter(|cursor| cursor.holds);
-    let confirmed = holding.map(|cursor| cursor.seq).min();
     Ok(Structure {
-        confirmed: confirmed.unwrap_or_default(),
+        confirmed: SavedCursor::lowest(&cursors),
         last: cursors.iter().map(|cursor| cursor.seq).fold(last, Seq::max),
         gaps: gaps(&old, new, committed).unwrap_or_default(),
         without_cursor,
