@@ -172,13 +172,13 @@ impl Admin {
                 lost: self.spool.lost(),
                 damaged: self
                     .spool
-                    .findings()
-                    .rescue
+                    .report()
+                    .quarantined
                     .as_ref()
                     .map(ToString::to_string),
                 put_aside: self
                     .spool
-                    .put_aside()
+                    .quarantined()
                     .iter()
                     .map(|path| path.display().to_string())
                     .collect(),

@@ -41,53 +41,95 @@ impl fmt::Display for Seq {
     }
 }
 
-/// Whether an event tells of a recall or of a callback that could not be understood.
+/// What an event tells about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A message was recalled.
-    Recalled,
-    /// An authentic callback was set aside: a dead letter from the start.
+    /// Messages of a group were recalled.
+    Group,
+    /// A one-to-one message was recalled.
+    C2c,
+    /// Broadcasts of an official account were recalled.
+    OfficialAccount,
+    /// An authentic callback could not be understood: a dead letter from the start.
     Rejected,
 }
 
-/// An event, ready to be stored and published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// What it tells.
-    pub kind: Kind,
-    /// The CloudEvents `id`.
-    pub id: Uuid,
-    /// The whole event as JSON: what is published.
-    pub bytes: Bytes,
-}
-
-impl Event {
-    /// What tells it from others.
+impl Kind {
+    /// The kind in one word, as in `conversation.kind` and in routing keys.
     #[must_use]
-    pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint {
-            id: self.id,
-            checksum: crc32fast::hash(&self.bytes),
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::C2c => "c2c",
+            Self::OfficialAccount => "official_account",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// The CloudEvents `type`.
+    #[must_use]
+    pub const fn event_type(self) -> &'static str {
+        match self {
+            Self::Group => "com.tencent.im.group.message.recalled",
+            Self::C2c => "com.tencent.im.c2c.message.recalled",
+            Self::OfficialAccount => "com.tencent.im.official_account.message.recalled",
+            Self::Rejected => "com.tencent.im.callback.rejected",
         }
     }
 }
 
-/// What tells an event from any other that was given the same number in another history of its spool.
+/// An event, ready to be stored and published. What sinks need to know of the body stands beside it, so that
+/// nobody parses it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The CloudEvents `id`.
+    pub id: Uuid,
+    /// What the event tells about.
+    pub kind: Kind,
+    /// `partitionkey`: `<app>:<conversation>`, or `<app>` alone if the callback was rejected. Events with the
+    /// same key are published in order.
+    pub conversation: Box<str>,
+    /// The CloudEvents `subject`; none if the callback was rejected.
+    pub subject: Option<Box<str>>,
+    /// The vendor's `Type` of a group.
+    pub group_type: Option<Box<str>>,
+    /// The CloudEvents `time`.
+    pub time: Millis,
+    /// The whole event as JSON, UTF-8: what is published.
+    pub body: Bytes,
+}
+
+impl Event {
+    /// The application, in decimal.
+    #[must_use]
+    pub fn sdk_app_id(&self) -> &str {
+        let app = self.conversation.split(':').next();
+        app.unwrap_or_default()
+    }
+
+    /// The CloudEvents `source`.
+    #[must_use]
+    pub fn source(&self) -> String {
+        format!("/tencent-im/{}", self.sdk_app_id())
+    }
+
+    /// What distinguishes this event from any other that had the same number in another history of its spool.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint {
+            id: self.id,
+            checksum: crc32fast::hash(&self.body),
+        }
+    }
+}
+
+/// Identifies an event independently of its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// The event's id.
     pub id: Uuid,
-    /// CRC-32 of its bytes, which tell when the callback was received: a repeated callback has the same id.
+    /// CRC-32 of the body, which tells when the callback was received: a repeated callback has the same id.
     pub checksum: u32,
-}
-
-/// An event and its number in the spool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Its number.
-    pub seq: Seq,
-    /// The event.
-    pub event: Event,
 }
 
 /// What a recall callback said, checked: everything that the event tells.
@@ -215,29 +257,27 @@ impl Recalled<'_> {
     pub fn event(&self) -> Event {
         let id = self.id();
         let subject = self.conversation.subject();
-        let partition_key = match self.conversation {
+        let (kind, group_type, topic_id) = match self.conversation {
             Conversation::Group {
-                topic_id: Some(topic),
+                group_type,
+                topic_id,
                 ..
-            } => format!("{}:{topic}", self.sdk_app_id),
-            _ => format!("{}:{subject}", self.sdk_app_id),
+            } => (Kind::Group, group_type, topic_id),
+            Conversation::C2c { .. } => (Kind::C2c, None, None),
+            Conversation::OfficialAccount { .. } => (Kind::OfficialAccount, None, None),
         };
-        let body = CloudEvent {
+        let conversation = format!("{}:{}", self.sdk_app_id, topic_id.unwrap_or(&subject));
+        let time = self.recalled_at.unwrap_or(self.received_at);
+        let body = to_json(&CloudEvent {
             specversion: "1.0",
             id,
             source: format_args!("/tencent-im/{}", self.sdk_app_id),
-            r#type: match self.conversation {
-                Conversation::Group { .. } => "com.tencent.im.group.message.recalled",
-                Conversation::C2c { .. } => "com.tencent.im.c2c.message.recalled",
-                Conversation::OfficialAccount { .. } => {
-                    "com.tencent.im.official_account.message.recalled"
-                }
-            },
+            r#type: kind.event_type(),
             subject: Some(&subject),
-            time: self.recalled_at.unwrap_or(self.received_at),
+            time,
             datacontenttype: "application/json",
             dataschema: "urn:recall-relay:schema:message-recalled:1",
-            partitionkey: &partition_key,
+            partitionkey: &conversation,
             data: RecalledData {
                 sdk_app_id: self.sdk_app_id,
                 conversation: self.conversation,
@@ -247,11 +287,15 @@ impl Recalled<'_> {
                 received_at: self.received_at,
                 client: &self.client,
             },
-        };
+        });
         Event {
-            kind: Kind::Recalled,
             id,
-            bytes: to_json(&body),
+            kind,
+            conversation: conversation.into(),
+            subject: Some(subject.into()),
+            group_type: group_type.map(Into::into),
+            time,
+            body,
         }
     }
 
@@ -307,42 +351,51 @@ impl Conversation<'_> {
 }
 
 impl Rejected<'_> {
-    /// Makes the event.
+    /// Makes the event. It carries the body as text or in base64, whichever is shorter: text of control
+    /// characters grows six times as JSON, and then does not fit a Kafka message.
     #[must_use]
     pub fn event(&self) -> Event {
-        let (body, body_base64) = match std::str::from_utf8(self.body) {
-            Ok(text) => (Some(text), None),
-            Err(_) => (None, Some(BASE64_STANDARD.encode(self.body))),
-        };
-        let id = name_to_id(&(self.sdk_app_id, self.query, body.or(body_base64.as_deref())));
-        let event = CloudEvent {
+        let text = std::str::from_utf8(self.body).ok();
+        let base64 = BASE64_STANDARD.encode(self.body);
+        let id = name_to_id(&(self.sdk_app_id, self.query, text.unwrap_or(&base64)));
+        let text = text.filter(|text| to_json(text).len() <= base64.len() + QUOTES);
+        let conversation = self.sdk_app_id.to_string();
+        let kind = Kind::Rejected;
+        let body = to_json(&CloudEvent {
             specversion: "1.0",
             id,
             source: format_args!("/tencent-im/{}", self.sdk_app_id),
-            r#type: "com.tencent.im.callback.rejected",
+            r#type: kind.event_type(),
             subject: None,
             time: self.received_at,
             datacontenttype: "application/json",
             dataschema: "urn:recall-relay:schema:callback-rejected:1",
-            partitionkey: &self.sdk_app_id.to_string(),
+            partitionkey: &conversation,
             data: RejectedData {
                 sdk_app_id: self.sdk_app_id,
                 reason: self.reason,
                 detail: self.detail,
                 command: self.command,
                 query: self.query,
-                body,
-                body_base64,
+                body: text,
+                body_base64: text.is_none().then_some(base64.as_str()),
                 received_at: self.received_at,
             },
-        };
+        });
         Event {
-            kind: Kind::Rejected,
             id,
-            bytes: to_json(&event),
+            kind,
+            conversation: conversation.into(),
+            subject: None,
+            group_type: None,
+            time: self.received_at,
+            body,
         }
     }
 }
+
+/// What JSON puts around a text.
+const QUOTES: usize = 2;
 
 /// The attributes in the order in which they are published.
 #[derive(Serialize)]
@@ -385,7 +438,7 @@ struct RejectedData<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
+    body_base64: Option<&'a str>,
     received_at: Millis,
 }
 
@@ -419,57 +472,5 @@ fn to_json(value: &impl Serialize) -> Bytes {
     bytes.into()
 }
 
-/// The attributes of an event that brokers carry beside its bytes, read back from the bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Envelope<'a> {
-    /// UUID as text.
-    pub id: &'a str,
-    /// `/tencent-im/<app>`.
-    pub source: &'a str,
-    /// `com.tencent.im.…`.
-    pub r#type: &'a str,
-    /// What the event is about: a group, an account, or two.
-    #[serde(borrow)]
-    pub subject: Option<Cow<'a, str>>,
-    /// RFC 3339, UTC, three decimals.
-    pub time: &'a str,
-    /// Events with the same key are published in order.
-    #[serde(borrow)]
-    pub partitionkey: Cow<'a, str>,
-    /// What routing needs to know of the data.
-    #[serde(borrow)]
-    pub data: EnvelopeData<'a>,
-}
-
-/// The part of an event's data that routing looks at.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct EnvelopeData<'a> {
-    /// The application.
-    pub sdk_app_id: u64,
-    /// Absent from a rejected callback.
-    #[serde(borrow)]
-    pub conversation: Option<EnvelopeConversation<'a>>,
-}
-
-/// The part of a conversation that routing looks at.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct EnvelopeConversation<'a> {
-    /// `group`, `c2c` or `official_account`.
-    pub kind: &'a str,
-    /// Of a group.
-    #[serde(borrow)]
-    pub group_type: Option<Cow<'a, str>>,
-}
-
-impl<'a> Envelope<'a> {
-    /// Reads the attributes of an event's bytes.
-    ///
-    /// # Errors
-    /// Fails where the bytes are not an event of ours.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

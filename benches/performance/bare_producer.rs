@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
-use recall_relay::event::{CONTENT_TYPE, Envelope, Event};
+use recall_relay::event::{CONTENT_TYPE, Event};
 
 use super::backlog::event;
 use super::rig::Kafka;
@@ -55,15 +55,6 @@ impl ProducerContext for Reports {
 /// Publishes so many events of a backlog; returns how many were confirmed in a second, from the first on.
 pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
     let events: Vec<Event> = (0..events).map(event).collect();
-    let messages: Vec<(Envelope<'_>, &[u8])> = events
-        .iter()
-        .map(|event| {
-            (
-                Envelope::parse(&event.bytes).expect("an event"),
-                &event.bytes[..],
-            )
-        })
-        .collect();
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka.bootstrap_servers());
     for (name, value) in PROPERTIES {
@@ -71,14 +62,14 @@ pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
     }
     let producer = BaseProducer::from_config_and_context(&config, Reports::default());
     let producer: BaseProducer<Reports> = producer.expect("a producer");
-    for (number, (envelope, bytes)) in messages.iter().enumerate() {
+    for (number, event) in events.iter().enumerate() {
         if number % BETWEEN_POLLS == 0 {
             producer.poll(Duration::ZERO);
         }
         let mut record = BaseRecord::with_opaque_to(topic, number)
-            .key(envelope.partitionkey.as_ref())
-            .payload(*bytes)
-            .headers(headers(envelope));
+            .key(&*event.conversation)
+            .payload(&event.body[..])
+            .headers(headers(event));
         while let Err((error, back)) = producer.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
             assert_eq!(error, full, "Kafka takes no message");
@@ -89,23 +80,20 @@ pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
     producer.flush(PATIENCE).expect("confirms of all messages");
     let (reports, end) = (producer.context(), Instant::now());
     let confirmed = reports.confirmed.load(Ordering::Relaxed);
-    assert_eq!(confirmed, messages.len() as u64, "confirms");
+    assert_eq!(confirmed, events.len() as u64, "confirms");
     let first = reports.first.get().expect("a first confirm");
     (confirmed - 1) as f64 / (end - *first).as_secs_f64()
 }
 
-fn headers(envelope: &Envelope<'_>) -> OwnedHeaders {
+fn headers(event: &Event) -> OwnedHeaders {
     let headers = [
         ("content-type", CONTENT_TYPE),
         ("ce_specversion", "1.0"),
-        ("ce_id", envelope.id),
-        ("ce_type", envelope.r#type),
-        ("ce_source", envelope.source),
-        ("ce_time", envelope.time),
-        (
-            "ce_subject",
-            envelope.subject.as_deref().unwrap_or_default(),
-        ),
+        ("ce_id", &event.id.to_string()),
+        ("ce_type", event.kind.event_type()),
+        ("ce_source", &event.source()),
+        ("ce_time", &event.time.to_string()),
+        ("ce_subject", event.subject.as_deref().unwrap_or_default()),
     ];
     let all = OwnedHeaders::new_with_capacity(headers.len());
     headers.into_iter().fold(all, |all, (key, value)| {

@@ -13,7 +13,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
 };
-use recall_relay::event::{CONTENT_TYPE, Envelope, Event};
+use recall_relay::event::{CONTENT_TYPE, Event};
 use tokio::task::JoinSet;
 
 use super::backlog::event;
@@ -82,7 +82,7 @@ async fn publish_share(
             confirmed(oldest, &first).await;
         }
         let (exchange, key) = (exchange.as_str().into(), ROUTING_KEY.into());
-        let published = channel.basic_publish(exchange, key, options, &event.bytes, properties);
+        let published = channel.basic_publish(exchange, key, options, &event.body, properties);
         under_way.push_back(published.await.expect("a message on its way"));
     }
     for confirm in under_way {
@@ -126,13 +126,11 @@ async fn declare(channel: &Channel, name: &str) -> lapin::Result<()> {
 
 /// As the relay's messages have them.
 fn properties(event: &Event) -> BasicProperties {
-    let envelope = Envelope::parse(&event.bytes).expect("an event");
-    let time: jiff::Timestamp = envelope.time.parse().expect("a time");
     BasicProperties::default()
         .with_content_type(CONTENT_TYPE.into())
         .with_delivery_mode(2)
-        .with_message_id(envelope.id.into())
+        .with_message_id(event.id.to_string().into())
         .with_app_id("recall-relay".into())
-        .with_type(envelope.r#type.into())
-        .with_timestamp(time.as_second().unsigned_abs())
+        .with_type(event.kind.event_type().into())
+        .with_timestamp(event.time.as_millis().unsigned_abs() / 1000)
 }

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
 use recall_relay::callback::{Body, Class, Fault, Query, Recall, Understood, classify, understand};
-use recall_relay::event::{Envelope, Event, Kind, Millis, Rejected};
+use recall_relay::event::{Event, Kind, Millis, Rejected};
 use serde_json::Value;
 use serde_json_borrow::{ObjectAsVec, Value as Borrowed};
 
@@ -63,7 +63,14 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, understood: &
         panic!("understood without an object: {body:?}");
     };
     let event = &understood.event;
-    let value = check_envelope(event, Kind::Recalled);
+    let value = check_envelope(
+        event,
+        match recall {
+            Recall::Group => Kind::Group,
+            Recall::C2c => Kind::C2c,
+            Recall::OfficialAccount => Kind::OfficialAccount,
+        },
+    );
     let text = |name: &str| {
         let text = object.get(name).and_then(Borrowed::as_str);
         text.expect("the identity is text")
@@ -187,18 +194,19 @@ fn check_rejected(query: &Query<'_>, body: &[u8], fault: &Fault) {
 fn check_envelope(event: &Event, kind: Kind) -> Value {
     assert_eq!(event.kind, kind);
     assert_eq!(event.id.get_version_num(), 5);
-    let value: Value = serde_json::from_slice(&event.bytes).expect("an event is JSON");
-    let envelope = Envelope::parse(&event.bytes).expect("an event has an envelope");
-    assert_eq!(envelope.id, event.id.to_string());
-    assert_eq!(value["id"], envelope.id);
+    let value: Value = serde_json::from_slice(&event.body).expect("an event is JSON");
+    assert_eq!(value["id"], event.id.to_string());
     assert_eq!(value["specversion"], "1.0");
-    assert_eq!(envelope.source, format!("/tencent-im/{APP}"));
-    assert_eq!(value["type"], envelope.r#type);
-    assert_eq!(value["subject"].as_str(), envelope.subject.as_deref());
-    assert_eq!(value["time"], envelope.time);
-    assert_eq!(envelope.time.len(), "2022-12-09T08:26:54.123Z".len());
-    assert_eq!(value["partitionkey"], *envelope.partitionkey);
-    assert_eq!(envelope.data.sdk_app_id, APP);
-    assert_eq!(envelope.data.conversation.is_some(), kind == Kind::Recalled);
+    assert_eq!(value["source"], format!("/tencent-im/{APP}"));
+    assert_eq!(value["source"], event.source());
+    assert_eq!(value["type"], kind.event_type());
+    assert_eq!(value["subject"].as_str(), event.subject.as_deref());
+    let time = value["time"].as_str().expect("a time");
+    assert_eq!(time, event.time.to_string());
+    assert_eq!(time.len(), "2022-12-09T08:26:54.123Z".len());
+    assert_eq!(value["partitionkey"], *event.conversation);
+    let conversation = &value["data"]["conversation"];
+    assert_eq!(conversation.is_object(), kind != Kind::Rejected);
+    assert_eq!(conversation["group_type"].as_str(), event.group_type.as_deref());
     value
 }

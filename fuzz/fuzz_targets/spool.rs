@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use recall_relay::event::{Event, Kind, Seq};
+use recall_relay::event::{Event, Kind, Millis, Seq};
 use recall_relay::setting::Size;
-use recall_relay::spool::{Appended, Config, OpenError, Opened, Row, Spool};
+use recall_relay::spool::{Appended, Config, OpenError, Opened, Row, SalvageError, Spool};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -50,7 +50,10 @@ fuzz_target!(|patches: &[u8]| {
         for _ in 0..3 {
             let spool = match try_open(&folder) {
                 Ok(spool) => spool,
-                Err(OpenError::Foreign(_)) => return assert!(note_is_lost(&folder)),
+                Err(OpenError::Salvage {
+                    source: SalvageError::Foreign,
+                    ..
+                }) => return assert!(watermark_is_lost(&folder)),
                 // Its version looks like one that is to come.
                 Err(OpenError::Newer { found: 2..1000, .. }) => return,
                 Err(error) => panic!("{error}"),
@@ -75,7 +78,7 @@ fn open(folder: &TempDir) -> Spool {
 }
 
 /// Where nothing tells any more that the file is a spool, it may be taken for somebody else's.
-fn note_is_lost(folder: &TempDir) -> bool {
+fn watermark_is_lost(folder: &TempDir) -> bool {
     fs::read(folder.path().join(FILES[2])).unwrap() != KILLED[2]
 }
 
@@ -92,9 +95,13 @@ fn try_open(folder: &TempDir) -> Result<Spool, OpenError> {
 fn event(number: u64) -> Event {
     let length = if number.is_multiple_of(8) { 5000 } else { 200 };
     Event {
-        kind: Kind::Recalled,
         id: Uuid::from_u128(number.into()),
-        bytes: Bytes::from(format!("{number:<length$}")),
+        kind: Kind::Group,
+        conversation: "1:group".into(),
+        subject: Some("group".into()),
+        group_type: None,
+        time: Millis::new(0).unwrap(),
+        body: Bytes::from(format!("{number:<length$}")),
     }
 }
 
@@ -110,9 +117,9 @@ async fn append(spool: &Spool, numbers: impl Iterator<Item = u64>) {
 /// Reads what there is; whether it is all there is. What is read is what was appended.
 async fn read_all(spool: &Spool) -> bool {
     let mut last = spool.cursor("sink").unwrap().position();
-    let mut tail = spool.tail(last).unwrap();
-    while tail.position() < spool.status().last {
-        let rows = timeout(Duration::from_secs(8), tail.next(100))
+    let mut reader = spool.reader(last);
+    while reader.position() < spool.status().last {
+        let rows = timeout(Duration::from_secs(8), reader.next(100))
             .await
             .expect("rows in time");
         let Ok(rows) = rows else {
@@ -122,10 +129,11 @@ async fn read_all(spool: &Spool) -> bool {
             continue;
         };
         for row in rows {
-            assert!(row.seq() > last, "{row:?} after {last}");
-            last = row.seq();
-            if let Row::Event(stored) = row {
-                assert_eq!(stored.event, event(stored.seq.0));
+            let Row { seq, event: read } = row;
+            assert!(seq > last, "{seq} after {last}");
+            last = seq;
+            if let Some(read) = read {
+                assert_eq!(*read, event(seq.0));
             }
         }
     }

@@ -44,7 +44,7 @@ fn c2c() -> Recalled<'static> {
 }
 
 fn text(event: &Event) -> &str {
-    std::str::from_utf8(&event.bytes).unwrap()
+    std::str::from_utf8(&event.body).unwrap()
 }
 
 #[test]
@@ -179,14 +179,82 @@ fn a_rejected_callback_keeps_its_bytes_whatever_they_are() {
     assert_ne!(binary.event().id, event.id);
 }
 
+/// As the vendor's escapes and control characters would make it six times as long.
 #[test]
-fn an_envelope_is_read_back_from_the_bytes() {
-    let event = group(None, vec![Message::Group { seq: 1, id: None }]).event();
-    let envelope = Envelope::parse(&event.bytes).unwrap();
-    assert_eq!(envelope.id, event.id.to_string());
-    assert_eq!(envelope.partitionkey, "1400000001:1213456");
-    assert_eq!(envelope.subject.as_deref(), Some("1213456"));
-    let conversation = envelope.data.conversation.unwrap();
-    assert_eq!(conversation.kind, "group");
-    assert_eq!(conversation.group_type.as_deref(), Some("Public"));
+fn a_rejected_body_is_base64_if_that_is_shorter() {
+    fn rejected(body: &[u8]) -> Rejected<'_> {
+        Rejected {
+            sdk_app_id: 7,
+            reason: "not_json",
+            detail: "body is not JSON",
+            command: None,
+            query: "SdkAppid=7",
+            body,
+            received_at: Millis(0),
+        }
+    }
+    let largest = vec![1; 256 << 10];
+    let event = rejected(&largest).event();
+    assert!(text(&event).contains(r#""body_base64":"AQEB"#));
+    assert!(event.body.len() < 400 << 10, "{}", event.body.len());
+    for (body, expected) in [
+        ("abc", r#""body":"abc""#),
+        ("\"\"\"", r#""body_base64":"IiIi""#),
+        ("a\"b", r#""body":"a\"b""#),
+        ("", r#""body":"""#),
+    ] {
+        let event = rejected(body.as_bytes()).event();
+        assert!(text(&event).contains(expected), "{}", text(&event));
+    }
+    // The form does not count for the id: that is of the text.
+    let id = name_to_id(&(7, "SdkAppid=7", "\"\"\""));
+    assert_eq!(rejected(b"\"\"\"").event().id, id);
+}
+
+#[test]
+fn what_sinks_need_to_know_stands_beside_the_body() {
+    let message = || vec![Message::Group { seq: 1, id: None }];
+    let plain = group(None, message()).event();
+    let topic = group(Some(TOPIC), message()).event();
+    let rejected = Rejected {
+        sdk_app_id: 7,
+        reason: "",
+        detail: "",
+        command: None,
+        query: "",
+        body: b"",
+        received_at: Millis(5),
+    };
+    for (event, app, subject, group_type) in [
+        (plain, "1400000001", Some("1213456"), Some("Public")),
+        (topic, "1400000001", Some("1213456"), Some("Public")),
+        (c2c().event(), "1400000001", Some("jared:Jonh"), None),
+        (rejected.event(), "7", None, None),
+    ] {
+        let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
+        assert_eq!(body["id"], event.id.to_string());
+        assert_eq!(body["type"], event.kind.event_type());
+        assert_eq!(body["partitionkey"], *event.conversation);
+        assert_eq!(body["time"], event.time.to_string());
+        assert_eq!(body["source"], event.source());
+        assert_eq!(event.sdk_app_id(), app);
+        assert_eq!(
+            (body["subject"].as_str(), event.subject.as_deref()),
+            (subject, subject)
+        );
+        assert_eq!(event.group_type.as_deref(), group_type);
+    }
+}
+
+/// Any event, with this number as its id.
+pub(crate) fn event(number: u128, body: impl Into<Bytes>) -> Event {
+    Event {
+        id: Uuid::from_u128(number),
+        kind: Kind::Group,
+        conversation: "1:group".into(),
+        subject: Some("group".into()),
+        group_type: None,
+        time: Millis(0),
+        body: body.into(),
+    }
 }

@@ -16,7 +16,6 @@ mod pace;
 mod session;
 mod state;
 mod suspects;
-mod window;
 
 use std::time::Duration;
 
@@ -27,10 +26,9 @@ use tracing::error;
 
 pub use state::{Figures, Health, State};
 
-use crate::sink::{SessionError, Sink};
-use crate::spool::{Cursor, Spool};
+use crate::sink::{SessionError, Sink, Window};
+use crate::spool::{Cursor, Reader, Spool};
 use suspects::Suspects;
-use window::Window;
 
 /// How long connecting may take: longer than any client library's own limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,6 +41,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(10);
 pub struct Forwarder<S> {
     sink: S,
     spool: Spool,
+    reader: Reader,
     cursor: Cursor,
     state: State,
     stop: Stop,
@@ -84,6 +83,7 @@ impl<S: Sink> Forwarder<S> {
     pub fn new(sink: S, spool: Spool, cursor: Cursor, state: State, stop: Stop) -> Self {
         Self {
             sink,
+            reader: spool.reader(cursor.position()),
             spool,
             cursor,
             state,

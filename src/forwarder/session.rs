@@ -1,5 +1,6 @@
-//! One session of a forwarder: reading ahead, keeping a window in flight, moving the cursor.
+//! One session of a forwarder: prefetches, keeps a window in flight, moves the cursor.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -7,9 +8,9 @@ use tracing::{error, warn};
 
 use super::pace::Pace;
 use super::{End, Flow, Forwarder};
-use crate::event::{Seq, Stored};
-use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink, Standing};
-use crate::spool::{AppendError, ReadError, Row, SetAside, Tail};
+use crate::event::Seq;
+use crate::sink::{CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink};
+use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
 
 /// Bytes of events in flight after which no more are read: librdkafka keeps a copy of each.
 const WINDOW_BYTES: usize = 16 << 20;
@@ -24,14 +25,11 @@ impl<S: Sink> Forwarder<S> {
 
     async fn forward_until_end(&mut self, session: &mut S::Session) -> End {
         self.flow = Flow::Flowing;
-        let start = match self.start(session.standing()).await {
+        let start = match self.start(session.committed_position()).await {
             Ok(start) => start,
             Err(error) => return End::Lost(SessionError::unavailable("spool", error)),
         };
-        let mut tail = match self.spool.tail(start) {
-            Ok(tail) => tail,
-            Err(error) => return End::Lost(SessionError::unavailable("no reader", error)),
-        };
+        self.reader.seek(start);
         if start >= self.spool.status().last {
             self.state.up();
         }
@@ -41,28 +39,29 @@ impl<S: Sink> Forwarder<S> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let draining = self.stop.drain.is_cancelled();
-            if draining && self.window.is_empty() && tail.position() >= self.spool.status().last {
+            let position = self.reader.position();
+            if draining && self.window.is_empty() && position >= self.spool.status().last {
                 return End::Stopped;
             }
             let size = self.suspects.window(self.sink.window());
-            let room = self.window.room(size, WINDOW_BYTES).min(pace.turn());
+            let capacity = self.window.capacity(size, WINDOW_BYTES).min(pace.turn());
             tokio::select! {
                 biased;
                 () = self.stop.now.cancelled() => return End::Stopped,
                 () = self.stop.drain.cancelled(), if !draining => {}
-                progress = session.progress() => {
+                progress = session.progress(&self.window) => {
                     quiet_since = Instant::now();
                     if let Some(end) = self.progressed(progress, session).await {
                         return end;
                     }
                 }
-                read = read(&mut tail, room) => match read {
+                read = read(&mut self.reader, capacity) => match read {
                     Ok(rows) => {
                         if self.window.is_empty() {
                             quiet_since = Instant::now();
                         }
                         self.hand_over(rows, session);
-                        pace.rest(tail.position(), self.spool.status().last).await;
+                        pace.rest(self.reader.position(), self.spool.status().last).await;
                     }
                     Err(error) => {
                         return End::Lost(SessionError::unavailable("spool", error));
@@ -80,13 +79,13 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// Where to go on: behind what the spool's cursor and the sink's own say that the broker has.
+    /// Where to continue: after what the spool's cursor and the sink's own say that the broker has.
     ///
-    /// A spool that came back from a backup gives numbers out again, and a sink may know them from before: so
-    /// its cursor counts only where the spool has that very event.
-    async fn start(&mut self, standing: Option<Standing>) -> Result<Seq, ReadError> {
+    /// A spool that was restored from a backup gives numbers out again, and a sink may know them from before:
+    /// its position counts only if the spool has that very event.
+    async fn start(&mut self, committed: Option<CommittedPosition>) -> Result<Seq, ReadError> {
         let ours = self.cursor.position();
-        let Some(theirs) = standing.filter(|theirs| theirs.seq > ours) else {
+        let Some(theirs) = committed.filter(|theirs| theirs.seq > ours) else {
             return Ok(ours);
         };
         let spool = self.spool.clone();
@@ -110,25 +109,28 @@ impl<S: Sink> Forwarder<S> {
     }
 
     fn hand_over(&mut self, rows: Vec<Row>, session: &mut S::Session) {
-        let mut to_send = Vec::with_capacity(rows.len());
-        for row in rows {
-            match row {
-                Row::Event(stored) => {
-                    let delivery = self.suspects.mark(stored);
-                    if self.window.admit(delivery.clone()) {
-                        to_send.push(delivery);
-                    }
-                }
-                Row::Unreadable(seq) | Row::Missing(seq) => self.window.pass(seq),
+        let mut to_publish = Vec::with_capacity(rows.len());
+        for Row { seq, event } in rows {
+            let Some(event) = event else {
+                self.window.pass(seq);
+                continue;
+            };
+            let refusal = self.suspects.refusal(seq);
+            if self.window.admit(Delivery {
+                seq,
+                event,
+                refusal,
+            }) {
+                to_publish.push(seq);
             }
         }
         self.move_cursor();
-        if !to_send.is_empty() {
-            session.publish(to_send);
+        if !to_publish.is_empty() {
+            session.publish(&self.window, &to_publish);
         }
     }
 
-    /// Acts on what a session reported; some end where the session is over.
+    /// Acts on what a session reported; some end if the session is over.
     async fn progressed(
         &mut self,
         progress: Result<Progress, SessionError>,
@@ -151,23 +153,7 @@ impl<S: Sink> Forwarder<S> {
                 self.flow = Flow::Stalled;
                 self.state.stalled(&reason);
             }
-            Ok(Progress::Refused(seq, refusal)) => {
-                let delivery = self.window.delivery(seq)?.clone();
-                if delivery.is_dead_letter() {
-                    if let Err(error) = self.set_aside(&delivery.stored, &refusal).await {
-                        return Some(End::Lost(SessionError::unavailable("spool", error)));
-                    }
-                } else {
-                    self.log_refusal(seq, &refusal);
-                    self.suspects.condemn(seq, refusal.clone());
-                    let letter = Delivery {
-                        refusal: Some(refusal),
-                        ..delivery
-                    };
-                    self.window.replace(letter.clone());
-                    session.publish(vec![letter]);
-                }
-            }
+            Ok(Progress::Refused(refused)) => return self.refused(refused, session).await,
             Err(SessionError::Refused(refusal)) => {
                 return Some(self.one_was_refused(refusal).await);
             }
@@ -176,66 +162,102 @@ impl<S: Sink> Forwarder<S> {
         None
     }
 
+    /// Events were refused by name: they go to the dead letters, or stay in the spool if those refuse them too.
+    async fn refused(
+        &mut self,
+        refused: Vec<(Seq, Refusal)>,
+        session: &mut S::Session,
+    ) -> Option<End> {
+        let (mut nowhere, mut again) = (Vec::new(), Vec::new());
+        for (seq, refusal) in refused {
+            let Some(mut delivery) = self.window.delivery(seq).cloned() else {
+                continue;
+            };
+            if delivery.is_dead_letter() {
+                nowhere.push(self.dead_letter(&delivery, &refusal));
+                continue;
+            }
+            self.log_refusal(seq, &refusal);
+            self.suspects.condemn(seq, refusal.clone());
+            delivery.refusal = Some(refusal);
+            self.window.replace(delivery);
+            again.push(seq);
+        }
+        if !again.is_empty() {
+            session.publish(&self.window, &again);
+        }
+        let error = self.store_dead_letters(nowhere).await.err()?;
+        Some(End::Lost(SessionError::unavailable("spool", error)))
+    }
+
     /// Some event in flight was refused and ended the session. If it was alone, it is this one.
     async fn one_was_refused(&mut self, refusal: Refusal) -> End {
-        if refusal.is_of_dead_letters() {
-            return self.no_letter_is_taken(&refusal).await;
-        }
         let mut in_flight = self.window.in_flight();
-        let first = in_flight.next().cloned();
-        let others = in_flight.count();
-        match first {
-            None => End::Lost(SessionError::Refused(refusal)),
-            Some(_) if others > 0 => {
-                self.suspects.narrow(others + 1, self.window.last());
-                End::Again
-            }
-            Some(delivery) if delivery.is_dead_letter() => {
-                self.suspects.found(delivery.stored.seq);
-                match self.set_aside(&delivery.stored, &refusal).await {
-                    Ok(()) => End::Again,
-                    Err(error) => End::Lost(SessionError::unavailable("spool", error)),
+        let dead_letters = if refusal.is_of_dead_letters() {
+            // No need to search: none of the dead letters in flight would be taken.
+            let in_flight = in_flight.filter(|delivery| delivery.is_dead_letter());
+            in_flight
+                .map(|delivery| self.dead_letter(delivery, &refusal))
+                .collect()
+        } else {
+            let first = in_flight.next();
+            let others = in_flight.count();
+            match first {
+                Some(_) if others > 0 => {
+                    self.suspects.narrow(others + 1, self.window.last());
+                    return End::Again;
                 }
+                Some(delivery) if !delivery.is_dead_letter() => {
+                    let seq = delivery.seq;
+                    self.log_refusal(seq, &refusal);
+                    self.suspects.condemn_alone(seq, refusal);
+                    return End::Again;
+                }
+                Some(delivery) => {
+                    self.suspects.found(delivery.seq);
+                    vec![self.dead_letter(delivery, &refusal)]
+                }
+                None => Vec::new(),
             }
-            Some(delivery) => {
-                self.log_refusal(delivery.stored.seq, &refusal);
-                self.suspects.condemn_alone(delivery.stored.seq, refusal);
-                End::Again
-            }
+        };
+        if dead_letters.is_empty() {
+            return End::Lost(SessionError::Refused(refusal));
+        }
+        match self.store_dead_letters(dead_letters).await {
+            Ok(()) => End::Again,
+            Err(error) => End::Lost(SessionError::unavailable("spool", error)),
         }
     }
 
-    /// No need to look for the one that was refused: none of the dead letters in flight would be taken.
-    async fn no_letter_is_taken(&mut self, refusal: &Refusal) -> End {
-        let in_flight = self.window.in_flight();
-        let letters = in_flight.filter(|delivery| delivery.is_dead_letter());
-        let letters: Vec<Stored> = letters.map(|letter| letter.stored.clone()).collect();
-        if letters.is_empty() {
-            return End::Lost(SessionError::Refused(refusal.clone()));
+    fn dead_letter(&self, delivery: &Delivery, refusal: &Refusal) -> DeadLetter {
+        DeadLetter {
+            sink: self.sink.name(),
+            seq: delivery.seq,
+            event: Arc::clone(&delivery.event),
+            reason: refusal.reason,
+            detail: refusal.detail.clone(),
         }
-        for letter in letters {
-            if self.stop.now.is_cancelled() {
-                return End::Stopped;
-            }
-            if let Err(error) = self.set_aside(&letter, refusal).await {
-                return End::Lost(SessionError::unavailable("spool", error));
-            }
-        }
-        End::Again
     }
 
-    /// Keeps in the spool what not even the dead letters take.
-    async fn set_aside(&mut self, stored: &Stored, refusal: &Refusal) -> Result<(), AppendError> {
+    /// Keeps in the spool what not even the dead letters take, in one commit.
+    async fn store_dead_letters(&mut self, letters: Vec<DeadLetter>) -> Result<(), AppendError> {
+        let Some(first) = letters.first() else {
+            return Ok(());
+        };
+        let (sink, events, seq, id) = (first.sink, letters.len(), first.seq, first.event.id);
+        let (reason, detail) = (first.reason, first.detail.clone());
+        let seqs: Vec<Seq> = letters.iter().map(|letter| letter.seq).collect();
+        self.spool.store_dead_letters(letters).await?;
         error!(
-            sink = self.sink.name(), seq = %stored.seq, id = %stored.event.id, reason = %refusal,
-            "not even the dead letters take this event; it stays in the spool's table dead_letters"
+            sink, events, first_seq = %seq, first_id = %id, reason, detail,
+            "the broker takes these events not even as dead letters; they are in the spool's table dead_letters"
         );
-        let letter = SetAside::new(self.sink.name(), stored, refusal.reason, &refusal.detail);
-        self.spool.set_aside(letter).await?;
-        self.window.confirm(&[stored.seq]);
-        // One that the broker refused first among the events was counted then.
-        if !self.suspects.is_condemned(stored.seq) {
-            self.state.refused();
+        self.window.confirm(&seqs);
+        for seq in seqs {
+            // An event that the broker refused first was counted then.
+            if !self.suspects.is_condemned(seq) {
+                self.state.refused();
+            }
         }
         self.move_cursor();
         Ok(())
@@ -259,11 +281,11 @@ impl<S: Sink> Forwarder<S> {
     }
 }
 
-/// Reads ahead while there is room.
-async fn read(tail: &mut Tail, room: usize) -> Result<Vec<Row>, ReadError> {
-    if room == 0 {
+/// Reads while there is capacity.
+async fn read(reader: &mut Reader, capacity: usize) -> Result<Vec<Row>, ReadError> {
+    if capacity == 0 {
         std::future::pending().await
     } else {
-        tail.next(room).await
+        reader.next(capacity).await
     }
 }

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Seq, Stored};
-use crate::sink::{Delivery, Refusal};
+use crate::event::Seq;
+use crate::sink::Refusal;
 
 /// What is known of a refused event.
 #[derive(Debug, Default)]
@@ -59,10 +59,9 @@ impl Suspects {
         self.condemned.contains_key(&seq)
     }
 
-    /// The event as it is to be sent.
-    pub(super) fn mark(&self, stored: Stored) -> Delivery {
-        let refusal = self.condemned.get(&stored.seq).cloned();
-        Delivery { stored, refusal }
+    /// Why an event is known to be refused, if it is.
+    pub(super) fn refusal(&self, seq: Seq) -> Option<Refusal> {
+        self.condemned.get(&seq).cloned()
     }
 
     /// Everything up to `cursor` is confirmed. Returns whether the search has ended and none was to blame:
@@ -93,16 +92,7 @@ mod tests {
     }
 
     fn is_letter(suspects: &Suspects, seq: u64) -> bool {
-        let event = crate::event::Event {
-            kind: crate::event::Kind::Recalled,
-            id: uuid::Uuid::nil(),
-            bytes: bytes::Bytes::new(),
-        };
-        let stored = Stored {
-            seq: Seq(seq),
-            event,
-        };
-        suspects.mark(stored).refusal == Some(refusal())
+        suspects.refusal(Seq(seq)) == Some(refusal())
     }
 
     #[test]

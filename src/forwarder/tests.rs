@@ -4,13 +4,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use super::*;
-use crate::event::{Event, Kind, Seq};
+use crate::event::{Event, Kind, Seq, tests::event};
 use crate::sink::{Delivery, Progress, Refusal, Session};
 use crate::spool::{self, Status};
 
@@ -110,7 +108,7 @@ impl FakeSession {
         }
         behaviour.largest_batch = behaviour.largest_batch.max(self.in_flight.len());
         let is_poison = |delivery: &Delivery| {
-            behaviour.poison.contains(&delivery.stored.seq)
+            behaviour.poison.contains(&delivery.seq)
                 && (delivery.refusal.is_none() || behaviour.letters == Letters::Harmless)
         };
         if self.in_flight.iter().any(is_poison) {
@@ -138,7 +136,7 @@ impl FakeSession {
             .in_flight
             .drain(keep_back..)
             .map(|delivery| {
-                let seq = delivery.stored.seq;
+                let seq = delivery.seq;
                 match delivery.refusal {
                     Some(refusal) => behaviour.dead_letters.push((seq, refusal)),
                     None => behaviour.published.push(seq),
@@ -157,11 +155,12 @@ impl FakeSession {
 }
 
 impl Session for FakeSession {
-    fn publish(&mut self, deliveries: Vec<Delivery>) {
-        self.in_flight.extend(deliveries);
+    fn publish(&mut self, window: &Window, seqs: &[Seq]) {
+        let deliveries = seqs.iter().filter_map(|seq| window.delivery(*seq));
+        self.in_flight.extend(deliveries.cloned());
     }
 
-    async fn progress(&mut self) -> Result<Progress, SessionError> {
+    async fn progress(&mut self, _: &Window) -> Result<Progress, SessionError> {
         loop {
             if let Some(outcome) = self.outcome() {
                 return outcome;
@@ -221,22 +220,18 @@ impl Rig {
     }
 
     async fn append(&self, numbers: std::ops::RangeInclusive<u128>) {
-        self.append_as(Kind::Recalled, numbers).await;
+        self.append_as(Kind::Group, numbers).await;
     }
 
     async fn append_as(&self, kind: Kind, numbers: std::ops::RangeInclusive<u128>) {
         for number in numbers {
-            let event = Event {
-                kind,
-                id: Uuid::from_u128(number),
-                bytes: Bytes::from(format!("event {number}")),
-            };
-            self.spool.append(event).await.unwrap();
+            let event = event(number, format!("event {number}"));
+            self.spool.append(Event { kind, ..event }).await.unwrap();
         }
     }
 
     /// What no place took: number, reason and bytes.
-    fn set_aside(&self) -> Vec<(u64, String, Vec<u8>)> {
+    fn stored_dead_letters(&self) -> Vec<(u64, String, String)> {
         rusqlite::Connection::open(self.folder.path().join("spool.db"))
             .unwrap()
             .prepare("SELECT seq, reason, body FROM dead_letters")
@@ -298,9 +293,15 @@ async fn a_broker_that_is_away_is_waited_for() {
 async fn a_lost_session_starts_again_from_the_cursor() {
     let broker = Broker::default();
     broker.set().lose_after = Some(1);
-    let rig = Rig::start(broker);
+    let rig = Rig::start(broker.clone());
     rig.append(1..=50).await;
     assert_eq!(rig.drain().await, (1..=50).collect::<Vec<_>>());
+    let behaviour = broker.set();
+    assert_eq!(
+        (behaviour.lose_after, behaviour.sessions),
+        (None, 2),
+        "a session was lost"
+    );
 }
 
 #[tokio::test]

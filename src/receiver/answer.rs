@@ -28,6 +28,8 @@ pub(super) enum Outcome {
     Refused(Refusal),
     /// A recall that was not understood, and is kept whole.
     Rejected(Fault),
+    /// A recall that was not understood and is not kept, and why not.
+    Dropped(Fault, NotKept),
     /// An event that is not kept.
     NotKept(NotKept),
 }
@@ -47,6 +49,7 @@ impl Outcome {
             Self::Broken => "broken",
             Self::Refused(_) => "refused",
             Self::Rejected(_) => "rejected",
+            Self::Dropped(..) => "dropped",
             Self::NotKept(_) => "unavailable",
         }
     }
@@ -69,6 +72,10 @@ impl Outcome {
             Self::Broken => fail(StatusCode::BAD_REQUEST, "body could not be read"),
             Self::Refused(refusal) => fail(StatusCode::FORBIDDEN, &refusal.to_string()),
             Self::Rejected(fault) => fail(StatusCode::BAD_REQUEST, &fault.to_string()),
+            Self::Dropped(fault, reason) => {
+                let text = format!("{fault}; it is not kept: {reason}");
+                fail(StatusCode::BAD_REQUEST, &text)
+            }
             Self::NotKept(reason) => fail(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string()),
         };
         let mut response = Response::new(Full::new(body));

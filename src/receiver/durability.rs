@@ -14,12 +14,12 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(1900);
 
 /// Something that keeps events for good.
 pub trait Durability: Send + Sync + 'static {
-    /// Keeps an event; waits until it is safe. `room` is given back when nothing waits for that any more,
+    /// Keeps an event; waits until it is durable. `permit` is given back when nothing waits for that any more,
     /// which may be later than the answer.
     fn keep(
         &self,
         event: Event,
-        room: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> impl Future<Output = Result<Kept, NotKept>> + Send;
 }
 
@@ -34,24 +34,32 @@ pub enum Kept {
 
 /// An event is not kept, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NotKept(pub String);
+pub enum NotKept {
+    /// A later try may succeed.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The callback was rejected, and there is no space for dead letters.
+    #[error("{0}")]
+    DeadLettersFull(String),
+}
 
 impl Durability for Spool {
-    async fn keep(&self, event: Event, room: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
-        let append = self.append_from(event, Some(room));
+    async fn keep(&self, event: Event, permit: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
+        let unavailable = |reason: &str| Err(NotKept::Unavailable(reason.to_owned()));
+        let append = self.append_from(event, Some(permit));
         let Ok(appended) = timeout(ANSWER_LIMIT, append).await else {
-            return Err(NotKept("the disk did not answer in time".to_owned()));
+            return unavailable("the disk did not answer in time");
         };
         match appended {
             Ok(Appended::New(_)) => Ok(Kept::New),
             Ok(Appended::Repeated) => Ok(Kept::Repeated),
-            // What the disk said is for the log, not for whoever calls.
+            // What the disk said is for the log, not for the client.
             Err(error @ (AppendError::Full(_) | AppendError::Busy)) => {
-                Err(NotKept(error.to_string()))
+                unavailable(&error.to_string())
             }
+            Err(AppendError::DeadLettersFull(reason)) => Err(NotKept::DeadLettersFull(reason)),
             Err(AppendError::Io(_) | AppendError::Failed(_) | AppendError::Damaged(_)) => {
-                Err(NotKept("spool could not write".to_owned()))
+                unavailable("spool could not write")
             }
         }
     }

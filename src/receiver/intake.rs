@@ -13,7 +13,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::answer::Outcome;
 use super::durability::Durability;
@@ -105,6 +105,14 @@ impl<D: Durability> Intake<D> {
                 match (self.durability.keep(event, room).await, fault) {
                     (Ok(kept), None) => Outcome::Kept(kept),
                     (Ok(_), Some(fault)) => Outcome::Rejected(fault),
+                    (Err(error @ NotKept::DeadLettersFull(_)), Some(fault)) => {
+                        error!(
+                            command, reason = %fault, %error,
+                            "a recall that could not be understood is lost: its dead letter is not kept; \
+                             remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
+                        );
+                        Outcome::Dropped(fault, error)
+                    }
                     (Err(error), _) => Outcome::NotKept(error),
                 }
             }
@@ -250,7 +258,9 @@ impl<D: Durability> Intake<D> {
     fn acquire(&self, units: u32) -> Result<OwnedSemaphorePermit, Outcome> {
         Arc::clone(&self.room)
             .try_acquire_many_owned(units)
-            .map_err(|_| Outcome::NotKept(NotKept("too many bodies at once".to_owned())))
+            .map_err(|_| {
+                Outcome::NotKept(NotKept::Unavailable("too many bodies at once".to_owned()))
+            })
     }
 
     /// Lets a recall in: returns its application.
@@ -290,7 +300,7 @@ impl<D: Durability> Intake<D> {
             }
         };
         // It can be several times as long as the body that it was made of.
-        if let Err(outcome) = self.enlarge(&mut room, event.bytes.len()) {
+        if let Err(outcome) = self.enlarge(&mut room, event.body.len()) {
             return Verdict::Answer(outcome);
         }
         if let Some(fault) = &fault {

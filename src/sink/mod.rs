@@ -15,11 +15,15 @@ pub mod kafka;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 pub mod stdout;
+mod window;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
-use crate::event::{Fingerprint, Kind, Seq, Stored};
+pub use window::Window;
+
+use crate::event::{Event, Fingerprint, Kind, Seq};
 
 /// Any error of a client library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -45,20 +49,23 @@ pub trait Sink: Send + 'static {
 
 /// A connected client with events in flight.
 pub trait Session: Send {
-    /// Where the sink itself says that it stands, if it keeps a cursor. It counts where that is further than
-    /// the spool's, and the spool has the event that it names.
-    fn standing(&self) -> Option<Standing> {
+    /// The position that the sink itself has committed, if it keeps one. It counts if it is further than the
+    /// spool's cursor and the spool has the event that it names.
+    fn committed_position(&self) -> Option<CommittedPosition> {
         None
     }
 
-    /// Takes events, in order. Never more are unconfirmed than the sink's window.
-    fn publish(&mut self, deliveries: Vec<Delivery>);
+    /// Publishes events of the window, in order. Never more are unconfirmed than [`Sink::window`] says.
+    fn publish(&mut self, window: &Window, seqs: &[Seq]);
 
     /// What has happened since; waits until there is something. Cancel safe.
     ///
     /// # Errors
     /// An error ends the session: what became of the events in flight is not known.
-    fn progress(&mut self) -> impl Future<Output = Result<Progress, SessionError>> + Send;
+    fn progress(
+        &mut self,
+        window: &Window,
+    ) -> impl Future<Output = Result<Progress, SessionError>> + Send;
 
     /// Lets go of the connection, in order where that is quick. Ends within a bounded time.
     fn close(self) -> impl Future<Output = ()> + Send;
@@ -66,19 +73,21 @@ pub trait Session: Send {
 
 /// A cursor that a sink keeps together with the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
+pub struct CommittedPosition {
     /// Every event up to here is with the broker.
     pub seq: Seq,
-    /// The event of this number then; none where that is not known.
+    /// The event that had this number; none if that is not known.
     pub event: Option<Fingerprint>,
 }
 
 /// An event on its way to a broker.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// The event's number.
+    pub seq: Seq,
     /// The event.
-    pub stored: Stored,
-    /// Why it goes to the dead letters, if that is where it goes.
+    pub event: Arc<Event>,
+    /// Why the broker refused it, if it did: then it goes to the dead letters.
     pub refusal: Option<Refusal>,
 }
 
@@ -86,16 +95,7 @@ impl Delivery {
     /// Whether it goes to the dead letters.
     #[must_use]
     pub fn is_dead_letter(&self) -> bool {
-        self.refusal.is_some() || self.stored.event.kind == Kind::Rejected
-    }
-}
-
-impl From<Stored> for Delivery {
-    fn from(stored: Stored) -> Self {
-        Self {
-            stored,
-            refusal: None,
-        }
+        self.refusal.is_some() || self.event.kind == Kind::Rejected
     }
 }
 
@@ -133,8 +133,8 @@ impl fmt::Display for Refusal {
 pub enum Progress {
     /// The broker has these for good.
     Confirmed(Vec<Seq>),
-    /// The broker will never take this one, and nothing else was touched by that.
-    Refused(Seq, Refusal),
+    /// The broker will never take these, and no other event is affected.
+    Refused(Vec<(Seq, Refusal)>),
     /// Nothing goes through for now, for this reason; the session goes on by itself.
     Stalled(String),
     /// It goes through again.

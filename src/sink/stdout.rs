@@ -10,7 +10,7 @@ use std::thread;
 
 use tokio::sync::mpsc;
 
-use super::{Delivery, Progress, Session, SessionError, Sink};
+use super::{Delivery, Progress, Session, SessionError, Sink, Window};
 use crate::event::Seq;
 
 /// The name of this sink.
@@ -72,26 +72,27 @@ impl Sink for Stdout {
 
 fn write(batch: &[Delivery], torn: bool) -> io::Result<Vec<Seq>> {
     let mut out = io::stdout().lock();
-    let mut lines = Vec::with_capacity(batch.iter().map(|d| d.stored.event.bytes.len() + 1).sum());
+    let mut lines = Vec::with_capacity(batch.iter().map(|d| d.event.body.len() + 1).sum());
     if torn {
         lines.push(b'\n');
     }
     for delivery in batch {
-        lines.extend_from_slice(&delivery.stored.event.bytes);
+        lines.extend_from_slice(&delivery.event.body);
         lines.push(b'\n');
     }
     out.write_all(&lines)?;
     out.flush()?;
-    Ok(batch.iter().map(|delivery| delivery.stored.seq).collect())
+    Ok(batch.iter().map(|delivery| delivery.seq).collect())
 }
 
 impl Session for StdoutSession {
-    fn publish(&mut self, deliveries: Vec<Delivery>) {
-        self.overflow.extend(deliveries);
+    fn publish(&mut self, window: &Window, seqs: &[Seq]) {
+        let deliveries = seqs.iter().filter_map(|seq| window.delivery(*seq));
+        self.overflow.extend(deliveries.cloned());
         self.hand_over();
     }
 
-    async fn progress(&mut self) -> Result<Progress, SessionError> {
+    async fn progress(&mut self, _: &Window) -> Result<Progress, SessionError> {
         self.hand_over();
         let outcome = self.written.recv().await;
         self.hand_over();

@@ -2,49 +2,89 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-use super::note::Note;
+use nix::fcntl::OFlag;
 
-/// The lock that keeps a second process out, held until dropped; and the note in it.
+use super::watermark::Watermark;
+
+/// The lock that keeps a second process out, held until dropped. Its file holds the high-water mark, and after
+/// it [`DAMAGED`] if the next start has to salvage.
 ///
 /// A file of its own: opening and closing the database file by other means would drop SQLite's locks.
 #[derive(Debug)]
-pub(super) struct Lock {
-    file: File,
-    /// Whether this process has found damage: no later note takes that back.
-    damaged: Mutex<bool>,
-}
+pub(super) struct Lock(File);
+
+/// What stands after the high-water mark of a damaged spool.
+const DAMAGED: &[u8] = b"damaged\n";
 
 impl Lock {
-    /// The note; none where there is none, or it is damaged itself.
-    pub(super) fn note(&self) -> io::Result<Option<Note>> {
-        Note::read(&self.file)
+    /// The high-water mark; none if there is none, or it is damaged itself.
+    pub(super) fn watermark(&self) -> io::Result<Option<Watermark>> {
+        let mut line = [0; Watermark::LENGTH];
+        let length = self.read(&mut line, 0)?;
+        let line = line
+            .get(..length)
+            .and_then(|line| str::from_utf8(line).ok());
+        Ok(line.and_then(Watermark::decode))
     }
 
-    /// Writes the note. It is not synced.
-    pub(super) fn write_note(&self, note: Note) -> io::Result<()> {
-        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        Note {
-            damaged: *damaged,
-            ..note
-        }
-        .write(&self.file)
+    /// Writes the high-water mark. It is not synced.
+    pub(super) fn write_watermark(&self, watermark: Watermark) -> io::Result<()> {
+        self.0.write_all_at(watermark.encode().as_bytes(), 0)
     }
 
-    /// Notes for the next start that the database is damaged.
+    /// Whether [`Self::mark_damaged`] was called since the last salvage.
+    pub(super) fn is_damaged(&self) -> io::Result<bool> {
+        let mut mark = [0; DAMAGED.len()];
+        self.read(&mut mark, Watermark::LENGTH as u64)?;
+        Ok(mark == DAMAGED)
+    }
+
+    /// Makes the next start salvage what the database holds.
     pub(super) fn mark_damaged(&self) -> io::Result<()> {
-        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.write_note(self.note()?.unwrap_or_default())?;
-        self.file.sync_data()
+        self.0.write_all_at(DAMAGED, Watermark::LENGTH as u64)?;
+        self.0.sync_data()
     }
+
+    /// The database was salvaged.
+    pub(super) fn clear_damaged(&self) -> io::Result<()> {
+        self.0
+            .write_all_at(&[0; DAMAGED.len()], Watermark::LENGTH as u64)
+    }
+
+    fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut length = 0;
+        while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, at + length as u64)? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        Ok(length)
+    }
+}
+
+/// Follows symbolic links to where the database is, or is to be: SQLite puts its WAL beside the target, and
+/// so do we with the other files. Makes the folder if it is missing.
+pub(super) fn resolve(database: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(database) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        resolved => return resolved,
+    }
+    let folder = folder_of(database);
+    if let Ok(target) = fs::read_link(database) {
+        return resolve(&folder.join(target));
+    }
+    create_folder(folder)?;
+    let name = database.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(fs::canonicalize(folder)?.join(name))
 }
 
 /// Makes the folder (0700) and every folder above it that is missing, and syncs their parents, so that
 /// a power cut does not take the folder away from under a synced file.
-pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
+fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }
@@ -65,16 +105,13 @@ pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
 pub(super) fn lock(database: &Path) -> io::Result<Lock> {
     let file = open_private(&beside(database, ".lock"))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock {
-            file,
-            damaged: Mutex::new(false),
-        }),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
-/// Makes the database file (0600) where there is none; SQLite gives its other files the same mode.
+/// Makes the database file (0600) if there is none; SQLite gives its other files the same mode.
 pub(super) fn create_database(path: &Path) -> io::Result<()> {
     if fs::exists(path)? {
         return Ok(());
@@ -83,26 +120,21 @@ pub(super) fn create_database(path: &Path) -> io::Result<()> {
     sync_folder_of(path)
 }
 
-/// A file beside the database: SQLite's log is `-wal`, for example.
+/// A file beside the database: SQLite's WAL is `-wal`, for example.
 pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     PathBuf::from(path)
 }
 
-/// SQLite's log.
-pub(super) fn log(database: &Path) -> PathBuf {
+/// SQLite's WAL.
+pub(super) fn wal(database: &Path) -> PathBuf {
     beside(database, "-wal")
 }
 
-/// Bytes of the disk that SQLite's log takes.
-pub(super) fn log_size(database: &Path) -> u64 {
-    fs::metadata(log(database)).map_or(0, |log| log.len())
-}
-
-/// Makes a file that only its owner may read.
-pub(super) fn create_private(path: &Path) -> io::Result<()> {
-    open_private(path).map(drop)
+/// Bytes of the disk that SQLite's WAL takes.
+pub(super) fn wal_size(database: &Path) -> u64 {
+    fs::metadata(wal(database)).map_or(0, |wal| wal.len())
 }
 
 /// Removes a file, if it is there.
@@ -113,13 +145,16 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn open_private(path: &Path) -> io::Result<File> {
+/// Opens one of our own files, or makes it for its owner alone. A link in its place is not followed: it
+/// would be somebody else's file.
+pub(super) fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
         .truncate(false)
         .read(true)
         .write(true)
         .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
         .open(path)
 }
 
@@ -140,7 +175,7 @@ pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use tempfile::TempDir;
 
@@ -170,5 +205,55 @@ mod tests {
         remove(&file).unwrap();
         remove(&file).unwrap();
         remove(home.path()).unwrap_err();
+    }
+
+    #[test]
+    fn a_path_leads_to_the_same_files_whichever_links_it_takes() {
+        let home = TempDir::new().unwrap();
+        let home = fs::canonicalize(home.path()).unwrap();
+        let target = home.join("disk/spool.db");
+        for (link, to) in [
+            ("absolute.db", target.as_path()),
+            ("relative.db", Path::new("disk/spool.db")),
+            ("again.db", Path::new("relative.db")),
+        ] {
+            symlink(to, home.join(link)).unwrap();
+        }
+        for exists in [false, true] {
+            for link in ["absolute.db", "relative.db", "again.db", "disk/spool.db"] {
+                assert_eq!(
+                    resolve(&home.join(link)).unwrap(),
+                    target,
+                    "{link}, {exists}"
+                );
+            }
+            fs::write(&target, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_our_own_file_is_not_followed() {
+        let home = TempDir::new().unwrap();
+        let (database, victim) = (home.path().join("spool.db"), home.path().join("victim"));
+        fs::write(&victim, "diary").unwrap();
+        symlink(&victim, beside(&database, ".lock")).unwrap();
+        lock(&database).unwrap_err();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "diary");
+    }
+
+    #[test]
+    fn the_mark_of_damage_stays_until_it_is_cleared() {
+        let home = TempDir::new().unwrap();
+        let lock = lock(&home.path().join("spool.db")).unwrap();
+        assert_eq!(lock.watermark().unwrap(), None);
+        let watermark = Watermark::default();
+        for cleared in [false, true, false] {
+            assert!(!lock.is_damaged().unwrap());
+            lock.mark_damaged().unwrap();
+            lock.write_watermark(watermark).unwrap();
+            assert!(lock.is_damaged().unwrap(), "{cleared}");
+            assert_eq!(lock.watermark().unwrap(), Some(watermark));
+            lock.clear_damaged().unwrap();
+        }
     }
 }

@@ -3,31 +3,31 @@
 //! Promises:
 //! - [`Spool::append`] returns `Ok` only after the commit that holds the event was synced to disk;
 //! - events are read in the order of their numbers, and a number is never given out twice;
-//! - nothing leaves before every sink that counts has confirmed it, however old it is;
-//! - an event whose id was seen lately is not appended again;
+//! - no event is purged before every sink that pins it has confirmed it, however old it is;
+//! - an event whose id is among the recent ones is not appended again;
 //! - what cannot be kept is refused, never dropped;
 //! - a damaged file does not stop a start: what can be read of it is kept, what is lost is counted.
 //!
-//! It does not work on a network file system (WAL needs shared memory), and it does not replicate:
-//! the disk is as safe as the disk is.
+//! It does not work on a network file system (WAL needs shared memory), and it does not replicate: the spool
+//! is only as durable as its disk.
 //!
-//! One thread owns the writing connection. It takes everything that is waiting, commits it in one
-//! transaction and wakes those who wait. Cursors ride along, or are saved without a sync of their own
-//! while nothing is appended: a cursor that is lost only means that events are published again.
+//! One thread owns the writing connection. It takes everything that is waiting, commits it in one transaction
+//! and wakes all waiters. Cursors are saved in the same transaction, or without a sync of their own while
+//! nothing is appended: a cursor that is lost only means that events are published again.
 
-mod busy;
+mod event_cache;
 mod files;
-mod fresh;
-mod note;
 mod queue;
+mod quota;
+mod reader;
 mod recent_ids;
-mod rescue;
-mod room;
+mod salvage;
 mod saved_cursor;
 mod schema;
 mod shared;
+mod stall;
 mod store;
-mod tail;
+mod watermark;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -42,11 +42,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-pub use rescue::{Error as RescueError, Findings, Rescue};
-pub use store::{OpenError, SetAside};
-pub use tail::{ReadError, Row, Tail};
+pub use reader::{ReadError, Reader, Row};
+pub use salvage::{Error as SalvageError, Quarantined, SalvageReport};
+pub use store::{DeadLetter, OpenError};
 
-use crate::event::{Event, Millis, Seq, Stored};
+use crate::event::{Event, Millis, Seq};
 use crate::setting::{self, Period, Size};
 use queue::{Append, Command, Queue, Refused};
 use shared::Shared;
@@ -72,6 +72,10 @@ pub struct Config {
     /// How many callbacks may wait for a commit; more are refused. Each holds its body in memory.
     #[serde(deserialize_with = "setting::text")]
     pub max_waiting: usize,
+    /// Bytes of dead letters: of rejected callbacks that are not forwarded yet, and of the table of events that
+    /// were accepted nowhere. Beyond it a rejected callback is not kept, and an event that is refused counts as
+    /// not forwarded.
+    pub max_dead_letter_bytes: Size,
 }
 
 impl Default for Config {
@@ -83,6 +87,7 @@ impl Default for Config {
             retention: Period(Duration::from_secs(24 * 60 * 60)),
             recent_ids: 100_000,
             max_waiting: 4096,
+            max_dead_letter_bytes: Size(64 << 20),
         }
     }
 }
@@ -105,6 +110,9 @@ pub enum AppendError {
     /// `spool.max_bytes` is reached by events that are not forwarded yet, or the disk is full.
     #[error("spool is full: {0}")]
     Full(String),
+    /// `spool.max_dead_letter_bytes` is reached.
+    #[error("{0}")]
+    DeadLettersFull(String),
     /// `spool.max_waiting` callbacks wait for a commit already.
     #[error("too many callbacks are waiting for the disk")]
     Busy,
@@ -114,7 +122,7 @@ pub enum AppendError {
     /// What was written can no longer be trusted: the process must end and start again.
     #[error("spool failed: {0}")]
     Failed(String),
-    /// The file is not what was written: the process must end, and the next start rescues what it holds.
+    /// The file is not what was written: the process must end, and the next start salvages what it holds.
     #[error("spool is damaged: {0}; the next start keeps what can be read of it")]
     Damaged(String),
 }
@@ -172,17 +180,17 @@ impl Cursor {
 /// A handle to the open spool; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Spool {
-    entrance: Arc<Entrance>,
+    queue: Arc<QueueHandle>,
     shared: Arc<Shared>,
     path: PathBuf,
     writer: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
 }
 
-/// The way to the writer, which ends with the last handle.
+/// Closes the writer's queue when the last handle is dropped.
 #[derive(Debug)]
-struct Entrance(Arc<Queue>);
+struct QueueHandle(Arc<Queue>);
 
-impl Drop for Entrance {
+impl Drop for QueueHandle {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -193,7 +201,7 @@ impl Drop for Entrance {
 pub struct Opened {
     /// The spool.
     pub spool: Spool,
-    /// Sinks that are not configured but whose cursors still hold events, and how many.
+    /// Sinks that are not configured but whose cursors still pin events, and how many.
     pub orphans: Vec<(String, u64)>,
 }
 
@@ -216,44 +224,47 @@ impl Spool {
         self.append_from(event, None).await
     }
 
-    /// As [`Self::append`]; `room` is held for as long as the event waits, also where the future is dropped.
+    /// As [`Self::append`]; `permit` is held while the event waits, even if the future is dropped.
     ///
     /// # Errors
     /// As [`Self::append`].
     pub async fn append_from(
         &self,
         event: Event,
-        room: Option<OwnedSemaphorePermit>,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Appended, AppendError> {
         let (reply, outcome) = oneshot::channel();
-        let append = Append { event, reply, room };
-        match self.entrance.0.append(append).await {
+        let event = Arc::new(event);
+        let append = Append {
+            event,
+            reply,
+            permit,
+        };
+        match self.queue.0.append(append).await {
             Ok(()) => outcome.await.unwrap_or_else(|_| Err(closed())),
             Err(Refused::Full) => Err(AppendError::Busy),
             Err(Refused::Closed) => Err(closed()),
         }
     }
 
-    /// Keeps an event that no place at the broker would take, until somebody looks at it. Waits until
-    /// it is on disk.
+    /// Keeps events that neither the broker's topic nor its dead letters took, until somebody looks at them.
+    /// Waits until they are on disk, all of them or none.
     ///
     /// # Errors
     /// As [`Self::append`].
-    pub async fn set_aside(&self, letter: SetAside) -> Result<(), AppendError> {
+    pub async fn store_dead_letters(&self, letters: Vec<DeadLetter>) -> Result<(), AppendError> {
         let (reply, outcome) = oneshot::channel();
-        self.put(Command::SetAside { letter, reply })?;
+        self.put(Command::StoreDeadLetters { letters, reply })?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Reads the events after `position`, and those to come.
-    ///
-    /// # Errors
-    /// Fails where the file cannot be opened.
-    pub fn tail(&self, position: Seq) -> Result<Tail, ReadError> {
-        Tail::new(&self.path, position, Arc::clone(&self.shared))
+    #[must_use]
+    pub fn reader(&self, position: Seq) -> Reader {
+        Reader::new(&self.path, position, Arc::clone(&self.shared))
     }
 
-    /// What tells this spool from any other, but not from its copies: a random number from when it was made.
+    /// Distinguishes this spool from any other, but not from its copies: a random number from when it was made.
     #[must_use]
     pub fn id(&self) -> Uuid {
         self.shared.spool_id
@@ -264,7 +275,7 @@ impl Spool {
     /// # Errors
     /// Fails where the file cannot be read.
     pub fn event(&self, seq: Seq) -> Result<Option<Event>, ReadError> {
-        tail::event(&self.path, seq)
+        reader::event(&self.path, seq)
     }
 
     /// When the oldest event after `position` was appended. Blocks.
@@ -272,7 +283,7 @@ impl Spool {
     /// # Errors
     /// Fails where the file cannot be read.
     pub fn appended_after(&self, position: Seq) -> Result<Option<Millis>, ReadError> {
-        tail::appended_after(&self.path, position)
+        reader::appended_after(&self.path, position)
     }
 
     /// A configured sink's cursor.
@@ -285,7 +296,7 @@ impl Spool {
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = self.shared.status.borrow().clone();
-        if let (None, Some(stuck)) = (&status.refusing, self.shared.busy.stuck()) {
+        if let (None, Some(stuck)) = (&status.refusing, self.shared.stall.stuck()) {
             let reason = format!("the disk has not answered for {} s", stuck.as_secs());
             status.refusing = Some(AppendError::Io(reason));
         }
@@ -294,7 +305,7 @@ impl Spool {
 
     /// Tells the log when the disk hangs, which nothing else does before it answers. Does not end.
     pub async fn watch(&self) -> Infallible {
-        self.shared.busy.watch().await
+        self.shared.stall.watch().await
     }
 
     /// How many events could not be read back since the start.
@@ -309,16 +320,16 @@ impl Spool {
         self.shared.lost
     }
 
-    /// What this start has found that should not be so.
+    /// What this start has found to be damaged.
     #[must_use]
-    pub fn findings(&self) -> &Findings {
-        &self.shared.findings
+    pub fn report(&self) -> &SalvageReport {
+        &self.shared.report
     }
 
-    /// Damaged files beside the spool that nobody has removed yet.
+    /// Quarantined files beside the spool that nobody has removed yet.
     #[must_use]
-    pub fn put_aside(&self) -> Vec<PathBuf> {
-        self.shared.put_aside().clone()
+    pub fn quarantined(&self) -> Vec<PathBuf> {
+        self.shared.quarantined().clone()
     }
 
     /// Waits until the spool fails for good.
@@ -347,7 +358,7 @@ impl Spool {
     }
 
     fn put(&self, command: Command) -> Result<(), AppendError> {
-        self.entrance.0.put(command).map_err(|_| closed())
+        self.queue.0.put(command).map_err(|_| closed())
     }
 }
 
@@ -355,7 +366,7 @@ fn closed() -> AppendError {
     AppendError::Failed("it is closed".to_owned())
 }
 
-/// Lets go of the events that the cursor of a sink holds. Blocks; the relay must not be running.
+/// Lets go of the events that the cursor of a sink pins. Blocks; the relay must not be running.
 ///
 /// # Errors
 /// As [`Spool::open`], and where there is no spool; `Ok(false)` where no such cursor is kept.
@@ -364,24 +375,10 @@ pub fn forget(config: &Config, sink: &str) -> Result<bool, OpenError> {
         return Err(OpenError::Missing(config.path.clone()));
     }
     let mut store = store::Store::open(config)?;
-    store.findings().log();
+    store.report().log();
     let forgotten = store.forget(sink)?;
-    // What has just been rescued is whole.
-    store.write_note(&BTreeMap::new());
+    store.write_watermark(&BTreeMap::new());
     Ok(forgotten)
-}
-
-impl SetAside {
-    /// An event that `sink` could not publish anywhere.
-    #[must_use]
-    pub fn new(sink: &str, stored: &Stored, reason: &str, detail: &str) -> Self {
-        Self {
-            sink: sink.to_owned(),
-            stored: stored.clone(),
-            reason: reason.to_owned(),
-            detail: detail.to_owned(),
-        }
-    }
 }
 
 #[cfg(test)]

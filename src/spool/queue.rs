@@ -1,43 +1,42 @@
-//! What waits for the writer: put there by many, taken by its thread, all of it at once.
+//! The writer's queue: many push to it, one thread takes everything at once.
 //!
-//! A commit costs the same for one event as for a hundred. So whoever puts the first event does not wake
-//! the writer at once: it lets everything run that is ready to run, and may bring more, and wakes the writer
-//! then. With nothing else ready that is at once, too.
+//! A commit costs the same for one event as for a hundred. So the first caller gathers others before it wakes
+//! the writer: it yields to every task that is ready to run and may push more. If none is ready, the writer is
+//! woken at once.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::yield_now;
 
-use super::store::SetAside;
+use super::store::DeadLetter;
 use super::{AppendError, Appended};
 use crate::event::Event;
 
 /// How often whoever gathers looks again whether others have come.
 const ROUNDS: usize = 4;
 
-/// Bytes of events after which no more are taken at once: large ones are not to make everybody behind them wait for one
-/// commit.
+/// Bytes of events after which no more are taken at once, so that nobody waits long for the commit of large ones.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
 pub(super) enum Command {
     Append(Append),
-    SetAside {
-        letter: SetAside,
+    StoreDeadLetters {
+        letters: Vec<DeadLetter>,
         reply: oneshot::Sender<Result<(), AppendError>>,
     },
     Close,
 }
 
 impl Command {
-    const fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         match self {
-            Self::Append(append) => append.event.bytes.len(),
-            Self::SetAside { .. } | Self::Close => 0,
+            Self::Append(append) => append.event.body.len(),
+            Self::StoreDeadLetters { .. } | Self::Close => 0,
         }
     }
 }
@@ -45,10 +44,10 @@ impl Command {
 /// An event, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Append {
-    pub(super) event: Event,
+    pub(super) event: Arc<Event>,
     pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
-    /// Room in memory that it takes for as long as it waits.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    /// Its memory permit, held while it waits.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Why something was not put there.
@@ -101,7 +100,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts an event there. Who is the first to do so returns when the writer has been woken; the others
+    /// Pushes an event. The first caller gathers others, wakes the writer, then returns; later callers return
     /// at once.
     pub(super) async fn append(&self, append: Append) -> Result<(), Refused> {
         let gathering = {
@@ -152,11 +151,11 @@ impl Queue {
 
     /// Waits until the writer is woken, or for so long. Returns what there is, at most `limit`; none where
     /// nothing will come any more.
-    pub(super) fn take(&self, limit: usize, patience: Duration) -> Option<Vec<Command>> {
+    pub(super) fn take(&self, limit: usize, timeout: Duration) -> Option<Vec<Command>> {
         let sleeping = |state: &mut State| !state.released && !state.closed;
         let woken = self
             .filled
-            .wait_timeout_while(self.state(), patience, sleeping);
+            .wait_timeout_while(self.state(), timeout, sleeping);
         let mut state = woken.unwrap_or_else(PoisonError::into_inner).0;
         if state.commands.is_empty() && state.closed {
             return None;
@@ -191,27 +190,20 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use futures_util::FutureExt as _;
     use futures_util::future::join_all;
-    use uuid::Uuid;
 
     use super::*;
-    use crate::event::Kind;
+    use crate::event::tests::event;
 
     type Outcome = oneshot::Receiver<Result<Appended, AppendError>>;
 
     fn append(number: u128) -> (Append, Outcome) {
         let (reply, outcome) = oneshot::channel();
-        let event = Event {
-            kind: Kind::Recalled,
-            id: Uuid::from_u128(number),
-            bytes: Bytes::new(),
-        };
         let append = Append {
-            event,
+            event: Arc::new(event(number, "")),
             reply,
-            room: None,
+            permit: None,
         };
         (append, outcome)
     }
@@ -246,7 +238,7 @@ mod tests {
         let queue = Queue::new(100);
         for number in 1..=5 {
             let (mut append, _) = append(number);
-            append.event.bytes = Bytes::from(vec![0; BYTES_AT_ONCE / 2 + 1]);
+            append.event = Arc::new(event(number, vec![0; BYTES_AT_ONCE / 2 + 1]));
             queue.append(append).await.unwrap();
         }
         for expected in [&[1, 2][..], &[3, 4], &[5]] {
@@ -276,10 +268,10 @@ mod tests {
     #[test]
     fn with_nothing_there_the_writer_is_not_woken() {
         let queue = Queue::new(100);
-        let patience = Duration::from_millis(30);
+        let timeout = Duration::from_millis(30);
         let began = std::time::Instant::now();
-        assert_eq!(numbers(queue.take(10, patience)), [0; 0]);
-        assert!(began.elapsed() >= patience);
+        assert_eq!(numbers(queue.take(10, timeout)), [0; 0]);
+        assert!(began.elapsed() >= timeout);
     }
 
     #[tokio::test]

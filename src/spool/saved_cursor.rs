@@ -1,5 +1,7 @@
 //! A sink's cursor as it is on disk.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 
 use crate::event::Seq;
@@ -8,63 +10,46 @@ use crate::event::Seq;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SavedCursor {
     pub(super) seq: Seq,
-    /// Whether no event behind it may be deleted. Only a sink that went when it had confirmed all holds
-    /// nothing.
-    pub(super) holds: bool,
+    /// Whether events after this cursor are pinned. False only for a removed sink that had confirmed
+    /// everything.
+    pub(super) pins: bool,
 }
 
 impl SavedCursor {
-    /// One that cannot be read: its sink may have confirmed nothing.
-    pub(super) const UNKNOWN: Self = Self {
-        seq: Seq(0),
-        holds: true,
-    };
-
-    /// Reads all of them, each with its sink; none where a row is not what was written.
-    pub(super) fn each(
+    /// Reads the cursor of each sink; none if the row is not what was written.
+    pub(super) fn load_all(
         connection: &Connection,
-        mut visit: impl FnMut(String, Option<Self>) -> rusqlite::Result<()>,
-    ) -> rusqlite::Result<()> {
-        let mut select = connection.prepare("SELECT sink, seq, holds, checksum FROM cursors")?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let sink: String = row.get(0)?;
-            let read = || {
-                let (seq, holds) = (Seq(row.get(1)?), row.get(2)?);
-                Ok::<_, rusqlite::Error>((Self { seq, holds }, row.get::<_, u32>(3)?))
-            };
-            let right = read().ok();
-            let right = right.filter(|(cursor, checksum)| cursor.checksum(&sink) == *checksum);
-            visit(sink, right.map(|(cursor, _)| cursor))?;
-        }
-        Ok(())
+    ) -> rusqlite::Result<BTreeMap<String, Option<Self>>> {
+        connection
+            .prepare("SELECT sink, seq, pins, checksum FROM cursors")?
+            .query_map([], |row| {
+                let sink: String = row.get(0)?;
+                let read = || {
+                    let (seq, pins) = (Seq(row.get(1)?), row.get(2)?);
+                    Ok::<_, rusqlite::Error>((Self { seq, pins }, row.get::<_, u32>(3)?))
+                };
+                let cursor = read()
+                    .ok()
+                    .filter(|(cursor, found)| cursor.checksum(&sink) == *found)
+                    .map(|(cursor, _)| cursor);
+                Ok((sink, cursor))
+            })?
+            .collect()
     }
 
-    /// Up to where all have confirmed who hold events; 0 where nobody does.
-    pub(super) fn lowest(cursors: &[Self]) -> Seq {
-        let holding = cursors.iter().filter(|cursor| cursor.holds);
-        holding.map(|cursor| cursor.seq).min().unwrap_or_default()
-    }
-
-    /// Writes it down.
+    /// Writes the row. The checksum is there because a cursor that is too high would pass over events.
     pub(super) fn save(self, sink: &str, connection: &Connection) -> rusqlite::Result<()> {
         connection
-            .prepare_cached(
-                "INSERT INTO cursors (sink, seq, holds, checksum) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (sink) DO UPDATE
-                 SET seq = excluded.seq, holds = excluded.holds, checksum = excluded.checksum",
-            )?
-            .execute(params![sink, self.seq.0, self.holds, self.checksum(sink)])
+            .prepare_cached("INSERT OR REPLACE INTO cursors VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![sink, self.seq.0, self.pins, self.checksum(sink)])
             .map(|_| ())
     }
 
     fn checksum(self, sink: &str) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&self.seq.0.to_le_bytes());
+        hasher.update(&[self.pins.into()]);
         hasher.update(sink.as_bytes());
-        if !self.holds {
-            hasher.update(&[0]);
-        }
         hasher.finalize()
     }
 }

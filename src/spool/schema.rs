@@ -1,12 +1,15 @@
-//! The tables, and the marks that tell our file from another.
+//! The tables, and how an event is written in a row of them.
 
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags, params};
+use uuid::Uuid;
 
-use crate::event::Kind;
+use crate::event::{Event, Kind, Millis, Seq};
 
 /// `PRAGMA application_id`: `RRly` in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
@@ -14,62 +17,76 @@ pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
 /// `PRAGMA user_version`: the version of the tables below.
 pub(super) const VERSION: i32 = 1;
 
-/// Bytes of a page. A file whose first page is damaged does not tell.
+/// Bytes of a page. Salvage has to know them: a file whose first page is damaged does not say.
 pub(super) const PAGE_SIZE: usize = 4096;
 
-/// Two pragmas have to come before the first table. Free pages stay in the file, as room that is already
+/// Columns of `events` after its number.
+pub(super) const COLUMNS: usize = 9;
+
+/// Two pragmas have to come before the first table. Free pages stay in the file, as space that is already
 /// paid for when the disk runs full.
 const CREATE: &str = "
 PRAGMA page_size = 4096;
 PRAGMA auto_vacuum = NONE;
 BEGIN IMMEDIATE;
 CREATE TABLE events (
-    seq         INTEGER PRIMARY KEY,
-    id          BLOB NOT NULL,     -- UUID, 16 bytes
-    kind        INTEGER NOT NULL,  -- 0 a recall, 1 a callback that was rejected
-    appended_at INTEGER NOT NULL,  -- Unix milliseconds
-    checksum    INTEGER NOT NULL,  -- CRC-32 of seq, id, kind and body; pages have none
-    body        BLOB NOT NULL      -- the event as it is published
+    seq          INTEGER PRIMARY KEY,
+    id           BLOB NOT NULL,     -- UUID, 16 bytes
+    kind         INTEGER NOT NULL,  -- 0 group, 1 c2c, 2 official account, 3 rejected callback
+    conversation TEXT NOT NULL,     -- the event's partitionkey
+    subject      TEXT,
+    group_type   TEXT,
+    time         INTEGER NOT NULL,  -- Unix milliseconds
+    appended_at  INTEGER NOT NULL,  -- Unix milliseconds
+    checksum     INTEGER NOT NULL,  -- CRC-32 of all other columns; pages have none
+    body         TEXT NOT NULL      -- the event as it is published
 ) STRICT;
+CREATE INDEX rejected_events ON events (seq, octet_length(body)) WHERE kind = 3;
 CREATE TABLE cursors (
     sink     TEXT PRIMARY KEY,
-    seq      INTEGER NOT NULL,     -- every event up to here is confirmed
-    holds    INTEGER NOT NULL,     -- 1 no event behind it is deleted, 0 its sink went when it had them all
-    checksum INTEGER NOT NULL      -- CRC-32 of sink and seq
+    seq      INTEGER NOT NULL,      -- every event up to here is confirmed
+    pins     INTEGER NOT NULL,      -- 0 if the sink was removed when it had confirmed everything
+    checksum INTEGER NOT NULL       -- CRC-32 of all other columns
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE gaps (                -- numbers that no event has
-    first_seq INTEGER PRIMARY KEY,
-    last_seq  INTEGER NOT NULL,
-    lost      INTEGER NOT NULL     -- 1 these events were kept once, 0 their append had failed
+CREATE TABLE gaps (                 -- numbers that no event has
+    first_seq INTEGER PRIMARY KEY CHECK (first_seq > 0),
+    last_seq  INTEGER NOT NULL CHECK (last_seq >= first_seq),
+    lost      INTEGER NOT NULL      -- 1 if an unconfirmed event was lost, 0 if every sink had confirmed it
 ) STRICT;
-CREATE TABLE recent_ids (          -- ids of events that are gone but still recognised
+CREATE TABLE recent_ids (           -- ids of purged events that are still recognised
     seq INTEGER PRIMARY KEY,
     id  BLOB NOT NULL
 ) STRICT;
-CREATE TABLE dead_letters (        -- events that no place at the broker took
-    sink   TEXT NOT NULL,
-    seq    INTEGER NOT NULL,
-    id     BLOB NOT NULL,
-    at     INTEGER NOT NULL,       -- Unix milliseconds
-    reason TEXT NOT NULL,
-    detail TEXT NOT NULL,
-    body   BLOB NOT NULL,
+CREATE TABLE dead_letters (         -- events that neither the broker's topic nor its dead letters took
+    sink         TEXT NOT NULL,
+    seq          INTEGER NOT NULL,
+    at           INTEGER NOT NULL,  -- Unix milliseconds
+    reason       TEXT NOT NULL,
+    detail       TEXT NOT NULL,
+    id           BLOB NOT NULL,
+    kind         INTEGER NOT NULL,
+    conversation TEXT NOT NULL,
+    subject      TEXT,
+    group_type   TEXT,
+    time         INTEGER NOT NULL,
+    body         TEXT NOT NULL,
     PRIMARY KEY (sink, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE identity (
-    spool_id BLOB NOT NULL,        -- UUID, random
-    next_seq INTEGER NOT NULL      -- at least this comes next, even when all tables are empty
+    spool_id BLOB NOT NULL,         -- UUID, random
+    next_seq INTEGER NOT NULL       -- the next number is not below this one, even if all tables are empty
 ) STRICT;
 INSERT INTO identity VALUES (randomblob(16), 1);
 ";
 
-/// How long a connection waits for another one that holds the file.
+/// How long a connection waits for another one that has locked the file.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the file in a way that leaves its log alone: SQLite would bring it into the file when the last
-/// connection is closed, also into a damaged one.
+/// Opens the file without URI parsing, and leaves its WAL alone when the connection is closed: SQLite would
+/// checkpoint it, even into a damaged file.
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection =
+        Connection::open_with_flags(path, flags.difference(OpenFlags::SQLITE_OPEN_URI))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)
@@ -83,29 +100,114 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("COMMIT")
 }
 
-/// The checksum of a row of `events`.
-pub(super) fn checksum(seq: u64, id: &[u8; 16], kind: u8, body: &[u8]) -> u32 {
+/// A row of `events`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StoredEvent {
+    pub(super) seq: Seq,
+    /// Unix milliseconds.
+    pub(super) appended_at: i64,
+    pub(super) event: Event,
+}
+
+/// Inserts an event.
+pub(super) fn insert(
+    connection: &Connection,
+    seq: Seq,
+    appended_at: i64,
+    event: &Event,
+) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    connection
+        .prepare_cached(insert)?
+        .execute(params![
+            seq.0,
+            event.id.as_bytes(),
+            kind_to_row(event.kind),
+            event.conversation,
+            event.subject,
+            event.group_type,
+            event.time.as_millis(),
+            appended_at,
+            checksum(seq, appended_at, event),
+            text(&event.body),
+        ])
+        .map(|_| ())
+}
+
+/// A body as TEXT, without another look at whether it is UTF-8.
+pub(super) fn text(body: &Bytes) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(ValueRef::Text(body))
+}
+
+/// Reads an event's columns; none if they are not what was written.
+pub(super) fn decode(seq: Seq, columns: [ValueRef<'_>; COLUMNS]) -> Option<StoredEvent> {
+    let [
+        ValueRef::Blob(id),
+        ValueRef::Integer(kind),
+        ValueRef::Text(conversation),
+        subject,
+        group_type,
+        ValueRef::Integer(time),
+        ValueRef::Integer(appended_at),
+        ValueRef::Integer(found),
+        ValueRef::Text(body),
+    ] = columns
+    else {
+        return None;
+    };
+    let event = Event {
+        id: Uuid::from_slice(id).ok()?,
+        kind: kind_of_row(kind)?,
+        conversation: str::from_utf8(conversation).ok()?.into(),
+        subject: subject.as_str_or_null().ok()?.map(Into::into),
+        group_type: group_type.as_str_or_null().ok()?.map(Into::into),
+        time: Millis::new(u64::try_from(time).ok()?)?,
+        body: Bytes::copy_from_slice(body),
+    };
+    let is_whole = i64::from(checksum(seq, appended_at, &event)) == found;
+    is_whole.then_some(StoredEvent {
+        seq,
+        appended_at,
+        event,
+    })
+}
+
+fn checksum(seq: Seq, appended_at: i64, event: &Event) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&seq.to_le_bytes());
-    hasher.update(id);
-    hasher.update(&[kind]);
-    hasher.update(body);
+    hasher.update(&seq.0.to_le_bytes());
+    hasher.update(&appended_at.to_le_bytes());
+    hasher.update(&event.time.as_millis().to_le_bytes());
+    hasher.update(event.id.as_bytes());
+    hasher.update(&[kind_to_row(event.kind)]);
+    // No text contains the byte that ends it.
+    for text in [
+        Some(&event.conversation),
+        event.subject.as_ref(),
+        event.group_type.as_ref(),
+    ] {
+        hasher.update(text.map_or(&b"\xfe"[..], |text| text.as_bytes()));
+        hasher.update(b"\xff");
+    }
+    hasher.update(&event.body);
     hasher.finalize()
 }
 
 /// How an event's kind is written.
 pub(super) const fn kind_to_row(kind: Kind) -> u8 {
     match kind {
-        Kind::Recalled => 0,
-        Kind::Rejected => 1,
+        Kind::Group => 0,
+        Kind::C2c => 1,
+        Kind::OfficialAccount => 2,
+        Kind::Rejected => 3,
     }
 }
 
-/// The kind that was written.
-pub(super) const fn kind_of_row(kind: u8) -> Option<Kind> {
+const fn kind_of_row(kind: i64) -> Option<Kind> {
     match kind {
-        0 => Some(Kind::Recalled),
-        1 => Some(Kind::Rejected),
+        0 => Some(Kind::Group),
+        1 => Some(Kind::C2c),
+        2 => Some(Kind::OfficialAccount),
+        3 => Some(Kind::Rejected),
         _ => None,
     }
 }

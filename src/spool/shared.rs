@@ -1,7 +1,6 @@
-//! What the writer's thread, the readers and everybody else tell each other.
+//! What the writer's thread, the readers and the handles share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,38 +10,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
-use super::busy::Busy;
+use super::event_cache::EventCache;
 use super::files::Lock;
-use super::fresh::Fresh;
-use super::{AppendError, Cursor, Findings, Status};
+use super::stall::StallDetector;
+use super::{AppendError, Cursor, SalvageReport, Status};
 use crate::event::Seq;
-
-/// What looks damaged for so long is damaged.
-const DOUBT: Duration = if cfg!(any(test, fuzzing)) {
-    Duration::from_millis(100)
-} else {
-    Duration::from_secs(5)
-};
-
-/// Places that are in doubt at once.
-const DOUBTS: usize = 64;
 
 /// What is known of the open spool.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) spool_id: Uuid,
     pub(super) status: watch::Sender<Status>,
-    /// Cancelled when it has failed for good: who waits for that need not look at every commit.
+    /// Cancelled when the spool has failed for good: waiting for that does not wake up for every commit.
     pub(super) failed: CancellationToken,
     pub(super) cursors: BTreeMap<String, Cursor>,
+    /// First and last numbers that no event has. Only a start adds some.
+    pub(super) gaps: Vec<(Seq, Seq)>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
-    pub(super) busy: Busy,
-    pub(super) fresh: Fresh,
-    /// Where the file looks damaged, and since when.
-    pub(super) doubts: Mutex<BTreeMap<Seq, Instant>>,
-    pub(super) findings: Findings,
-    /// Damaged files that are still beside the spool. Only a start puts one there.
-    pub(super) put_aside: Mutex<Vec<PathBuf>>,
+    pub(super) stall: StallDetector,
+    pub(super) cache: EventCache,
+    pub(super) report: SalvageReport,
+    /// Quarantined files that are still beside the spool.
+    pub(super) quarantined: Mutex<Vec<PathBuf>>,
     pub(super) lost: u64,
     pub(super) lock: Arc<Lock>,
 }
@@ -54,60 +43,28 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn put_aside(&self) -> MutexGuard<'_, Vec<PathBuf>> {
-        self.put_aside
+    pub(super) fn quarantined(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.quarantined
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the damaged files that somebody has removed.
-    pub(super) fn look_for_put_aside(&self) {
-        let found = self.put_aside().clone();
-        let gone = |path: &PathBuf| fs::exists(path).is_ok_and(|exists| !exists);
-        // Not while the list is locked: the disk may hang.
-        let gone: Vec<PathBuf> = found.into_iter().filter(gone).collect();
-        self.put_aside().retain(|path| !gone.contains(path));
-    }
-
-    /// Notes that an event is lost; the log hears of each once.
+    /// Counts an event as damaged, and logs it once.
     pub(super) fn found_unreadable(&self, seq: Seq) {
         if self.unreadable().insert(seq) {
             error!(%seq, "an event in the spool is damaged and cannot be published");
         }
     }
 
-    /// What lies behind `position` looks damaged. A disk that does not give back what it has looks the same
-    /// to SQLite (`SQLITE_IOERR_CORRUPTFS`), and may do so again: only what lasts is damage.
-    pub(super) fn doubt(&self, position: Seq, what: &str) {
-        let mut doubts = self.doubts();
-        let since = *doubts.entry(position).or_insert_with(Instant::now);
-        if doubts.len() > DOUBTS {
-            doubts.pop_first();
-        }
-        drop(doubts);
-        if since.elapsed() >= DOUBT {
-            self.found_damage(what);
-        }
-    }
-
-    /// What lies behind `position` is right.
-    pub(super) fn trust(&self, position: Seq) {
-        self.doubts().remove(&position);
-    }
-
-    fn doubts(&self) -> MutexGuard<'_, BTreeMap<Seq, Instant>> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the work on a file that turned out to be damaged; the next start rescues what it holds.
+    /// Ends the work on a damaged file; the next start salvages what it holds.
     pub(super) fn found_damage(&self, what: &str) {
         if let Err(error) = self.lock.mark_damaged() {
-            error!(%error, "the damage of the spool could not be noted for the next start");
+            error!(%error, "the spool could not be marked as damaged for the next start");
         }
         self.refuse(AppendError::Damaged(what.to_owned()));
     }
 
-    /// Refuses all events from now on, whatever comes later.
+    /// Refuses all events from now on.
     pub(super) fn refuse(&self, reason: AppendError) {
         self.status.send_if_modified(|status| {
             let first = !status.refusing.as_ref().is_some_and(AppendError::is_final);
@@ -121,69 +78,44 @@ impl Shared {
     }
 }
 
+/// Suspected damage. SQLite reports a disk that fails to read like a damaged file
+/// (`SQLITE_IOERR_CORRUPTFS`), and the disk may recover: only what lasts is damage.
+#[derive(Debug, Default)]
+pub(super) struct Suspicion(Option<Instant>);
+
+/// What looks damaged for this long is damaged.
+const LASTS: Duration = if cfg!(any(test, fuzzing)) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(5)
+};
+
+impl Suspicion {
+    /// The file looks damaged; returns whether it is.
+    pub(super) fn confirm(&mut self) -> bool {
+        self.0.get_or_insert_with(Instant::now).elapsed() >= LASTS
+    }
+
+    /// The same work has succeeded.
+    pub(super) const fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread::park_timeout;
 
-    use tempfile::TempDir;
-
     use super::*;
-    use crate::spool::files;
-
-    fn shared(folder: &TempDir) -> Shared {
-        Shared {
-            spool_id: Uuid::nil(),
-            status: watch::Sender::new(Status {
-                refusing: None,
-                first: Seq(1),
-                last: Seq(0),
-                used_bytes: 0,
-            }),
-            failed: CancellationToken::new(),
-            cursors: BTreeMap::new(),
-            unreadable: Mutex::default(),
-            busy: Busy::default(),
-            fresh: Fresh::default(),
-            doubts: Mutex::default(),
-            findings: Findings::default(),
-            put_aside: Mutex::default(),
-            lost: 0,
-            lock: Arc::new(files::lock(&folder.path().join("spool.db")).unwrap()),
-        }
-    }
-
-    fn is_damaged(shared: &Shared) -> bool {
-        let refusing = shared.status.borrow().refusing.clone();
-        matches!(refusing, Some(AppendError::Damaged(_)))
-    }
 
     #[test]
     fn what_looks_damaged_is_damage_once_that_has_lasted() {
-        let folder = TempDir::new().unwrap();
-        let shared = shared(&folder);
-        shared.doubt(Seq(7), "a page");
-        assert!(!is_damaged(&shared), "not at once");
-        park_timeout(DOUBT);
-        shared.doubt(Seq(8), "another page");
-        assert!(!is_damaged(&shared), "not elsewhere");
-        shared.trust(Seq(7));
-        shared.doubt(Seq(7), "a page");
-        assert!(!is_damaged(&shared), "not where it was right in between");
-        park_timeout(DOUBT);
-        shared.doubt(Seq(7), "a page");
-        assert!(is_damaged(&shared));
-        assert!(shared.lock.note().unwrap().unwrap().damaged);
-    }
-
-    #[test]
-    fn doubts_are_bounded() {
-        let folder = TempDir::new().unwrap();
-        let shared = shared(&folder);
-        for number in 1..=DOUBTS as u64 + 1 {
-            shared.doubt(Seq(number), "a page");
-        }
-        let doubts: Vec<Seq> = shared.doubts().keys().copied().collect();
-        assert_eq!(doubts.len(), DOUBTS);
-        assert_eq!(doubts[0], Seq(2));
+        let mut suspicion = Suspicion::default();
+        assert!(!suspicion.confirm(), "not at once");
+        park_timeout(LASTS);
+        suspicion.clear();
+        assert!(!suspicion.confirm(), "not if it worked in between");
+        park_timeout(LASTS);
+        assert!(suspicion.confirm());
     }
 }

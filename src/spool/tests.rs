@@ -11,7 +11,6 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use uuid::Uuid;
 
 use super::*;
 use crate::event::Kind;
@@ -25,11 +24,7 @@ pub(super) fn config(folder: &TempDir) -> Config {
 }
 
 fn event(number: u128) -> Event {
-    Event {
-        kind: Kind::Recalled,
-        id: Uuid::from_u128(number),
-        bytes: Bytes::from(format!("event {number}")),
-    }
+    crate::event::tests::event(number, format!("event {number}"))
 }
 
 fn open(config: &Config) -> Spool {
@@ -49,17 +44,13 @@ pub(super) async fn append_all(
 
 async fn read_all(spool: &Spool, after: u64) -> Vec<(u64, String)> {
     let last = spool.status().last;
-    let mut tail = spool.tail(Seq(after)).unwrap();
+    let mut reader = spool.reader(Seq(after));
     let mut found = Vec::new();
     while found.last().is_none_or(|(seq, _)| *seq < last.0) && last.0 > after {
-        let read = tokio::time::timeout(Duration::from_secs(5), tail.next(1000));
+        let read = tokio::time::timeout(Duration::from_secs(5), reader.next(1000));
         for row in read.await.expect("events within 5 s").unwrap() {
-            let text = match &row {
-                Row::Event(stored) => String::from_utf8(stored.event.bytes.to_vec()).unwrap(),
-                Row::Unreadable(_) => "unreadable".to_owned(),
-                Row::Missing(_) => "missing".to_owned(),
-            };
-            found.push((row.seq().0, text));
+            let text = row.event.map_or("lost".into(), |event| event.body.to_vec());
+            found.push((row.seq.0, String::from_utf8(text).unwrap()));
         }
     }
     found
@@ -145,14 +136,14 @@ async fn rows_are_returned_once_and_in_order_however_few_are_wanted_at_once() {
     let spool = open(&config(&folder));
     let appends = (1..=2500).map(|number| spool.append(event(number)));
     futures_util::future::join_all(appends).await;
-    let mut tail = spool.tail(Seq(0)).unwrap();
+    let mut reader = spool.reader(Seq(0));
     let mut seqs = Vec::new();
     while seqs.len() < 2500 {
         let limit = 1 + seqs.len() % 7 * 100;
-        let rows = tail.next(limit).await.unwrap();
+        let rows = reader.next(limit).await.unwrap();
         assert!((1..=limit).contains(&rows.len()));
-        seqs.extend(rows.iter().map(|row| row.seq().0));
-        assert_eq!(tail.position().0, *seqs.last().unwrap());
+        seqs.extend(rows.iter().map(|row| row.seq.0));
+        assert_eq!(reader.position().0, *seqs.last().unwrap());
     }
     assert_eq!(seqs, (1..=2500).collect::<Vec<_>>());
 }
@@ -201,21 +192,32 @@ async fn without_recent_ids_every_event_is_new_also_within_a_group() {
 async fn what_an_event_tells_is_read_back() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
-    for kind in [Kind::Recalled, Kind::Rejected] {
-        let event = Event {
-            kind,
-            ..event(kind as u128)
-        };
-        spool.append(event).await.unwrap();
+    let kinds = [
+        Kind::Group,
+        Kind::C2c,
+        Kind::OfficialAccount,
+        Kind::Rejected,
+    ];
+    let event = |(number, kind): (u128, Kind)| Event {
+        kind,
+        conversation: format!("7:{number}").into(),
+        subject: number.is_multiple_of(2).then(|| "a:b".into()),
+        group_type: (!number.is_multiple_of(2)).then(|| "Public".into()),
+        time: Millis::new(u64::try_from(number).unwrap()).unwrap(),
+        ..event(number)
+    };
+    let events: Vec<Event> = (1..).zip(kinds).map(event).collect();
+    for event in &events {
+        spool.append(event.clone()).await.unwrap();
     }
     spool.close().await;
     let spool = open(&config(&folder));
-    let rows = spool.tail(Seq(0)).unwrap().next(10).await.unwrap();
-    let kinds = rows.iter().map(|row| match row {
-        Row::Event(stored) => stored.event.kind,
-        other => panic!("{other:?}"),
-    });
-    assert_eq!(kinds.collect::<Vec<_>>(), [Kind::Recalled, Kind::Rejected]);
+    let rows = spool.reader(Seq(0)).next(10).await.unwrap();
+    let read = rows
+        .iter()
+        .map(|row| (**row.event.as_ref().unwrap()).clone());
+    assert_eq!(read.collect::<Vec<_>>(), events);
+    assert_eq!(spool.event(Seq(3)).unwrap().as_ref(), Some(&events[2]));
 }
 
 #[tokio::test]
@@ -303,7 +305,7 @@ async fn a_sink_that_is_gone_holds_its_events_until_it_is_forgotten() {
     assert!(forget(&config, "kafka").unwrap());
     assert!(!forget(&config, "kafka").unwrap());
     let spool = Spool::open(&config, &["rabbitmq"]).unwrap().spool;
-    assert_eq!(spool.findings(), &Findings::default());
+    assert_eq!(spool.report(), &SalvageReport::default());
     until("the rest to go", || spool.status().rows() == 0).await;
 }
 
@@ -331,9 +333,9 @@ async fn a_sink_that_went_when_it_had_everything_holds_nothing_and_comes_back_wh
     let both = Spool::open(&config, &["kafka", "rabbitmq"]).unwrap().spool;
     assert_eq!(both.cursor("kafka").unwrap().position(), Seq(9));
     append_all(&both, [10]).await;
-    let tail = read_all(&both, 3).await;
+    let reader = read_all(&both, 3).await;
     assert_eq!(
-        tail,
+        reader,
         [(10, "event 10".to_owned())],
         "what it missed is gone"
     );
@@ -392,12 +394,30 @@ fn a_newer_or_foreign_file_is_refused_and_left_alone() {
     other.close().unwrap();
     let before = fs::read(&config.path).unwrap();
     let error = Spool::open(&config, &["sink"]).unwrap_err();
-    assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+    assert!(
+        matches!(
+            error,
+            OpenError::Salvage {
+                source: SalvageError::Foreign,
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(fs::read(&config.path).unwrap(), before);
 
     fs::write(&config.path, "this is a letter, and no database at all").unwrap();
     let error = Spool::open(&config, &["sink"]).unwrap_err();
-    assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+    assert!(
+        matches!(
+            error,
+            OpenError::Salvage {
+                source: SalvageError::Foreign,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
@@ -425,7 +445,7 @@ async fn a_damaged_row_is_reported_and_counted_once() {
     spool.close().await;
     Connection::open(&config(&folder).path)
         .unwrap()
-        .execute("UPDATE events SET body = x'00' WHERE seq = 2", [])
+        .execute("UPDATE events SET body = '' WHERE seq = 2", [])
         .unwrap();
     let spool = open(&config(&folder));
     assert_eq!(spool.unreadable(), 0);
@@ -433,25 +453,85 @@ async fn a_damaged_row_is_reported_and_counted_once() {
         let rows = read_all(&spool, 0).await;
         rows.into_iter().map(|(_, text)| text).collect::<Vec<_>>()
     };
-    assert_eq!(texts().await, ["event 1", "unreadable", "event 3"]);
-    assert_eq!(texts().await, ["event 1", "unreadable", "event 3"]);
+    assert_eq!(texts().await, ["event 1", "lost", "event 3"]);
+    assert_eq!(texts().await, ["event 1", "lost", "event 3"]);
     assert_eq!(spool.unreadable(), 1);
 }
 
 #[tokio::test]
-async fn an_event_set_aside_is_kept_until_somebody_looks() {
+async fn dead_letters_are_kept_until_somebody_looks() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
-    let stored = Stored {
-        seq: Seq(1),
-        event: event(1),
+    let letter = |seq: u64| DeadLetter {
+        sink: "sink",
+        seq: Seq(seq),
+        event: Arc::new(event(seq.into())),
+        reason: "too_large",
+        detail: "1 MiB".to_owned(),
     };
-    spool
-        .set_aside(SetAside::new("sink", &stored, "too_large", "1 MiB"))
-        .await
-        .unwrap();
+    let letters = (1..=3).map(letter).collect();
+    spool.store_dead_letters(letters).await.unwrap();
     spool.close().await;
-    assert_eq!(rows_on_disk(&config(&folder).path, "dead_letters"), 1);
+    assert_eq!(rows_on_disk(&config(&folder).path, "dead_letters"), 3);
+}
+
+/// SQLite puts its WAL beside the target of a link: so must we with everything else.
+#[tokio::test]
+async fn two_links_to_one_spool_are_one_spool() {
+    let folder = TempDir::new().unwrap();
+    let config = config(&folder);
+    let linked = |name: &str| {
+        let path = folder.path().join(name);
+        std::os::unix::fs::symlink(&config.path, &path).unwrap();
+        Config {
+            path,
+            ..config.clone()
+        }
+    };
+    let (one, other) = (linked("one.db"), linked("other.db"));
+    let spool = open(&one);
+    append_all(&spool, 1..=3).await;
+    let error = Spool::open(&other, &["sink"]).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    spool.close().await;
+    assert_eq!(open(&other).status().rows(), 3);
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(
+            name.starts_with("spool.db") || !name.contains("db-") && !name.contains(".lock"),
+            "{name}"
+        );
+    }
+}
+
+/// They lead to files of somebody else.
+#[test]
+fn planted_links_are_not_followed() {
+    for name in ["spool.db.lock", "spool.db-wal", "spool.db-shm"] {
+        let folder = TempDir::new().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "diary").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join(name)).unwrap();
+        // SQLite removes the WAL of an empty file: then the start succeeds.
+        let _ = Spool::open(&config(&folder), &["sink"]);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "diary", "{name}");
+    }
+    let folder = TempDir::new().unwrap();
+    let victim = folder.path().join("victim");
+    fs::write(&victim, "diary").unwrap();
+    files::lock(&config(&folder).path)
+        .unwrap()
+        .mark_damaged()
+        .unwrap();
+    fs::write(folder.path().join("spool.db"), "a damaged file").unwrap();
+    let watermark = watermark::Watermark::default();
+    files::lock(&config(&folder).path)
+        .unwrap()
+        .write_watermark(watermark)
+        .unwrap();
+    std::os::unix::fs::symlink(&victim, folder.path().join("spool.db.salvaged")).unwrap();
+    Spool::open(&config(&folder), &["sink"]).unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "diary");
 }
 
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! The writer's thread: takes everything that is waiting, commits it at once, wakes those who wait.
+//! The writer's thread: takes everything that is waiting, commits it in one transaction, wakes all waiters.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,82 +9,86 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::busy::Busy;
-use super::fresh::Fresh;
+use super::event_cache::EventCache;
 use super::queue::{Command, Queue};
-use super::rescue;
-use super::room::{ENOUGH, HEADROOM};
-use super::store::Store;
+use super::quota::{ENOUGH, HEADROOM};
+use super::salvage;
+use super::shared::Suspicion;
+use super::stall::StallDetector;
+use super::store::{DeadLetter, Store};
 use super::{
-    AppendError, Appended, Config, Cursor, Entrance, OpenError, Opened, Shared, Spool, Status,
+    AppendError, Appended, Config, Cursor, OpenError, Opened, QueueHandle, Shared, Spool, Status,
 };
-use crate::event::{Event, Seq, Stored};
+use crate::event::Event;
 
 /// Events that one transaction holds at most: what bounds its time on a slow disk.
 const GROUP: usize = 1024;
 
-/// Where the writer's doubts are, behind all events: what works for one need not for the other.
-const APPENDING: Seq = Seq(u64::MAX);
-const UPKEEPING: Seq = Seq(u64::MAX - 1);
-
 /// How often cursors are saved while nothing is appended, and old events deleted.
-const UPKEEP: Duration = Duration::from_millis(100);
+const MAINTENANCE: Duration = Duration::from_millis(100);
 
-/// While more old events are to be deleted: the pause after some were, as a multiple of the time that it took.
-/// Whoever appends meanwhile waits for them, and a backlog that goes out leaves many at once.
-const DELETE_PAUSE: u32 = 3;
+/// The pause after a purge while more events are to be purged, as a multiple of the time that it took:
+/// callbacks that arrive meanwhile wait for it.
+const PURGE_PAUSE: u32 = 3;
 
 pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
     let mut store = Store::open(config)?;
-    store
-        .settle_cursors(sinks)
-        .map_err(|error| OpenError::Files {
-            path: config.path.clone(),
-            source: std::io::Error::other(error),
-        })?;
+    let failed = |error| OpenError::Files {
+        path: config.path.clone(),
+        source: std::io::Error::other(error),
+    };
+    store.reconcile_cursors(sinks).map_err(failed)?;
+    let gaps = store.gaps().map_err(failed)?;
+    let lost = gaps.iter().filter(|(.., lost)| *lost);
+    let lost = lost.map(|(first, last, _)| last.0 + 1 - first.0).sum();
     let saved = store.saved_cursors();
     let cursors: BTreeMap<String, Cursor> = saved
         .iter()
         .filter(|(sink, _)| sinks.contains(&sink.as_str()))
         .map(|(sink, saved)| (sink.clone(), Cursor::new(saved.seq)))
         .collect();
-    let last = store.last();
     let orphans = saved
         .iter()
-        .filter(|(sink, saved)| saved.holds && !cursors.contains_key(*sink))
-        .map(|(sink, saved)| (sink.clone(), last.0.saturating_sub(saved.seq.0)))
+        .filter(|(sink, saved)| saved.pins && !cursors.contains_key(*sink))
+        .map(|(sink, saved)| (sink.clone(), store.last().0.saturating_sub(saved.seq.0)))
         .collect();
-    store.write_note(&cursors);
-    store.findings().log();
+    store.write_watermark(&cursors);
+    store.report().log();
 
     let shared = Arc::new(Shared {
         spool_id: store.spool_id(),
         status: watch::Sender::new(Status {
             refusing: None,
             first: store.first(),
-            last,
+            last: store.last(),
             used_bytes: store.usage().used_bytes,
         }),
         failed: CancellationToken::new(),
         cursors,
+        gaps: gaps
+            .into_iter()
+            .map(|(first, last, _)| (first, last))
+            .collect(),
         unreadable: Mutex::default(),
-        busy: Busy::default(),
-        fresh: Fresh::default(),
-        doubts: Mutex::default(),
-        findings: store.findings().clone(),
-        put_aside: Mutex::new(rescue::put_aside(&config.path).unwrap_or_default()),
-        lost: store.lost(),
+        stall: StallDetector::default(),
+        cache: EventCache::default(),
+        report: store.report().clone(),
+        quarantined: Mutex::new(salvage::quarantined(store.path()).unwrap_or_default()),
+        lost,
         lock: Arc::clone(store.lock()),
     });
     let queue = Arc::new(Queue::new(config.max_waiting));
+    let path = store.path().to_owned();
     let writer = Writer {
         store,
+        appending: Suspicion::default(),
+        maintaining: Suspicion::default(),
         queue: Arc::clone(&queue),
         shared: Arc::clone(&shared),
-        upkeep_due: Instant::now(),
+        maintenance_due: Instant::now(),
         closed: false,
     };
-    writer.tell(None);
+    writer.publish_status(None);
     let thread = thread::Builder::new()
         .name("spool".to_owned())
         .spawn(move || writer.run())
@@ -94,9 +98,9 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         })?;
     Ok(Opened {
         spool: Spool {
-            entrance: Arc::new(Entrance(queue)),
+            queue: Arc::new(QueueHandle(queue)),
             shared,
-            path: config.path.clone(),
+            path,
             writer: Arc::new(Mutex::new(Some(thread))),
         },
         orphans,
@@ -105,9 +109,12 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
 
 struct Writer {
     store: Store,
+    /// Appends may fail while the maintenance works, and the other way round.
+    appending: Suspicion,
+    maintaining: Suspicion,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
-    upkeep_due: Instant,
+    maintenance_due: Instant,
     /// Its end was asked for, and went well.
     closed: bool,
 }
@@ -123,144 +130,173 @@ impl Drop for Writer {
     }
 }
 
-/// Who waits for an answer, and the room that is given back with it.
-type Waiting = (
+/// A waiter, and the memory permit that is given back with the answer.
+type Waiter = (
     oneshot::Sender<Result<Appended, AppendError>>,
     Option<OwnedSemaphorePermit>,
 );
 
+/// Dead letters, and the waiter for them.
+type LettersWaiter = (Vec<DeadLetter>, oneshot::Sender<Result<(), AppendError>>);
+
 impl Writer {
     fn run(mut self) {
         let mut events = Vec::with_capacity(GROUP);
-        let mut waiting = Vec::with_capacity(GROUP);
-        let mut letters = Vec::new();
+        let mut waiters = Vec::with_capacity(GROUP);
         loop {
-            let patience = self.upkeep_due.saturating_duration_since(Instant::now());
-            let taken = self.queue.take(GROUP, patience);
-            self.shared.busy.begin();
+            let timeout = self
+                .maintenance_due
+                .saturating_duration_since(Instant::now());
+            let taken = self.queue.take(GROUP, timeout);
+            self.shared.stall.begin();
             let mut closing = taken.is_none();
+            let mut dead_letters = Vec::new();
             for command in taken.into_iter().flatten() {
                 match command {
                     Command::Append(append) => {
                         events.push(append.event);
-                        waiting.push((append.reply, append.room));
+                        waiters.push((append.reply, append.permit));
                     }
-                    Command::SetAside { letter, reply } => letters.push((letter, reply)),
+                    Command::StoreDeadLetters { letters, reply } => {
+                        dead_letters.push((letters, reply));
+                    }
                     Command::Close => closing = true,
                 }
             }
-            if !events.is_empty() && self.commit(&mut events, &mut waiting).is_err() {
-                return;
-            }
-            for (letter, reply) in letters.drain(..) {
-                let outcome = self.store.set_aside(&letter);
-                let _ = reply.send(outcome.clone());
-                if outcome.is_err_and(|error| self.survive(&error, APPENDING).is_err()) {
-                    return;
-                }
-            }
             if self
-                .store
-                .checkpoint()
-                .or_else(|error| self.survive(&error, UPKEEPING))
+                .work(&mut events, &mut waiters, dead_letters, closing)
                 .is_err()
             {
                 return;
             }
-            let upkeep = if closing || self.upkeep_due <= Instant::now() {
-                self.upkeep()
-            } else {
-                Ok(())
-            };
-            if upkeep.is_err() {
-                return;
-            }
             if closing {
                 if let Err(error) = self.store.checkpoint_all() {
-                    let _ = self.survive(&error, UPKEEPING);
+                    let _ = self.handle_error(&error, |writer| &mut writer.maintaining);
                 }
                 self.closed = true;
                 return;
             }
-            self.shared.busy.end();
+            self.shared.stall.end();
         }
     }
 
-    /// Commits a group and answers those who wait. An error ends the thread.
+    /// Does what was taken, and the maintenance if it is due. An error ends the thread.
+    fn work(
+        &mut self,
+        events: &mut Vec<Arc<Event>>,
+        waiters: &mut Vec<Waiter>,
+        dead_letters: Vec<LettersWaiter>,
+        closing: bool,
+    ) -> Result<(), AppendError> {
+        if !events.is_empty() {
+            self.commit(events, waiters)?;
+        }
+        for (letters, reply) in dead_letters {
+            let outcome = self
+                .store
+                .store_dead_letters(&letters, &self.shared.cursors);
+            let _ = reply.send(outcome.clone());
+            match outcome {
+                // The forwarder says so; callbacks may still be accepted.
+                Ok(()) | Err(AppendError::Full(_) | AppendError::DeadLettersFull(_)) => {}
+                Err(error) => self.handle_error(&error, |writer| &mut writer.appending)?,
+            }
+        }
+        if let Err(error) = self.store.checkpoint() {
+            self.handle_error(&error, |writer| &mut writer.maintaining)?;
+        }
+        if closing || self.maintenance_due <= Instant::now() {
+            self.maintain()?;
+        }
+        Ok(())
+    }
+
+    /// Commits a group and answers its waiters. An error ends the thread.
     fn commit(
         &mut self,
-        events: &mut Vec<Event>,
-        waiting: &mut Vec<Waiting>,
+        events: &mut Vec<Arc<Event>>,
+        waiters: &mut Vec<Waiter>,
     ) -> Result<(), AppendError> {
         let outcome = self.store.append(events, &self.shared.cursors);
         let events = events.drain(..);
         match &outcome {
             Ok(outcomes) => {
-                self.shared.trust(APPENDING);
+                self.appending.clear();
                 let appended = events
                     .zip(outcomes)
                     .filter_map(|(event, outcome)| match *outcome {
-                        Ok(Appended::New(seq)) => Some(Stored { seq, event }),
+                        Ok(Appended::New(seq)) => Some((seq, event)),
                         _ => None,
                     });
-                self.shared.fresh.remember(appended);
-                let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
-                // Whether a full spool has room again is for the upkeep to say: a smaller event may fit
-                // where the last did not.
-                self.tell(match (refused, self.refusing()) {
-                    (Some(full), _) if self.store.room().bytes < HEADROOM => Some(full.clone()),
+                self.shared.cache.add(appended);
+                let is_full = |error: &&AppendError| matches!(error, AppendError::Full(_));
+                let full = outcomes
+                    .iter()
+                    .filter_map(|outcome| outcome.as_ref().err())
+                    .find(is_full);
+                // Whether there is space again is for the maintenance to say: a smaller event may fit if the
+                // last did not.
+                self.publish_status(match (full, self.refusing()) {
+                    (Some(full), _) if self.store.free_space().bytes < HEADROOM => {
+                        Some(full.clone())
+                    }
                     (_, full @ Some(AppendError::Full(_))) => full,
                     _ => None,
                 });
-                for ((reply, room), outcome) in waiting.drain(..).zip(outcomes) {
-                    // Before the answer: whoever has it may come again at once.
-                    drop(room);
-                    // Whoever asked may have gone; the event is kept all the same.
+                for ((reply, permit), outcome) in waiters.drain(..).zip(outcomes) {
+                    // Before the answer: the client may send the next callback at once.
+                    drop(permit);
+                    // The client may be gone; the event is kept all the same.
                     let _ = reply.send(outcome.clone());
                 }
                 Ok(())
             }
             Err(error) => {
-                for (reply, room) in waiting.drain(..) {
-                    drop(room);
+                for (reply, permit) in waiters.drain(..) {
+                    drop(permit);
                     let _ = reply.send(Err(error.clone()));
                 }
-                self.survive(error, APPENDING)
+                self.handle_error(error, |writer| &mut writer.appending)
             }
         }
     }
 
-    /// Saves the cursors, deletes what is over, and looks whether there is room again.
-    fn upkeep(&mut self) -> Result<(), AppendError> {
+    /// Saves the cursors, purges expired events, and finds out whether there is space again.
+    fn maintain(&mut self) -> Result<(), AppendError> {
         let began = Instant::now();
-        self.shared.look_for_put_aside();
+        if !self.shared.quarantined().is_empty()
+            && let Ok(quarantined) = salvage::quarantined(self.store.path())
+        {
+            *self.shared.quarantined() = quarantined;
+        }
         let cursors = &self.shared.cursors;
         let refusing = self.refusing();
-        let doubtful = matches!(refusing, Some(AppendError::Io(_)));
+        let may_work_again = matches!(refusing, Some(AppendError::Io(_)));
         let enough = match refusing {
             Some(AppendError::Full(_)) => ENOUGH,
             _ => HEADROOM,
         };
         let done = self.store.save_cursors(cursors).and_then(|()| {
-            if doubtful {
+            if may_work_again {
                 self.store.probe()?;
             }
-            let more = self.store.expire(cursors)?;
-            Ok((more, self.store.make_room(enough, cursors)?))
+            self.store.count_rejected(cursors)?;
+            let more = self.store.purge_expired(cursors)?;
+            Ok((more, self.store.make_space(enough, cursors)?))
         });
         let pause = match done {
-            Ok((true, _)) => (began.elapsed() * DELETE_PAUSE).min(UPKEEP),
-            _ => UPKEEP,
+            Ok((true, _)) => (began.elapsed() * PURGE_PAUSE).min(MAINTENANCE),
+            _ => MAINTENANCE,
         };
-        self.upkeep_due = Instant::now() + pause;
+        self.maintenance_due = Instant::now() + pause;
         match done {
-            Ok((_, room)) => {
-                self.shared.trust(UPKEEPING);
-                let full = room.bytes < enough;
-                self.tell(full.then(|| AppendError::Full(self.store.explain(room))));
+            Ok((_, free)) => {
+                self.maintaining.clear();
+                let full = free.bytes < enough;
+                self.publish_status(full.then(|| AppendError::Full(self.store.explain(free))));
                 Ok(())
             }
-            Err(error) => self.survive(&error, UPKEEPING),
+            Err(error) => self.handle_error(&error, |writer| &mut writer.maintaining),
         }
     }
 
@@ -268,15 +304,21 @@ impl Writer {
         self.shared.status.borrow().refusing.clone()
     }
 
-    /// Tells of an error; returns it where the thread must not go on after it.
-    fn survive(&self, error: &AppendError, work: Seq) -> Result<(), AppendError> {
+    /// Publishes an error; returns it if it ends the thread.
+    fn handle_error(
+        &mut self,
+        error: &AppendError,
+        suspicion: fn(&mut Self) -> &mut Suspicion,
+    ) -> Result<(), AppendError> {
         match error {
             AppendError::Damaged(what) => {
-                self.tell(Some(AppendError::Io(what.clone())));
-                self.shared.doubt(work, what);
+                self.publish_status(Some(AppendError::Io(what.clone())));
+                if suspicion(self).confirm() {
+                    self.shared.found_damage(what);
+                }
             }
             AppendError::Failed(_) => self.shared.refuse(error.clone()),
-            _ => self.tell(Some(error.clone())),
+            _ => self.publish_status(Some(error.clone())),
         }
         match self.refusing() {
             Some(error) if error.is_final() => Err(error),
@@ -284,8 +326,8 @@ impl Writer {
         }
     }
 
-    /// Tells everybody how things stand, and the log when that changes. What failed for good stays so.
-    fn tell(&self, refusing: Option<AppendError>) {
+    /// Publishes the spool's state, and logs it when it changes. A failure is final.
+    fn publish_status(&self, refusing: Option<AppendError>) {
         let used_bytes = self.store.usage().used_bytes;
         self.shared.status.send_modify(|status| {
             status.first = self.store.first();

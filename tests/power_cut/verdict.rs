@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use recall_relay::event::{Event, Kind, Seq};
+use recall_relay::event::{Event, Kind, Millis, Seq};
 use recall_relay::setting::Size;
 use recall_relay::spool::{Appended, Config, Row, Spool};
 use tokio::runtime::Runtime;
@@ -86,9 +86,13 @@ impl Judge {
         }
 
         let event = Event {
-            kind: Kind::Recalled,
             id: Uuid::from_u128(1),
-            bytes: Bytes::from_static(b"one more"),
+            kind: Kind::Group,
+            conversation: "1:group".into(),
+            subject: None,
+            group_type: None,
+            time: Millis::now(),
+            body: Bytes::from_static(b"one more"),
         };
         let Ok(Appended::New(next)) = spool.append(event).await else {
             return Err("nothing can be appended".to_owned());
@@ -108,17 +112,18 @@ impl Judge {
     async fn rows(&mut self, spool: &Spool) -> Result<Vec<(Seq, Recall)>, String> {
         let mut rows: Vec<(Seq, Recall)> = Vec::new();
         let status = spool.status();
-        let mut tail = spool.tail(Seq(0)).map_err(|error| error.to_string())?;
-        while status.rows() > 0 && tail.position() < status.last {
-            let read = tail.next(1000).await;
+        let mut reader = spool.reader(Seq(0));
+        while status.rows() > 0 && reader.position() < status.last {
+            let read = reader.next(1000).await;
             for row in read.map_err(|error| format!("{error}: {error:?}"))? {
-                let Row::Event(stored) = row else {
-                    return Err(format!("number {} is damaged", row.seq()));
+                let Row { seq, event } = row;
+                let Some(event) = event else {
+                    return Err(format!("number {seq} is damaged"));
                 };
-                if rows.last().is_some_and(|(last, _)| *last >= stored.seq) {
-                    return Err(format!("number {} is out of order", stored.seq));
+                if rows.last().is_some_and(|(last, _)| *last >= seq) {
+                    return Err(format!("number {seq} is out of order"));
                 }
-                rows.push((stored.seq, self.recall(&stored.event)?));
+                rows.push((seq, self.recall(&event)?));
             }
         }
         for (seq, recall) in &rows {
@@ -131,8 +136,8 @@ impl Judge {
         let (bytes, recall) = self
             .events
             .entry(event.id)
-            .or_insert_with(|| (event.bytes.clone(), Recall::of(&event.bytes)));
-        if *bytes != event.bytes {
+            .or_insert_with(|| (event.body.clone(), Recall::of(&event.body)));
+        if *bytes != event.body {
             return Err(format!("{recall:?} has other bytes than before"));
         }
         Ok(recall.clone())

@@ -23,7 +23,7 @@ fn read(query: &str, body: &[u8]) -> Result<Understood, Fault> {
 fn understood(body: &str) -> (Value, Vec<Oddity>) {
     let query = "ClientIP=127.0.0.1&OptPlatform=RESTAPI";
     let understood = read(query, body.as_bytes()).unwrap();
-    let event = serde_json::from_slice(&understood.event.bytes).unwrap();
+    let event = serde_json::from_slice(&understood.event.body).unwrap();
     (event, understood.oddities)
 }
 
@@ -139,7 +139,7 @@ fn odd_details_are_left_out_and_reported() {
 fn odd_clients_are_left_out() {
     let body = group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#);
     let understood = read("ClientIP=nowhere&OptPlatform=", body.as_bytes()).unwrap();
-    let event: Value = serde_json::from_slice(&understood.event.bytes).unwrap();
+    let event: Value = serde_json::from_slice(&understood.event.body).unwrap();
     assert!(event["data"].get("client").is_none());
     assert!(understood.oddities.contains(&Oddity::Unusable("ClientIP")));
     assert!(
@@ -248,7 +248,7 @@ proptest! {
         let one = read("ClientIP=::1", &bytes).unwrap();
         let other = read("", &bytes).unwrap();
         prop_assert_eq!(one.event.id, other.event.id);
-        let event: Value = serde_json::from_slice(&one.event.bytes).unwrap();
+        let event: Value = serde_json::from_slice(&one.event.body).unwrap();
         prop_assert_eq!(&event["data"]["conversation"]["group_id"], &json!(group));
         prop_assert_eq!(event["data"]["messages"].as_array().unwrap().len(), seqs.len());
     }

@@ -38,11 +38,7 @@ fn poisons() -> impl Strategy<Value = BTreeMap<u64, Poison>> {
 async fn forward(spool: &Spool, broker: &Chaos, numbers: std::ops::RangeInclusive<u64>) {
     let last = Seq(*numbers.end());
     for number in numbers {
-        let event = Event {
-            kind: Kind::Recalled,
-            id: Uuid::from_u128(number.into()),
-            bytes: Bytes::from(format!("event {number}")),
-        };
+        let event = event(number.into(), format!("event {number}"));
         spool.append(event).await.unwrap();
     }
     let cursor = spool.cursor("chaos").unwrap();

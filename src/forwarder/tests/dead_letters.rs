@@ -38,8 +38,8 @@ async fn what_no_place_takes_stays_in_the_spool() {
     rig.until("the end", |rig| rig.cursor.position() == Seq(3))
         .await;
     assert_eq!(
-        rig.set_aside(),
-        [(2, "too_large".to_owned(), b"event 2".to_vec())]
+        rig.stored_dead_letters(),
+        [(2, "too_large".to_owned(), "event 2".to_owned())]
     );
     assert_eq!(rig.state.figures().refused, 1);
     assert_eq!(rig.drain().await, [1, 3]);
@@ -59,7 +59,7 @@ async fn a_letter_that_is_refused_alone_ends_the_search() {
     broker.set().down = false;
     rig.until("the end", |rig| rig.cursor.position() == Seq(40))
         .await;
-    assert_eq!(rig.set_aside().len(), 1);
+    assert_eq!(rig.stored_dead_letters().len(), 1);
     let behaviour = broker.set();
     assert_eq!(
         behaviour.made_smaller, 0,
@@ -83,7 +83,7 @@ async fn where_the_place_of_dead_letters_is_closed_events_go_on_as_before() {
     };
     rig.until("the end", |rig| rig.cursor.position() == Seq(40))
         .await;
-    let numbers = rig.set_aside().into_iter().map(|(seq, ..)| seq);
+    let numbers = rig.stored_dead_letters().into_iter().map(|(seq, ..)| seq);
     assert_eq!(numbers.collect::<Vec<_>>(), [7, 8]);
     assert_eq!(rig.state.figures().refused, 2);
     let expected: Vec<u64> = (1..=40).filter(|seq| ![7, 8].contains(seq)).collect();

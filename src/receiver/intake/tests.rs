@@ -23,7 +23,9 @@ struct Stuck(Mutex<Vec<(Event, OwnedSemaphorePermit)>>);
 impl Durability for &'static Stuck {
     async fn keep(&self, event: Event, room: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
         self.0.lock().unwrap().push((event, room));
-        Err(NotKept("the disk did not answer in time".to_owned()))
+        Err(NotKept::Unavailable(
+            "the disk did not answer in time".to_owned(),
+        ))
     }
 }
 
@@ -103,12 +105,12 @@ async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
 
 #[tokio::test]
 async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
-    // Each byte is written as six.
+    // In base64 three bytes become four.
     let body = || Full::from("\u{1}".repeat(60 << 10));
     for (room, second) in [
         (100 << 10, "too many bodies at once"),
-        (400 << 10, "too many bodies at once"),
-        (800 << 10, "the disk did not answer in time"),
+        (130 << 10, "too many bodies at once"),
+        (170 << 10, "the disk did not answer in time"),
     ] {
         let (intake, _) = intake(room);
         let (_, answer) = post(&intake, body()).await;

@@ -13,10 +13,10 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::errors::stopping;
-use super::outbox::Outbox;
+use super::group_offset::{Committed, GroupOffset};
+use super::producer::Producer;
 use super::reports::Reports;
-use super::standing::{Committed, GroupOffset};
-use crate::sink::{SessionError, Standing};
+use crate::sink::{CommittedPosition, SessionError};
 
 /// How long one call may block, but for the offset; what ends it is looked at in between.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,23 +70,26 @@ impl Coordinator {
     /// # Errors
     /// [`SessionError::Fenced`] where another process has said so since this one did.
     pub(super) async fn open(
-        outbox: &Outbox,
+        session_producer: &Producer,
         client: &ClientConfig,
         topic: &str,
         identity: &Identity,
-    ) -> Result<(Self, Standing), SessionError> {
-        let (producer, over) = (Arc::clone(outbox.producer()), Arc::clone(outbox.over()));
+    ) -> Result<(Self, CommittedPosition), SessionError> {
+        let (producer, over) = (
+            Arc::clone(session_producer.client()),
+            Arc::clone(session_producer.over()),
+        );
         let (client, topic) = (client.clone(), topic.to_owned());
         let (id, owner) = (identity.id.clone(), identity.owner);
         let replaced = Arc::clone(&identity.replaced);
         let open = move || {
             let deadline = Instant::now() + INIT_TIMEOUT;
-            let in_vain = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
+            let cancelled = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
             let failed = |doing: &str| {
                 let doing = format!("{doing} {id}");
                 move |error: KafkaError| SessionError::unavailable(doing, error)
             };
-            insist(in_vain, || producer.init_transactions(CALL_TIMEOUT))
+            retry(cancelled, || producer.init_transactions(CALL_TIMEOUT))
                 .map_err(failed("could not begin transactions as"))?;
             let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
                 .map_err(failed("could not read the offset of group"))?;
@@ -105,7 +108,7 @@ impl Coordinator {
                 info!(transactional_id = id, "events are published exactly once");
                 last_owner
             });
-            let standing = standing(&id, committed);
+            let position = position(&id, committed);
             let coordinator = Self {
                 producer,
                 offset,
@@ -114,9 +117,9 @@ impl Coordinator {
             coordinator
                 .producer
                 .begin_transaction()
-                .and_then(|()| coordinator.commit(standing, in_vain))
+                .and_then(|()| coordinator.commit(position, cancelled))
                 .map_err(failed("could not commit the offset of group"))?;
-            Ok((coordinator, standing))
+            Ok((coordinator, position))
         };
         spawn_blocking(open).await.map_err(stopping)?
     }
@@ -131,26 +134,26 @@ impl Coordinator {
     /// Ends the transaction with this offset in it, and begins another one.
     pub(super) fn start_commit(
         self: &Arc<Self>,
-        standing: Standing,
+        position: CommittedPosition,
     ) -> JoinHandle<KafkaResult<()>> {
         let coordinator = Arc::clone(self);
         spawn_blocking(move || {
-            coordinator.commit(standing, || coordinator.over.load(Ordering::Acquire))
+            coordinator.commit(position, || coordinator.over.load(Ordering::Acquire))
         })
     }
 
     /// The cluster does not hear of the new transaction before that has records.
-    fn commit(&self, standing: Standing, in_vain: impl Fn() -> bool) -> KafkaResult<()> {
+    fn commit(&self, position: CommittedPosition, cancelled: impl Fn() -> bool) -> KafkaResult<()> {
         let producer = &self.producer;
-        insist(&in_vain, || {
-            self.offset.send(standing, producer, OFFSET_TIMEOUT)
+        retry(&cancelled, || {
+            self.offset.send(position, producer, OFFSET_TIMEOUT)
         })?;
         // The last report is read by another thread, and counts until that is done with it. The call below would
         // wait for more of them, which do not come.
-        while producer.in_flight_count() > 0 && !in_vain() {
+        while producer.in_flight_count() > 0 && !cancelled() {
             thread::park_timeout(SHORTLY);
         }
-        insist(&in_vain, || producer.commit_transaction(CALL_TIMEOUT))?;
+        retry(&cancelled, || producer.commit_transaction(CALL_TIMEOUT))?;
         producer.begin_transaction()
     }
 
@@ -159,8 +162,9 @@ impl Coordinator {
         let coordinator = Arc::clone(self);
         let deadline = Instant::now() + ABORT_TIMEOUT;
         spawn_blocking(move || {
-            let in_vain = || coordinator.over.load(Ordering::Acquire) || Instant::now() >= deadline;
-            insist(in_vain, || {
+            let cancelled =
+                || coordinator.over.load(Ordering::Acquire) || Instant::now() >= deadline;
+            retry(cancelled, || {
                 coordinator.producer.abort_transaction(CALL_TIMEOUT)
             })?;
             coordinator.producer.begin_transaction()
@@ -169,7 +173,7 @@ impl Coordinator {
 }
 
 /// What the cluster knows of where the relay stands.
-fn standing(group: &str, committed: Option<Committed>) -> Standing {
+fn position(group: &str, committed: Option<Committed>) -> CommittedPosition {
     if committed.is_none() {
         info!(
             group,
@@ -177,17 +181,17 @@ fn standing(group: &str, committed: Option<Committed>) -> Standing {
              offsets.retention.minutes; the spool's own cursor counts"
         );
     }
-    committed.map(|found| found.standing).unwrap_or_default()
+    committed.map(|found| found.position).unwrap_or_default()
 }
 
 /// Calls again what was not done in time, as librdkafka wants it.
-fn insist(
-    in_vain: impl Fn() -> bool,
+fn retry(
+    cancelled: impl Fn() -> bool,
     mut call: impl FnMut() -> KafkaResult<()>,
 ) -> KafkaResult<()> {
     loop {
         match call() {
-            Err(error) if is_retriable(&error) && !in_vain() => {}
+            Err(error) if is_retriable(&error) && !cancelled() => {}
             outcome => return outcome,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Promises beyond those of every sink:
 //! - records of one key go to one partition, the one that a Java client would choose, in order: the first
-//!   record on a partition goes alone (`lanes`); after a failed batch the producer stops
+//!   record on a partition goes alone (`partition_state`); after a failed batch the producer stops
 //!   (`enable.gapless.guarantee`), and the next session starts again from the cursor;
 //! - no record is given up because time has passed (`message.timeout.ms` is 0);
 //! - with `kafka.exactly_once`, records and where they end are there together, or neither is (`transactions`);
@@ -10,13 +10,13 @@
 
 mod coordinator;
 mod errors;
-mod lanes;
-mod outbox;
+mod group_offset;
+mod partition_state;
 mod poller;
+mod producer;
 mod properties;
 mod reports;
 mod session;
-mod standing;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -41,7 +41,7 @@ pub use session::KafkaSession;
 use super::{SessionError, Sink};
 use crate::setting;
 use coordinator::{Coordinator, Identity};
-use outbox::Outbox;
+use producer::Producer;
 use transactions::Transactions;
 
 /// The name of this sink.
@@ -237,22 +237,22 @@ impl Sink for Kafka {
         let Self { config, identity } = self;
         let id = identity.as_ref().map(|identity| identity.id.as_str());
         let client = config.client(id);
-        let mut outbox = Outbox::open(&client, &config.topic, &config.dead_letter_topic)?;
+        let mut producer = Producer::open(&client, &config.topic, &config.dead_letter_topic)?;
         let ready = async {
-            outbox.starts(topics::ensure(config, outbox.producer()).await?);
+            producer.starts(topics::ensure(config, producer.client()).await?);
             match identity {
                 None => Ok(None),
                 Some(identity) => {
-                    let opened = Coordinator::open(&outbox, &client, &config.topic, identity);
-                    let (coordinator, standing) = opened.await?;
-                    Ok(Some(Transactions::new(coordinator, standing)))
+                    let opened = Coordinator::open(&producer, &client, &config.topic, identity);
+                    let (coordinator, position) = opened.await?;
+                    Ok(Some(Transactions::new(coordinator, position)))
                 }
             }
         };
         match ready.await {
-            Ok(transactions) => Ok(KafkaSession::new(outbox, transactions)),
+            Ok(transactions) => Ok(KafkaSession::new(producer, transactions)),
             Err(error) => {
-                outbox.close().await;
+                producer.close().await;
                 Err(error)
             }
         }

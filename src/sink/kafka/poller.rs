@@ -8,7 +8,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
 use super::reports::Reports;
-use super::topics::{self, Partitions};
+use super::topics::{self, PartitionCounts};
 
 /// How long one poll waits; what ends the thread is looked at in between.
 const POLL: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ pub(super) struct Poller {
     pub topic: String,
     pub dead_letter_topic: String,
     /// Known once the topics are.
-    pub partitions: Arc<OnceLock<Partitions>>,
+    pub partitions: Arc<OnceLock<PartitionCounts>>,
     pub over: Arc<AtomicBool>,
 }
 

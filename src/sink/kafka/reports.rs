@@ -1,6 +1,6 @@
 //! What librdkafka reports, gathered by the thread that polls it and read by the session.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::errors::{Class, classify, is_missing_right};
-use super::lanes::Lane;
+use super::partition_state::Partition;
 use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError};
 
@@ -32,15 +32,15 @@ pub(super) struct Reports {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Report {
     /// The cluster has these for good.
-    Confirmed(Vec<(Lane, Seq)>),
+    Confirmed(Vec<(Partition, Seq)>),
     /// Anything else.
     Other(Progress),
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
-    confirmed: Vec<(Lane, Seq)>,
-    refused: VecDeque<(Seq, Refusal)>,
+    confirmed: Vec<(Partition, Seq)>,
+    refused: Vec<(Seq, Refusal)>,
     stalled: Stalled,
     failure: Option<Failure>,
     /// It is the producer that has failed: no record will be taken any more.
@@ -87,7 +87,7 @@ impl Reports {
 
     /// Reports that librdkafka did not even take a record, and never will.
     pub(super) fn refuse(&self, seq: Seq, refusal: Refusal) {
-        self.inbox().refused.push_back((seq, refusal));
+        self.inbox().refused.push((seq, refusal));
         self.news.notify_one();
     }
 
@@ -149,8 +149,9 @@ impl Inbox {
         if !self.confirmed.is_empty() {
             return Some(Ok(Report::Confirmed(std::mem::take(&mut self.confirmed))));
         }
-        if let Some((seq, refusal)) = self.refused.pop_front() {
-            return Some(Ok(Report::Other(Progress::Refused(seq, refusal))));
+        if !self.refused.is_empty() {
+            let refused = std::mem::take(&mut self.refused);
+            return Some(Ok(Report::Other(Progress::Refused(refused))));
         }
         if self.stalled.to_tell {
             self.stalled.to_tell = false;
@@ -223,7 +224,7 @@ impl RecordId {
     #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
     pub(super) fn of(delivery: &Delivery) -> Self {
         let dead_letter = usize::from(delivery.is_dead_letter());
-        Self(((delivery.stored.seq.0 as usize) << 1) | dead_letter)
+        Self(((delivery.seq.0 as usize) << 1) | dead_letter)
     }
 
     pub(super) const fn opaque(self) -> usize {
@@ -308,11 +309,11 @@ impl ProducerContext for Reports {
         let mut inbox = self.inbox();
         match result {
             Ok(message) => {
-                let lane = Lane {
+                let partition = Partition {
                     dead_letter: id.is_dead_letter(),
-                    partition: message.partition(),
+                    number: message.partition(),
                 };
-                inbox.confirmed.push((lane, id.seq()));
+                inbox.confirmed.push((partition, id.seq()));
                 if inbox.stalled.now {
                     inbox.stalled.now = false;
                     inbox.stalled.to_tell = true;
@@ -387,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refused_records_are_reported_in_order() {
+    async fn refused_records_are_reported_together_and_in_order() {
         let reports = Reports::default();
         let refusal = || Refusal {
             reason: "too_large",
@@ -396,10 +397,9 @@ mod tests {
         for seq in 1..=3 {
             reports.refuse(Seq(seq), refusal());
         }
-        for seq in 1..=3 {
-            let expected = Report::Other(Progress::Refused(Seq(seq), refusal()));
-            assert_eq!(reports.next().await.unwrap(), expected);
-        }
+        let refused = [1, 2, 3].map(|seq| (Seq(seq), refusal()));
+        let expected = Report::Other(Progress::Refused(refused.into()));
+        assert_eq!(reports.next().await.unwrap(), expected);
     }
 
     #[tokio::test]
@@ -410,14 +410,14 @@ mod tests {
             RDKafkaErrorCode::UnknownTopic,
             "gone".to_owned(),
         );
-        let lane = Lane {
+        let partition = Partition {
             dead_letter: false,
-            partition: 0,
+            number: 0,
         };
-        reports.inbox().confirmed.push((lane, Seq(7)));
+        reports.inbox().confirmed.push((partition, Seq(7)));
         assert_eq!(
             reports.next().await.unwrap(),
-            Report::Confirmed(vec![(lane, Seq(7))])
+            Report::Confirmed(vec![(partition, Seq(7))])
         );
         assert!(matches!(
             reports.next().await,

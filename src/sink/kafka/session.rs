@@ -1,12 +1,13 @@
 //! A session: events as they come, or in transactions.
 
-use super::outbox::Outbox;
+use super::producer::Producer;
 use super::transactions::Transactions;
-use crate::sink::{Delivery, Progress, Session, SessionError, Standing};
+use crate::event::Seq;
+use crate::sink::{CommittedPosition, Progress, Session, SessionError, Window};
 
 /// A producer with records in flight.
 pub struct KafkaSession {
-    outbox: Outbox,
+    producer: Producer,
     /// Where events are published exactly once.
     transactions: Option<Transactions>,
 }
@@ -20,37 +21,37 @@ impl std::fmt::Debug for KafkaSession {
 }
 
 impl KafkaSession {
-    pub(super) const fn new(outbox: Outbox, transactions: Option<Transactions>) -> Self {
+    pub(super) const fn new(producer: Producer, transactions: Option<Transactions>) -> Self {
         Self {
-            outbox,
+            producer,
             transactions,
         }
     }
 }
 
 impl Session for KafkaSession {
-    fn standing(&self) -> Option<Standing> {
-        self.transactions.as_ref().map(Transactions::standing)
+    fn committed_position(&self) -> Option<CommittedPosition> {
+        self.transactions.as_ref().map(Transactions::position)
     }
 
-    fn publish(&mut self, deliveries: Vec<Delivery>) {
+    fn publish(&mut self, window: &Window, seqs: &[Seq]) {
         match &mut self.transactions {
-            Some(transactions) => transactions.publish(deliveries, &mut self.outbox),
-            None => self.outbox.publish(deliveries),
+            Some(transactions) => transactions.publish(window, seqs, &mut self.producer),
+            None => self.producer.publish(window, seqs),
         }
     }
 
-    async fn progress(&mut self) -> Result<Progress, SessionError> {
+    async fn progress(&mut self, window: &Window) -> Result<Progress, SessionError> {
         match &mut self.transactions {
-            Some(transactions) => transactions.progress(&mut self.outbox).await,
-            None => self.outbox.progress().await,
+            Some(transactions) => transactions.progress(window, &mut self.producer).await,
+            None => self.producer.progress(window).await,
         }
     }
 
     async fn close(self) {
         if let Some(transactions) = self.transactions {
-            transactions.close(&self.outbox).await;
+            transactions.close(&self.producer).await;
         }
-        self.outbox.close().await;
+        self.producer.close().await;
     }
 }

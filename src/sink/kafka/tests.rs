@@ -1,10 +1,9 @@
 //! A session against librdkafka's own mock brokers, which fail requests on demand. Like a real broker
 //! that has not seen this producer yet, they take whatever sequence comes first.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
@@ -15,8 +14,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{Config, Kafka, KafkaSession};
-use crate::event::{Event, Kind, Seq, Stored};
-use crate::sink::{Delivery, Progress, Session as _, SessionError, Sink as _};
+use crate::event::{Seq, tests::event};
+use crate::sink::{Delivery, Progress, Session as _, SessionError, Sink as _, Window};
 
 const TOPIC: &str = "events";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,44 +89,33 @@ impl Brokers {
     }
 }
 
-pub(super) fn deliveries(numbers: std::ops::RangeInclusive<u64>, key: &str) -> Vec<Delivery> {
-    let delivery = |number| {
-        let id = Uuid::from_u128(u128::from(number));
-        let json = serde_json::json!({
-            "id": id, "source": "/tencent-im/1", "type": "t", "time": "2022-12-09T08:26:54.123Z",
-            "partitionkey": key, "data": {"sdk_app_id": 1},
-        });
-        let event = Event {
-            kind: Kind::Recalled,
-            id,
-            bytes: Bytes::from(json.to_string()),
-        };
-        Delivery::from(Stored {
+/// A window with these events in flight, all of one conversation.
+fn window(numbers: std::ops::RangeInclusive<u64>) -> Window {
+    let mut window = Window::default();
+    for number in numbers {
+        let body = serde_json::json!({"id": Uuid::from_u128(number.into())});
+        window.admit(Delivery {
             seq: Seq(number),
-            event,
-        })
-    };
-    numbers.map(delivery).collect()
+            event: Arc::new(event(number.into(), body.to_string())),
+            refusal: None,
+        });
+    }
+    window
 }
 
 /// Publishes one after the other, so that they are not all in one batch; the numbers that are reported
 /// as confirmed, in that order, and how it ended if it did before all were.
-async fn publish(sink: &mut Kafka, deliveries: Vec<Delivery>) -> (Vec<u64>, Option<SessionError>) {
-    publish_in(sink.connect().await.unwrap(), deliveries).await
+async fn publish(sink: &mut Kafka, window: Window) -> (Vec<u64>, Option<SessionError>) {
+    publish_in(sink.connect().await.unwrap(), window).await
 }
 
-async fn publish_in(
-    mut session: KafkaSession,
-    deliveries: Vec<Delivery>,
-) -> (Vec<u64>, Option<SessionError>) {
-    let mut missing: VecDeque<_> = deliveries
-        .iter()
-        .map(|delivery| delivery.stored.seq)
-        .collect();
-    session.publish(deliveries);
+async fn publish_in(mut session: KafkaSession, window: Window) -> (Vec<u64>, Option<SessionError>) {
+    let seqs: Vec<Seq> = window.in_flight().map(|delivery| delivery.seq).collect();
+    session.publish(&window, &seqs);
+    let mut missing = seqs;
     let (mut confirmed, mut end) = (Vec::new(), None);
     while end.is_none() && !missing.is_empty() {
-        match timeout(PATIENCE, session.progress())
+        match timeout(PATIENCE, session.progress(&window))
             .await
             .expect("progress")
         {
@@ -151,7 +139,7 @@ async fn nothing_is_confirmed_that_a_new_session_has_not_got_through() {
     ] {
         let brokers = Brokers::start(1);
         brokers.fail_once(error);
-        let (confirmed, end) = publish(&mut brokers.sink(), deliveries(1..=20, "a")).await;
+        let (confirmed, end) = publish(&mut brokers.sink(), window(1..=20)).await;
         let found = brokers.read(0);
         let all: Vec<u128> = (1..=20).collect();
         assert_eq!(found, all, "{error:?}; confirmed: {confirmed:?}; {end:?}");
@@ -162,7 +150,7 @@ async fn nothing_is_confirmed_that_a_new_session_has_not_got_through() {
 async fn nothing_passes_what_a_new_session_could_not_publish() {
     let brokers = Brokers::start(1);
     brokers.fail_once(RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE);
-    let (confirmed, end) = publish(&mut brokers.sink(), deliveries(1..=20, "a")).await;
+    let (confirmed, end) = publish(&mut brokers.sink(), window(1..=20)).await;
     assert!(matches!(end, Some(SessionError::Refused(_))), "{end:?}");
     assert!(confirmed.is_empty(), "{confirmed:?}");
     assert_eq!(brokers.read(0), [0_u128; 0]);
@@ -201,7 +189,7 @@ async fn publish_while_failing(
     let mut sink = brokers.sink_that(true);
     let session = sink.connect().await.unwrap();
     brokers.0.request_errors(request, &vec![error; times]);
-    publish_in(session, deliveries(1..=20, "a")).await
+    publish_in(session, window(1..=20)).await
 }
 
 #[tokio::test]
@@ -247,7 +235,7 @@ async fn an_abort_that_fails_ends_the_session() {
     brokers
         .0
         .request_errors(RDKafkaApiKey::EndTxn, &[fenced; 100]);
-    let (confirmed, end) = publish_in(session, deliveries(1..=20, "a")).await;
+    let (confirmed, end) = publish_in(session, window(1..=20)).await;
     assert!(confirmed.is_empty(), "{confirmed:?}");
     let reason = end.expect("an end").to_string();
     assert!(reason.contains("could not abort"), "{reason}");

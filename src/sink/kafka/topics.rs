@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How many partitions the topics have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Partitions {
+pub(super) struct PartitionCounts {
     pub events: i32,
     pub dead_letters: i32,
 }
@@ -32,8 +32,8 @@ pub(super) struct Partitions {
 pub(super) async fn ensure(
     config: &Config,
     producer: &Arc<BaseProducer<Reports>>,
-) -> Result<Partitions, SessionError> {
-    Ok(Partitions {
+) -> Result<PartitionCounts, SessionError> {
+    Ok(PartitionCounts {
         events: ensure_one(config, producer, &config.topic).await?,
         dead_letters: ensure_one(config, producer, &config.dead_letter_topic).await?,
     })

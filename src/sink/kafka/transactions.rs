@@ -19,9 +19,11 @@ use tracing::debug;
 
 use super::coordinator::{CALL_TIMEOUT, Coordinator, is_abortable};
 use super::errors::{is_missing_right, stopping};
-use super::outbox::Outbox;
+use super::producer::Producer;
 use crate::event::Seq;
-use crate::sink::{DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError, Standing};
+use crate::sink::{
+    CommittedPosition, DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError, Window,
+};
 
 /// How often a batch is sent again in a session.
 const TRIES: u8 = 2;
@@ -44,10 +46,10 @@ const REFRESH_EVERY: Duration = Duration::from_hours(12);
 /// The transactions of one producer.
 pub(super) struct Transactions {
     coordinator: Arc<Coordinator>,
-    standing: Standing,
+    position: CommittedPosition,
     refresh_due: Instant,
     /// What the next transactions take.
-    pending: VecDeque<Delivery>,
+    pending: VecDeque<Seq>,
     /// Bytes after which the next one takes no more events.
     enough: usize,
     batch: Option<Batch>,
@@ -55,7 +57,7 @@ pub(super) struct Transactions {
 
 /// The events of one transaction.
 struct Batch {
-    deliveries: Vec<Delivery>,
+    seqs: Vec<Seq>,
     stage: Stage,
     /// When something was last heard of it.
     news: Instant,
@@ -71,11 +73,11 @@ enum Stage {
 }
 
 impl Transactions {
-    /// Those of a producer whose last one ended at `standing`.
-    pub(super) fn new(coordinator: Coordinator, standing: Standing) -> Self {
+    /// Those of a producer whose last one ended at `position`.
+    pub(super) fn new(coordinator: Coordinator, position: CommittedPosition) -> Self {
         Self {
             coordinator: Arc::new(coordinator),
-            standing,
+            position,
             refresh_due: Instant::now() + REFRESH_EVERY,
             pending: VecDeque::new(),
             enough: FIRST_BATCH,
@@ -84,31 +86,34 @@ impl Transactions {
     }
 
     /// Where the last transaction ended.
-    pub(super) const fn standing(&self) -> Standing {
-        self.standing
+    pub(super) const fn position(&self) -> CommittedPosition {
+        self.position
     }
 
-    /// Takes events, in order, or one of the batch under way again, for the dead letters.
-    pub(super) fn publish(&mut self, deliveries: Vec<Delivery>, outbox: &mut Outbox) {
-        for delivery in deliveries {
-            let in_batch = self.batch.as_mut().and_then(|batch| batch.place(&delivery));
-            if let Some(place) = in_batch {
-                *place = delivery.clone();
-                outbox.publish([delivery]);
+    /// Publishes events of the window, in order, or one of the batch under way again, as a dead letter.
+    pub(super) fn publish(&mut self, window: &Window, seqs: &[Seq], producer: &mut Producer) {
+        for seq in seqs {
+            let in_batch = self.batch.as_ref().is_some_and(|batch| batch.has(*seq));
+            if in_batch {
+                producer.publish(window, &[*seq]);
             } else {
-                self.pending.push_back(delivery);
+                self.pending.push_back(*seq);
             }
         }
-        self.send_next(outbox);
+        self.send_next(window, producer);
     }
 
     /// What has happened since; waits until there is something. Cancel safe.
-    pub(super) async fn progress(&mut self, outbox: &mut Outbox) -> Result<Progress, SessionError> {
+    pub(super) async fn progress(
+        &mut self,
+        window: &Window,
+        producer: &mut Producer,
+    ) -> Result<Progress, SessionError> {
         loop {
-            self.send_next(outbox);
+            self.send_next(window, producer);
             let Some(batch) = &mut self.batch else {
                 tokio::select! {
-                    progress = outbox.progress() => return progress,
+                    progress = producer.progress(window) => return progress,
                     () = sleep_until(self.refresh_due) => {
                         self.batch = Some(Batch::of(Vec::new()));
                         continue;
@@ -117,35 +122,37 @@ impl Transactions {
             };
             match &mut batch.stage {
                 Stage::Sending(0) => {
-                    let standing = batch.end().unwrap_or(self.standing);
-                    batch.enter(Stage::Committing(self.coordinator.start_commit(standing)));
+                    let position = batch.end(window).unwrap_or(self.position);
+                    batch.enter(Stage::Committing(self.coordinator.start_commit(position)));
                 }
-                Stage::Sending(_) => match batch.heard(SENDING_TIMEOUT, outbox).await {
+                Stage::Sending(_) => match batch.heard(SENDING_TIMEOUT, window, producer).await {
                     Ok(Progress::Confirmed(seqs)) => batch.arrived(seqs.len()),
-                    Ok(Progress::Refused(seq, refusal)) => {
-                        // One that is not even a dead letter is kept by the spool before this is called again.
-                        if batch.is_dead_letter(seq) {
-                            batch.arrived(1);
-                        }
-                        return Ok(Progress::Refused(seq, refusal));
+                    Ok(Progress::Refused(refused)) => {
+                        // The spool keeps refused dead letters before this is called again.
+                        let dead_letters = refused.iter().filter(|(seq, _)| {
+                            let delivery = window.delivery(*seq);
+                            delivery.is_some_and(Delivery::is_dead_letter)
+                        });
+                        batch.arrived(dead_letters.count());
+                        return Ok(Progress::Refused(refused));
                     }
                     Ok(other) => return Ok(other),
-                    Err(error) if outbox.reports().is_over() => return Err(error),
+                    Err(error) if producer.reports().is_over() => return Err(error),
                     Err(error) => {
                         let failure = self.coordinator.failure().await;
-                        return Err(batch.failed(error, failure));
+                        return Err(batch.failed(error, failure, window));
                     }
                 },
                 Stage::Committing(committing) => {
                     let outcome = tokio::select! {
                         biased;
                         outcome = committing => outcome.map_err(stopping)?,
-                        progress = outbox.progress() => return progress,
+                        progress = producer.progress(window) => return progress,
                         () = sleep_until(batch.news + COMMITTING_TIMEOUT) => return Err(silence()),
                     };
                     match outcome {
                         Ok(()) => {
-                            if let Some(confirmed) = self.committed() {
+                            if let Some(confirmed) = self.committed(window) {
                                 return Ok(confirmed);
                             }
                         }
@@ -164,15 +171,15 @@ impl Transactions {
                         SessionError::unavailable("could not abort a transaction", error)
                     })?;
                     batch.tries -= 1;
-                    batch.enter(Stage::Sending(batch.deliveries.len()));
-                    outbox.publish_anew(batch.deliveries.iter().cloned());
+                    batch.enter(Stage::Sending(batch.seqs.len()));
+                    producer.publish_anew(window, &batch.seqs);
                 }
             }
         }
     }
 
     /// Gives up what is under way; subscribers need not wait for it.
-    pub(super) async fn close(self, outbox: &Outbox) {
+    pub(super) async fn close(self, producer: &Producer) {
         let aborting = match self.batch.map(|batch| batch.stage) {
             Some(Stage::Sending(_)) => Some(self.coordinator.start_abort()),
             // One that has failed has told so, and cannot be awaited again.
@@ -182,47 +189,50 @@ impl Transactions {
         if let Some(aborting) = aborting {
             let _ = timeout(CALL_TIMEOUT, aborting).await;
         }
-        outbox.over().store(true, Ordering::Release);
+        producer.over().store(true, Ordering::Release);
     }
 
     /// Dead letters have transactions of their own: where their topic is closed, that is not to stop the events.
-    fn send_next(&mut self, outbox: &mut Outbox) {
+    fn send_next(&mut self, window: &Window, producer: &mut Producer) {
         if self.batch.is_some() {
             return;
         }
+        let is_dead_letter =
+            |seq: &Seq| window.delivery(*seq).is_some_and(Delivery::is_dead_letter);
         let Some(first) = self.pending.front() else {
             return;
         };
-        let is_dead_letter = first.is_dead_letter();
+        let kind = is_dead_letter(first);
         let mut bytes = 0;
-        let takes = |next: &&Delivery| {
-            let takes = bytes < self.enough && next.is_dead_letter() == is_dead_letter;
-            bytes += next.stored.event.bytes.len();
+        let takes = |next: &&Seq| {
+            let takes = bytes < self.enough && is_dead_letter(next) == kind;
+            bytes += window
+                .delivery(**next)
+                .map_or(0, |next| next.event.body.len());
             takes
         };
         let count = self.pending.iter().take_while(takes).count();
         let batch = Batch::of(self.pending.drain(..count).collect());
-        outbox.publish(batch.deliveries.iter().cloned());
+        producer.publish(window, &batch.seqs);
         self.batch = Some(batch);
     }
 
     /// The batch is with the cluster for good.
-    fn committed(&mut self) -> Option<Progress> {
+    fn committed(&mut self, window: &Window) -> Option<Progress> {
         let batch = self.batch.take()?;
-        self.standing = batch.end().unwrap_or(self.standing);
+        self.position = batch.end(window).unwrap_or(self.position);
         self.refresh_due = Instant::now() + REFRESH_EVERY;
         self.enough = self.enough.saturating_mul(2);
-        debug!(events = batch.deliveries.len(), "committed a transaction");
-        let seqs = batch.deliveries.iter().map(|delivery| delivery.stored.seq);
-        Some(Progress::Confirmed(seqs.collect())).filter(|_| !batch.deliveries.is_empty())
+        debug!(events = batch.seqs.len(), "committed a transaction");
+        (!batch.seqs.is_empty()).then_some(Progress::Confirmed(batch.seqs))
     }
 }
 
 impl Batch {
-    fn of(deliveries: Vec<Delivery>) -> Self {
+    fn of(seqs: Vec<Seq>) -> Self {
         Self {
-            stage: Stage::Sending(deliveries.len()),
-            deliveries,
+            stage: Stage::Sending(seqs.len()),
+            seqs,
             news: Instant::now(),
             tries: TRIES,
         }
@@ -233,24 +243,25 @@ impl Batch {
         self.news = Instant::now();
     }
 
-    /// What the outbox has heard since, within this time from the last news.
+    /// What the producer has heard since, within this time from the last news.
     async fn heard(
         &mut self,
         within: Duration,
-        outbox: &mut Outbox,
+        window: &Window,
+        producer: &mut Producer,
     ) -> Result<Progress, SessionError> {
-        let progress = timeout_at(self.news + within, outbox.progress()).await;
+        let progress = timeout_at(self.news + within, producer.progress(window)).await;
         let progress = progress.map_err(|_| silence())??;
         self.news = Instant::now();
         Ok(progress)
     }
 
     /// Where the relay stands once it is committed; none where it is empty.
-    fn end(&self) -> Option<Standing> {
-        self.deliveries.last().map(|last| Standing {
-            seq: last.stored.seq,
-            event: Some(last.stored.event.fingerprint()),
-        })
+    fn end(&self, window: &Window) -> Option<CommittedPosition> {
+        let seq = *self.seqs.last()?;
+        let delivery = window.delivery(seq);
+        let event = delivery.map(|delivery| delivery.event.fingerprint());
+        Some(CommittedPosition { seq, event })
     }
 
     /// So many records are with the cluster, or will never be.
@@ -260,18 +271,17 @@ impl Batch {
         }
     }
 
-    /// The place of an event in it.
-    fn place(&mut self, delivery: &Delivery) -> Option<&mut Delivery> {
-        let seq = delivery.stored.seq;
-        let index = self
-            .deliveries
-            .binary_search_by_key(&seq, |delivery| delivery.stored.seq)
-            .ok()?;
-        self.deliveries.get_mut(index)
+    fn has(&self, seq: Seq) -> bool {
+        self.seqs.binary_search(&seq).is_ok()
     }
 
     /// What the failure of its records says of it. librdkafka tells of the records only that they were let go.
-    fn failed(&self, error: SessionError, failure: Option<KafkaError>) -> SessionError {
+    fn failed(
+        &self,
+        error: SessionError,
+        failure: Option<KafkaError>,
+        window: &Window,
+    ) -> SessionError {
         let (SessionError::Unavailable(..), Some(KafkaError::Transaction(failure))) =
             (&error, failure)
         else {
@@ -282,17 +292,13 @@ impl Batch {
             return error;
         }
         let detail = failure.string();
-        let only_letters = self.deliveries.iter().all(Delivery::is_dead_letter);
+        let mut deliveries = self.seqs.iter().filter_map(|seq| window.delivery(*seq));
+        let only_letters = deliveries.all(Delivery::is_dead_letter);
         if only_letters && is_missing_right(failure.code()) {
             let reason = DEAD_LETTER_TOPIC;
             return SessionError::Refused(Refusal { reason, detail });
         }
         SessionError::Unavailable(detail, None)
-    }
-
-    fn is_dead_letter(&self, seq: Seq) -> bool {
-        let mut deliveries = self.deliveries.iter();
-        deliveries.any(|delivery| delivery.stored.seq == seq && delivery.is_dead_letter())
     }
 }
 

@@ -9,10 +9,10 @@
 //! One owner reconnects: the forwarder. lapin's own recovery is off.
 
 mod connect;
+mod keyed_queue;
 mod line;
 mod message;
-mod order;
-mod round;
+mod publish_batch;
 mod session;
 
 use std::path::PathBuf;

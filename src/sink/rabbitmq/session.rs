@@ -13,16 +13,15 @@ use lapin::types::ChannelId;
 use lapin::{Channel, Connection, Error, ErrorKind};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::keyed_queue::KeyedQueue;
 use super::line::CutOnDrop;
-use super::message::Message;
-use super::order::Order;
-use super::round::{self, Outcome, Pulse, Round};
+use super::publish_batch::{self, Heartbeat, Outcome, PublishBatch};
 use super::{Config, Unroutable};
 use crate::event::Seq;
-use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError};
+use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window};
 
 /// Channels of a connection: while one waits for its last confirms, others publish. With too few of them
-/// much of the window is confirmed and waits for the end of its round.
+/// much of the window is confirmed and waits for the end of its batch.
 pub(super) const CHANNELS: usize = 16;
 
 /// After how long a message is sent again that no queue took, or that was nacked.
@@ -43,19 +42,19 @@ pub struct RabbitMqSession {
     /// After the connection: what a close in order did not end is cut off.
     cut: CutOnDrop,
     idle: Vec<Channel>,
-    rounds: FuturesUnordered<BoxFuture<'static, Round>>,
-    order: Order,
-    /// Messages that did not get through, and when to send them again.
-    held: VecDeque<(Instant, Message)>,
-    /// Those and their like that are being sent again just now: while there are any, not all goes through.
-    troubled: BTreeSet<Seq>,
-    refused: VecDeque<(Seq, Refusal)>,
+    batches: FuturesUnordered<BoxFuture<'static, PublishBatch>>,
+    queue: KeyedQueue,
+    /// Messages that are to be published again, and when.
+    retrying: VecDeque<(Instant, Seq)>,
+    /// Messages that were not accepted yet. While there are any, the sink counts as stalled.
+    not_accepted: BTreeSet<Seq>,
+    refused: Vec<(Seq, Refusal)>,
     /// Why our own queue must be gone: it takes everything, and something was returned.
     queue_gone: Option<String>,
     stalled: Option<String>,
     to_tell: bool,
-    /// The round on each busy channel.
-    pulses: BTreeMap<ChannelId, Pulse>,
+    /// Of the batch on each busy channel.
+    heartbeats: BTreeMap<ChannelId, Heartbeat>,
     /// Told to the sink: a host that confirms nothing is not tried again at once.
     has_confirmed: Arc<AtomicBool>,
     check_at: Instant,
@@ -83,88 +82,103 @@ impl RabbitMqSession {
             connection: Arc::new(connection),
             cut,
             idle: channels,
-            rounds: FuturesUnordered::new(),
-            order: Order::default(),
-            held: VecDeque::new(),
-            troubled: BTreeSet::new(),
-            refused: VecDeque::new(),
+            batches: FuturesUnordered::new(),
+            queue: KeyedQueue::default(),
+            retrying: VecDeque::new(),
+            not_accepted: BTreeSet::new(),
+            refused: Vec::new(),
             queue_gone: None,
             stalled: None,
             to_tell: false,
-            pulses: BTreeMap::new(),
+            heartbeats: BTreeMap::new(),
             has_confirmed,
             check_at: now + CHECK,
         }
     }
 
-    /// Starts a round on every channel that is free, while messages are ready.
-    fn start_rounds(&mut self) {
+    /// Starts a batch on every idle channel, while messages are ready.
+    fn start_batches(&mut self, window: &Window) {
         let share = (self.config.window / CHANNELS).max(1);
-        while self.order.has_ready() {
+        while self.queue.has_ready() {
             let Some(channel) = self.idle.pop() else {
                 return;
             };
-            let pulse = Pulse::new();
-            self.pulses.insert(channel.id(), pulse.clone());
-            let messages = self.order.take_ready(share);
-            let connection = Arc::clone(&self.connection);
-            self.rounds
-                .push(Box::pin(round::run(connection, channel, messages, pulse)));
+            let heartbeat = Heartbeat::new();
+            self.heartbeats.insert(channel.id(), heartbeat.clone());
+            let ready = self.queue.take_ready(share);
+            let deliveries = ready
+                .iter()
+                .filter_map(|seq| window.delivery(*seq))
+                .cloned();
+            self.batches.push(Box::pin(publish_batch::run(
+                Arc::clone(&self.connection),
+                channel,
+                deliveries.collect(),
+                self.config.clone(),
+                heartbeat,
+            )));
         }
     }
 
-    /// Takes in what a round brought; returns what was confirmed.
-    fn settle(&mut self, round: Round) -> Result<Vec<Seq>, SessionError> {
-        self.pulses.remove(&round.id);
-        let outcomes = round.outcomes.map_err(failure)?;
-        self.idle.push(round.channel);
+    /// Handles the outcomes of a batch; returns what was confirmed.
+    fn handle(&mut self, batch: PublishBatch, window: &Window) -> Result<Vec<Seq>, SessionError> {
+        self.heartbeats.remove(&batch.id);
+        let outcomes = batch.outcomes.map_err(failure)?;
+        self.idle.push(batch.channel);
         let mut confirmed = Vec::with_capacity(outcomes.len());
-        for (message, outcome) in outcomes {
+        for (seq, outcome) in outcomes {
+            let Some(delivery) = window.delivery(seq) else {
+                continue;
+            };
+            let is_dead_letter = delivery.is_dead_letter();
             match outcome {
                 Outcome::Confirmed => {
-                    self.order.done(&message);
-                    self.troubled.remove(&message.seq);
-                    confirmed.push(message.seq);
+                    self.complete(delivery);
+                    confirmed.push(seq);
                 }
                 // What not even the dead letters take stays in the spool: it must not hold up the rest.
-                Outcome::Returned(detail) if message.key.is_none() => {
-                    self.refuse(&message, DEAD_LETTER_QUEUE, detail);
+                Outcome::Returned(detail) if is_dead_letter => {
+                    self.refuse(delivery, DEAD_LETTER_QUEUE, detail);
                 }
-                Outcome::Nacked if message.key.is_none() => {
-                    self.refuse(&message, DEAD_LETTER_QUEUE, NACKED.to_owned());
+                Outcome::Nacked if is_dead_letter => {
+                    self.refuse(delivery, DEAD_LETTER_QUEUE, NACKED.to_owned());
                 }
                 Outcome::Returned(reason) if self.config.unroutable == Unroutable::DeadLetter => {
-                    self.refuse(&message, "unroutable", reason);
+                    self.refuse(delivery, "unroutable", reason);
                 }
                 Outcome::Returned(reason) => {
                     let reason = format!("no queue takes events: {reason}");
                     if self.config.declare && !self.config.queue.is_empty() {
                         self.queue_gone = Some(reason.clone());
                     }
-                    self.hold(message, reason);
+                    self.retry(seq, reason);
                 }
-                Outcome::Nacked => self.hold(message, NACKED.to_owned()),
+                Outcome::Nacked => self.retry(seq, NACKED.to_owned()),
             }
         }
         if !confirmed.is_empty() {
             self.has_confirmed.store(true, Ordering::Relaxed);
         }
-        if self.troubled.is_empty() && !self.connection.status().blocked() {
+        if self.not_accepted.is_empty() && !self.connection.status().blocked() {
             self.tell(None);
         }
         Ok(confirmed)
     }
 
-    fn refuse(&mut self, message: &Message, reason: &'static str, detail: String) {
-        self.order.done(message);
-        self.troubled.remove(&message.seq);
-        self.refused
-            .push_back((message.seq, Refusal { reason, detail }));
+    fn complete(&mut self, delivery: &Delivery) {
+        self.queue.complete(delivery);
+        self.not_accepted.remove(&delivery.seq);
     }
 
-    fn hold(&mut self, message: Message, reason: String) {
-        self.troubled.insert(message.seq);
-        self.held.push_back((Instant::now() + RETRY, message));
+    fn refuse(&mut self, delivery: &Delivery, reason: &'static str, detail: String) {
+        self.complete(delivery);
+        self.refused
+            .push((delivery.seq, Refusal { reason, detail }));
+    }
+
+    fn retry(&mut self, seq: Seq, reason: String) {
+        self.not_accepted.insert(seq);
+        self.retrying.push_back((Instant::now() + RETRY, seq));
         self.tell(Some(reason));
     }
 
@@ -176,13 +190,13 @@ impl RabbitMqSession {
         }
     }
 
-    fn retry_held(&mut self) {
+    fn requeue_due(&mut self) {
         let now = Instant::now();
-        while let Some((due, _)) = self.held.front()
+        while let Some((due, _)) = self.retrying.front()
             && *due <= now
-            && let Some((_, message)) = self.held.pop_front()
+            && let Some((_, seq)) = self.retrying.pop_front()
         {
-            self.order.again(message);
+            self.queue.requeue(seq);
         }
     }
 
@@ -201,14 +215,18 @@ impl RabbitMqSession {
             return Err(SessionError::Unavailable(reason, None));
         }
         if status.blocked() {
-            self.pulses.values().for_each(Pulse::beat);
+            self.heartbeats.values().for_each(Heartbeat::beat);
             let reason = "the broker blocks publishers (a memory or disk alarm)";
             self.tell(Some(reason.to_owned()));
-        } else if self.troubled.is_empty() {
+        } else if self.not_accepted.is_empty() {
             self.tell(None);
         }
         let limit = *self.config.confirm_timeout;
-        if self.pulses.values().any(|pulse| pulse.silence() > limit) {
+        if self
+            .heartbeats
+            .values()
+            .any(|heartbeat| heartbeat.silence() > limit)
+        {
             let limit = self.config.confirm_timeout;
             let reason = format!("no confirm within {limit} (rabbitmq.confirm_timeout)");
             return Err(SessionError::Unavailable(reason, None));
@@ -217,7 +235,7 @@ impl RabbitMqSession {
     }
 }
 
-/// What a failed round means. The broker closes the channel on a message that is too large for it, and on
+/// What a failed batch means. The broker closes the channel on a message that is too large for it, and on
 /// one for an exchange that the user may not write to. The default exchange is for dead letters alone: they
 /// must not stop the events, and are kept in the spool.
 fn failure(error: Error) -> SessionError {
@@ -246,17 +264,17 @@ fn names_default_exchange(text: &str) -> bool {
 }
 
 impl Session for RabbitMqSession {
-    fn publish(&mut self, deliveries: Vec<Delivery>) {
-        for delivery in &deliveries {
-            self.order.push(Message::new(delivery, &self.config));
+    fn publish(&mut self, window: &Window, seqs: &[Seq]) {
+        for delivery in seqs.iter().filter_map(|seq| window.delivery(*seq)) {
+            self.queue.push(delivery);
         }
-        self.start_rounds();
+        self.start_batches(window);
     }
 
-    async fn progress(&mut self) -> Result<Progress, SessionError> {
+    async fn progress(&mut self, window: &Window) -> Result<Progress, SessionError> {
         loop {
-            if let Some((seq, refusal)) = self.refused.pop_front() {
-                return Ok(Progress::Refused(seq, refusal));
+            if !self.refused.is_empty() {
+                return Ok(Progress::Refused(std::mem::take(&mut self.refused)));
             }
             if self.to_tell {
                 self.to_tell = false;
@@ -265,13 +283,13 @@ impl Session for RabbitMqSession {
                     None => Progress::Flowing,
                 });
             }
-            self.retry_held();
-            self.start_rounds();
-            let retry_at = self.held.front().map_or(self.check_at, |(due, _)| *due);
+            self.requeue_due();
+            self.start_batches(window);
+            let retry_at = self.retrying.front().map_or(self.check_at, |(due, _)| *due);
             tokio::select! {
-                Some(round) = self.rounds.next() => {
-                    let confirmed = self.settle(round)?;
-                    self.start_rounds();
+                Some(batch) = self.batches.next() => {
+                    let confirmed = self.handle(batch, window)?;
+                    self.start_batches(window);
                     if !confirmed.is_empty() {
                         return Ok(Progress::Confirmed(confirmed));
                     }

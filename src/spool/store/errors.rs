@@ -60,7 +60,7 @@ mod tests {
             AppendError::Io(_) => "passes",
             AppendError::Failed(_) => "failed",
             AppendError::Damaged(_) => "damaged",
-            AppendError::Busy => "busy",
+            AppendError::Busy | AppendError::DeadLettersFull(_) => "other",
         };
         for (code, expected) in [
             (ffi::SQLITE_FULL, "full"),

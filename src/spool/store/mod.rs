@@ -1,40 +1,44 @@
 //! The writing side of the file: synchronous, one owner, no locks. The caller chooses the thread.
 
 mod errors;
-mod leaving;
 mod open;
+mod purge;
 mod space;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::files::Lock;
-use super::note::Note;
+use super::quota::Usage;
 use super::recent_ids::RecentIds;
-use super::rescue::{Findings, Gap};
-use super::room::Usage;
+use super::salvage::SalvageReport;
 use super::saved_cursor::SavedCursor;
-use super::{AppendError, Appended, Config, Cursor, room, schema};
-use crate::event::{Event, Millis, Seq, Stored};
+use super::watermark::Watermark;
+use super::{AppendError, Appended, Config, Cursor, quota, schema};
+use crate::event::{Event, Kind, Millis, Seq};
 
 use errors::classify;
 pub(super) use errors::is_damage;
-use leaving::Leaving;
 pub use open::OpenError;
+use purge::Purge;
 
-/// Pages that a commit writes besides those of its events: each is written whole.
-const COMMIT_PAGES: u64 = 3;
-
-/// An event that a sink could not publish anywhere, and why.
+/// An event that a sink could publish nowhere, and why.
 #[derive(Debug, Clone)]
-pub struct SetAside {
-    pub(super) sink: String,
-    pub(super) stored: Stored,
-    pub(super) reason: String,
-    pub(super) detail: String,
+pub struct DeadLetter {
+    /// The sink.
+    pub sink: &'static str,
+    /// The event's number.
+    pub seq: Seq,
+    /// The event.
+    pub event: Arc<Event>,
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// Why, for people.
+    pub detail: String,
 }
 
 /// The open file.
@@ -44,25 +48,28 @@ pub(super) struct Store {
     config: Config,
     spool_id: Uuid,
     first: Seq,
-    /// The newest event that was committed.
-    last: Seq,
     next: Seq,
-    /// Numbers that were given out before `next`, and whose append failed.
-    unused: Option<Gap>,
     /// After the last transaction: nobody else writes.
     usage: Usage,
-    /// Written to the log since it was last checkpointed, roughly.
-    log_bytes: u64,
     recent: RecentIds,
     saved_cursors: BTreeMap<String, SavedCursor>,
-    findings: Findings,
+    /// Bytes of the bodies in the table of dead letters.
+    dead_letter_bytes: u64,
+    /// Bytes of rejected callbacks that are not forwarded, or were not when they were last counted.
+    rejected_bytes: u64,
+    report: SalvageReport,
     lock: Arc<Lock>,
 }
 
 impl Store {
-    /// What tells this spool from any other.
+    /// What distinguishes this spool from any other.
     pub(super) const fn spool_id(&self) -> Uuid {
         self.spool_id
+    }
+
+    /// Where the database is, without links.
+    pub(super) fn path(&self) -> &Path {
+        &self.config.path
     }
 
     /// The oldest event kept, or the next to come.
@@ -72,7 +79,7 @@ impl Store {
 
     /// The newest event, or the one before the first.
     pub(super) const fn last(&self) -> Seq {
-        self.last
+        Seq(self.next.0 - 1)
     }
 
     /// The cursors as they are on disk.
@@ -85,48 +92,60 @@ impl Store {
         self.usage
     }
 
-    /// What was found when it was opened that should not be so.
-    pub(super) const fn findings(&self) -> &Findings {
-        &self.findings
+    /// What this start has found to be damaged.
+    pub(super) const fn report(&self) -> &SalvageReport {
+        &self.report
     }
 
-    /// How many events were kept once and are lost.
-    pub(super) fn lost(&self) -> u64 {
-        let lost = "SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM gaps WHERE lost";
+    /// The numbers that no event has: first and last of each range, and whether their events were lost.
+    pub(super) fn gaps(&self) -> Result<Vec<(Seq, Seq, bool)>, AppendError> {
+        let gaps = "SELECT first_seq, last_seq, lost FROM gaps ORDER BY 1";
         self.connection
-            .query_row(lost, [], |row| row.get(0))
-            .unwrap_or_default()
+            .prepare(gaps)
+            .and_then(|mut gaps| {
+                let gaps = gaps.query_map([], |row| {
+                    Ok((Seq(row.get(0)?), Seq(row.get(1)?), row.get(2)?))
+                });
+                gaps?.collect()
+            })
+            .map_err(|error| classify(&error))
     }
 
-    /// The lock, and the note in it.
+    /// The lock, and the high-water mark in its file.
     pub(super) const fn lock(&self) -> &Arc<Lock> {
         &self.lock
     }
 
     /// Appends a group in one transaction and syncs it, together with the cursors.
     ///
-    /// The outer error speaks for the whole group: nothing of it is kept.
+    /// The outer error is the whole group's: nothing of it is kept, and its numbers are given out again.
     pub(super) fn append(
         &mut self,
-        events: &[Event],
+        events: &[Arc<Event>],
         cursors: &BTreeMap<String, Cursor>,
     ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
-        let wanted = events
-            .iter()
-            .map(|event| room::cost(event.bytes.len()))
-            .sum();
-        let mut room = self.make_room(wanted, cursors)?;
+        let wanted = events.iter().map(|event| quota::cost(event.body.len()));
+        let mut free = self.make_space(wanted.sum(), cursors)?;
         let mut next = self.next;
+        let mut rejected_bytes = self.rejected_bytes;
         let mut outcomes = Vec::with_capacity(events.len());
         let mut to_insert = Vec::with_capacity(events.len());
         for event in events {
-            let cost = room::cost(event.bytes.len());
-            if cost > room.bytes && !self.recent.contains(&event.id) {
-                outcomes.push(Err(AppendError::Full(room.explain(&self.config))));
+            let cost = quota::cost(event.body.len());
+            let is_new = !self.recent.contains(&event.id);
+            let rejected = match event.kind {
+                Kind::Rejected => event.body.len() as u64,
+                _ => 0,
+            };
+            if is_new && cost > free.bytes {
+                outcomes.push(Err(AppendError::Full(self.explain(free))));
+            } else if is_new && rejected > 0 && rejected > self.dead_letter_budget(rejected_bytes) {
+                outcomes.push(Err(self.dead_letters_full()));
             } else if self.recent.insert(event.id) {
-                room.bytes -= cost;
+                free.bytes -= cost;
+                rejected_bytes += rejected;
                 outcomes.push(Ok(Appended::New(next)));
-                to_insert.push((next, event));
+                to_insert.push((next, &**event));
                 next = next.next();
             } else {
                 outcomes.push(Ok(Appended::Repeated));
@@ -136,66 +155,43 @@ impl Store {
             return Ok(outcomes);
         }
 
-        let leaving = self.leaving_with(to_insert.len(), cursors);
+        let purge = self.purge_with_insert(to_insert.len(), cursors);
         let moved = self.moved(cursors);
-        let mut outcome = self.insert(&to_insert, &moved, leaving);
-        if leaving.is_some() && !matches!(outcome, Ok(()) | Err(AppendError::Failed(_))) {
-            // What cannot leave keeps nothing out.
+        let mut outcome = self.insert(&to_insert, &moved, purge);
+        if purge.is_some() && !matches!(outcome, Ok(()) | Err(AppendError::Failed(_))) {
+            // A purge that fails must keep no event out.
             outcome = self.insert(&to_insert, &moved, None);
         }
-        let last = Seq(next.0 - 1);
-        let first_unused = self.unused.map_or(self.next, |unused| unused.first);
-        self.next = next;
         if let Err(error) = outcome {
             self.recent.take_back(to_insert.len());
-            // The log may hold what was written of it: no other event may get one of these numbers.
-            self.unused = Some(Gap {
-                first: first_unused,
-                last,
-                lost: false,
-            });
             return Err(error);
         }
-        self.unused = None;
-        self.last = last;
+        self.next = next;
+        self.rejected_bytes = rejected_bytes;
         self.saved_cursors.extend(moved);
-        self.write_note(cursors);
-        self.log_bytes += to_insert
-            .iter()
-            .map(|(_, event)| room::cost(event.bytes.len()))
-            .sum::<u64>();
+        self.write_watermark(cursors);
         self.recent.trim();
         Ok(outcomes)
     }
 
-    /// Inserts events in one transaction, saves the cursors that have moved, and deletes what leaves meanwhile.
+    /// Inserts events in one transaction, saves the cursors that have moved, and purges others.
     fn insert(
         &mut self,
         events: &[(Seq, &Event)],
         moved: &BTreeMap<String, SavedCursor>,
-        leaving: Option<Leaving>,
+        purge: Option<Purge>,
     ) -> Result<(), AppendError> {
         let now = Millis::now().as_millis();
-        let unused = self.unused;
         self.transaction(|connection| {
-            if let Some(leaving) = leaving {
-                leaving.delete(connection)?;
+            if let Some(purge) = purge {
+                purge.run(connection)?;
             }
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO events (seq, id, kind, appended_at, checksum, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?;
             for (seq, event) in events {
-                let (id, kind) = (event.id.as_bytes(), schema::kind_to_row(event.kind));
-                let checksum = schema::checksum(seq.0, id, kind, &event.bytes);
-                insert.execute(params![seq.0, id, kind, now, checksum, &event.bytes[..]])?;
-            }
-            if let Some(unused) = unused {
-                unused.insert(connection)?;
+                schema::insert(connection, *seq, now, event)?;
             }
             save_cursors(connection, moved)
         })?;
-        self.first = leaving.map_or(self.first, Leaving::first_after);
+        self.first = purge.map_or(self.first, Purge::first_after);
         Ok(())
     }
 
@@ -210,11 +206,11 @@ impl Store {
         }
         self.unsynced(|store| store.transaction(|connection| save_cursors(connection, &moved)))?;
         self.saved_cursors.extend(moved);
-        self.write_note(cursors);
+        self.write_watermark(cursors);
         Ok(())
     }
 
-    /// Writes something and syncs it: whether that works again.
+    /// Writes something and syncs it, to find out whether that works again.
     pub(super) fn probe(&mut self) -> Result<(), AppendError> {
         let next = self.next.0;
         self.transaction(|connection| {
@@ -225,50 +221,110 @@ impl Store {
         })
     }
 
-    /// Writes down beside the file what it holds now. A note that cannot be written is an old one: less
-    /// would be known of a loss, and nothing is lost by it.
-    pub(super) fn write_note(&self, cursors: &BTreeMap<String, Cursor>) {
-        let _ = self.lock.write_note(Note {
+    /// Writes the high-water mark beside the file. If that fails it stays an old one: less would be known of a
+    /// loss, and nothing is lost by it.
+    pub(super) fn write_watermark(&self, cursors: &BTreeMap<String, Cursor>) {
+        let _ = self.lock.write_watermark(Watermark {
             spool_id: self.spool_id,
-            last: self.last,
+            last: self.last(),
             confirmed: self.forwarded(cursors),
-            damaged: false,
         });
     }
 
-    /// Keeps an event for people to look at.
-    pub(super) fn set_aside(&mut self, letter: &SetAside) -> Result<(), AppendError> {
-        let SetAside {
-            sink,
-            stored,
-            reason,
-            detail,
-        } = letter;
+    /// Keeps events that no sink could publish, all of them in one transaction or none. Rejected callbacks
+    /// count for `spool.max_dead_letter_bytes` already.
+    pub(super) fn store_dead_letters(
+        &mut self,
+        letters: &[DeadLetter],
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Result<(), AppendError> {
+        let wanted = letters
+            .iter()
+            .map(|letter| quota::cost(letter.event.body.len()))
+            .sum();
+        let free = self.make_space(wanted, cursors)?;
+        if free.bytes < wanted {
+            return Err(AppendError::Full(self.explain(free)));
+        }
+        let bytes = |counts: fn(Kind) -> bool| -> u64 {
+            let counted = letters.iter().filter(|letter| counts(letter.event.kind));
+            counted.map(|letter| letter.event.body.len() as u64).sum()
+        };
+        let new = bytes(|kind| kind != Kind::Rejected);
+        if new > 0 && new > self.dead_letter_budget(self.rejected_bytes) {
+            return Err(self.dead_letters_full());
+        }
         let now = Millis::now().as_millis();
         self.transaction(|connection| {
-            connection
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO dead_letters (sink, seq, id, at, reason, detail, body)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                )?
-                .execute(params![
+            let mut insert = connection.prepare_cached(
+                "INSERT OR REPLACE INTO dead_letters
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            )?;
+            for DeadLetter {
+                sink,
+                seq,
+                event,
+                reason,
+                detail,
+            } in letters
+            {
+                insert.execute(params![
                     sink,
-                    stored.seq.0,
-                    stored.event.id.as_bytes(),
+                    seq.0,
                     now,
                     reason,
                     detail,
-                    &stored.event.bytes[..]
-                ])
-                .map(|_| ())
-        })
+                    event.id.as_bytes(),
+                    schema::kind_to_row(event.kind),
+                    event.conversation,
+                    event.subject,
+                    event.group_type,
+                    event.time.as_millis(),
+                    schema::text(&event.body),
+                ])?;
+            }
+            Ok(())
+        })?;
+        self.dead_letter_bytes += bytes(|_| true);
+        Ok(())
+    }
+
+    /// How many more bytes of dead letters fit into `spool.max_dead_letter_bytes`.
+    const fn dead_letter_budget(&self, rejected_bytes: u64) -> u64 {
+        let used = self.dead_letter_bytes + rejected_bytes;
+        self.config.max_dead_letter_bytes.0.saturating_sub(used)
+    }
+
+    fn dead_letters_full(&self) -> AppendError {
+        let limit = self.config.max_dead_letter_bytes;
+        AppendError::DeadLettersFull(format!(
+            "dead letters have reached spool.max_dead_letter_bytes ({limit})"
+        ))
+    }
+
+    /// Counts the rejected callbacks that are not forwarded yet, if there may be any.
+    pub(super) fn count_rejected(
+        &mut self,
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Result<(), AppendError> {
+        if self.rejected_bytes > 0 {
+            self.rejected_bytes = self
+                .connection
+                .prepare_cached(
+                    "SELECT coalesce(sum(octet_length(body)), 0) FROM events
+                     WHERE kind = 3 AND seq > ?1",
+                )
+                .and_then(|mut sum| sum.query_row([self.forwarded(cursors).0], |row| row.get(0)))
+                .map_err(|error| classify(&error))?;
+        }
+        Ok(())
     }
 
     /// The cursors that are not on disk as they are.
     fn moved(&self, cursors: &BTreeMap<String, Cursor>) -> BTreeMap<String, SavedCursor> {
         let now = |cursor: &Cursor| SavedCursor {
             seq: cursor.position(),
-            holds: true,
+            pins: true,
         };
         cursors
             .iter()
@@ -277,7 +333,7 @@ impl Store {
             .collect()
     }
 
-    /// Runs `work` with commits that are not synced, as the next synced one covers them.
+    /// Runs `work` with commits that are not synced: the next synced one covers them.
     fn unsynced<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, AppendError>,
@@ -300,7 +356,6 @@ impl Store {
         &mut self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(), AppendError> {
-        self.log_bytes += COMMIT_PAGES * schema::PAGE_SIZE as u64;
         let run = |sql: &str| self.connection.prepare_cached(sql)?.execute([]).map(|_| ());
         let outcome = run("BEGIN IMMEDIATE")
             .and_then(|()| work(&self.connection))
@@ -308,11 +363,6 @@ impl Store {
             .and_then(|usage| run("COMMIT").map(|()| usage));
         let error = match outcome {
             Ok(usage) => {
-                // A page that was emptied is written, although nobody will read it.
-                let emptied = usage
-                    .free_page_bytes
-                    .saturating_sub(self.usage.free_page_bytes);
-                self.log_bytes += emptied;
                 self.usage = usage;
                 return Ok(());
             }
@@ -328,8 +378,8 @@ impl Store {
         }
         let error = classify(&error);
         if matches!(error, AppendError::Full(_)) {
-            // Perhaps it is the log that takes the room: brought into the file, it begins anew.
-            self.log_bytes = u64::MAX / 2;
+            // It may be the WAL that takes the space.
+            self.checkpoint_all()?;
         }
         Err(error)
     }

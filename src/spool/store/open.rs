@@ -1,9 +1,9 @@
-//! Opening the file: its tables, its marks, what it holds, and the cursors of the sinks that are there.
+//! Opens the file: what it is, what it holds, and the cursors of the configured sinks.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fs, io};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 use uuid::Uuid;
@@ -11,10 +11,10 @@ use uuid::Uuid;
 use super::{SavedCursor, Store, is_damage, save_cursors};
 use crate::event::Seq;
 use crate::spool::files::{self, Lock};
-use crate::spool::note::Note;
+use crate::spool::quota::Usage;
 use crate::spool::recent_ids::RecentIds;
-use crate::spool::rescue::{self, put_back};
-use crate::spool::room::Usage;
+use crate::spool::salvage::{self, LARGEST, SalvageReport};
+use crate::spool::watermark::Watermark;
 use crate::spool::{AppendError, Config, schema};
 
 /// Why the spool cannot be opened. It is left as it is.
@@ -26,9 +26,6 @@ pub enum OpenError {
     /// There is no file.
     #[error("there is no spool {}", .0.display())]
     Missing(PathBuf),
-    /// The file is a database, but not a spool.
-    #[error("{} is not a spool of recall-relay", .0.display())]
-    Foreign(PathBuf),
     /// The file was written by a newer version of the program.
     #[error("spool {} has format {found}, this program knows up to {known}: run a newer version", .path.display())]
     Newer {
@@ -47,13 +44,21 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file is damaged, and nothing could be made of it.
-    #[error("spool {} is damaged, and what it holds could not be rescued", .path.display())]
-    Rescue {
+    /// The file is damaged, and a new one that was made of it is, too.
+    #[error("spool {} is damaged: {reason}", .path.display())]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file is not a spool, or it is damaged and no new one could be written.
+    #[error("spool {} cannot be read, and what it holds could not be salvaged", .path.display())]
+    Salvage {
         /// The database file.
         path: PathBuf,
         /// What went wrong.
-        source: rescue::Error,
+        source: salvage::Error,
     },
     /// The database.
     #[error("could not open spool {}", .path.display())]
@@ -65,139 +70,132 @@ pub enum OpenError {
     },
 }
 
-/// The name of the sink that holds nothing once it is not configured.
+/// The name of the sink that pins nothing once it is not configured.
 const STDOUT: &str = "stdout";
 
 /// No program has so many formats: such a version is a damaged one.
 const LARGEST_VERSION: i32 = 1000;
 
-/// No spool lives to give out a larger number.
-const LARGEST: u64 = 1 << 62;
-
-/// The size to which the log is cut back, should it have grown larger once.
-const LOG_LIMIT: i64 = 16 << 20;
-
-/// What a file turned out to be.
-enum Kind {
-    New,
-    Spool,
-    /// A spool that cannot be read as one, and why.
-    Damaged(String),
-}
-
-/// Why a file could not be opened.
-enum Obstacle {
-    /// It can be rescued.
-    Damage(String),
-    Other(OpenError),
-}
+/// The size to which the WAL is truncated, should it have grown larger once.
+const WAL_LIMIT: i64 = 16 << 20;
 
 impl Store {
-    /// Opens the file, creating it where there is none, and rescuing what it holds where it is damaged.
+    /// Opens the file, creating it if there is none, and salvaging what it holds if it is damaged.
     pub(in crate::spool) fn open(config: &Config) -> Result<Self, OpenError> {
-        let path = &config.path;
         let files_error = |source| OpenError::Files {
-            path: path.clone(),
+            path: config.path.clone(),
             source,
         };
-        if let Some(folder) = path.parent() {
-            files::create_folder(folder).map_err(files_error)?;
-        }
-        let lock = match files::lock(path) {
+        let path = files::resolve(&config.path).map_err(files_error)?;
+        let lock = match files::lock(&path) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(OpenError::Locked(path.clone()));
+                return Err(OpenError::Locked(path));
             }
             lock => Arc::new(lock.map_err(files_error)?),
         };
-        rescue::finish(path).map_err(files_error)?;
-        files::create_database(path).map_err(files_error)?;
-        let note = lock.note().map_err(files_error)?;
-        let damage = match Self::open_database(config, &lock, note) {
-            Ok(store) => return Ok(store),
-            Err(Obstacle::Other(error)) => return Err(error),
-            Err(Obstacle::Damage(reason)) => reason,
+        salvage::finish(&path).map_err(files_error)?;
+        files::create_database(&path).map_err(files_error)?;
+        let mut watermark = lock.watermark().map_err(files_error)?;
+        let config = Config {
+            path,
+            ..config.clone()
         };
-        let rescue_error = |source| OpenError::Rescue {
-            path: path.clone(),
-            source,
-        };
-        let findings = rescue::rescue(path, note, damage).map_err(rescue_error)?;
-        // What the note knows is in the new file.
-        match Self::open_database(config, &lock, None) {
-            Ok(mut store) => {
-                store.findings = findings;
-                Ok(store)
+        let reason = if lock.is_damaged().map_err(files_error)? {
+            // Only a spool is marked.
+            watermark.get_or_insert_default();
+            "damage was found while it was in use".to_owned()
+        } else {
+            match Self::open_database(&config, &lock, watermark) {
+                Err(OpenError::Damaged { reason, .. }) => reason,
+                outcome => return outcome,
             }
-            Err(Obstacle::Other(error)) => Err(error),
-            Err(Obstacle::Damage(reason)) => Err(rescue_error(io::Error::other(reason).into())),
-        }
+        };
+        let report = salvage::salvage(&config.path, watermark, reason).map_err(|source| {
+            let path = config.path.clone();
+            OpenError::Salvage { path, source }
+        })?;
+        // The new file has recorded what the high-water mark says.
+        let mut store = Self::open_database(&config, &lock, None)?;
+        lock.clear_damaged().map_err(files_error)?;
+        store.report.quarantined = report.quarantined;
+        store.report.lost = report.lost;
+        Ok(store)
     }
 
     fn open_database(
         config: &Config,
         lock: &Arc<Lock>,
-        note: Option<Note>,
-    ) -> Result<Self, Obstacle> {
+        watermark: Option<Watermark>,
+    ) -> Result<Self, OpenError> {
         let path = &config.path;
-        let obstacle = |source: rusqlite::Error| {
+        let damaged = |reason: &str| OpenError::Damaged {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        let database_error = |source: rusqlite::Error| {
             if is_damage(&source) {
-                Obstacle::Damage(source.to_string())
+                damaged(&source.to_string())
             } else {
-                Obstacle::Other(OpenError::Database {
-                    path: path.clone(),
-                    source,
-                })
+                let path = path.clone();
+                OpenError::Database { path, source }
             }
         };
-        let connection = schema::connect(path, OpenFlags::default()).map_err(obstacle)?;
-        match identify(&connection, path, note)? {
-            Kind::New => schema::create(&connection).map_err(obstacle)?,
-            Kind::Spool => {}
-            Kind::Damaged(reason) => return Err(Obstacle::Damage(reason)),
+        let held_events = watermark.is_some_and(|mark| mark.last > Seq(0));
+        // Before SQLite looks: it deletes the WAL of an empty file.
+        if held_events && fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+            return Err(damaged("it is empty"));
         }
-        if note.is_some_and(|note| note.damaged) {
-            return Err(Obstacle::Damage(
-                "damage was found when it was in use".to_owned(),
-            ));
+        let connection = schema::connect(path, OpenFlags::default()).map_err(database_error)?;
+        match identify(&connection).map_err(database_error)? {
+            (0, 0, 0) if !held_events => schema::create(&connection).map_err(database_error)?,
+            (schema::APPLICATION_ID, schema::VERSION, _) => {}
+            (schema::APPLICATION_ID, found @ schema::VERSION..LARGEST_VERSION, _) => {
+                return Err(OpenError::Newer {
+                    path: path.clone(),
+                    found,
+                    known: schema::VERSION,
+                });
+            }
+            _ => return Err(damaged("it does not begin like a spool")),
         }
-        Self::load(connection, config, lock, note).map_err(|error| match error {
-            rescue::Error::Database(source) => obstacle(source),
-            rescue::Error::Files(source) => Obstacle::Other(OpenError::Files {
-                path: path.clone(),
-                source,
-            }),
-        })
+        Self::load(connection, config, lock, watermark).map_err(database_error)
     }
 
     fn load(
         connection: Connection,
         config: &Config,
         lock: &Arc<Lock>,
-        note: Option<Note>,
-    ) -> Result<Self, rescue::Error> {
+        watermark: Option<Watermark>,
+    ) -> rusqlite::Result<Self> {
         connection.set_prepared_statement_cache_capacity(32);
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
         if mode != "wal" {
-            return Err(invalid(format!(
-                "the file system allows journal_mode {mode}, not wal"
-            ))
-            .into());
+            let reason = format!("the file system allows journal_mode {mode}, not wal");
+            return Err(invalid(reason));
         }
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "temp_store", "memory")?;
         // SQLite's own checkpoints swallow a failed sync, and make some commit wait.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        connection.pragma_update_and_check(None, "journal_size_limit", LOG_LIMIT, |_| Ok(()))?;
-        let missing = put_back::look(&connection, &files::log(&config.path))?;
-        // A log that is found may never have been synced: whoever wrote it was killed, or its sync failed.
-        // What it holds must be on disk before anything is believed to be, or appended behind it.
+        connection.pragma_update_and_check(None, "journal_size_limit", WAL_LIMIT, |_| Ok(()))?;
+        // A WAL that is found may never have been synced: its writer was killed, or its sync failed. What it
+        // holds must be on disk before anything is believed to be, or appended after it.
         let busy: bool =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy {
-            return Err(invalid("somebody reads the spool and never ends".to_owned()).into());
+            return Err(invalid("a reader of the spool does not end".to_owned()));
         }
-        let findings = put_back::put_back(&connection, &missing, bounds(&connection)?.1, note)?;
+        let mut report = SalvageReport::default();
+        let (_, last) = bounds(&connection)?;
+        if let Some(mark) = watermark.filter(|mark| mark.last > last) {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            salvage::record_missing(&connection, last, mark.confirmed.max(last), mark.last)?;
+            let next = mark.last.next().0;
+            connection.execute("UPDATE identity SET next_seq = ?1", [next])?;
+            report.lost = salvage::lost_after(&connection, last)?;
+            connection.execute_batch("COMMIT")?;
+        }
         let (first, last) = bounds(&connection)?;
 
         let mut recent = RecentIds::new(config.recent_ids);
@@ -211,76 +209,81 @@ impl Store {
         }
         drop(rows);
         drop(statement);
+
+        // A damaged cursor starts again at the oldest event.
+        let unknown = SavedCursor {
+            seq: Seq(first.0 - 1),
+            pins: true,
+        };
+        let mut saved_cursors = BTreeMap::new();
+        for (sink, cursor) in SavedCursor::load_all(&connection)? {
+            if cursor.is_none() {
+                report.cursors.push(sink.clone());
+            }
+            saved_cursors.insert(sink, cursor.unwrap_or(unknown));
+        }
+        let number = |sql| connection.query_row(sql, [], |row| row.get::<_, u64>(0));
         let spool_id = "SELECT spool_id FROM identity";
         let spool_id = connection.query_row(spool_id, [], |row| row.get(0))?;
-        let usage = Usage::read(&connection)?;
         let mut store = Self {
-            connection,
-            config: config.clone(),
             spool_id: Uuid::from_bytes(spool_id),
             first,
-            last,
             next: last.next(),
-            unused: None,
-            usage,
-            log_bytes: 0,
+            usage: Usage::read(&connection)?,
             recent,
-            saved_cursors: BTreeMap::new(),
-            findings,
+            saved_cursors,
+            dead_letter_bytes: number(
+                "SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letters",
+            )?,
+            // Whether there are any, until they are counted.
+            rejected_bytes: number("SELECT count(*) FROM events WHERE kind = 3")?,
+            report,
             lock: Arc::clone(lock),
+            config: config.clone(),
+            connection,
         };
-        store.load_cursors()?;
+        store
+            .count_rejected(&BTreeMap::new())
+            .map_err(|error| invalid(error.to_string()))?;
         Ok(store)
     }
 
-    /// Reads the cursors; a damaged one starts again at the oldest event.
-    fn load_cursors(&mut self) -> rusqlite::Result<()> {
-        let unknown = SavedCursor {
-            seq: Seq(self.first.0 - 1),
-            holds: true,
-        };
-        SavedCursor::each(&self.connection, |sink, cursor| {
-            if cursor.is_none() {
-                self.findings.cursors.push(sink.clone());
-            }
-            self.saved_cursors.insert(sink, cursor.unwrap_or(unknown));
-            Ok(())
-        })
-    }
-
-    /// Makes sure that every configured sink has a cursor on disk; drops the one of stdout where it is not
-    /// the sink; and finds out which of the sinks that are gone hold nothing, because they had confirmed
-    /// everything. That holds until they come back.
-    pub(in crate::spool) fn settle_cursors(&mut self, sinks: &[&str]) -> Result<(), AppendError> {
+    /// Makes sure that every configured sink has a cursor on disk; drops the one of stdout if it is not the
+    /// sink; and finds out which removed sinks pin nothing, because they had confirmed everything. That stays
+    /// so until they come back.
+    pub(in crate::spool) fn reconcile_cursors(
+        &mut self,
+        sinks: &[&str],
+    ) -> Result<(), AppendError> {
         let start = Seq(self.first.0 - 1);
-        let mut settled = BTreeMap::new();
+        let mut reconciled = BTreeMap::new();
         for sink in sinks {
             let saved = self.saved_cursors.get(*sink).map(|cursor| cursor.seq);
-            let is_missing = saved.is_none() && self.findings.rescue.is_some();
-            if is_missing && !self.findings.cursors.iter().any(|named| named == sink) {
-                self.findings.cursors.push((*sink).to_owned());
+            let is_missing = saved.is_none() && self.report.quarantined.is_some();
+            if is_missing && !self.report.cursors.iter().any(|named| named == sink) {
+                self.report.cursors.push((*sink).to_owned());
             }
             // What it missed while it held nothing may be gone.
             let cursor = SavedCursor {
                 seq: saved.map_or(start, |seq| seq.max(start)),
-                holds: true,
+                pins: true,
             };
-            settled.insert((*sink).to_owned(), cursor);
+            reconciled.insert((*sink).to_owned(), cursor);
         }
         for (sink, cursor) in &self.saved_cursors {
             if !sinks.contains(&sink.as_str()) && sink != STDOUT {
-                let holds = cursor.holds && cursor.seq < self.last;
-                settled.insert(sink.clone(), SavedCursor { holds, ..*cursor });
+                let pins = cursor.pins && cursor.seq < self.last();
+                reconciled.insert(sink.clone(), SavedCursor { pins, ..*cursor });
             }
         }
         self.transaction(|connection| {
-            save_cursors(connection, &settled)?;
-            if !settled.contains_key(STDOUT) {
+            save_cursors(connection, &reconciled)?;
+            if !reconciled.contains_key(STDOUT) {
                 connection.execute("DELETE FROM cursors WHERE sink = ?1", [STDOUT])?;
             }
             Ok(())
         })?;
-        self.saved_cursors = settled;
+        self.saved_cursors = reconciled;
         Ok(())
     }
 
@@ -297,82 +300,32 @@ impl Store {
     }
 }
 
-/// The oldest event, or the next to come; and the newest number that is in use.
+/// The oldest event, or the next to come; and the newest number that was given out.
 fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
-    let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
-                         (SELECT max(seq) FROM recent_ids), (SELECT max(last_seq) FROM gaps),
-                         (SELECT max(seq) FROM cursors), (SELECT next_seq FROM identity)";
+    let bounds = "SELECT min(seq), max(seq), (SELECT next_seq FROM identity) FROM events";
     connection.query_row(bounds, [], |row| {
-        let mut next: u64 = row.get(5)?;
-        for column in 1..=4 {
-            next = next.max(row.get::<_, Option<u64>>(column)?.map_or(1, |seq| seq + 1));
-        }
-        let first = row.get::<_, Option<u64>>(0)?.unwrap_or(next);
+        let (first, last): (Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?);
+        let next = row.get::<_, u64>(2)?.max(last.map_or(1, |last| last + 1));
+        let first = first.unwrap_or(next);
         if first == 0 || next > LARGEST {
-            return Err(rusqlite::Error::IntegralValueOutOfRange(5, i64::MAX));
+            return Err(rusqlite::Error::IntegralValueOutOfRange(2, i64::MAX));
         }
         Ok((Seq(first), Seq(next - 1)))
     })
 }
 
-/// Why the spool cannot be opened, as SQLite would say it.
-fn invalid(reason: String) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(reason))
-}
-
-/// What a file is, by its marks; where these are not ours, by what else speaks for it.
-fn identify(connection: &Connection, path: &Path, note: Option<Note>) -> Result<Kind, Obstacle> {
-    let reason = match marks(connection) {
-        Ok((0, 0, 0)) if note.is_none_or(|note| note.last == Seq::default()) => {
-            return Ok(Kind::New);
-        }
-        Ok((0, 0, 0)) => "it is empty".to_owned(),
-        Ok((schema::APPLICATION_ID, schema::VERSION, _)) => return Ok(Kind::Spool),
-        Ok((schema::APPLICATION_ID, found, _))
-            if (schema::VERSION..LARGEST_VERSION).contains(&found) =>
-        {
-            return Err(Obstacle::Other(OpenError::Newer {
-                path: path.to_owned(),
-                found,
-                known: schema::VERSION,
-            }));
-        }
-        Ok(_) if has_our_tables(connection) => {
-            return Ok(Kind::Damaged(
-                "its marks are not those of a spool".to_owned(),
-            ));
-        }
-        Ok(_) => return Err(Obstacle::Other(OpenError::Foreign(path.to_owned()))),
-        Err(error) if is_damage(&error) => error.to_string(),
-        Err(source) => {
-            return Err(Obstacle::Other(OpenError::Database {
-                path: path.to_owned(),
-                source,
-            }));
-        }
-    };
-    let holds_events = || rescue::holds_events(path).unwrap_or(false);
-    if note.is_some() || holds_events() {
-        Ok(Kind::Damaged(reason))
-    } else {
-        Err(Obstacle::Other(OpenError::Foreign(path.to_owned())))
-    }
-}
-
-fn has_our_tables(connection: &Connection) -> bool {
-    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('events', 'cursors', 'gaps')";
-    connection
-        .query_row(tables, [], |row| row.get::<_, u8>(0))
-        .is_ok_and(|found| found == 3)
-}
-
-/// The file's application, version, and number of tables.
-fn marks(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
+/// The file's application, version, and number of tables and indices.
+fn identify(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
     Ok((
         connection.pragma_query_value(None, "application_id", |row| row.get(0))?,
         connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?,
     ))
+}
+
+/// Why the spool cannot be opened, as SQLite would say it.
+fn invalid(reason: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(reason))
 }
 
 #[cfg(test)]

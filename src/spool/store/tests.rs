@@ -1,18 +1,14 @@
-use bytes::Bytes;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::event::Kind;
+use crate::event::tests::event;
+use crate::setting::Size;
 use crate::spool::tests::config;
 
 /// An event of so many bytes for each number.
-pub(super) fn events(numbers: impl IntoIterator<Item = u128>, length: usize) -> Vec<Event> {
-    let event = |number| Event {
-        kind: Kind::Recalled,
-        id: Uuid::from_u128(number),
-        bytes: Bytes::from(vec![b'x'; length]),
-    };
+pub(super) fn events(numbers: impl IntoIterator<Item = u128>, length: usize) -> Vec<Arc<Event>> {
+    let event = |number| Arc::new(event(number, vec![b'x'; length]));
     numbers.into_iter().map(event).collect()
 }
 
@@ -22,26 +18,19 @@ pub(super) fn cursors(seq: u64) -> BTreeMap<String, Cursor> {
 }
 
 #[test]
-fn what_fails_half_way_leaves_nothing_behind_and_is_not_in_the_way() {
+fn a_transaction_that_fails_half_way_leaves_nothing_behind() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
-    let gap = Gap {
-        first: Seq(1),
-        last: Seq(3),
-        lost: true,
+    let insert = |connection: &Connection| {
+        let insert = "INSERT INTO gaps VALUES (1, 3, 1)";
+        connection.execute(insert, []).map(|_| ())
     };
-    let error = store
-        .transaction(|connection| {
-            gap.insert(connection)?;
-            gap.insert(connection)
-        })
-        .unwrap_err();
+    let twice = |connection: &Connection| insert(connection).and_then(|()| insert(connection));
+    let error = store.transaction(twice).unwrap_err();
     assert!(matches!(error, AppendError::Io(_)), "{error}");
-    assert_eq!(store.lost(), 0);
-    store
-        .transaction(|connection| gap.insert(connection))
-        .unwrap();
-    assert_eq!(store.lost(), 3);
+    assert_eq!(store.gaps(), Ok(Vec::new()));
+    store.transaction(insert).unwrap();
+    assert_eq!(store.gaps(), Ok(vec![(Seq(1), Seq(3), true)]));
 }
 
 #[test]
@@ -57,4 +46,173 @@ fn a_probe_tells_whether_something_can_be_written() {
     assert!(matches!(error, AppendError::Io(_)), "{error}");
     query_only(&store, "off");
     store.probe().unwrap();
+}
+
+/// Frames of a group that failed stay in the WAL until others overwrite them. A crash must not bring them
+/// back: the vendor was told 503, and may have sent one of them again.
+#[test]
+fn a_group_that_failed_does_not_come_back_after_a_crash() {
+    let folder = TempDir::new().unwrap();
+    let mut store = Store::open(&config(&folder)).unwrap();
+    // A group that outgrows the page cache writes frames before it commits.
+    let fail = "PRAGMA cache_size = 10;
+                CREATE TEMP TRIGGER refuse BEFORE INSERT ON events WHEN new.seq = 40
+                BEGIN SELECT raise(ABORT, 'no'); END";
+    store.connection.execute_batch(fail).unwrap();
+    store
+        .append(&events(1..=40, 4000), &cursors(0))
+        .unwrap_err();
+    store
+        .connection
+        .execute_batch("DROP TRIGGER refuse")
+        .unwrap();
+    store.append(&events([30], 4000), &cursors(0)).unwrap();
+
+    let crashed = TempDir::new().unwrap();
+    for file in ["spool.db", "spool.db-wal", "spool.db.lock"] {
+        std::fs::copy(folder.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    let store = Store::open(&config(&crashed)).unwrap();
+    let ids = "SELECT group_concat(hex(id)) FROM events";
+    let ids: String = store
+        .connection
+        .query_row(ids, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(ids, hex::encode_upper(Uuid::from_u128(30).as_bytes()));
+}
+
+/// Its numbers are given out again: nothing else ever had them.
+#[test]
+fn a_group_that_failed_leaves_no_gap() {
+    let folder = TempDir::new().unwrap();
+    let mut store = Store::open(&config(&folder)).unwrap();
+    let fail =
+        "CREATE TEMP TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT raise(ABORT, 'no'); END";
+    store.connection.execute_batch(fail).unwrap();
+    store.append(&events(1..=3, 10), &cursors(0)).unwrap_err();
+    store
+        .connection
+        .execute_batch("DROP TRIGGER refuse")
+        .unwrap();
+    let outcomes = store.append(&events([2], 10), &cursors(0)).unwrap();
+    assert_eq!(outcomes, [Ok(Appended::New(Seq(1)))]);
+}
+
+fn dead_letters(seqs: impl IntoIterator<Item = u64>, kind: Kind, length: usize) -> Vec<DeadLetter> {
+    let letter = |seq: u64| DeadLetter {
+        sink: "sink",
+        seq: Seq(seq),
+        event: Arc::new(Event {
+            kind,
+            ..event(seq.into(), vec![b'x'; length])
+        }),
+        reason: "too_large",
+        detail: String::new(),
+    };
+    seqs.into_iter().map(letter).collect()
+}
+
+fn count(store: &Store, table: &str) -> u64 {
+    let count = format!("SELECT count(*) FROM {table}");
+    store
+        .connection
+        .query_row(&count, [], |row| row.get(0))
+        .unwrap()
+}
+
+/// A closed dead-letter topic and large bodies would eat the reserve otherwise.
+#[test]
+fn dead_letters_obey_the_quota() {
+    let folder = TempDir::new().unwrap();
+    let mut store = Store::open(&config(&folder)).unwrap();
+    let letters = dead_letters(1..=50, Kind::Rejected, 10_000);
+    for (max_bytes, reserve, setting) in [
+        (400 << 10, 0, "spool.max_bytes"),
+        (1 << 30, u64::MAX, "spool.reserve"),
+    ] {
+        store.config.max_bytes = Size(max_bytes);
+        store.config.reserve = Size(reserve);
+        let error = store.store_dead_letters(&letters, &cursors(0)).unwrap_err();
+        assert!(
+            matches!(&error, AppendError::Full(why) if why.contains(setting)),
+            "{error}"
+        );
+        assert_eq!(count(&store, "dead_letters"), 0);
+    }
+    store.config.reserve = Size(0);
+    store.store_dead_letters(&letters, &cursors(0)).unwrap();
+    assert_eq!(count(&store, "dead_letters"), 50);
+}
+
+#[test]
+fn dead_letters_have_a_budget() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        max_dead_letter_bytes: Size(10_000),
+        ..config(&folder)
+    };
+    let mut store = Store::open(&config).unwrap();
+    let rejected = |number: u128| {
+        let event = event(number, vec![b'x'; 3000]);
+        vec![Arc::new(Event {
+            kind: Kind::Rejected,
+            ..event
+        })]
+    };
+    let full = |outcome: &Result<_, _>| matches!(outcome, Err(AppendError::DeadLettersFull(_)));
+    let append = |store: &mut Store, number, confirmed| {
+        store
+            .append(&rejected(number), &cursors(confirmed))
+            .unwrap()
+            .remove(0)
+    };
+    for number in 1..=3 {
+        append(&mut store, number, 0).unwrap();
+    }
+    assert!(full(&append(&mut store, 4, 0)));
+    assert_eq!(append(&mut store, 3, 0), Ok(Appended::Repeated));
+    // Other events do not count.
+    store.append(&events([5], 20_000), &cursors(0)).unwrap()[0]
+        .as_ref()
+        .unwrap();
+    // What is forwarded does not count any more.
+    store.count_rejected(&cursors(1)).unwrap();
+    append(&mut store, 6, 1).unwrap();
+
+    // An event that is refused counts as soon as it is stored, a rejected callback counted before.
+    let refused = store.store_dead_letters(&dead_letters([5], Kind::Group, 2000), &cursors(1));
+    let refused = refused.unwrap_err();
+    assert!(
+        matches!(refused, AppendError::DeadLettersFull(_)),
+        "{refused}"
+    );
+    store
+        .store_dead_letters(&dead_letters([2], Kind::Rejected, 3000), &cursors(1))
+        .unwrap();
+    store.count_rejected(&cursors(3)).unwrap();
+    store
+        .store_dead_letters(&dead_letters([5], Kind::Group, 2000), &cursors(3))
+        .unwrap();
+    assert!(full(&append(&mut store, 7, 3)));
+
+    // Both are counted at a start, too.
+    store.save_cursors(&cursors(3)).unwrap();
+    let counted = (store.dead_letter_bytes, store.rejected_bytes);
+    assert_eq!(counted, (5000, 3000));
+    drop(store);
+    let store = Store::open(&config).unwrap();
+    assert_eq!((store.dead_letter_bytes, store.rejected_bytes), counted);
+}
+
+/// So that people find an event by what is in it, and by its conversation.
+#[test]
+fn events_are_found_by_their_text() {
+    let folder = TempDir::new().unwrap();
+    let mut store = Store::open(&config(&folder)).unwrap();
+    let body = r#"{"messages":[{"seq":130}]}"#;
+    store
+        .append(&[Arc::new(event(1, body))], &cursors(0))
+        .unwrap();
+    assert_eq!(count(&store, "events WHERE body LIKE '%\"seq\":130}%'"), 1);
+    assert_eq!(count(&store, "events WHERE conversation = '1:group'"), 1);
 }

@@ -17,9 +17,12 @@ async fn who_keeps_up_reads_from_memory() {
     let spool = open(&config(&folder));
     append_all(&spool, 1..=60).await;
     delete_all_rows(&config(&folder));
-    let mut tail = spool.tail(Seq(59)).unwrap();
-    let rows = tail.next(10).await.unwrap();
-    assert_eq!(rows.iter().map(Row::seq).collect::<Vec<_>>(), [Seq(60)]);
+    let mut reader = spool.reader(Seq(59));
+    let rows = reader.next(10).await.unwrap();
+    assert_eq!(
+        rows.iter().map(|row| row.seq).collect::<Vec<_>>(),
+        [Seq(60)]
+    );
     assert_eq!(spool.status().refusing, None);
 }
 
@@ -30,7 +33,7 @@ async fn rows_that_are_gone_are_damage() {
     let spool = open(&config(&folder));
     append_all(&spool, 1..=60).await;
     delete_all_rows(&config(&folder));
-    let error = spool.tail(Seq(0)).unwrap().next(10).await.unwrap_err();
+    let error = spool.reader(Seq(0)).next(10).await.unwrap_err();
     assert!(
         matches!(error, ReadError::Missing(Seq(1), Seq(60))),
         "{error}"
@@ -67,11 +70,11 @@ async fn a_read_takes_a_bounded_number_of_bytes() {
     let spool = open(&config(&folder));
     for number in 0..60 {
         let event = Event {
-            bytes: Bytes::from(vec![b'x'; 50 << 10]),
+            body: Bytes::from(vec![b'x'; 50 << 10]),
             ..event(number)
         };
         spool.append(event).await.unwrap();
     }
-    let rows = spool.tail(Seq(0)).unwrap().next(1000).await.unwrap();
+    let rows = spool.reader(Seq(0)).next(1000).await.unwrap();
     assert!((20..30).contains(&rows.len()), "{}", rows.len());
 }

@@ -4,7 +4,7 @@ use super::*;
 
 fn large(number: u128) -> Event {
     Event {
-        bytes: Bytes::from(vec![b'x'; 4 << 10]),
+        body: Bytes::from(vec![b'x'; 4 << 10]),
         ..event(number)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::WINDOW;
 use crate::event::Seq;
-use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink};
+use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink, Window};
 use crate::spool::Cursor;
 
 /// What the broker does when it is asked what has happened.
@@ -108,7 +108,7 @@ impl ChaosSession {
     /// Takes what is at `index`, for the topic or the dead letters.
     fn take(&mut self, model: &mut Model, index: usize) -> u64 {
         let delivery = self.in_flight.remove(index);
-        let seq = delivery.stored.seq.0;
+        let seq = delivery.seq.0;
         match delivery.refusal {
             None => model.published.insert(seq),
             Some(refusal) if refusal == Self::refusal(seq) => model.dead_letters.insert(seq),
@@ -129,7 +129,7 @@ impl ChaosSession {
         model.wait_for = 0;
         let act = model.script.pop().unwrap_or(Act::Confirm(3, End::Oldest));
         let refused = |model: &Model, delivery: &Delivery| {
-            let poison = *model.poison.get(&delivery.stored.seq.0)?;
+            let poison = *model.poison.get(&delivery.seq.0)?;
             (delivery.refusal.is_none() || poison.nowhere).then_some(poison)
         };
         match act {
@@ -175,7 +175,7 @@ impl ChaosSession {
 
     /// Refuses one: all that is in flight is poison.
     fn refuse(&mut self, model: &mut Model) -> Result<Progress, SessionError> {
-        let seq = self.in_flight[0].stored.seq.0;
+        let seq = self.in_flight[0].seq.0;
         let poison = model.poison[&seq];
         let alone = self.in_flight.len() == 1;
         if poison.nowhere && self.in_flight[0].refusal.is_some() && (alone || !poison.ends_session)
@@ -186,21 +186,22 @@ impl ChaosSession {
             return Err(SessionError::Refused(Self::refusal(seq)));
         }
         self.in_flight.remove(0);
-        Ok(Progress::Refused(Seq(seq), Self::refusal(seq)))
+        Ok(Progress::Refused(vec![(Seq(seq), Self::refusal(seq))]))
     }
 }
 
 impl Session for ChaosSession {
-    fn publish(&mut self, deliveries: Vec<Delivery>) {
+    fn publish(&mut self, window: &Window, seqs: &[Seq]) {
+        let deliveries = seqs.iter().filter_map(|seq| window.delivery(*seq)).cloned();
         let broker = self.broker.clone();
         let mut model = broker.model();
         for delivery in deliveries {
-            let seq = delivery.stored.seq.0;
+            let seq = delivery.seq.0;
             let again = !self.delivered.insert(seq) && delivery.refusal.is_none();
             if again || model.done.contains(&seq) {
                 model.wrong.push(format!("{seq} came again"));
             }
-            let ahead = self.in_flight.last().map_or(0, |last| last.stored.seq.0);
+            let ahead = self.in_flight.last().map_or(0, |last| last.seq.0);
             if delivery.refusal.is_none() && seq < ahead {
                 model.wrong.push(format!("{seq} came after {ahead}"));
             }
@@ -213,7 +214,7 @@ impl Session for ChaosSession {
         }
     }
 
-    async fn progress(&mut self) -> Result<Progress, SessionError> {
+    async fn progress(&mut self, _: &Window) -> Result<Progress, SessionError> {
         match self.outcome() {
             Some(outcome) => outcome,
             // It is asked again when more is handed over.

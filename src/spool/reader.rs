@@ -1,22 +1,23 @@
-//! Reading the spool from a position on, and waiting for what comes.
+//! Reads the spool from a position on, and waits for what is appended.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use uuid::Uuid;
 
+use super::schema::{COLUMNS, StoredEvent};
+use super::shared::Suspicion;
 use super::store::is_damage;
 use super::{Shared, Status, schema};
-use crate::event::{Event, Millis, Seq, Stored};
+use crate::event::{Event, Millis, Seq};
 use crate::telemetry::chain;
 
-/// Why the spool could not be read. Where it is damaged it has failed, too: what can be read of it is
-/// kept by the next start.
+/// Why the spool could not be read. If it is damaged it has failed, too: the next start keeps what can be read
+/// of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// SQLite.
@@ -27,8 +28,8 @@ pub enum ReadError {
     Missing(Seq, Seq),
 }
 
-/// Rows that one read takes: as many as are wanted at once, within these bounds. On a core that callbacks keep busy,
-/// they wait for it.
+/// Rows that one read takes: as many as are wanted at once, within these bounds. On a core that callbacks keep
+/// busy, callbacks wait for it.
 const READ_AT_LEAST: usize = 500;
 const READ_AT_MOST: usize = 1000;
 
@@ -37,8 +38,10 @@ const READ_BYTES: usize = 1 << 20;
 
 /// A reader that follows the spool.
 #[derive(Debug)]
-pub struct Tail {
-    connection: Arc<Mutex<Connection>>,
+pub struct Reader {
+    path: PathBuf,
+    /// Opened by the first read.
+    connection: Arc<Mutex<Option<Connection>>>,
     position: Seq,
     /// Rows that were read and not yet returned.
     ahead: VecDeque<Row>,
@@ -46,40 +49,37 @@ pub struct Tail {
     shared: Arc<Shared>,
     /// A read under way on a blocking thread.
     reading: Option<JoinHandle<Result<Vec<Row>, ReadError>>>,
+    suspicion: Suspicion,
 }
 
-/// A row of the spool as it is read back.
+/// A number of the spool, and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Row {
-    /// An event.
-    Event(Stored),
-    /// What is there is not what was written: the event is lost.
-    Unreadable(Seq),
-    /// No event has the numbers up to this one; that is known.
-    Missing(Seq),
+pub struct Row {
+    /// The number.
+    pub seq: Seq,
+    /// None if the event is lost, and so are all before it that were not returned.
+    pub event: Option<Arc<Event>>,
 }
 
-impl Row {
-    /// The event's number.
-    #[must_use]
-    pub const fn seq(&self) -> Seq {
-        match self {
-            Self::Event(stored) => stored.seq,
-            Self::Unreadable(seq) | Self::Missing(seq) => *seq,
-        }
-    }
-}
-
-impl Tail {
-    pub(super) fn new(path: &Path, position: Seq, shared: Arc<Shared>) -> Result<Self, ReadError> {
-        Ok(Self {
-            connection: Arc::new(Mutex::new(open(path)?)),
+impl Reader {
+    pub(super) fn new(path: &Path, position: Seq, shared: Arc<Shared>) -> Self {
+        Self {
+            path: path.to_owned(),
+            connection: Arc::default(),
             position,
             ahead: VecDeque::new(),
             status: shared.status.subscribe(),
             shared,
             reading: None,
-        })
+            suspicion: Suspicion::default(),
+        }
+    }
+
+    /// Continues after another position.
+    pub fn seek(&mut self, position: Seq) {
+        self.position = position;
+        self.ahead.clear();
+        self.reading = None;
     }
 
     /// Everything up to here was returned, or is gone.
@@ -91,25 +91,29 @@ impl Tail {
     /// The next rows, at most `limit` of them; waits until there are some. Cancel safe.
     ///
     /// # Errors
-    /// Fails where the file cannot be read; may be called again. Where it turns out to be damaged the spool
-    /// fails for good.
+    /// Fails if the file cannot be read; may be called again. If it turns out to be damaged the spool fails for
+    /// good.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         let limit = limit.max(1);
         loop {
             if self.ahead.len() >= limit || !self.ahead.is_empty() && !self.has_read() {
                 let rows: Vec<Row> = self.ahead.drain(..limit.min(self.ahead.len())).collect();
-                self.position = rows.last().map_or(self.position, Row::seq);
-                self.read_ahead(limit);
+                self.position = rows.last().map_or(self.position, |row| row.seq);
+                self.prefetch(limit);
                 return Ok(rows);
             }
             if self.reading.is_none() {
                 let position = self.position;
                 // The sender is in `shared`: it cannot be gone.
                 let _ = self.status.wait_for(|status| status.last > position).await;
-                let fresh = self.shared.fresh.from(position.next(), limit);
-                if let Some(newest) = fresh.last() {
-                    self.position = newest.seq;
-                    return Ok(fresh.into_iter().map(Row::Event).collect());
+                let cached = self.shared.cache.from(position.next(), limit);
+                if let Some((newest, _)) = cached.last() {
+                    self.position = *newest;
+                    let row = |(seq, event)| Row {
+                        seq,
+                        event: Some(event),
+                    };
+                    return Ok(cached.into_iter().map(row).collect());
                 }
                 self.reading = Some(self.read(limit));
             }
@@ -122,56 +126,55 @@ impl Tail {
                 // The runtime is shutting down.
                 return std::future::pending().await;
             };
-            let place = self.read_to();
             match &rows {
-                Ok(_) => self.shared.trust(place),
+                Ok(_) => self.suspicion.clear(),
                 Err(error @ ReadError::Missing(..)) => self.shared.found_damage(&error.to_string()),
-                Err(error @ ReadError::Database(source)) if is_damage(source) => {
-                    self.shared.doubt(place, &chain(error));
-                }
-                Err(_) => {}
-            }
-            let rows = rows?;
-            for row in &rows {
-                if let Row::Unreadable(seq) = row {
-                    self.shared.found_unreadable(*seq);
+                Err(error @ ReadError::Database(source)) => {
+                    if is_damage(source) && self.suspicion.confirm() {
+                        self.shared.found_damage(&chain(error));
+                    }
                 }
             }
-            self.ahead.extend(rows);
+            self.ahead.extend(rows?);
         }
     }
 
-    /// Reads on while what was read is made use of, if that is not enough for long.
-    fn read_ahead(&mut self, limit: usize) {
-        let behind = self.read_to() < self.status.borrow().last;
-        if behind && self.reading.is_none() && self.ahead.len() < READ_AT_LEAST {
+    /// Prefetches the next rows when few are left.
+    fn prefetch(&mut self, limit: usize) {
+        let lags = self.read_to() < self.status.borrow().last;
+        if lags && self.reading.is_none() && self.ahead.len() < READ_AT_LEAST {
             self.reading = Some(self.read(limit));
         }
     }
 
-    /// Whether a read is over whose rows were not taken yet.
+    /// Whether a read has ended whose rows were not taken yet.
     fn has_read(&self) -> bool {
         self.reading.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Everything up to here was read, and taken.
     fn read_to(&self) -> Seq {
-        self.ahead.back().map_or(self.position, Row::seq)
+        self.ahead.back().map_or(self.position, |row| row.seq)
     }
 
     /// Begins to read what comes next; `limit` is how many rows are wanted at once.
     fn read(&self, limit: usize) -> JoinHandle<Result<Vec<Row>, ReadError>> {
+        let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
         let connection = Arc::clone(&self.connection);
         let (first, last) = {
             let status = self.status.borrow();
             (status.first, status.last)
         };
-        // What was deleted had been confirmed to everybody, also to who reads here.
+        // What was purged had been confirmed to every sink, also to the one that reads here.
         let expected = self.read_to().next().max(first);
         let rows = limit.clamp(READ_AT_LEAST, READ_AT_MOST);
         tokio::task::spawn_blocking(move || {
-            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            read(&connection, expected, last, rows)
+            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let connection = match &mut *connection {
+                Some(connection) => connection,
+                none => none.insert(open(&path)?),
+            };
+            read(connection, expected, last, rows, &shared)
         })
     }
 }
@@ -184,33 +187,32 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 pub(super) fn event(path: &Path, seq: Seq) -> Result<Option<Event>, ReadError> {
-    let row = "SELECT seq, id, kind, checksum, body FROM events WHERE seq = ?1";
-    let event = open(path)?.query_row(row, [seq.0], |row| Ok(decode(seq, row)));
-    Ok(event.optional()?.flatten())
+    let connection = open(path)?;
+    let mut select = connection.prepare("SELECT * FROM events WHERE seq = ?1")?;
+    let row = select
+        .query_row([seq.0], |row| decode(seq, row))
+        .optional()?;
+    Ok(row.flatten().map(|row| row.event))
 }
 
 /// When the oldest event after `position` was appended.
 pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<Millis>, ReadError> {
-    let millis: Option<u64> = open(path)?
-        .query_row(
-            "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1",
-            [position.0],
-            |row| row.get(0),
-        )
-        .optional()?;
-    Ok(millis.and_then(Millis::new))
+    let oldest = "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1";
+    let connection = open(path)?;
+    let millis = connection.query_row(oldest, [position.0], |row| row.get(0));
+    Ok(millis.optional()?.and_then(Millis::new))
 }
 
-/// Reads at most `limit` rows from number `expected` on. `last` is known to be there, or known to be gone.
+/// Reads at most `limit` rows from number `expected` on. `last` is there, or in a known gap.
 fn read(
     connection: &Connection,
     expected: Seq,
     last: Seq,
     limit: usize,
+    shared: &Shared,
 ) -> Result<Vec<Row>, ReadError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT seq, id, kind, checksum, body FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
-    )?;
+    let mut statement =
+        connection.prepare_cached("SELECT * FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
     let mut found = statement.query([expected.0, limit as u64])?;
     let mut rows = Vec::new();
     let mut bytes = 0;
@@ -219,57 +221,46 @@ fn read(
         && let Some(row) = found.next()?
     {
         let seq = Seq(row.get(0)?);
-        if seq != expected {
-            check_gap(connection, expected, Seq(seq.0.saturating_sub(1)))?;
-        }
+        check_gap(&shared.gaps, expected, Seq(seq.0.saturating_sub(1)))?;
         expected = seq.next();
-        rows.push(match decode(seq, row) {
-            Some(event) => {
-                bytes += event.bytes.len();
-                Row::Event(Stored { seq, event })
-            }
-            None => Row::Unreadable(seq),
-        });
+        let event = decode(seq, row)?.map(|row| Arc::new(row.event));
+        match &event {
+            Some(event) => bytes += event.body.len(),
+            None => shared.found_unreadable(seq),
+        }
+        rows.push(Row { seq, event });
     }
     if rows.is_empty() {
-        if expected <= last {
-            check_gap(connection, expected, last)?;
-        }
-        rows.push(Row::Missing(last));
+        check_gap(&shared.gaps, expected, last)?;
+        let (seq, event) = (last, None);
+        rows.push(Row { seq, event });
     }
     Ok(rows)
 }
 
-/// Events that are not found must be known to be missing: a damaged page can hide others without an error
-/// of SQLite's.
-fn check_gap(connection: &Connection, first: Seq, last: Seq) -> Result<(), ReadError> {
-    let known: u64 = connection
-        .prepare_cached(
-            "SELECT coalesce(sum(min(last_seq, ?2) - max(first_seq, ?1) + 1), 0) FROM gaps
-             WHERE first_seq <= ?2 AND last_seq >= ?1",
-        )?
-        .query_row([first.0, last.0], |row| row.get(0))?;
-    if first <= last && known == last.0 + 1 - first.0 {
+/// Numbers without an event must be in known gaps: a damaged page can hide events without an error of SQLite's.
+fn check_gap(gaps: &[(Seq, Seq)], first: Seq, last: Seq) -> Result<(), ReadError> {
+    if first > last {
+        return Ok(());
+    }
+    let missing = |first: Seq, last: Seq| (last.0 + 1).saturating_sub(first.0);
+    let overlaps = gaps
+        .iter()
+        .map(|gap| missing(gap.0.max(first), gap.1.min(last)));
+    if overlaps.sum::<u64>() == missing(first, last) {
         Ok(())
     } else {
         Err(ReadError::Missing(first, last))
     }
 }
 
-/// A row's event; none where the row is not what was written.
-fn decode(seq: Seq, row: &rusqlite::Row<'_>) -> Option<Event> {
-    let id: [u8; 16] = row.get(1).ok()?;
-    let kind: u8 = row.get(2).ok()?;
-    let checksum: u32 = row.get(3).ok()?;
-    let body = row.get_ref(4).ok()?.as_blob().ok()?;
-    if schema::checksum(seq.0, &id, kind, body) != checksum {
-        return None;
+/// A row of `events`; none if it is not what was written.
+fn decode(seq: Seq, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<StoredEvent>> {
+    let mut columns = [ValueRef::Null; COLUMNS];
+    for (index, column) in (1..).zip(&mut columns) {
+        *column = row.get_ref(index)?;
     }
-    Some(Event {
-        kind: schema::kind_of_row(kind)?,
-        id: Uuid::from_bytes(id),
-        bytes: Bytes::copy_from_slice(body),
-    })
+    Ok(schema::decode(seq, columns))
 }
 
 #[cfg(test)]
@@ -280,7 +271,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::spool::rescue::tests::database;
+    use crate::spool::salvage::tests::database;
     use crate::spool::tests::{append_all, config};
     use crate::spool::{AppendError, Spool};
 
@@ -289,13 +280,13 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let spool = Spool::open(&config(&folder), &["sink"]).unwrap().spool;
         append_all(&spool, 1..=60).await;
-        let mut tail = spool.tail(Seq(0)).unwrap();
+        let mut reader = spool.reader(Seq(0));
         let failing = open(failing).unwrap();
         failing.busy_timeout(Duration::ZERO).unwrap();
-        *tail.connection.lock().unwrap() = failing;
+        *reader.connection.lock().unwrap() = Some(failing);
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(300) {
-            tail.next(1).await.unwrap_err();
+            reader.next(1).await.unwrap_err();
         }
         spool.status().refusing
     }
@@ -305,10 +296,10 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let spool = Spool::open(&config(&folder), &["sink"]).unwrap().spool;
         append_all(&spool, 1..=1200).await;
-        let mut tail = spool.tail(Seq(0)).unwrap();
+        let mut reader = spool.reader(Seq(0));
         for _ in 0..3 {
-            assert_eq!(tail.next(300).await.unwrap().len(), 300);
-            while tail.reading.is_some() && !tail.has_read() {
+            assert_eq!(reader.next(300).await.unwrap().len(), 300);
+            while reader.reading.is_some() && !reader.has_read() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }

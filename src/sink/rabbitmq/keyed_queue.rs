@@ -1,35 +1,39 @@
-//! Order within a conversation: at most one of its messages is under way.
+//! Order within a conversation: at most one of its messages is in flight.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
-use super::message::Message;
+use crate::event::Seq;
+use crate::sink::Delivery;
 
-/// Messages that wait for their turn.
+/// Messages that wait for their turn, by their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Order {
-    /// A key is here while one of its messages is ready or under way, with those behind it.
-    busy: HashMap<Arc<str>, VecDeque<Message>>,
-    ready: VecDeque<Message>,
+pub(super) struct KeyedQueue {
+    /// A key is here while one of its messages is ready or in flight, with those that wait for it.
+    busy: HashMap<Box<str>, VecDeque<Seq>>,
+    ready: VecDeque<Seq>,
 }
 
-impl Order {
-    /// Takes a message in, behind all others of its key.
-    pub(super) fn push(&mut self, message: Message) {
-        let Some(key) = &message.key else {
-            self.ready.push_back(message);
+/// Messages with the same key are published one after the other; a dead letter has none.
+fn key(delivery: &Delivery) -> Option<&str> {
+    (!delivery.is_dead_letter()).then_some(&delivery.event.conversation)
+}
+
+impl KeyedQueue {
+    /// Adds a message after all others of its key.
+    pub(super) fn push(&mut self, delivery: &Delivery) {
+        let waiting = key(delivery).and_then(|key| self.busy.get_mut(key));
+        if let Some(waiting) = waiting {
+            waiting.push_back(delivery.seq);
             return;
-        };
-        if let Some(behind) = self.busy.get_mut(key) {
-            behind.push_back(message);
-        } else {
-            self.busy.insert(Arc::clone(key), VecDeque::new());
-            self.ready.push_back(message);
         }
+        if let Some(key) = key(delivery) {
+            self.busy.insert(key.into(), VecDeque::new());
+        }
+        self.ready.push_back(delivery.seq);
     }
 
-    /// Messages that may go now; no two of them have the same key.
-    pub(super) fn take_ready(&mut self, limit: usize) -> Vec<Message> {
+    /// Messages that may be published now; no two of them have the same key.
+    pub(super) fn take_ready(&mut self, limit: usize) -> Vec<Seq> {
         self.ready.drain(..limit.min(self.ready.len())).collect()
     }
 
@@ -37,14 +41,14 @@ impl Order {
         !self.ready.is_empty()
     }
 
-    /// Sends a message again that was taken and did not get through: it is still its key's turn.
-    pub(super) fn again(&mut self, message: Message) {
-        self.ready.push_back(message);
+    /// Publishes a message again that was taken: it is still its key's turn.
+    pub(super) fn requeue(&mut self, seq: Seq) {
+        self.ready.push_back(seq);
     }
 
-    /// A message got through, or goes elsewhere: the next of its key is ready.
-    pub(super) fn done(&mut self, message: &Message) {
-        let Some(key) = &message.key else { return };
+    /// A message was confirmed, or goes elsewhere: the next of its key is ready.
+    pub(super) fn complete(&mut self, delivery: &Delivery) {
+        let Some(key) = key(delivery) else { return };
         match self.busy.get_mut(key).and_then(VecDeque::pop_front) {
             Some(next) => self.ready.push_back(next),
             None => {
@@ -58,24 +62,23 @@ impl Order {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
-    use crate::event::{Event, Kind, Seq, Stored};
-    use crate::sink::Delivery;
-    use crate::sink::rabbitmq::Config;
+    use std::sync::Arc;
 
-    fn message(seq: u64, key: u8) -> Message {
-        let event = Event {
-            kind: Kind::Recalled,
-            id: uuid::Uuid::nil(),
-            bytes: bytes::Bytes::new(),
-        };
-        let delivery = Delivery::from(Stored {
+    use super::*;
+    use crate::event::{Event, Kind, tests::event};
+
+    /// One without a key is a dead letter.
+    fn message(seq: u64, key: Option<u8>) -> Delivery {
+        let kind = key.map_or(Kind::Rejected, |_| Kind::Group);
+        let conversation = key.unwrap_or_default().to_string().into();
+        Delivery {
             seq: Seq(seq),
-            event,
-        });
-        Message {
-            key: Some(key.to_string().into()),
-            ..Message::new(&delivery, &Config::default())
+            event: Arc::new(Event {
+                kind,
+                conversation,
+                ..event(1, "")
+            }),
+            refusal: None,
         }
     }
 
@@ -117,35 +120,32 @@ mod tests {
         /// get through, and whatever may go is ready.
         #[test]
         fn the_oldest_of_each_key_is_ready_and_no_other(steps in steps()) {
-            let mut order = Order::default();
-            // What was taken in and did not get through, in its order.
+            let mut queue = KeyedQueue::default();
+            // What was taken in and did not get through, in its queue.
             let mut open: Vec<(u64, Option<u8>)> = Vec::new();
-            let mut under_way: Vec<Message> = Vec::new();
+            let mut under_way: Vec<Delivery> = Vec::new();
             for (seq, step) in (1..).zip(steps) {
                 match step {
                     Step::Push(key) => {
-                        let message = message(seq, key.unwrap_or_default());
-                        order.push(match key {
-                            Some(_) => message,
-                            None => Message { key: None, ..message },
-                        });
+                        queue.push(&message(seq, key));
                         open.push((seq, key));
                     }
                     Step::Take(limit) => {
-                        let taken = order.take_ready(limit);
+                        let taken = queue.take_ready(limit);
                         prop_assert!(taken.len() <= limit);
-                        for message in taken {
-                            prop_assert!(is_next(&open, message.seq.0), "{} of {open:?}", message.seq);
-                            under_way.push(message);
+                        for seq in taken {
+                            prop_assert!(is_next(&open, seq.0), "{seq} of {open:?}");
+                            let key = open.iter().find(|(open, _)| *open == seq.0).unwrap().1;
+                            under_way.push(message(seq.0, key));
                         }
                     }
                     Step::Done(which) if !under_way.is_empty() => {
                         let message = under_way.remove(which % under_way.len());
-                        order.done(&message);
+                        queue.complete(&message);
                         open.retain(|(seq, _)| *seq != message.seq.0);
                     }
                     Step::Again(which) if !under_way.is_empty() => {
-                        order.again(under_way.remove(which % under_way.len()));
+                        queue.requeue(under_way.remove(which % under_way.len()).seq);
                     }
                     Step::Done(_) | Step::Again(_) => {}
                 }
@@ -153,45 +153,46 @@ mod tests {
                     is_next(&open, *seq) && under_way.iter().all(|taken| taken.seq.0 != *seq)
                 });
                 let ready = ready.count();
-                prop_assert_eq!(order.ready.len(), ready);
-                prop_assert_eq!(order.has_ready(), ready > 0);
+                prop_assert_eq!(queue.ready.len(), ready);
+                prop_assert_eq!(queue.has_ready(), ready > 0);
             }
         }
 
-        /// However rounds are cut and whatever has to go again, each key's messages get through in order.
+        /// However rounds are cut and whatever has to go again, each key's messages get through in queue.
         #[test]
-        fn keys_keep_their_order(
+        fn keys_keep_their_queue(
             keys in prop::collection::vec(0..4_u8, 1..60),
             limits in prop::collection::vec(1..5_usize, 200),
             again in prop::collection::vec(prop::bool::weighted(0.3), 400),
         ) {
-            let mut order = Order::default();
+            let mut queue = KeyedQueue::default();
             for (seq, key) in keys.iter().enumerate() {
-                order.push(message(seq as u64, *key));
+                queue.push(&message(seq as u64, Some(*key)));
             }
             let mut again = again.into_iter();
-            let mut through: Vec<(String, u64)> = Vec::new();
+            let mut through: Vec<(u8, u64)> = Vec::new();
+            let key_of = |seq: Seq| keys[usize::try_from(seq.0).unwrap()];
             for limit in limits.into_iter().chain(std::iter::repeat_n(10, 100)) {
-                let round = order.take_ready(limit);
-                let mut in_round: Vec<_> = round.iter().filter_map(|m| m.key.clone()).collect();
-                in_round.sort();
+                let round = queue.take_ready(limit);
+                let mut in_round: Vec<_> = round.iter().map(|seq| key_of(*seq)).collect();
+                in_round.sort_unstable();
                 in_round.dedup();
                 prop_assert_eq!(in_round.len(), round.len());
-                for message in round {
+                for seq in round {
                     if again.next().unwrap_or(false) {
-                        order.again(message);
+                        queue.requeue(seq);
                     } else {
-                        order.done(&message);
-                        through.push((message.key.clone().unwrap().to_string(), message.seq.0));
+                        queue.complete(&message(seq.0, Some(key_of(seq))));
+                        through.push((key_of(seq), seq.0));
                     }
                 }
             }
             prop_assert_eq!(through.len(), keys.len());
             for key in 0..4_u8 {
-                let seqs: Vec<u64> = through.iter().filter(|(k, _)| *k == key.to_string()).map(|(_, s)| *s).collect();
+                let seqs: Vec<u64> = through.iter().filter(|(other, _)| *other == key).map(|(_, s)| *s).collect();
                 prop_assert!(seqs.is_sorted());
             }
-            prop_assert!(order.busy.is_empty());
+            prop_assert!(queue.busy.is_empty());
         }
     }
 }

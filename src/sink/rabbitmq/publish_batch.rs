@@ -1,4 +1,4 @@
-//! One round on one channel: publish, wait for every confirm, match what was returned.
+//! One batch on one channel: publish, wait for every confirm, match what was returned.
 //!
 //! lapin hands a returned message to whichever confirm completes next, so the message that a confirm
 //! carries says nothing about the one that it confirms. Once every confirm of a channel has completed,
@@ -16,8 +16,9 @@ use lapin::{Channel, Confirmation, Connection, Error};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::connect;
-use super::message::Message;
+use super::{Config, connect, message};
+use crate::event::Seq;
+use crate::sink::Delivery;
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,21 +30,21 @@ pub(super) enum Outcome {
     Nacked,
 }
 
-/// A round that is over.
+/// A batch that has ended.
 #[derive(Debug)]
-pub(super) struct Round {
+pub(super) struct PublishBatch {
     /// The channel that it had.
     pub(super) id: ChannelId,
-    /// The one for the next round.
+    /// The one for the next batch.
     pub(super) channel: Channel,
-    pub(super) outcomes: Result<Vec<(Message, Outcome)>, Error>,
+    pub(super) outcomes: Result<Vec<(Seq, Outcome)>, Error>,
 }
 
-/// When a round last went on: its confirms are awaited in the order of its messages.
+/// When a batch last made progress: its confirms are awaited in the order of its messages.
 #[derive(Debug, Clone)]
-pub(super) struct Pulse(Arc<Mutex<Instant>>);
+pub(super) struct Heartbeat(Arc<Mutex<Instant>>);
 
-impl Pulse {
+impl Heartbeat {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
@@ -63,17 +64,18 @@ impl Pulse {
 pub(super) async fn run(
     connection: Arc<Connection>,
     channel: Channel,
-    messages: Vec<Message>,
-    pulse: Pulse,
-) -> Round {
+    deliveries: Vec<Delivery>,
+    config: Config,
+    heartbeat: Heartbeat,
+) -> PublishBatch {
     let id = channel.id();
-    let outcomes = publish(&channel, messages, &pulse).await;
-    let nacked = |(_, outcome): &(Message, Outcome)| *outcome == Outcome::Nacked;
+    let outcomes = publish(&channel, &deliveries, &config, &heartbeat).await;
+    let nacked = |(_, outcome): &(Seq, Outcome)| *outcome == Outcome::Nacked;
     let channel = match &outcomes {
         Ok(outcomes) if outcomes.iter().any(nacked) => replace(&connection, channel).await,
         _ => channel,
     };
-    Round {
+    PublishBatch {
         id,
         channel,
         outcomes,
@@ -85,30 +87,28 @@ pub(super) async fn run(
 /// asks the queue itself.
 async fn replace(connection: &Connection, channel: Channel) -> Channel {
     let _ = channel.close(200, "OK".into()).await;
-    // Where there is none the connection is lost, and the next round on the old one says so.
+    // Where there is none the connection is lost, and the next batch on the old one says so.
     connect::open_channel(connection).await.unwrap_or(channel)
 }
 
 async fn publish(
     channel: &Channel,
-    messages: Vec<Message>,
-    pulse: &Pulse,
-) -> Result<Vec<(Message, Outcome)>, Error> {
+    deliveries: &[Delivery],
+    config: &Config,
+    heartbeat: &Heartbeat,
+) -> Result<Vec<(Seq, Outcome)>, Error> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let mut confirms = Vec::with_capacity(messages.len());
+    let mut confirms = Vec::with_capacity(deliveries.len());
     let mut failure = None;
-    for message in &messages {
+    for delivery in deliveries {
+        let (exchange, routing_key) = message::destination(delivery, config);
+        let properties = message::properties(delivery);
+        let body = &delivery.event.body;
         let published = channel
-            .basic_publish(
-                message.exchange.clone(),
-                message.routing_key.clone(),
-                options,
-                &message.body,
-                message.properties(),
-            )
+            .basic_publish(exchange, routing_key, options, body, properties)
             .await;
         match published {
             Ok(confirm) => confirms.push(confirm),
@@ -127,16 +127,16 @@ async fn publish(
             Err(error) if error.is_amqp_error() => return Err(error),
             Err(error) => failure = Some(error),
         }
-        pulse.beat();
+        heartbeat.beat();
     }
     match failure {
         Some(error) => Err(error),
-        None => Ok(settle(messages, confirmed)),
+        None => Ok(match_confirms(deliveries, confirmed)),
     }
 }
 
 /// Matches messages with their confirms, by order, and with what was returned, by id.
-fn settle(messages: Vec<Message>, confirms: Vec<Confirmation>) -> Vec<(Message, Outcome)> {
+fn match_confirms(deliveries: &[Delivery], confirms: Vec<Confirmation>) -> Vec<(Seq, Outcome)> {
     let mut returned = HashMap::new();
     let acked: Vec<bool> = confirms
         .into_iter()
@@ -150,16 +150,16 @@ fn settle(messages: Vec<Message>, confirms: Vec<Confirmation>) -> Vec<(Message, 
             acked
         })
         .collect();
-    messages
-        .into_iter()
+    deliveries
+        .iter()
         .zip(acked)
-        .map(|(message, acked)| {
-            let outcome = match returned.get(&message.id).cloned() {
+        .map(|(delivery, acked)| {
+            let outcome = match returned.get(&delivery.event.id).cloned() {
                 Some(reason) => Outcome::Returned(reason),
                 None if acked => Outcome::Confirmed,
                 None => Outcome::Nacked,
             };
-            (message, outcome)
+            (delivery.seq, outcome)
         })
         .collect()
 }

@@ -1,21 +1,21 @@
-//! How much more the spool may take: `spool.max_bytes`, and the disk less `spool.reserve`.
+//! How much more the spool may hold: `spool.max_bytes`, and the disk less `spool.reserve`.
 
 use nix::sys::statvfs::statvfs;
 use rusqlite::Connection;
 
+use super::schema::PAGE_SIZE;
 use super::{Config, files};
 
-/// Room for fewer bytes of events than this counts as none, so that the state does not change to and
-/// fro with the size of each callback.
+/// Fewer free bytes than this count as none, so that the state does not flap with the size of each callback.
 pub(super) const HEADROOM: u64 = 64 << 10;
 
-/// After there was none: the room from which on there is some again, so that the state does not change to
-/// and fro with every event that is forwarded.
+/// How many bytes have to be free again after there were none, so that the state does not flap with every
+/// event that is forwarded.
 pub(super) const ENOUGH: u64 = 2 * HEADROOM;
 
-/// Events go through SQLite's log, in whole pages, before they take a free page of the file: bytes of the
-/// disk that a byte of them may need there, and those of a commit that has none.
-const LOG_COST: u64 = 2;
+/// Events go through SQLite's WAL, in whole pages, before they take a free page of the file: bytes of the
+/// disk that a byte of them may need there, and those of a commit without any.
+const WAL_COST: u64 = 2;
 const COMMIT_COST: u64 = 64 << 10;
 
 /// What the file uses.
@@ -26,13 +26,13 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Looks into the file, or at what a transaction under way has made of it.
+    /// Reads it from the file, as the transaction under way sees it.
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         let pragma = |name| {
             let mut pragma = connection.prepare_cached(name)?;
             pragma.query_row([], |row| row.get::<_, u64>(0))
         };
-        let size = pragma("PRAGMA page_size")?;
+        let size = PAGE_SIZE as u64;
         let free = pragma("PRAGMA freelist_count")?;
         let all = pragma("PRAGMA page_count")?;
         Ok(Self {
@@ -42,23 +42,23 @@ impl Usage {
     }
 }
 
-/// What limits the room.
+/// What limits the free space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
     MaxBytes,
     Disk,
 }
 
-/// Bytes of events that fit, and what sets the limit.
+/// Bytes of events that fit, and what limits them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct FreeSpace {
     pub(super) bytes: u64,
     pub(super) limit: Limit,
 }
 
-impl Room {
-    /// Looks at the disk.
-    pub(super) fn look(config: &Config, usage: Usage) -> Self {
+impl FreeSpace {
+    /// Asks the disk.
+    pub(super) fn measure(config: &Config, usage: Usage) -> Self {
         Self::of(config, usage, free_disk(config))
     }
 
@@ -67,7 +67,7 @@ impl Room {
         let on_disk = free_disk
             .saturating_add(usage.free_page_bytes)
             .saturating_sub(config.reserve.0)
-            .min(free_disk.saturating_sub(COMMIT_COST) / LOG_COST);
+            .min(free_disk.saturating_sub(COMMIT_COST) / WAL_COST);
         if on_disk < below_max {
             Self {
                 bytes: on_disk,
@@ -81,11 +81,11 @@ impl Room {
         }
     }
 
-    /// Why there is no more of it, for people.
+    /// Why there is no more, for people.
     pub(super) fn explain(self, config: &Config) -> String {
         match self.limit {
             Limit::MaxBytes => format!(
-                "events that are not forwarded yet, and dead letters, reach spool.max_bytes ({})",
+                "unforwarded events and dead letters have reached spool.max_bytes ({})",
                 config.max_bytes
             ),
             Limit::Disk => format!("the disk is full up to spool.reserve ({})", config.reserve),
@@ -93,8 +93,8 @@ impl Room {
     }
 }
 
-/// Free bytes of the disk. One that does not tell counts as having room: SQLite will say when it has not.
-pub(super) fn free_disk(config: &Config) -> u64 {
+/// Free bytes of the disk; without limit if it does not say: SQLite will report when it is full.
+fn free_disk(config: &Config) -> u64 {
     statvfs(files::folder_of(&config.path)).map_or(u64::MAX, |disk| {
         disk.blocks_available().saturating_mul(disk.fragment_size())
     })
@@ -113,7 +113,7 @@ mod tests {
 
     /// All in KiB: of 1000 that the spool may take, so many are used; of a disk with a reserve of 100, so
     /// many are free.
-    fn room(used: u64, free_pages: u64, disk: u64) -> (u64, Limit) {
+    fn free_space(used: u64, free_pages: u64, disk: u64) -> (u64, Limit) {
         let config = Config {
             max_bytes: Size(1000 << 10),
             reserve: Size(100 << 10),
@@ -123,29 +123,33 @@ mod tests {
             used_bytes: used << 10,
             free_page_bytes: free_pages << 10,
         };
-        let room = Room::of(&config, usage, disk << 10);
-        (room.bytes >> 10, room.limit)
+        let free = FreeSpace::of(&config, usage, disk << 10);
+        (free.bytes >> 10, free.limit)
     }
 
     #[test]
     fn the_smaller_of_both_limits_counts() {
-        assert_eq!(room(400, 0, 10_000), (600, Limit::MaxBytes));
-        assert_eq!(room(400, 0, 150), (43, Limit::Disk));
-        assert_eq!(room(900, 0, 264), (100, Limit::MaxBytes), "the same: ours");
-        assert_eq!(room(1200, 0, 10_000), (0, Limit::MaxBytes));
-        assert_eq!(room(0, 0, 50), (0, Limit::Disk));
+        assert_eq!(free_space(400, 0, 10_000), (600, Limit::MaxBytes));
+        assert_eq!(free_space(400, 0, 150), (43, Limit::Disk));
+        assert_eq!(
+            free_space(900, 0, 264),
+            (100, Limit::MaxBytes),
+            "the same: ours"
+        );
+        assert_eq!(free_space(1200, 0, 10_000), (0, Limit::MaxBytes));
+        assert_eq!(free_space(0, 0, 50), (0, Limit::Disk));
     }
 
     #[test]
-    fn free_pages_of_the_file_count_as_room() {
-        assert_eq!(room(400, 0, 120).0, 20);
-        assert_eq!(room(400, 5, 120).0, 25);
+    fn free_pages_of_the_file_count_as_free_space() {
+        assert_eq!(free_space(400, 0, 120).0, 20);
+        assert_eq!(free_space(400, 5, 120).0, 25);
     }
 
     #[test]
-    fn the_log_takes_the_disk_first() {
-        assert_eq!(room(400, 500, 120).0, 28);
-        assert_eq!(room(400, 500, 64).0, 0);
+    fn the_wal_takes_the_disk_first() {
+        assert_eq!(free_space(400, 500, 120).0, 28);
+        assert_eq!(free_space(400, 500, 64).0, 0);
     }
 
     #[test]

@@ -2,12 +2,10 @@
 //!
 //! As SQLite's document "Database File Format" has it: nothing here is trusted but the checksum of a row.
 
-use bytes::Bytes;
-use uuid::Uuid;
+use rusqlite::types::ValueRef;
 
-use super::pages::Found;
-use crate::event::{Event, Seq, Stored};
-use crate::spool::schema::{self, PAGE_SIZE};
+use crate::event::Seq;
+use crate::spool::schema::{self, COLUMNS, PAGE_SIZE, StoredEvent};
 
 /// The type of a page that holds rows of a table.
 const TABLE_LEAF: u8 = 0x0d;
@@ -89,79 +87,48 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-/// A value of a record.
-#[derive(Debug, Clone, Copy)]
-enum Value<'a> {
-    Null,
-    Integer(i64),
-    Blob(&'a [u8]),
-    Other,
-}
-
 /// The row of `events` in a record, if it is one, and whole.
-pub(super) fn decode(seq: Seq, record: &[u8]) -> Option<Found> {
+pub(super) fn decode(seq: Seq, record: &[u8]) -> Option<StoredEvent> {
     let (header_length, _) = varint(record)?;
-    let header_length = usize::try_from(header_length).ok()?;
-    let (header, body) = record.split_at_checked(header_length)?;
-    let (_, mut types) = varint(header)?;
-    let mut rest = body;
-    let mut values = [Value::Null; 6];
-    for value in &mut values {
-        let (kind, more) = varint(types)?;
-        (*value, rest) = read_value(kind, rest)?;
-        types = more;
-    }
-    let [
-        Value::Null,
-        Value::Blob(id),
-        Value::Integer(kind),
-        Value::Integer(appended_at),
-        Value::Integer(checksum),
-        Value::Blob(body),
-    ] = values
-    else {
+    let (header, body) = record.split_at_checked(usize::try_from(header_length).ok()?)?;
+    let (_, types) = varint(header)?;
+    // The number is the cell's: its place in the record is empty.
+    let (kind, mut types) = varint(types)?;
+    let (ValueRef::Null, mut rest) = read_value(kind, body)? else {
         return None;
     };
-    let (id, kind) = (id.try_into().ok()?, u8::try_from(kind).ok()?);
-    if !types.is_empty() || i64::from(schema::checksum(seq.0, &id, kind, body)) != checksum {
-        return None;
+    let mut columns = [ValueRef::Null; COLUMNS];
+    for column in &mut columns {
+        let (kind, more) = varint(types)?;
+        (*column, rest) = read_value(kind, rest)?;
+        types = more;
     }
-    Some(Found {
-        stored: Stored {
-            seq,
-            event: Event {
-                kind: schema::kind_of_row(kind)?,
-                id: Uuid::from_bytes(id),
-                bytes: Bytes::copy_from_slice(body),
-            },
-        },
-        appended_at,
-    })
+    schema::decode(seq, columns).filter(|_| types.is_empty())
 }
 
 /// A value by its serial type.
-fn read_value(kind: u64, bytes: &[u8]) -> Option<(Value<'_>, &[u8])> {
+fn read_value(kind: u64, bytes: &[u8]) -> Option<(ValueRef<'_>, &[u8])> {
     let integer = |length: usize| {
         let (taken, rest) = bytes.split_at_checked(length)?;
         let sign = if taken.first()? & 0x80 == 0 { 0 } else { -1 };
         let value = taken
             .iter()
             .fold(sign, |value, byte| (value << 8) + i64::from(*byte));
-        Some((Value::Integer(value), rest))
+        Some((ValueRef::Integer(value), rest))
     };
     match kind {
-        0 => Some((Value::Null, bytes)),
+        0 => Some((ValueRef::Null, bytes)),
         1..=4 => integer(usize::try_from(kind).ok()?),
         5 => integer(6),
         6 => integer(8),
-        8 => Some((Value::Integer(0), bytes)),
-        9 => Some((Value::Integer(1), bytes)),
+        8 => Some((ValueRef::Integer(0), bytes)),
+        9 => Some((ValueRef::Integer(1), bytes)),
         12.. => {
             let (taken, rest) = bytes.split_at_checked(usize::try_from((kind - 12) / 2).ok()?)?;
             let value = if kind.is_multiple_of(2) {
-                Value::Blob(taken)
+                ValueRef::Blob(taken)
             } else {
-                Value::Other
+                ValueRef::Text(taken)
             };
             Some((value, rest))
         }

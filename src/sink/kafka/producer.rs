@@ -15,12 +15,12 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::errors::refusal_at_once;
-use super::lanes::{Lane, Lanes, partition_of};
+use super::partition_state::{Partition, Partitions, partition_of};
 use super::poller::Poller;
 use super::reports::{RecordId, Report, Reports};
-use super::topics::Partitions;
-use crate::event::{CONTENT_TYPE, Envelope};
-use crate::sink::{Delivery, Progress, Refusal, SessionError};
+use super::topics::PartitionCounts;
+use crate::event::{CONTENT_TYPE, Seq};
+use crate::sink::{Delivery, Progress, SessionError, Window};
 
 /// How often we look whether a partition has confirmed nothing for too long.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -29,20 +29,20 @@ const LOOK_EVERY: Duration = Duration::from_mins(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A producer with records in flight.
-pub(super) struct Outbox {
-    producer: Arc<BaseProducer<Reports>>,
+pub(super) struct Producer {
+    client: Arc<BaseProducer<Reports>>,
     topic: String,
     dead_letter_topic: String,
     /// Known once the topics are.
-    partitions: Arc<OnceLock<Partitions>>,
-    lanes: Lanes,
-    /// What librdkafka had no room for yet.
-    backlog: VecDeque<Delivery>,
+    counts: Arc<OnceLock<PartitionCounts>>,
+    partitions: Partitions,
+    /// Not sent yet: librdkafka's queue is full.
+    backlog: VecDeque<Seq>,
     over: Arc<AtomicBool>,
     ended: oneshot::Receiver<()>,
 }
 
-impl Outbox {
+impl Producer {
     /// Makes a producer; it connects in the background.
     pub(super) fn open(
         client: &ClientConfig,
@@ -53,13 +53,13 @@ impl Outbox {
             .map(Arc::new)
             .map_err(|error| SessionError::unavailable("could not make a producer", error))?;
         let over = Arc::new(AtomicBool::new(false));
-        let partitions = Arc::new(OnceLock::new());
+        let counts = Arc::new(OnceLock::new());
         let (tell_end, ended) = oneshot::channel();
         let poller = Poller {
             producer: Arc::clone(&producer),
             topic: topic.to_owned(),
             dead_letter_topic: dead_letter_topic.to_owned(),
-            partitions: Arc::clone(&partitions),
+            partitions: Arc::clone(&counts),
             over: Arc::clone(&over),
         };
         thread::Builder::new()
@@ -71,89 +71,87 @@ impl Outbox {
             })
             .map_err(|error| SessionError::unavailable("could not start a thread", error))?;
         Ok(Self {
-            producer,
+            client: producer,
             topic: topic.to_owned(),
             dead_letter_topic: dead_letter_topic.to_owned(),
-            partitions,
-            lanes: Lanes::default(),
+            counts,
+            partitions: Partitions::default(),
             backlog: VecDeque::new(),
             over,
             ended,
         })
     }
 
-    pub(super) const fn producer(&self) -> &Arc<BaseProducer<Reports>> {
-        &self.producer
+    pub(super) const fn client(&self) -> &Arc<BaseProducer<Reports>> {
+        &self.client
     }
 
     /// The topics are there and have so many partitions.
-    pub(super) fn starts(&mut self, partitions: Partitions) {
-        let _ = self.partitions.set(partitions);
+    pub(super) fn starts(&mut self, partitions: PartitionCounts) {
+        let _ = self.counts.set(partitions);
     }
 
     pub(super) fn reports(&self) -> &Reports {
-        self.producer.context()
+        self.client.context()
     }
 
-    /// Tells what works for this outbox on other threads that it is over.
+    /// Tells what works for this producer on other threads that it is over.
     pub(super) const fn over(&self) -> &Arc<AtomicBool> {
         &self.over
     }
 
-    /// Takes events, in order.
-    pub(super) fn publish(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
-        self.backlog.extend(deliveries);
-        self.send_backlog();
+    /// Publishes events of the window, in order.
+    pub(super) fn publish(&mut self, window: &Window, seqs: &[Seq]) {
+        self.backlog.extend(seqs);
+        self.send_backlog(window);
     }
 
     /// What has happened since; waits until there is something. Cancel safe.
-    pub(super) async fn progress(&mut self) -> Result<Progress, SessionError> {
+    pub(super) async fn progress(&mut self, window: &Window) -> Result<Progress, SessionError> {
         loop {
-            if let Some(lane) = self.lanes.forgotten(Instant::now()) {
-                let reason = format!("partition {} confirms nothing", lane.partition);
+            if let Some(partition) = self.partitions.forgotten(Instant::now()) {
+                let reason = format!("partition {} confirms nothing", partition.number);
                 return Err(SessionError::Unavailable(reason, None));
             }
             if let Ok(report) = timeout(LOOK_EVERY, self.reports().next()).await {
-                return Ok(self.act_on(report?));
+                return Ok(self.act_on(report?, window));
             }
         }
     }
 
-    /// Sends as a producer that the brokers may not know: all that was sent is reported, and was aborted.
-    pub(super) fn publish_anew(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
-        self.lanes = Lanes::default();
-        self.publish(deliveries);
+    /// Publishes as a producer that the brokers may not know: all that was sent is reported, and was aborted.
+    pub(super) fn publish_anew(&mut self, window: &Window, seqs: &[Seq]) {
+        self.partitions = Partitions::default();
+        self.publish(window, seqs);
     }
 
     /// Gives up what is under way, and lets go of the connections. Ends within a bounded time.
     pub(super) async fn close(mut self) {
         self.over.store(true, Ordering::Release);
-        self.producer
-            .purge(PurgeConfig::default().queue().inflight());
+        self.client.purge(PurgeConfig::default().queue().inflight());
         let _ = timeout(CLOSE_TIMEOUT, &mut self.ended).await;
         // To destroy a producer blocks.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
-    /// Hands librdkafka what may go and what it has room for.
-    fn send_backlog(&mut self) {
+    /// Hands librdkafka the records that may be sent and that its queue takes.
+    fn send_backlog(&mut self, window: &Window) {
         let now = Instant::now();
-        while let Some(delivery) = self.backlog.pop_front() {
-            // An event that is not one of ours has no key: it still is somebody's data.
-            let envelope = Envelope::parse(&delivery.stored.event.bytes).ok();
-            let lane = self.lane(&delivery, envelope.as_ref());
-            if !self.lanes.is_free(lane, now) {
-                drop(envelope);
-                self.lanes.wait(lane, delivery, now);
+        while let Some(seq) = self.backlog.pop_front() {
+            let Some(delivery) = window.delivery(seq) else {
+                continue;
+            };
+            let partition = self.partition(delivery);
+            if !self.partitions.is_free(partition, now) {
+                self.partitions.wait(partition, seq, now);
                 continue;
             }
             let sent = self
                 .reports()
-                .unless_failed(|| self.send(&delivery, lane, envelope.as_ref()));
-            drop(envelope);
+                .unless_failed(|| self.send(delivery, partition));
             let error = match sent {
                 Some(Ok(())) => {
-                    self.lanes.sent(lane, now);
+                    self.partitions.sent(partition, now);
                     continue;
                 }
                 Some(Err(error)) => error,
@@ -163,9 +161,9 @@ impl Outbox {
                 }
             };
             if let Some(refusal) = refusal_at_once(&error) {
-                self.reports().refuse(delivery.stored.seq, refusal);
+                self.reports().refuse(seq, refusal);
             } else if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
-                self.backlog.push_front(delivery);
+                self.backlog.push_front(seq);
                 return;
             } else {
                 self.reports().fatal(error.to_string());
@@ -176,52 +174,43 @@ impl Outbox {
 
     /// Where a record goes. We choose the partition, not librdkafka, because what waits for what depends
     /// on it.
-    fn lane(&self, delivery: &Delivery, envelope: Option<&Envelope<'_>>) -> Lane {
+    fn partition(&self, delivery: &Delivery) -> Partition {
         let dead_letter = delivery.is_dead_letter();
-        let counts = self.partitions.get().copied().unwrap_or_default();
+        let counts = self.counts.get().copied().unwrap_or_default();
         let count = if dead_letter {
             counts.dead_letters
         } else {
             counts.events
         };
-        let key = envelope.map_or(&b""[..], |envelope| envelope.partitionkey.as_bytes());
-        Lane {
+        Partition {
             dead_letter,
-            partition: partition_of(key, count),
+            number: partition_of(delivery.event.conversation.as_bytes(), count),
         }
     }
 
-    fn send(
-        &self,
-        delivery: &Delivery,
-        lane: Lane,
-        envelope: Option<&Envelope<'_>>,
-    ) -> Result<(), KafkaError> {
-        let topic = if lane.dead_letter {
+    fn send(&self, delivery: &Delivery, partition: Partition) -> Result<(), KafkaError> {
+        let topic = if partition.dead_letter {
             &self.dead_letter_topic
         } else {
             &self.topic
         };
         let record = BaseRecord::with_opaque_to(topic, RecordId::of(delivery).opaque())
-            .partition(lane.partition)
-            .payload(&delivery.stored.event.bytes[..])
-            .headers(headers(envelope, delivery.refusal.as_ref()));
-        let record = match envelope {
-            Some(envelope) => record.key(envelope.partitionkey.as_ref()),
-            None => record,
-        };
-        self.producer.send(record).map_err(|(error, _)| error)
+            .partition(partition.number)
+            .key(&*delivery.event.conversation)
+            .payload(&delivery.event.body[..])
+            .headers(headers(delivery));
+        self.client.send(record).map_err(|(error, _)| error)
     }
 
     /// Passes a report on, after what has waited for it was sent.
-    fn act_on(&mut self, report: Report) -> Progress {
+    fn act_on(&mut self, report: Report, window: &Window) -> Progress {
         let progress = match report {
             Report::Confirmed(confirmed) => {
                 let now = Instant::now();
                 let mut seqs = Vec::with_capacity(confirmed.len());
-                for (lane, seq) in confirmed {
-                    for delivery in self.lanes.confirmed(lane, now).into_iter().rev() {
-                        self.backlog.push_front(delivery);
+                for (partition, seq) in confirmed {
+                    for waiting in self.partitions.confirmed(partition, now).into_iter().rev() {
+                        self.backlog.push_front(waiting);
                     }
                     seqs.push(seq);
                 }
@@ -229,12 +218,13 @@ impl Outbox {
             }
             Report::Other(progress) => progress,
         };
-        self.send_backlog();
+        self.send_backlog(window);
         progress
     }
 }
 
-fn headers(envelope: Option<&Envelope<'_>>, refusal: Option<&Refusal>) -> OwnedHeaders {
+fn headers(delivery: &Delivery) -> OwnedHeaders {
+    let event = &delivery.event;
     let mut headers = OwnedHeaders::new_with_capacity(9);
     let mut add = |key: &str, value: &str| {
         let all = std::mem::replace(&mut headers, OwnedHeaders::new_with_capacity(0));
@@ -244,24 +234,22 @@ fn headers(envelope: Option<&Envelope<'_>>, refusal: Option<&Refusal>) -> OwnedH
         });
     };
     add("content-type", CONTENT_TYPE);
-    if let Some(envelope) = envelope {
-        add("ce_specversion", "1.0");
-        add("ce_id", envelope.id);
-        add("ce_type", envelope.r#type);
-        add("ce_source", envelope.source);
-        add("ce_time", envelope.time);
-        if let Some(subject) = &envelope.subject {
-            add("ce_subject", subject);
-        }
+    add("ce_specversion", "1.0");
+    add("ce_id", &event.id.to_string());
+    add("ce_type", event.kind.event_type());
+    add("ce_source", &event.source());
+    add("ce_time", &event.time.to_string());
+    if let Some(subject) = &event.subject {
+        add("ce_subject", subject);
     }
-    if let Some(refusal) = refusal {
+    if let Some(refusal) = &delivery.refusal {
         add("recall_reason", refusal.reason);
         add("recall_detail", &refusal.detail);
     }
     headers
 }
 
-impl Drop for Outbox {
+impl Drop for Producer {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Release);
     }

@@ -1,11 +1,11 @@
 //! The window by example, and against plain models in random histories.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use proptest::prelude::*;
-use uuid::Uuid;
 
 use super::*;
-use crate::event::{Event, Kind, Stored};
+use crate::event::tests::event;
 use crate::sink::Refusal;
 
 fn delivery(seq: u64) -> Delivery {
@@ -13,14 +13,11 @@ fn delivery(seq: u64) -> Delivery {
 }
 
 fn sized(seq: u64, bytes: usize) -> Delivery {
-    Delivery::from(Stored {
+    Delivery {
         seq: Seq(seq),
-        event: Event {
-            kind: Kind::Recalled,
-            id: Uuid::from_u128(seq.into()),
-            bytes: Bytes::from(vec![b'x'; bytes]),
-        },
-    })
+        event: Arc::new(event(seq.into(), vec![b'x'; bytes])),
+        refusal: None,
+    }
 }
 
 /// Takes events in; returns those that have to be sent.
@@ -38,7 +35,7 @@ fn the_cursor_waits_for_a_gap() {
     assert_eq!(window.advance(), None);
     window.confirm(&[Seq(3)]);
     assert_eq!(window.advance(), Some(Seq(5)));
-    assert_eq!((window.room(3, 1), window.room(3, 0)), (2, 0));
+    assert_eq!((window.capacity(3, 1), window.capacity(3, 0)), (2, 0));
 }
 
 #[test]
@@ -161,13 +158,13 @@ proptest! {
             prop_assert_eq!(window.advance(), passed);
             let in_flight: Vec<&Known> = list.iter().filter(|event| !event.confirmed).collect();
             let seqs: Vec<u64> = in_flight.iter().map(|event| event.seq).collect();
-            prop_assert_eq!(window.in_flight().map(|d| d.stored.seq.0).collect::<Vec<_>>(), seqs);
+            prop_assert_eq!(window.in_flight().map(|d| d.seq.0).collect::<Vec<_>>(), seqs);
             prop_assert_eq!(window.last(), list.last().map(|event| Seq(event.seq)));
             prop_assert_eq!(window.is_empty(), list.is_empty());
             let bytes: usize = in_flight.iter().map(|event| event.bytes).sum();
-            prop_assert_eq!(window.room(100, bytes + 1), 100 - list.len());
-            prop_assert_eq!(window.room(100, bytes), 0);
-            prop_assert_eq!(window.room(list.len() / 2, bytes + 1), 0);
+            prop_assert_eq!(window.capacity(100, bytes + 1), 100 - list.len());
+            prop_assert_eq!(window.capacity(100, bytes), 0);
+            prop_assert_eq!(window.capacity(list.len() / 2, bytes + 1), 0);
         }
         // Nothing is remembered of what the cursor has passed.
         let all: Vec<Seq> = list.iter().map(|event| Seq(event.seq)).collect();

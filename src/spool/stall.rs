@@ -1,4 +1,4 @@
-//! Whether the writer is stuck: a disk that hangs says nothing by itself.
+//! Detects a writer that is stalled: a disk that hangs reports nothing by itself.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
@@ -10,17 +10,17 @@ use tracing::{info, warn};
 /// A writer that is at work on one group for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether it is, for the log.
+/// How often the log's watcher looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long it must not have been, before the log says so.
+/// How long the writer must not have been stuck before the log says so.
 const CALM: Duration = Duration::from_secs(5);
 
 /// Since when the writer has been at work on what it took last.
 #[derive(Debug, Default)]
-pub(super) struct Busy(Mutex<Option<Instant>>);
+pub(super) struct StallDetector(Mutex<Option<Instant>>);
 
-impl Busy {
+impl StallDetector {
     pub(super) fn begin(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -62,16 +62,16 @@ mod tests {
 
     #[test]
     fn it_tells_how_long_it_has_been_at_work_beyond_the_limit() {
-        let busy = Busy::default();
-        assert_eq!(busy.longer_than(Duration::ZERO), None);
-        busy.begin();
+        let detector = StallDetector::default();
+        assert_eq!(detector.longer_than(Duration::ZERO), None);
+        detector.begin();
         std::thread::park_timeout(Duration::from_millis(20));
-        let Some(elapsed) = busy.longer_than(Duration::ZERO) else {
+        let Some(elapsed) = detector.longer_than(Duration::ZERO) else {
             panic!("it is at work");
         };
         assert!(elapsed >= Duration::from_millis(20), "{elapsed:?}");
-        assert_eq!(busy.longer_than(Duration::from_secs(60)), None);
-        busy.end();
-        assert_eq!(busy.longer_than(Duration::ZERO), None);
+        assert_eq!(detector.longer_than(Duration::from_secs(60)), None);
+        detector.end();
+        assert_eq!(detector.longer_than(Duration::ZERO), None);
     }
 }

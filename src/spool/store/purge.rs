@@ -1,4 +1,4 @@
-//! The oldest events, which leave the file once they are forwarded: when, how many, and with whom.
+//! Purges the oldest events once they are forwarded: when, how many, and in which transaction.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -7,35 +7,31 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, classify};
 use crate::event::{Millis, Seq};
-use crate::spool::schema::PAGE_SIZE;
-use crate::spool::{AppendError, Cursor, room};
+use crate::spool::{AppendError, Cursor};
 
-/// Rows that are deleted in one transaction: few enough that nobody waits long for it, and fewer where the
-/// disk has no room for the pages that this writes to the log.
-const DELETE_AT_ONCE: u64 = 1000;
-const DELETE_AT_LEAST: u64 = 8;
+/// Rows that a transaction purges: fewer beside an insert would make it write more pages than they free, and
+/// callbacks that arrive meanwhile do not wait long for as many in a transaction of their own. With an insert
+/// of more rows, as many as it has.
+const BATCH: u64 = 64;
 
-/// Rows that are deleted together with an insert, at least: fewer would have it write more pages than they free.
-const LEAVE_WITH_OTHERS: u64 = 64;
-
-/// The oldest events, which leave the file.
+/// The oldest events, to be purged.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leaving {
+pub(super) struct Purge {
     first: u64,
     last: u64,
     /// The first number whose id is still to be recognised.
     recent_from: u64,
 }
 
-impl Leaving {
+impl Purge {
     /// The oldest event that stays, or the next to come.
     pub(super) const fn first_after(self) -> Seq {
         Seq(self.last + 1)
     }
 
-    /// Deletes them; ids that are to be recognised stay. Some may be there already: of events that had left, and that a
-    /// start has put back.
-    pub(super) fn delete(self, connection: &Connection) -> rusqlite::Result<()> {
+    /// Deletes the events; ids that are to be recognised stay. Some ids may be there already: a salvage may
+    /// find events that were purged before.
+    pub(super) fn run(self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
                 "INSERT OR REPLACE INTO recent_ids SELECT seq, id FROM events
@@ -53,44 +49,69 @@ impl Leaving {
 }
 
 impl Store {
-    /// Deletes the oldest forwarded events whose retention is over, a bounded number at once. Returns
-    /// whether any went.
-    pub(in crate::spool) fn expire(
-        &mut self,
-        cursors: &BTreeMap<String, Cursor>,
-    ) -> Result<bool, AppendError> {
-        self.delete_forwarded(cursors, Some(self.cutoff()))
-    }
-
-    /// Those that leave in the commit of `coming` others, as many or a few more: the pages that they empty take
-    /// the others, and are written once. None where only few may leave.
-    pub(super) fn leaving_with(
+    /// Events to delete in the same transaction as the insert of `coming` others, so that SQLite reuses their
+    /// pages. None if there are only a few.
+    pub(super) fn purge_with_insert(
         &self,
         coming: usize,
         cursors: &BTreeMap<String, Cursor>,
-    ) -> Option<Leaving> {
-        let counts = LEAVE_WITH_OTHERS..=LEAVE_WITH_OTHERS.max(coming as u64);
-        // What cannot be read is told by the upkeep, which reads it, too.
-        self.leaving(cursors, Some(self.cutoff()), counts).ok()?
+    ) -> Option<Purge> {
+        let counts = BATCH..=BATCH.max(coming as u64);
+        // What cannot be read is reported by the maintenance, which reads it, too.
+        self.purgeable(cursors, Some(self.cutoff()), counts).ok()?
     }
 
-    /// Unix milliseconds: the retention of what was appended later is not over.
+    /// Purges a batch of forwarded events whose retention is over. Returns whether there were any.
+    pub(in crate::spool) fn purge_expired(
+        &mut self,
+        cursors: &BTreeMap<String, Cursor>,
+    ) -> Result<bool, AppendError> {
+        self.purge_forwarded(cursors, Some(self.cutoff()))
+    }
+
+    /// Purges a batch of forwarded events that were not appended after `cutoff`.
+    pub(super) fn purge_forwarded(
+        &mut self,
+        cursors: &BTreeMap<String, Cursor>,
+        cutoff: Option<i64>,
+    ) -> Result<bool, AppendError> {
+        let Some(purge) = self.purgeable(cursors, cutoff, 1..=BATCH)? else {
+            return Ok(false);
+        };
+        let next = self.next.0;
+        self.unsynced(|store| {
+            store.transaction(|connection| {
+                purge.run(connection)?;
+                // The table may be empty now, and the number must not be given out again.
+                connection
+                    .prepare_cached("UPDATE identity SET next_seq = ?1")?
+                    .execute([next])
+                    .map(|_| ())
+            })
+        })?;
+        self.first = purge.first_after();
+        Ok(true)
+    }
+
+    /// Unix milliseconds: the retention of events that were appended later is not over.
     fn cutoff(&self) -> i64 {
         let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
         Millis::now().as_millis().saturating_sub(retention)
     }
 
-    /// The oldest events, where they are forwarded and not appended after `cutoff`: so many, or none.
-    fn leaving(
+    /// The oldest events, as far as they are forwarded and were not appended after `cutoff`: as many as
+    /// `counts` allows, or none.
+    fn purgeable(
         &self,
         cursors: &BTreeMap<String, Cursor>,
         cutoff: Option<i64>,
         counts: RangeInclusive<u64>,
-    ) -> Result<Option<Leaving>, AppendError> {
+    ) -> Result<Option<Purge>, AppendError> {
         let first = self.first.0;
         let enough = |last: u64| last + 1 >= first + counts.start();
         let mut last = self.forwarded(cursors).0.min(first + counts.end() - 1);
         if let Some(cutoff) = cutoff.filter(|_| enough(last)) {
+            // The clock may have been set back: the events before a young one make a range without a gap.
             let young: Option<u64> = self
                 .connection
                 .prepare_cached(
@@ -106,58 +127,25 @@ impl Store {
             last = young.map_or(last, |young| young - 1);
         }
         let recent_from = self.next.0.saturating_sub(self.config.recent_ids as u64);
-        Ok(enough(last).then_some(Leaving {
+        Ok(enough(last).then_some(Purge {
             first,
             last,
             recent_from,
         }))
     }
 
-    /// Deletes the oldest forwarded events, those appended after `cutoff` excepted.
-    pub(super) fn delete_forwarded(
-        &mut self,
-        cursors: &BTreeMap<String, Cursor>,
-        cutoff: Option<i64>,
-    ) -> Result<bool, AppendError> {
-        let at_most = deleted_at_once(room::free_disk(&self.config));
-        let Some(leaving) = self.leaving(cursors, cutoff, 1..=at_most)? else {
-            return Ok(false);
-        };
-        let next = self.next.0;
-        self.unsynced(|store| {
-            store.transaction(|connection| {
-                leaving.delete(connection)?;
-                connection
-                    .prepare_cached("DELETE FROM gaps WHERE last_seq <= ?1 AND NOT lost")?
-                    .execute([leaving.last])?;
-                connection
-                    .prepare_cached("UPDATE identity SET next_seq = ?1")?
-                    .execute([next])
-                    .map(|_| ())
-            })
-        })?;
-        self.first = leaving.first_after();
-        Ok(true)
-    }
-
-    /// The newest event that every sink which counts has confirmed. A sink that is not configured any
-    /// more counts if it had not confirmed everything when it was missed.
+    /// The newest event that every sink which pins events has confirmed. A sink that is no longer configured
+    /// pins them if it had not confirmed everything when it was removed.
     pub(super) fn forwarded(&self, cursors: &BTreeMap<String, Cursor>) -> Seq {
-        let orphans = self
+        let removed = self
             .saved_cursors
             .iter()
-            .filter(|(sink, cursor)| cursor.holds && !cursors.contains_key(*sink))
+            .filter(|(sink, cursor)| cursor.pins && !cursors.contains_key(*sink))
             .map(|(_, cursor)| cursor.seq);
         let configured = cursors.values().map(Cursor::position);
-        let lowest = configured.chain(orphans).min();
-        lowest.map_or(self.last, |lowest| lowest.min(self.last))
+        let lowest = configured.chain(removed).min();
+        lowest.map_or(self.last(), |lowest| lowest.min(self.last()))
     }
-}
-
-/// How many rows one transaction deletes, for the free bytes of the disk.
-fn deleted_at_once(free_disk: u64) -> u64 {
-    let pages = free_disk / PAGE_SIZE as u64;
-    (pages / 2).clamp(DELETE_AT_LEAST, DELETE_AT_ONCE)
 }
 
 #[cfg(test)]
@@ -168,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::setting::Period;
-    use crate::spool::room::Usage;
+    use crate::spool::quota::Usage;
     use crate::spool::store::tests::{cursors, events};
     use crate::spool::tests::config;
     use crate::spool::{Appended, Config, files};
@@ -181,18 +169,18 @@ mod tests {
         .unwrap()
     }
 
-    /// Who appends waits for no more than that.
+    /// An append waits for no more than that.
     #[test]
-    fn what_is_over_leaves_a_thousand_at_once() {
+    fn expired_events_are_purged_in_batches() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
-        let cursors = cursors(2400);
-        store.append(&events(1..=2500, 0), &cursors).unwrap();
-        for first in [1001, 2001, 2401] {
-            assert_eq!(store.expire(&cursors), Ok(true));
+        let cursors = cursors(150);
+        store.append(&events(1..=200, 0), &cursors).unwrap();
+        for first in [65, 129, 151] {
+            assert_eq!(store.purge_expired(&cursors), Ok(true));
             assert_eq!(store.first(), Seq(first));
         }
-        assert_eq!(store.expire(&cursors), Ok(false));
+        assert_eq!(store.purge_expired(&cursors), Ok(false));
     }
 
     /// The oldest event kept, after `coming` more were appended when so many had been forwarded.
@@ -204,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_leave_as_come_and_few_do_not() {
+    fn as_many_are_purged_as_come_but_no_few() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         for (forwarded, coming, first) in [
@@ -224,14 +212,14 @@ mod tests {
 
     /// Those are written once, where they would be written twice in commits of their own.
     #[test]
-    fn who_comes_takes_the_pages_of_who_leaves() {
+    fn new_events_reuse_the_pages_of_purged_ones() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         let mut written = |forwarded| {
             assert_eq!(store.checkpoint_all(), Ok(true));
             let first = first_after(&mut store, forwarded, 100);
             assert_eq!(first, forwarded + 1);
-            files::log_size(&store.config.path)
+            files::wal_size(&store.config.path)
         };
         written(0);
         let alone = written(0);
@@ -240,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_leave_keeps_nothing_out() {
+    fn a_purge_that_fails_keeps_no_event_out() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         first_after(&mut store, 0, 100);
@@ -249,11 +237,11 @@ mod tests {
         store.connection.execute_batch(refuse).unwrap();
         assert_eq!(first_after(&mut store, 100, 1), 1);
         assert_eq!(store.last(), Seq(101));
-        store.expire(&cursors(100)).unwrap_err();
+        store.purge_expired(&cursors(100)).unwrap_err();
     }
 
     #[test]
-    fn an_event_that_came_back_leaves_again() {
+    fn an_event_that_was_salvaged_is_purged_again() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         let again = |store: &Store| {
@@ -268,12 +256,12 @@ mod tests {
             .execute("DELETE FROM recent_ids", [])
             .unwrap();
         assert_eq!(again(&store), 100);
-        assert_eq!(store.expire(&cursors(200)), Ok(true));
+        while store.purge_expired(&cursors(200)).unwrap() {}
         assert_eq!(store.first(), Seq(201));
     }
 
     #[test]
-    fn ids_of_those_that_left_are_recognised_after_a_start() {
+    fn ids_of_purged_events_are_recognised_after_a_start() {
         let folder = TempDir::new().unwrap();
         let config = Config {
             recent_ids: 150,
@@ -293,13 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_leave_at_once_where_the_disk_has_little_room() {
-        let free = [0, 80_000, 160_000, 8_000_000, 16_000_000, u64::MAX];
-        assert_eq!(free.map(deleted_at_once), [8, 9, 19, 976, 1000, 1000]);
-    }
-
-    #[test]
-    fn pages_of_events_that_left_are_free() {
+    fn pages_of_purged_events_are_free() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         let empty = store.usage;
@@ -308,7 +290,7 @@ mod tests {
         let full = store.usage;
         assert!(full.used_bytes >= empty.used_bytes + 400_000, "{full:?}");
         assert_eq!(full.free_page_bytes, 0);
-        store.expire(&cursors(100)).unwrap();
+        while store.purge_expired(&cursors(100)).unwrap() {}
         let left = store.usage;
         let all = |usage: Usage| usage.used_bytes + usage.free_page_bytes;
         assert_eq!(all(left), all(full));

@@ -1,4 +1,4 @@
-//! Where the relay stands, as the cluster keeps it: an offset of a consumer group that nobody is a member of.
+//! The relay's position as the cluster keeps it: the offset of a consumer group without members.
 //!
 //! The offset is the number of the last event that was published, for partition 0 of the events' topic; no
 //! record needs to have it. Its metadata tell whose it is. It is written with the transaction that holds the
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Silent;
 use super::reports::Reports;
 use crate::event::{Fingerprint, Seq};
-use crate::sink::Standing;
+use crate::sink::CommittedPosition;
 
 /// The partition that the offset is told of: every topic has this one.
 const PARTITION: i32 = 0;
@@ -33,7 +33,7 @@ pub(super) struct GroupOffset {
 /// An offset that was committed once.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Committed {
-    pub standing: Standing,
+    pub position: CommittedPosition,
     /// The process that did so; none where it was set by other means.
     pub owner: Option<Uuid>,
 }
@@ -85,17 +85,17 @@ impl GroupOffset {
     /// Makes the offset part of the producer's transaction. Blocks.
     pub(super) fn send(
         &self,
-        standing: Standing,
+        position: CommittedPosition,
         producer: &BaseProducer<Reports>,
         timeout: Duration,
     ) -> KafkaResult<()> {
         let metadata = Metadata {
             owner: self.owner,
-            event: standing.event,
+            event: position.event,
         };
         let mut offsets = TopicPartitionList::new();
         let mut offset = offsets.add_partition(&self.topic, PARTITION);
-        offset.set_offset(Offset::Offset(standing.seq.0.cast_signed()))?;
+        offset.set_offset(Offset::Offset(position.seq.0.cast_signed()))?;
         offset.set_metadata(serde_json::to_string(&metadata).unwrap_or_default());
         producer.send_offsets_to_transaction(&offsets, &self.group, timeout)
     }
@@ -107,7 +107,7 @@ fn committed(offset: Offset, metadata: &str) -> Option<Committed> {
     };
     let metadata: Option<Metadata> = serde_json::from_str(metadata).ok();
     Some(Committed {
-        standing: Standing {
+        position: CommittedPosition {
             seq: Seq(u64::try_from(seq).ok()?),
             event: metadata.as_ref().and_then(|metadata| metadata.event),
         },
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(committed(Offset::Invalid, ""), None);
         for metadata in ["", "a note", "{}"] {
             let found = committed(Offset::Offset(7), metadata).unwrap();
-            assert_eq!((found.standing.seq, found.standing.event), (Seq(7), None));
+            assert_eq!((found.position.seq, found.position.event), (Seq(7), None));
             assert_eq!(found.owner, None, "{metadata}");
         }
     }
@@ -138,12 +138,12 @@ mod tests {
         let owner = Uuid::from_u128(2);
         let written = serde_json::to_string(&Metadata { owner, event }).unwrap();
         let found = committed(Offset::Offset(1 << 62), &written).unwrap();
-        let standing = Standing {
+        let position = CommittedPosition {
             seq: Seq(1 << 62),
             event,
         };
         let expected = Committed {
-            standing,
+            position,
             owner: Some(owner),
         };
         assert_eq!(found, expected);

@@ -1,4 +1,4 @@
-//! A damaged database moves aside, and what was rescued takes its place: safe at every moment.
+//! Replaces a damaged database by what was salvaged from it: safe at every moment.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,44 +7,44 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::spool::files::{beside, folder_of, log, remove, sync_folder_of};
+use crate::spool::files::{beside, folder_of, remove, sync_folder_of, wal};
 
-/// What the name of a database that was put aside has behind that of the database.
-const ASIDE: &str = ".damaged-";
+/// Follows the database's name in that of a quarantined one.
+const QUARANTINED: &str = ".damaged-";
 
-/// Where what was rescued is gathered.
-pub(super) fn rescued(database: &Path) -> PathBuf {
-    beside(database, ".rescued")
+/// The new database while it is being filled.
+pub(super) fn salvaged(database: &Path) -> PathBuf {
+    beside(database, ".salvaged")
 }
 
-/// Replaces a damaged database by what was rescued from it. Returns where the damaged one is now.
+/// Replaces a damaged database by the salvaged one. Returns where the damaged one is now.
 ///
-/// It moves first: as long as there is no database in its place, what was rescued is complete, and
-/// [`finish`] can take over.
+/// The damaged one moves first: while there is no database, the salvaged one is complete, and [`finish`] can
+/// take over.
 pub(super) fn replace(database: &Path) -> io::Result<PathBuf> {
-    File::open(rescued(database))?.sync_all()?;
-    let aside = unused_name(database, Timestamp::now())?;
-    fs::rename(database, &aside)?;
+    File::open(salvaged(database))?.sync_all()?;
+    let path = unused_name(database, Timestamp::now())?;
+    fs::rename(database, &path)?;
     sync_folder_of(database)?;
-    move_log(database, &aside)?;
+    move_wal(database, &path)?;
     take_place(database)?;
-    Ok(aside)
+    Ok(path)
 }
 
 /// Ends a replacement that was cut short, if there is one.
 pub(in crate::spool) fn finish(database: &Path) -> io::Result<()> {
-    if fs::exists(database)? || !fs::exists(rescued(database))? {
+    if fs::exists(database)? || !fs::exists(salvaged(database))? {
         return Ok(());
     }
-    move_log(database, &unused_name(database, Timestamp::now())?)?;
+    move_wal(database, &unused_name(database, Timestamp::now())?)?;
     take_place(database)
 }
 
-/// Databases that were put aside, oldest first: somebody should look at them, and then remove them.
-pub(in crate::spool) fn put_aside(database: &Path) -> io::Result<Vec<PathBuf>> {
+/// Quarantined databases, oldest first: somebody should look at them, and then remove them.
+pub(in crate::spool) fn quarantined(database: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let name = database.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = format!("{name}{ASIDE}");
+    let prefix = format!("{name}{QUARANTINED}");
     for entry in fs::read_dir(folder_of(database))? {
         let entry = entry?;
         let name = entry.file_name();
@@ -57,25 +57,25 @@ pub(in crate::spool) fn put_aside(database: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The log goes with the database that it belongs to.
-fn move_log(database: &Path, aside: &Path) -> io::Result<()> {
-    if fs::exists(log(database))? {
-        fs::rename(log(database), log(aside))?;
+/// The WAL goes with the database that it belongs to.
+fn move_wal(database: &Path, path: &Path) -> io::Result<()> {
+    if fs::exists(wal(database))? {
+        fs::rename(wal(database), wal(path))?;
     }
     remove(&beside(database, "-shm"))?;
     sync_folder_of(database)
 }
 
 fn take_place(database: &Path) -> io::Result<()> {
-    fs::rename(rescued(database), database)?;
+    fs::rename(salvaged(database), database)?;
     sync_folder_of(database)
 }
 
 /// A name that tells when: `spool.db.damaged-20261124T101530Z`.
 fn unused_name(database: &Path, now: Timestamp) -> io::Result<PathBuf> {
     let now = now.strftime("%Y%m%dT%H%M%SZ");
-    let name = beside(database, &format!("{ASIDE}{now}"));
-    if fs::exists(&name)? || fs::exists(log(&name))? {
+    let name = beside(database, &format!("{QUARANTINED}{now}"));
+    if fs::exists(&name)? || fs::exists(wal(&name))? {
         return Ok(beside(&name, &format!("-{}", Uuid::new_v4().simple())));
     }
     Ok(name)
@@ -97,32 +97,32 @@ mod tests {
     }
 
     /// Whenever it is cut short, the next start finds either the damaged database and its log, or what
-    /// was rescued; and the damaged one is kept.
+    /// was salvaged; and the damaged one is kept.
     #[test]
     fn can_be_cut_short_anywhere() {
         for moved in 0..=3 {
             let folder = TempDir::new().unwrap();
             let database = folder.path().join("spool.db");
-            let aside = folder.path().join("spool.db.damaged-1");
+            let path = folder.path().join("spool.db.damaged-1");
             let write = |path: &Path, text| fs::write(path, text).unwrap();
-            write(&rescued(&database), "rescued");
-            write(if moved >= 1 { &aside } else { &database }, "damaged");
-            write(&log(if moved >= 2 { &aside } else { &database }), "log");
+            write(&salvaged(&database), "salvaged");
+            write(if moved >= 1 { &path } else { &database }, "damaged");
+            write(&wal(if moved >= 2 { &path } else { &database }), "log");
             if moved < 2 {
                 write(&beside(&database, "-shm"), "index");
             }
             if moved == 3 {
-                fs::rename(rescued(&database), &database).unwrap();
+                fs::rename(salvaged(&database), &database).unwrap();
             }
             finish(&database).unwrap();
             if moved == 0 {
                 assert_eq!(fs::read_to_string(&database).unwrap(), "damaged");
                 replace(&database).unwrap();
             }
-            assert_eq!(fs::read_to_string(&database).unwrap(), "rescued");
-            let aside = put_aside(&database).unwrap();
-            assert_eq!(aside.len(), 1, "{moved}: {:?}", names(&folder));
-            assert_eq!(fs::read_to_string(&aside[0]).unwrap(), "damaged");
+            assert_eq!(fs::read_to_string(&database).unwrap(), "salvaged");
+            let path = quarantined(&database).unwrap();
+            assert_eq!(path.len(), 1, "{moved}: {:?}", names(&folder));
+            assert_eq!(fs::read_to_string(&path[0]).unwrap(), "damaged");
             let logs: Vec<String> = names(&folder)
                 .into_iter()
                 .filter(|name| name.ends_with("-wal"))
@@ -134,7 +134,7 @@ mod tests {
 
     /// Nor over a log whose database somebody has removed.
     #[test]
-    fn nothing_that_was_put_aside_is_written_over() {
+    fn nothing_that_was_quarantined_is_written_over() {
         let folder = TempDir::new().unwrap();
         let database = folder.path().join("spool.db");
         let unused = || unused_name(&database, Timestamp::UNIX_EPOCH).unwrap();
@@ -143,7 +143,7 @@ mod tests {
             name,
             folder.path().join("spool.db.damaged-19700101T000000Z")
         );
-        for taken in [name.clone(), log(&name)] {
+        for taken in [name.clone(), wal(&name)] {
             fs::write(&taken, "").unwrap();
             assert_ne!(unused(), name, "{}", taken.display());
             fs::remove_file(taken).unwrap();

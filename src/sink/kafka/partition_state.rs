@@ -1,14 +1,14 @@
 //! On which partitions the brokers know this producer, and what waits until they do.
 //!
-//! A broker that knows an idempotent producer refuses a batch behind one that is missing. From a producer
-//! that it does not know, it takes whatever comes first: where the first of several batches under way fails
-//! and the second is appended, the first has lost its place. librdkafka even reports it as delivered. So the
-//! first record on a partition goes alone, and what follows waits until it is confirmed.
+//! A broker that knows an idempotent producer refuses a batch if the one before it is missing. From a producer
+//! that it does not know, it takes whatever comes first: if the first of several batches in flight fails and
+//! the second is appended, the first has lost its place. librdkafka even reports it as delivered. So the first
+//! record on a partition is sent alone, and the others wait until it is confirmed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::sink::Delivery;
+use crate::event::Seq;
 
 /// Brokers forget a producer that has appended nothing for a day (`producer.id.expiration.ms`). Long before
 /// that we count as unknown again.
@@ -16,28 +16,28 @@ const KNOWN_FOR: Duration = Duration::from_hours(1);
 
 /// A partition that records go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Lane {
+pub(super) struct Partition {
     /// Of the dead letters' topic, not of the events'.
     pub dead_letter: bool,
-    pub partition: i32,
+    pub number: i32,
 }
 
 /// The partitions of one session.
 #[derive(Debug, Default)]
-pub(super) struct Lanes(BTreeMap<Lane, State>);
+pub(super) struct Partitions(BTreeMap<Partition, PartitionState>);
 
 #[derive(Debug)]
-struct State {
+struct PartitionState {
     known: bool,
     in_flight: usize,
     /// When something was last confirmed, or sent with nothing else in flight.
     since: Instant,
-    waiting: VecDeque<Delivery>,
+    waiting: VecDeque<Seq>,
 }
 
-impl Lanes {
-    fn state(&mut self, lane: Lane, now: Instant) -> &mut State {
-        self.0.entry(lane).or_insert_with(|| State {
+impl Partitions {
+    fn state(&mut self, partition: Partition, now: Instant) -> &mut PartitionState {
+        self.0.entry(partition).or_insert_with(|| PartitionState {
             known: false,
             in_flight: 0,
             since: now,
@@ -46,8 +46,8 @@ impl Lanes {
     }
 
     /// Whether a record may be sent now; else it has to wait.
-    pub(super) fn is_free(&mut self, lane: Lane, now: Instant) -> bool {
-        let state = self.state(lane, now);
+    pub(super) fn is_free(&mut self, partition: Partition, now: Instant) -> bool {
+        let state = self.state(partition, now);
         if state.in_flight == 0 && now.duration_since(state.since) >= KNOWN_FOR {
             state.known = false;
         }
@@ -55,13 +55,13 @@ impl Lanes {
     }
 
     /// Keeps a record until it may be sent.
-    pub(super) fn wait(&mut self, lane: Lane, delivery: Delivery, now: Instant) {
-        self.state(lane, now).waiting.push_back(delivery);
+    pub(super) fn wait(&mut self, partition: Partition, seq: Seq, now: Instant) {
+        self.state(partition, now).waiting.push_back(seq);
     }
 
     /// A record was sent.
-    pub(super) fn sent(&mut self, lane: Lane, now: Instant) {
-        let state = self.state(lane, now);
+    pub(super) fn sent(&mut self, partition: Partition, now: Instant) {
+        let state = self.state(partition, now);
         if state.in_flight == 0 {
             state.since = now;
         }
@@ -69,8 +69,8 @@ impl Lanes {
     }
 
     /// A record was confirmed; returns what has waited for that, in order.
-    pub(super) fn confirmed(&mut self, lane: Lane, now: Instant) -> VecDeque<Delivery> {
-        let state = self.state(lane, now);
+    pub(super) fn confirmed(&mut self, partition: Partition, now: Instant) -> VecDeque<Seq> {
+        let state = self.state(partition, now);
         state.in_flight = state.in_flight.saturating_sub(1);
         state.since = now;
         state.known = true;
@@ -79,21 +79,21 @@ impl Lanes {
 
     /// A partition whose records in flight have waited for so long that its broker may have forgotten us.
     /// Only another producer can go on there.
-    pub(super) fn forgotten(&self, now: Instant) -> Option<Lane> {
-        let forgotten = |state: &State| {
+    pub(super) fn forgotten(&self, now: Instant) -> Option<Partition> {
+        let forgotten = |state: &PartitionState| {
             state.in_flight > 0 && now.saturating_duration_since(state.since) >= KNOWN_FOR
         };
-        let mut lanes = self.0.iter();
-        lanes
+        let mut partitions = self.0.iter();
+        partitions
             .find(|(_, state)| forgotten(state))
-            .map(|(lane, _)| *lane)
+            .map(|(partition, _)| *partition)
     }
 }
 
 /// The partition of a key, of so many: the one that a Java client would choose.
 #[expect(clippy::cast_possible_wrap, reason = "31 bits")]
-pub(super) fn partition_of(key: &[u8], partitions: i32) -> i32 {
-    (murmur2(key) & 0x7fff_ffff) as i32 % partitions.max(1)
+pub(super) fn partition_of(key: &[u8], count: i32) -> i32 {
+    (murmur2(key) & 0x7fff_ffff) as i32 % count.max(1)
 }
 
 /// Murmur2 with the seed of Kafka's clients.
@@ -124,65 +124,64 @@ fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::kafka::tests::deliveries;
 
-    const LANE: Lane = Lane {
+    const ONE: Partition = Partition {
         dead_letter: false,
-        partition: 3,
+        number: 3,
     };
-    const OTHER: Lane = Lane {
+    const OTHER: Partition = Partition {
         dead_letter: true,
-        partition: 3,
+        number: 3,
     };
 
-    fn waiting(lanes: &mut Lanes, now: Instant) -> Vec<u64> {
-        let free = lanes.confirmed(LANE, now);
-        free.iter().map(|delivery| delivery.stored.seq.0).collect()
+    fn waiting(partitions: &mut Partitions, now: Instant) -> Vec<u64> {
+        let free = partitions.confirmed(ONE, now);
+        free.iter().map(|seq| seq.0).collect()
     }
 
     #[test]
     fn the_first_record_on_a_partition_goes_alone() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        assert!(lanes.is_free(LANE, now));
-        lanes.sent(LANE, now);
-        assert!(!lanes.is_free(LANE, now));
-        assert!(lanes.is_free(OTHER, now));
-        for delivery in deliveries(2..=4, "a") {
-            lanes.wait(LANE, delivery, now);
+        let (mut partitions, now) = (Partitions::default(), Instant::now());
+        assert!(partitions.is_free(ONE, now));
+        partitions.sent(ONE, now);
+        assert!(!partitions.is_free(ONE, now));
+        assert!(partitions.is_free(OTHER, now));
+        for seq in 2..=4 {
+            partitions.wait(ONE, Seq(seq), now);
         }
-        assert_eq!(waiting(&mut lanes, now), [2, 3, 4]);
+        assert_eq!(waiting(&mut partitions, now), [2, 3, 4]);
         for _ in 0..3 {
-            assert!(lanes.is_free(LANE, now));
-            lanes.sent(LANE, now);
+            assert!(partitions.is_free(ONE, now));
+            partitions.sent(ONE, now);
         }
     }
 
     #[test]
     fn a_partition_that_was_idle_for_long_is_unknown_again() {
-        let (mut lanes, start) = (Lanes::default(), Instant::now());
-        lanes.sent(LANE, start);
-        assert!(waiting(&mut lanes, start).is_empty());
+        let (mut partitions, start) = (Partitions::default(), Instant::now());
+        partitions.sent(ONE, start);
+        assert!(waiting(&mut partitions, start).is_empty());
         let just_before = start + Duration::from_secs(3599);
-        lanes.sent(LANE, just_before);
-        assert!(lanes.is_free(LANE, just_before));
-        assert!(waiting(&mut lanes, just_before).is_empty());
+        partitions.sent(ONE, just_before);
+        assert!(partitions.is_free(ONE, just_before));
+        assert!(waiting(&mut partitions, just_before).is_empty());
         let later = just_before + Duration::from_secs(3600);
-        assert!(lanes.is_free(LANE, later));
-        lanes.sent(LANE, later);
-        assert!(!lanes.is_free(LANE, later));
+        assert!(partitions.is_free(ONE, later));
+        partitions.sent(ONE, later);
+        assert!(!partitions.is_free(ONE, later));
     }
 
     #[test]
     fn a_partition_that_confirms_nothing_for_long_is_given_up() {
-        let (mut lanes, start) = (Lanes::default(), Instant::now());
-        lanes.sent(LANE, start);
+        let (mut partitions, start) = (Partitions::default(), Instant::now());
+        partitions.sent(ONE, start);
         let just_before = start + Duration::from_secs(3599);
-        lanes.sent(LANE, just_before);
-        assert_eq!(lanes.forgotten(just_before), None);
+        partitions.sent(ONE, just_before);
+        assert_eq!(partitions.forgotten(just_before), None);
         let later = start + Duration::from_secs(3600);
-        assert_eq!(lanes.forgotten(later), Some(LANE));
-        assert!(waiting(&mut lanes, later).is_empty());
-        assert_eq!(lanes.forgotten(later), None);
+        assert_eq!(partitions.forgotten(later), Some(ONE));
+        assert!(waiting(&mut partitions, later).is_empty());
+        assert_eq!(partitions.forgotten(later), None);
     }
 
     #[test]

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::Delivery;
 use crate::event::Seq;
-use crate::sink::Delivery;
 
-/// Events that were handed to a sink, in the spool's order.
+/// Events that were handed to a session, in the spool's order. The forwarder owns them; a session keeps their
+/// numbers, and looks them up here.
 ///
-/// It outlives a session: what was confirmed ahead of the cursor is not sent a second time by the next
-/// one. Per key that is right, because a sink confirms the events of a key in order.
+/// The window outlives a session: what was confirmed ahead of the cursor is not published a second time by the
+/// next one. Per key that is right, because a sink confirms the events of a key in order.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub struct Window {
     slots: VecDeque<Slot>,
     /// Of the events in flight.
     bytes: usize,
@@ -26,7 +27,7 @@ struct Slot {
 
 impl Window {
     /// How many more events it takes, if it takes `size` of them and so many bytes.
-    pub(super) fn room(&self, size: usize, bytes: usize) -> usize {
+    pub(crate) fn capacity(&self, size: usize, bytes: usize) -> usize {
         if self.bytes >= bytes {
             0
         } else {
@@ -35,20 +36,20 @@ impl Window {
     }
 
     /// The newest event in it.
-    pub(super) fn last(&self) -> Option<Seq> {
+    pub(crate) fn last(&self) -> Option<Seq> {
         self.slots.back().map(|slot| slot.seq)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
     /// Takes an event in; returns whether it has to be sent.
-    pub(super) fn admit(&mut self, delivery: Delivery) -> bool {
-        let seq = delivery.stored.seq;
+    pub(crate) fn admit(&mut self, delivery: Delivery) -> bool {
+        let seq = delivery.seq;
         let in_flight = !self.ahead.remove(&seq);
         if in_flight {
-            self.bytes += delivery.stored.event.bytes.len();
+            self.bytes += delivery.event.body.len();
         }
         self.slots.push_back(Slot {
             seq,
@@ -58,7 +59,7 @@ impl Window {
     }
 
     /// Passes over an event that cannot be read.
-    pub(super) fn pass(&mut self, seq: Seq) {
+    pub(crate) fn pass(&mut self, seq: Seq) {
         self.ahead.remove(&seq);
         self.slots.push_back(Slot {
             seq,
@@ -67,11 +68,11 @@ impl Window {
     }
 
     /// Marks events as confirmed; returns how many were not yet.
-    pub(super) fn confirm(&mut self, seqs: &[Seq]) -> u64 {
+    pub(crate) fn confirm(&mut self, seqs: &[Seq]) -> u64 {
         let mut confirmed = 0;
         for seq in seqs {
             if let Some(delivery) = self.slot(*seq).and_then(|slot| slot.in_flight.take()) {
-                self.bytes -= delivery.stored.event.bytes.len();
+                self.bytes -= delivery.event.body.len();
                 confirmed += 1;
             }
         }
@@ -79,7 +80,7 @@ impl Window {
     }
 
     /// Lets go of the confirmed prefix; returns the last event of it.
-    pub(super) fn advance(&mut self) -> Option<Seq> {
+    pub(crate) fn advance(&mut self) -> Option<Seq> {
         let mut last = None;
         while self
             .slots
@@ -92,24 +93,26 @@ impl Window {
     }
 
     /// What is not confirmed yet.
-    pub(super) fn in_flight(&self) -> impl Iterator<Item = &Delivery> {
+    pub(crate) fn in_flight(&self) -> impl Iterator<Item = &Delivery> {
         self.slots.iter().filter_map(|slot| slot.in_flight.as_ref())
     }
 
     /// An event that is in flight.
-    pub(super) fn delivery(&mut self, seq: Seq) -> Option<&Delivery> {
-        self.slot(seq)?.in_flight.as_ref()
+    #[must_use]
+    pub fn delivery(&self, seq: Seq) -> Option<&Delivery> {
+        let index = self.index(seq)?;
+        self.slots.get(index)?.in_flight.as_ref()
     }
 
     /// Puts a delivery in the place of the one with the same number.
-    pub(super) fn replace(&mut self, delivery: Delivery) {
-        if let Some(slot) = self.slot(delivery.stored.seq) {
+    pub(crate) fn replace(&mut self, delivery: Delivery) {
+        if let Some(slot) = self.slot(delivery.seq) {
             slot.in_flight = Some(delivery);
         }
     }
 
     /// Forgets what is in flight: it will be read again.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.bytes = 0;
         for slot in self.slots.drain(..) {
             if slot.in_flight.is_none() {
@@ -119,16 +122,17 @@ impl Window {
     }
 
     /// Forgets what was confirmed up to here: it will not be read again.
-    pub(super) fn forget(&mut self, seq: Seq) {
+    pub(crate) fn forget(&mut self, seq: Seq) {
         self.ahead = self.ahead.split_off(&seq.next());
     }
 
     fn slot(&mut self, seq: Seq) -> Option<&mut Slot> {
-        let index = self
-            .slots
-            .binary_search_by_key(&seq, |slot| slot.seq)
-            .ok()?;
+        let index = self.index(seq)?;
         self.slots.get_mut(index)
+    }
+
+    fn index(&self, seq: Seq) -> Option<usize> {
+        self.slots.binary_search_by_key(&seq, |slot| slot.seq).ok()
     }
 }
 

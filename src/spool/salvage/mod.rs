@@ -1,0 +1,291 @@
+//! Salvage of a damaged file: what can be read is kept, what is lost is counted, the file is quarantined.
+//!
+//! Promises:
+//! - a damaged spool stops a start only if the new file cannot be written, and none of its data is deleted or
+//!   changed: it is renamed to `spool.db.damaged-<when>`, its WAL beside it;
+//! - every event that lies whole in the file, or in the WAL up to the first frame that is damaged, is kept with
+//!   its number;
+//! - events that are lost are counted and named by their numbers;
+//! - a cursor that cannot be read starts again at the oldest event kept.
+//!
+//! It repairs nothing but our own tables, and does not look for damage by itself: whoever finds some marks the
+//! spool as damaged and ends the program, and the next start comes here.
+
+mod pages;
+mod record;
+mod replace;
+mod wal;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use tracing::{error, warn};
+
+pub(super) use replace::{finish, quarantined};
+
+use super::saved_cursor::SavedCursor;
+use super::watermark::Watermark;
+use super::{files, schema};
+use crate::event::Seq;
+use pages::Pages;
+use replace::{replace, salvaged};
+
+/// The largest number that a spool gives out: anything above it is damage.
+pub(super) const LARGEST: u64 = 1 << 62;
+
+/// How many lost ranges are logged; the table `gaps` has all of them.
+const NAMED: usize = 20;
+
+/// What a start found to be damaged, and what became of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SalvageReport {
+    /// The damaged file, if one was quarantined.
+    pub quarantined: Option<Quarantined>,
+    /// First and last number of each range of unconfirmed events that were lost.
+    pub lost: Vec<(Seq, Seq)>,
+    /// Sinks whose cursor was damaged: they start again at the oldest event kept.
+    pub cursors: Vec<String>,
+}
+
+/// A damaged file that was replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// What was wrong with it.
+    pub reason: String,
+    /// Where it is now.
+    pub path: PathBuf,
+    /// How many events could be read.
+    pub kept: u64,
+}
+
+impl fmt::Display for Quarantined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (reason, kept, path) = (&self.reason, self.kept, self.path.display());
+        write!(
+            f,
+            "{reason}; {kept} events were kept; quarantined as {path}"
+        )
+    }
+}
+
+impl SalvageReport {
+    /// Logs what is in it.
+    pub(super) fn log(&self) {
+        if let Some(Quarantined { reason, path, kept }) = &self.quarantined {
+            let quarantined = path.display();
+            error!(
+                %quarantined, reason, kept,
+                "the spool is damaged; the events that could be read are kept in a new file"
+            );
+        }
+        for (first, last) in self.lost.iter().take(NAMED) {
+            let events = last.0 + 1 - first.0;
+            error!(%first, %last, events, "events are lost: the spool's file no longer holds these numbers");
+        }
+        if self.lost.len() > NAMED {
+            let more = self.lost.len() - NAMED;
+            error!(
+                more,
+                "more ranges of events are lost; the spool's table `gaps` lists them"
+            );
+        }
+        for sink in &self.cursors {
+            warn!(
+                sink,
+                "the sink's cursor is damaged; events that were published may be published again"
+            );
+        }
+    }
+}
+
+/// Why nothing was salvaged.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither a row in it nor a high-water mark beside it says that the file is a spool.
+    #[error("it is not a spool of recall-relay")]
+    Foreign,
+    /// The files.
+    #[error("could not read or write its files")]
+    Files(#[from] io::Error),
+    /// The new database.
+    #[error("could not write a new database")]
+    Database(#[from] rusqlite::Error),
+}
+
+/// Makes a new database of what can be read of a damaged one and of its WAL, and replaces it.
+pub(super) fn salvage(
+    database: &Path,
+    watermark: Option<Watermark>,
+    reason: String,
+) -> Result<SalvageReport, Error> {
+    let new = salvaged(database);
+    for leftover in [new.clone(), files::beside(&new, "-journal")] {
+        files::remove(&leftover)?;
+    }
+    files::open_private(&new)?;
+    let connection = schema::connect(&new, OpenFlags::default())?;
+    // The file is synced as a whole before it replaces the other; if that is cut short, it is made again.
+    connection.pragma_update(None, "synchronous", "off")?;
+    schema::create(&connection)?;
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+
+    Pages::open(database)?.each_row(|row| {
+        match schema::insert(&connection, row.seq, row.appended_at, &row.event) {
+            // A page may be there several times, in the file and in the WAL.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    })?;
+    let bounds = "SELECT count(*), min(seq), max(seq) FROM events";
+    let (kept, first, last): (u64, Option<u64>, Option<u64>) =
+        connection.query_row(bounds, [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    if kept == 0 && watermark.is_none() {
+        drop(connection);
+        files::remove(&new)?;
+        return Err(Error::Foreign);
+    }
+
+    let committed = watermark
+        .map_or(0, |mark| mark.last.0)
+        .max(last.unwrap_or(0));
+    let next = copy_small_tables(database, &connection, watermark, committed)?;
+    // No number above the lowest cursor was purged. A cursor that cannot be read may be at 0.
+    let cursors = SavedCursor::load_all(&connection)?;
+    let pinning = |cursor: &Option<SavedCursor>| cursor.is_none_or(|cursor| cursor.pins);
+    let pinning = cursors.values().filter(|cursor| pinning(cursor));
+    let lowest = pinning
+        .map(|cursor| cursor.map_or(0, |cursor| cursor.seq.0))
+        .min();
+    let confirmed = watermark.map_or(lowest.unwrap_or(0), |mark| mark.confirmed.0);
+    // Without a high-water mark nobody knows what was before the first event that is found.
+    let start = match (watermark, first) {
+        (Some(_), Some(first)) => confirmed.min(first - 1),
+        (None, Some(first)) => first - 1,
+        (_, None) => confirmed,
+    };
+    record_missing(&connection, Seq(start), Seq(confirmed), Seq(committed))?;
+    let highest = cursors.values().flatten().map(|cursor| cursor.seq.0).max();
+    let next = next.max(committed.max(confirmed).max(highest.unwrap_or(0)) + 1);
+    connection.execute("UPDATE identity SET next_seq = ?1", [next.min(LARGEST)])?;
+    let missed = lost_after(&connection, Seq(0))?;
+    connection.execute_batch("COMMIT")?;
+    connection.close().map_err(|(_, error)| error)?;
+    let path = replace(database)?;
+    Ok(SalvageReport {
+        quarantined: Some(Quarantined { reason, path, kept }),
+        lost: missed,
+        cursors: Vec::new(),
+    })
+}
+
+/// Records the numbers after `start` that neither an event nor a known gap has: up to `confirmed` they are
+/// not missed, from there to `committed` their events are lost.
+///
+/// Numbers are given out without a gap, and only to events that were committed.
+pub(super) fn record_missing(
+    connection: &Connection,
+    start: Seq,
+    confirmed: Seq,
+    committed: Seq,
+) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare(
+        "INSERT INTO gaps SELECT before + 1, first - 1, ?3 FROM (
+             SELECT first, max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                 AS before
+             FROM (
+                 SELECT ?1 AS first, ?1 AS last
+                 UNION ALL SELECT seq, seq FROM events WHERE seq > ?1 AND seq <= ?2
+                 UNION ALL SELECT first_seq, last_seq FROM gaps WHERE last_seq > ?1 AND first_seq <= ?2
+                 UNION ALL SELECT ?2 + 1, ?2 + 1
+             )
+         ) WHERE first > before + 1",
+    )?;
+    insert.execute(params![start.0, confirmed.0, false])?;
+    insert.execute(params![start.max(confirmed).0, committed.0, true])?;
+    Ok(())
+}
+
+/// First and last number of each range of lost events after `seq`.
+pub(super) fn lost_after(connection: &Connection, seq: Seq) -> rusqlite::Result<Vec<(Seq, Seq)>> {
+    connection
+        .prepare("SELECT first_seq, last_seq FROM gaps WHERE lost AND first_seq > ?1 ORDER BY 1")?
+        .query_map([seq.0], |row| Ok((Seq(row.get(0)?), Seq(row.get(1)?))))?
+        .collect()
+}
+
+/// Copies what SQLite can still read of the other tables: what is wrong with a cursor is found when it is
+/// loaded, gaps that cannot be true are left out. Returns a number that was never given out, as far as these
+/// tables tell.
+fn copy_small_tables(
+    database: &Path,
+    new: &Connection,
+    watermark: Option<Watermark>,
+    committed: u64,
+) -> rusqlite::Result<u64> {
+    let mut next = 1;
+    // SQLite deletes the WAL of an empty file.
+    let is_empty = fs::metadata(database).is_ok_and(|file| file.len() == 0);
+    if !is_empty && let Ok(old) = schema::connect(database, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        for table in ["cursors", "gaps", "recent_ids", "dead_letters"] {
+            if let Err(error) = copy_rows(&old, new, table) {
+                error!(table, %error, "not all rows of a table could be read from the damaged spool");
+            }
+        }
+        let identity = old.query_row("SELECT spool_id, next_seq FROM identity", [], |row| {
+            Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, u64>(1)?))
+        });
+        if let Ok((spool_id, next_seq)) = identity {
+            new.execute("UPDATE identity SET spool_id = ?1", [spool_id])?;
+            next = next_seq;
+        }
+    }
+    // The high-water mark has a checksum; the row has none.
+    if let Some(id) = watermark
+        .map(|mark| mark.spool_id)
+        .filter(|id| !id.is_nil())
+    {
+        new.execute("UPDATE identity SET spool_id = ?1", [id.as_bytes()])?;
+    }
+    new.execute(
+        "DELETE FROM gaps WHERE last_seq > ?1
+             OR EXISTS (SELECT 1 FROM events WHERE seq BETWEEN first_seq AND last_seq)
+             OR EXISTS (SELECT 1 FROM gaps AS other
+                        WHERE other.first_seq < gaps.first_seq AND other.last_seq >= gaps.first_seq)",
+        [committed],
+    )?;
+    new.execute(
+        "DELETE FROM recent_ids WHERE seq NOT BETWEEN 1 AND ?1",
+        [LARGEST],
+    )?;
+    let last_id = "SELECT coalesce(max(seq), 0) FROM recent_ids";
+    let last_id: u64 = new.query_row(last_id, [], |row| row.get(0))?;
+    Ok(next.max(last_id + 1))
+}
+
+fn copy_rows(old: &Connection, new: &Connection, table: &str) -> rusqlite::Result<()> {
+    let mut select = old.prepare(&format!("SELECT * FROM {table}"))?;
+    let columns = select.column_count();
+    let places = vec!["?"; columns].join(", ");
+    let mut insert = new.prepare(&format!("INSERT OR REPLACE INTO {table} VALUES ({places})"))?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        for column in 0..columns {
+            let value = ToSqlOutput::Borrowed(row.get_ref(column)?);
+            insert.raw_bind_parameter(column + 1, value)?;
+        }
+        // A row that breaks the table's own rules is none.
+        let _ = insert.raw_execute();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests;
