@@ -7,7 +7,10 @@
 
 mod rig;
 
-use http_body_util::{BodyExt as _, Full};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use rig::{Answer, Connection, Setup, recall, recall_query, request, until};
 use sha2::{Digest as _, Sha256};
 
@@ -251,33 +254,35 @@ fn a_full_spool_is_said_so_and_loses_nothing() {
     relay.kill();
 }
 
-#[tokio::test]
-async fn http2_is_spoken_by_prior_knowledge() {
+#[test]
+fn http2_is_answered_like_any_garbage() {
     let relay = Setup::new().start();
-    let stream = tokio::net::TcpStream::connect(relay.callbacks)
-        .await
-        .unwrap();
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut requests, connection) =
-        hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream))
-            .await
-            .unwrap();
-    let answers = async {
-        for number in 1..=3 {
-            let uri = format!("http://relay/?{}", recall_query());
-            let body = Full::new(bytes::Bytes::from(recall("g", number)));
-            let request = hyper::Request::post(uri).body(body).unwrap();
-            let answer = requests.send_request(request).await.unwrap();
-            assert_eq!(answer.status(), 200);
-            let body = answer.into_body().collect().await.unwrap().to_bytes();
-            assert_eq!(
-                body,
-                r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#
+    // With an empty SETTINGS frame, as a client with prior knowledge begins.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let half = b"PRI * HTTP/2.0\r\n\r\n";
+    let garbage = b"\x16\x03\x01\r\n\r\n";
+    for listener in [relay.callbacks, relay.admin] {
+        for bytes in [&preface[..], half, garbage] {
+            let mut stream = TcpStream::connect(listener).unwrap();
+            // No time-out of the relay is as short.
+            let timeout = Duration::from_secs(8);
+            stream.set_read_timeout(Some(timeout)).unwrap();
+            stream.write_all(bytes).unwrap();
+            let mut answer = Vec::new();
+            match stream.read_to_end(&mut answer) {
+                Err(error) if error.kind() != ErrorKind::ConnectionReset => {
+                    panic!("{listener}, {bytes:?}: {error}")
+                }
+                _ => {}
+            }
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+                "{listener}, {bytes:?}: {answer}"
             );
         }
-        drop(requests);
-    };
-    let ((), connection) = tokio::join!(answers, connection);
-    connection.unwrap();
-    assert_eq!(relay.stop().len(), 3);
+    }
+    assert!(relay.recall("g", 1).is_ok());
+    assert_eq!(relay.admin("/readyz").status, 200);
+    assert_eq!(relay.stop().len(), 1);
 }

@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(8);
 fn slow_and_silent_peers_are_let_go() {
     let relay = Setup::new()
         .set("RECALL_HTTP__READ_TIMEOUT", "300ms")
-        .set("RECALL_HTTP__IDLE_TIMEOUT", "1s")
+        .set("RECALL_HTTP__IDLE_TIMEOUT", "2s")
         .start();
     let mut slow_body = Connection::open(relay.callbacks).unwrap();
     slow_body.send(&head(9)).unwrap();
@@ -42,15 +42,26 @@ fn slow_and_silent_peers_are_let_go() {
         ("silent", &b""[..], 250..900),
         ("a slow head", b"POST / HTT", 250..900),
         (
-            "half an HTTP/2 preface",
-            b"PRI * HTTP/2.0\r\n\r\n",
-            250..900,
+            "an HTTP/2 preface",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            0..900,
         ),
-        ("silent after a request", &request, 900..8000),
+        ("silent after a request", &request, 1900..8000),
     ] {
         let took = closed_after(relay.callbacks, what, bytes);
         assert!(within.contains(&took.as_millis()), "{what}: {took:?}");
     }
+
+    let mut kept_alive = Connection::open(relay.callbacks).unwrap();
+    kept_alive.send(&request).unwrap();
+    assert!(kept_alive.answer().unwrap().is_ok());
+    // Longer than http.read_timeout, so that the timer has seen the connection idle.
+    thread::park_timeout(Duration::from_millis(500));
+    kept_alive.send(b"POST / HTT").unwrap();
+    let began = Instant::now();
+    kept_alive.answer().unwrap_err();
+    let took = began.elapsed();
+    assert!((250..900).contains(&took.as_millis()), "{took:?}");
 }
 
 /// How long a peer that sends these bytes and no more is kept.
@@ -143,7 +154,11 @@ fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
 
 #[test]
 fn callbacks_beyond_those_that_may_wait_for_the_disk_are_refused() {
-    let setup = Setup::new().set("RECALL_SPOOL__MAX_WAITING", "1");
+    // No time-out of the connection ends the wait for an answer.
+    let setup = Setup::new()
+        .set("RECALL_SPOOL__MAX_WAITING", "1")
+        .set("RECALL_HTTP__READ_TIMEOUT", "1s")
+        .set("RECALL_HTTP__IDLE_TIMEOUT", "1s");
     let relay = setup.start();
     assert!(relay.recall("before", 1).is_ok());
     // A disk that does not answer: one callback is being written, one waits, there is no third.

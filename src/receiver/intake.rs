@@ -51,8 +51,8 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 
-/// What is known of a request besides its body. Not its headers: of HTTP/2, a head can be a hundred times as large in
-/// memory as on the line.
+/// What is known of a request besides its body. Its headers are dropped before the body is read: no permit covers
+/// their memory.
 struct Head<'a> {
     query: Query<'a>,
     /// Whether it comes from where it may.

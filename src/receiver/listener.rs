@@ -1,6 +1,4 @@
-//! Accepting connections and serving HTTP/1.1 and HTTP/2 on them, within limits.
-//!
-//! The limits on time are kept by a watchdog for each connection (`watchdog`).
+//! Accepting connections and serving HTTP/1.1 on them, within limits.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,28 +12,23 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::watchdog::{Watch, Watched};
+use super::connection_timer::ConnectionTimer;
 use crate::setting::Timeout;
 
-/// Bytes of a head of HTTP/1, and of each read.
+/// Bytes of a request's head, and of each read.
 const BUFFER: usize = 64 << 10;
-
-/// Bytes of a head of HTTP/2. In memory it takes up to twice as many, and a client can repeat a field for a byte each.
-const HTTP2_HEAD: u32 = 16 << 10;
-
-/// Requests that one HTTP/2 connection may have open at once.
-const STREAMS: u32 = 64;
 
 /// How long accepting pauses when the system has no more to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -161,51 +154,39 @@ async fn serve_connection<S, F>(
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    let watch = Watch::new();
-    let stream = Watched::new(stream, watch.clone());
-    let requests = watch.clone();
+    let timer = ConnectionTimer::new(limits);
+    let (reads, requests) = (timer.clone(), timer.clone());
+    let stream = InspectReader::new(stream, move |_| reads.received());
     let service = service_fn(move |request| {
-        let open = requests.open();
+        let requests = requests.clone();
+        requests.request_opened();
         service(request, peer).map(move |answer| {
-            drop(open);
+            requests.request_answered();
             Ok::<_, Infallible>(answer)
         })
     });
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .max_buf_size(BUFFER)
-        // An answer is shorter than what it takes to send its head and body in two pieces.
-        .writev(false)
-        .timer(TokioTimer::new())
-        .header_read_timeout(None);
-    http.http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HTTP2_HEAD)
-        .keep_alive_interval(Some(*limits.idle_timeout))
-        .keep_alive_timeout(*limits.read_timeout);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let mut stopping = false;
-    loop {
+    let mut connection = pin!(
+        http1::Builder::new()
+            .max_buf_size(BUFFER)
+            // An answer is shorter than what it takes to send its head and body in two pieces.
+            .writev(false)
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let served = async {
         tokio::select! {
-            // After a pause of the whole machine both may be due: what has come is read first.
             biased;
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%peer, %error, "connection ended");
-                }
-                return;
-            }
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = sleep_until(watch.look_again(limits)) => {
-                if watch.is_overdue(limits) {
-                    debug!(%peer, "connection closed: it said nothing, or too slowly");
-                    return;
-                }
-            }
+            ended = connection.as_mut() => return ended,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
         }
+        connection.await
+    };
+    tokio::select! {
+        // If the whole machine was paused, both may be ready: bytes that have arrived are read first.
+        biased;
+        ended = served => if let Err(error) = ended {
+            debug!(%peer, %error, "connection ended");
+        },
+        () = timer.overdue() => debug!(%peer, "connection closed: no request within the time limit"),
     }
 }

@@ -9,12 +9,12 @@
 //! It knows nothing of brokers: whether they are there does not change an answer.
 
 mod answer;
+mod connection_timer;
 mod durability;
 mod gate;
 mod intake;
 mod listener;
 mod metrics;
-mod watchdog;
 
 use std::net::SocketAddr;
 
