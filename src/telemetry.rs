@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,12 @@ pub fn start(config: &Config) -> anyhow::Result<Log> {
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     Ok(log)
+}
+
+/// How many log lines this process has dropped because standard error was not read, or could not be written.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    lines::DROPPED.load(Ordering::Relaxed)
 }
 
 /// Says something on standard error, whatever becomes of the log; does not wait long for who reads it.

@@ -1,4 +1,4 @@
-//! The figures of spool and sinks, read when somebody asks.
+//! The metrics of spool, sinks and log, read at each scrape.
 
 use std::fmt;
 
@@ -13,6 +13,7 @@ use super::SinkView;
 use crate::event::Millis;
 use crate::forwarder::Health;
 use crate::spool::{Spool, Status};
+use crate::telemetry::dropped_lines;
 
 /// Reads the figures of spool and sinks. Blocks: it asks the spool's file for the age of events.
 #[derive(Debug)]
@@ -135,6 +136,10 @@ impl Collector for Figures {
                 ConstCounter::new(read(sink)).encode(metric.encode_family(&labels)?)?;
             }
         }
-        Ok(())
+
+        let help = "Log lines that could not be written to standard error";
+        let metric =
+            encoder.encode_descriptor("log_dropped_lines", help, None, MetricType::Counter)?;
+        ConstCounter::new(dropped_lines()).encode(metric)
     }
 }

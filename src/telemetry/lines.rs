@@ -1,15 +1,19 @@
 //! Lines on their way to standard error.
 //!
-//! It may be a pipe that nobody reads: a thread of its own writes them, and who has something to tell, the
-//! spool's writer among them, waits for nothing.
+//! It may be a pipe that nobody reads. So a thread of its own writes the lines, and no caller, such as the spool's
+//! writer, waits for it. Lines that cannot be queued or written are dropped and counted.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Lines that wait to be written; further ones are dropped.
 const WAITING: usize = 4096;
+
+/// Lines that were dropped, of the whole process.
+pub(super) static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// How long, at the end, what waits may take to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,7 +59,9 @@ impl Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = self.0.try_send(Message::Line(line.to_vec()));
+        if self.0.try_send(Message::Line(line.to_vec())).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(line.len())
     }
 
@@ -67,9 +73,32 @@ impl Write for Lines {
 fn write(waiting: &Receiver<Message>) {
     for message in waiting {
         match message {
-            // There is nobody to tell that it cannot be written.
-            Message::Line(line) => drop(io::stderr().write_all(&line)),
+            Message::Line(line) => {
+                if io::stderr().write_all(&line).is_err() {
+                    DROPPED.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             Message::Flush(done) => drop(done.send(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_cannot_be_queued_are_counted() {
+        // The writer is blocked: it takes nothing out of the queue.
+        let (lines, queue) = sync_channel(1);
+        let mut lines = Lines(lines);
+        let mut write = |line: &[u8]| {
+            let before = DROPPED.load(Ordering::Relaxed);
+            assert_eq!(lines.write(line).unwrap(), line.len());
+            DROPPED.load(Ordering::Relaxed) - before
+        };
+        assert_eq!([write(b"a"), write(b"b"), write(b"c")], [0, 1, 1]);
+        assert!(matches!(queue.recv().unwrap(), Message::Line(line) if line == b"a"));
+        assert_eq!(write(b"d"), 0);
     }
 }
