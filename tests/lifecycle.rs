@@ -114,6 +114,15 @@ fn exit_codes_tell_what_was_wrong() {
         (78, true),
         "{stderr}"
     );
+    let uri = Setup::new().set("RECALL_SPOOL__PATH", "file:x.db");
+    for command in [&[][..], &["spool", "forget", "kafka"]] {
+        let (code, _, stderr) = uri.run(command);
+        assert_eq!(
+            (code, stderr.contains("spool.path")),
+            (78, true),
+            "{stderr}"
+        );
+    }
     let (code, _, stderr) = Setup::new()
         .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "h:1")
         .set("RECALL_KAFKA__PROPERTIES__ACKS", "1")

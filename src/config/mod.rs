@@ -226,6 +226,11 @@ impl Loaded {
             let text = "must be a path alone: it begins with `/`, and has no `?` and no `#`";
             wrong("http.path", text.to_owned());
         }
+        // SQLite opens the file that the URI names, but the lock and the salvage use the text as a file name.
+        if config.spool.path.to_string_lossy().starts_with("file:") {
+            let text = "must be a path, not a URI: leave out `file:`, or write `./file:…` if that is the file's name";
+            wrong("spool.path", text.to_owned());
+        }
         if config.log.filter.trim().is_empty() {
             let text = "is empty; `info` is the default, and `off` logs nothing";
             wrong("log.filter", text.to_owned());

@@ -164,6 +164,13 @@ fn a_wrong_value_is_named_with_its_source() {
         let error = problem(&[("RECALL_HTTP__PATH", path)]);
         assert!(error.contains("must be a path alone"), "{path}: {error}");
     }
+    for path in ["file:x.db", "file:///x.db?mode=ro"] {
+        let error = problem(&[("RECALL_SPOOL__PATH", path)]);
+        let expected =
+            "spool.path (from RECALL_SPOOL__PATH): must be a path, not a URI: leave out `file:`";
+        assert!(error.contains(expected), "{path}: {error}");
+    }
+    assert!(load(None, &[APP, ("RECALL_SPOOL__PATH", "./file:x.db")]).is_ok());
     let error = problem(&[("RECALL_LOG__FILTER", "")]);
     assert!(error.contains("log.filter (from"), "{error}");
     assert!(error.contains("is empty"), "{error}");
