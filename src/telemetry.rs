@@ -56,7 +56,7 @@ pub struct FilterError {
 /// once.
 const QUIET: [&str; 2] = ["lapin=off", "librdkafka=off"];
 
-/// The log. When it is dropped, what was logged is written, unless that takes longer than a second or two.
+/// The log. When it is dropped, what was logged is written, unless that takes longer than two seconds.
 #[derive(Debug)]
 #[must_use]
 pub struct Log(Lines);

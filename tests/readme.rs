@@ -14,9 +14,14 @@ use rig::Setup;
 /// The README's text between two marks.
 #[track_caller]
 fn cut(begin: &str, end: &str) -> String {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let (_, rest) = readme.split_once(begin).expect(begin);
+    cut_from("README.md", begin, end)
+}
+
+#[track_caller]
+fn cut_from(file: &str, begin: &str, end: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = text.split_once(begin).expect(begin);
     rest.split_once(end).expect(end).0.to_owned()
 }
 
@@ -81,4 +86,25 @@ fn send_is_understood_by_the_relay() {
             .map(|(name, count)| (name.to_owned(), count))
             .into()
     );
+}
+
+#[test]
+fn the_shipped_deployments_wait_for_the_longest_stop() {
+    let seconds = |text: String| text.parse::<u64>().unwrap();
+    let drain = seconds(cut("| `drain_timeout` | `", "s`"));
+    let closing = seconds(cut("`http.stop_delay` + `drain_timeout` + ", " seconds"));
+    let kubernetes = "deploy/kubernetes.yaml";
+    let delay = seconds(cut_from(
+        kubernetes,
+        "RECALL_HTTP__STOP_DELAY, value: ",
+        "s}",
+    ));
+    for (file, begin, end, delay) in [
+        (kubernetes, "terminationGracePeriodSeconds: ", "\n", delay),
+        ("deploy/recall-relay.service", "TimeoutStopSec=", "s\n", 0),
+        ("docker-compose.yml", "stop_grace_period: ", "s\n", 0),
+    ] {
+        let waits = seconds(cut_from(file, begin, end));
+        assert!(waits > delay + drain + closing, "{file}: {waits} s");
+    }
 }
