@@ -171,6 +171,7 @@ impl Transactions {
                         SessionError::unavailable("could not abort a transaction", error)
                     })?;
                     batch.tries -= 1;
+                    batch.seqs.retain(|seq| window.delivery(*seq).is_some());
                     batch.enter(Stage::Sending(batch.seqs.len()));
                     producer.publish_anew(window, &batch.seqs);
                 }
@@ -258,10 +259,13 @@ impl Batch {
 
     /// Where the relay stands once it is committed; none where it is empty.
     fn end(&self, window: &Window) -> Option<CommittedPosition> {
-        let seq = *self.seqs.last()?;
-        let delivery = window.delivery(seq);
-        let event = delivery.map(|delivery| delivery.event.fingerprint());
-        Some(CommittedPosition { seq, event })
+        // One that the spool keeps as a dead letter is not in the window any more.
+        let mut last_first = self.seqs.iter().rev();
+        let last = last_first.find_map(|seq| window.delivery(*seq))?;
+        Some(CommittedPosition {
+            seq: last.seq,
+            event: Some(last.event.fingerprint()),
+        })
     }
 
     /// So many records are with the cluster, or will never be.

@@ -151,7 +151,7 @@ fn numbers_that_no_spool_gives_out_are_damage() {
 }
 
 #[test]
-fn a_sink_without_a_cursor_is_a_finding_where_the_spool_was_rescued() {
+fn a_sink_without_a_cursor_is_reported_after_a_salvage() {
     let folder = TempDir::new().unwrap();
     let config = config(&folder);
     let mut store = Store::open(&config).unwrap();
