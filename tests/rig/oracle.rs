@@ -39,9 +39,9 @@ pub fn read_spool(setup: &Setup) -> Vec<Recall> {
         .unwrap()
         .prepare("SELECT body FROM events ORDER BY seq")
         .unwrap()
-        .query_map([], |row| row.get::<_, Vec<u8>>(0))
+        .query_map([], |row| row.get::<_, String>(0))
         .unwrap()
-        .map(|body| Recall::of(&body.unwrap()))
+        .map(|body| Recall::of(body.unwrap().as_bytes()))
         .collect()
 }
 
