@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::{Connection, Setup, recall, recall_query};
+use rig::{Connection, Setup, recall, recall_query, until};
 
 /// Much longer than the limits that these tests set, much shorter than the built-in ones.
 const SOON: Duration = Duration::from_secs(8);
@@ -214,4 +214,53 @@ fn head(length: usize) -> Vec<u8> {
         recall_query()
     )
     .into_bytes()
+}
+
+/// Rejected callbacks must not take the space of events: with 22 MB of them a spool of 128 MiB once had room
+/// for 1,093 events.
+#[test]
+fn rejected_callbacks_beyond_their_budget_are_not_kept_and_events_are() {
+    let setup = Setup::new().set("RECALL_SPOOL__MAX_DEAD_LETTER_BYTES", "100KiB");
+    // Nothing is forwarded.
+    let relay = setup
+        .with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+        .start();
+    let reject = |number: u32| {
+        relay.post(
+            &recall_query(),
+            format!("{number}{}", "\u{1}".repeat(10_000)),
+        )
+    };
+    let answers: Vec<_> = (0..20).map(reject).collect();
+    let dropped = answers
+        .iter()
+        .filter(|answer| answer.text().contains("it is not kept"));
+    let dropped = dropped.count();
+    assert!(answers.iter().all(|answer| answer.status == 400));
+    // Each is 13,800 bytes in base64.
+    assert_eq!(dropped, 13);
+    assert!(
+        answers[19]
+            .text()
+            .contains("spool.max_dead_letter_bytes (100KiB)"),
+        "{}",
+        answers[19].text()
+    );
+    let label = |outcome: &str| {
+        format!(
+            r#"recall_callbacks_total{{command="Group.CallbackAfterRecallMsg",outcome="{outcome}"}}"#
+        )
+    };
+    assert_eq!(relay.metric(&label("rejected")), "7");
+    assert_eq!(relay.metric(&label("dropped")), "13");
+    until("an ERROR for each that is lost", || {
+        let log = relay.log();
+        let lost = log.lines().filter(|line| {
+            line.contains("ERROR") && line.contains("a recall that could not be understood is lost")
+        });
+        (lost.count() == 13).then_some(())
+    });
+    assert!(relay.recall("g", 1).is_ok());
+    assert_eq!(relay.readiness()["ready"], true);
+    relay.kill();
 }
