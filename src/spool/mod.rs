@@ -375,7 +375,7 @@ pub fn forget(config: &Config, sink: &str) -> Result<bool, OpenError> {
         return Err(OpenError::Missing(config.path.clone()));
     }
     let mut store = store::Store::open(config)?;
-    store.report().log();
+    store.report.log();
     let forgotten = store.forget(sink)?;
     store.write_watermark(&BTreeMap::new());
     Ok(forgotten)

@@ -41,7 +41,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     let gaps = store.gaps().map_err(failed)?;
     let lost = gaps.iter().filter(|(.., lost)| *lost);
     let lost = lost.map(|(first, last, _)| last.0 + 1 - first.0).sum();
-    let saved = store.saved_cursors();
+    let saved = &store.saved_cursors;
     let cursors: BTreeMap<String, Cursor> = saved
         .iter()
         .filter(|(sink, _)| sinks.contains(&sink.as_str()))
@@ -53,15 +53,15 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         .map(|(sink, saved)| (sink.clone(), store.last().0.saturating_sub(saved.seq.0)))
         .collect();
     store.write_watermark(&cursors);
-    store.report().log();
+    store.report.log();
 
     let shared = Arc::new(Shared {
-        spool_id: store.spool_id(),
+        spool_id: store.spool_id,
         status: watch::Sender::new(Status {
             refusing: None,
-            first: store.first(),
+            first: store.first,
             last: store.last(),
-            used_bytes: store.usage().used_bytes,
+            used_bytes: store.usage.used_bytes,
         }),
         failed: CancellationToken::new(),
         cursors,
@@ -72,13 +72,13 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         unreadable: Mutex::default(),
         stall: StallDetector::default(),
         cache: EventCache::default(),
-        report: store.report().clone(),
-        quarantined: Mutex::new(salvage::quarantined(store.path()).unwrap_or_default()),
+        report: store.report.clone(),
+        quarantined: Mutex::new(salvage::quarantined(&store.config.path).unwrap_or_default()),
         lost,
-        lock: Arc::clone(store.lock()),
+        lock: Arc::clone(&store.lock),
     });
     let queue = Arc::new(Queue::new(config.max_waiting));
-    let path = store.path().to_owned();
+    let path = store.config.path.clone();
     let writer = Writer {
         store,
         appending: Suspicion::default(),
@@ -265,7 +265,7 @@ impl Writer {
     fn maintain(&mut self) -> Result<(), AppendError> {
         let began = Instant::now();
         if !self.shared.quarantined().is_empty()
-            && let Ok(quarantined) = salvage::quarantined(self.store.path())
+            && let Ok(quarantined) = salvage::quarantined(&self.store.config.path)
         {
             *self.shared.quarantined() = quarantined;
         }
@@ -328,9 +328,9 @@ impl Writer {
 
     /// Publishes the spool's state, and logs it when it changes. A failure is final.
     fn publish_status(&self, refusing: Option<AppendError>) {
-        let used_bytes = self.store.usage().used_bytes;
+        let used_bytes = self.store.usage.used_bytes;
         self.shared.status.send_modify(|status| {
-            status.first = self.store.first();
+            status.first = self.store.first;
             status.last = self.store.last();
             status.used_bytes = used_bytes;
             if status.refusing.as_ref().is_some_and(AppendError::is_final) {

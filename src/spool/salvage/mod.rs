@@ -196,20 +196,29 @@ pub(super) fn record_missing(
     confirmed: Seq,
     committed: Seq,
 ) -> rusqlite::Result<()> {
-    let mut insert = connection.prepare(
-        "INSERT INTO gaps SELECT before + 1, first - 1, ?3 FROM (
-             SELECT first, max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-                 AS before
-             FROM (
-                 SELECT ?1 AS first, ?1 AS last
-                 UNION ALL SELECT seq, seq FROM events WHERE seq > ?1 AND seq <= ?2
-                 UNION ALL SELECT first_seq, last_seq FROM gaps WHERE last_seq > ?1 AND first_seq <= ?2
-                 UNION ALL SELECT ?2 + 1, ?2 + 1
-             )
-         ) WHERE first > before + 1",
+    record_gaps(connection, start, confirmed, false)?;
+    record_gaps(connection, start.max(confirmed), committed, true)
+}
+
+fn record_gaps(connection: &Connection, start: Seq, end: Seq, lost: bool) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare("INSERT INTO gaps VALUES (?1, ?2, ?3)")?;
+    let mut known = connection.prepare(
+        "SELECT seq, seq FROM events WHERE seq > ?1 AND seq <= ?2
+         UNION ALL SELECT first_seq, last_seq FROM gaps WHERE last_seq > ?1 AND first_seq <= ?2
+         UNION ALL SELECT ?2 + 1, ?2 + 1 ORDER BY 1",
     )?;
-    insert.execute(params![start.0, confirmed.0, false])?;
-    insert.execute(params![start.max(confirmed).0, committed.0, true])?;
+    let mut known = known.query([start.0, end.0])?;
+    let (mut next, mut gaps) = (start.0 + 1, Vec::new());
+    while let Some(row) = known.next()? {
+        let (first, last): (u64, u64) = (row.get(0)?, row.get(1)?);
+        if first > next {
+            gaps.push((next, first - 1));
+        }
+        next = next.max(last + 1);
+    }
+    for (first, last) in gaps {
+        insert.execute(params![first, last, lost])?;
+    }
     Ok(())
 }
 

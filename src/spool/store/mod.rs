@@ -6,7 +6,6 @@ mod purge;
 mod space;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
@@ -45,56 +44,31 @@ pub struct DeadLetter {
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Connection,
-    config: Config,
-    spool_id: Uuid,
-    first: Seq,
+    /// With a path without links.
+    pub(super) config: Config,
+    /// What distinguishes this spool from any other.
+    pub(super) spool_id: Uuid,
+    /// The oldest event kept, or the next to come.
+    pub(super) first: Seq,
     next: Seq,
     /// After the last transaction: nobody else writes.
-    usage: Usage,
+    pub(super) usage: Usage,
     recent: RecentIds,
-    saved_cursors: BTreeMap<String, SavedCursor>,
+    /// The cursors as they are on disk.
+    pub(super) saved_cursors: BTreeMap<String, SavedCursor>,
     /// Bytes of the bodies in the table of dead letters.
     dead_letter_bytes: u64,
     /// Bytes of rejected callbacks that are not forwarded, or were not when they were last counted.
     rejected_bytes: u64,
-    report: SalvageReport,
-    lock: Arc<Lock>,
+    /// What this start has found to be damaged.
+    pub(super) report: SalvageReport,
+    pub(super) lock: Arc<Lock>,
 }
 
 impl Store {
-    /// What distinguishes this spool from any other.
-    pub(super) const fn spool_id(&self) -> Uuid {
-        self.spool_id
-    }
-
-    /// Where the database is, without links.
-    pub(super) fn path(&self) -> &Path {
-        &self.config.path
-    }
-
-    /// The oldest event kept, or the next to come.
-    pub(super) const fn first(&self) -> Seq {
-        self.first
-    }
-
     /// The newest event, or the one before the first.
     pub(super) const fn last(&self) -> Seq {
         Seq(self.next.0 - 1)
-    }
-
-    /// The cursors as they are on disk.
-    pub(super) const fn saved_cursors(&self) -> &BTreeMap<String, SavedCursor> {
-        &self.saved_cursors
-    }
-
-    /// What the file uses.
-    pub(super) const fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    /// What this start has found to be damaged.
-    pub(super) const fn report(&self) -> &SalvageReport {
-        &self.report
     }
 
     /// The numbers that no event has: first and last of each range, and whether their events were lost.
@@ -109,11 +83,6 @@ impl Store {
                 gaps?.collect()
             })
             .map_err(|error| classify(&error))
-    }
-
-    /// The lock, and the high-water mark in its file.
-    pub(super) const fn lock(&self) -> &Arc<Lock> {
-        &self.lock
     }
 
     /// Appends a group in one transaction and syncs it, together with the cursors.

@@ -302,7 +302,9 @@ impl Store {
 
 /// The oldest event, or the next to come; and the newest number that was given out.
 fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
-    let bounds = "SELECT min(seq), max(seq), (SELECT next_seq FROM identity) FROM events";
+    // Two queries: to find both ends in one, SQLite would read the whole table.
+    let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
+                         (SELECT next_seq FROM identity)";
     connection.query_row(bounds, [], |row| {
         let (first, last): (Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?);
         let next = row.get::<_, u64>(2)?.max(last.map_or(1, |last| last + 1));

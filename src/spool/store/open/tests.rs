@@ -156,14 +156,14 @@ fn a_sink_without_a_cursor_is_reported_after_a_salvage() {
     let config = config(&folder);
     let mut store = Store::open(&config).unwrap();
     store.reconcile_cursors(&["kept", "lost"]).unwrap();
-    assert_eq!(store.report().cursors, [""; 0]);
+    assert_eq!(store.report.cursors, [""; 0]);
     assert!(store.forget("lost").unwrap());
-    store.lock().mark_damaged().unwrap();
+    store.lock.mark_damaged().unwrap();
     drop(store);
     let mut store = Store::open(&config).unwrap();
-    assert!(store.report().quarantined.is_some());
+    assert!(store.report.quarantined.is_some());
     store.reconcile_cursors(&["kept", "lost"]).unwrap();
-    assert_eq!(store.report().cursors, ["lost"]);
+    assert_eq!(store.report.cursors, ["lost"]);
 }
 
 #[test]
@@ -178,6 +178,6 @@ fn the_cursor_of_stdout_is_kept_as_long_as_it_is_the_sink() {
         store.reconcile_cursors(&[sink]).unwrap();
         drop(store);
         let store = Store::open(&config(&folder)).unwrap();
-        assert!(store.saved_cursors().keys().eq(kept), "{sink}");
+        assert!(store.saved_cursors.keys().eq(kept), "{sink}");
     }
 }
