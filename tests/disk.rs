@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
@@ -51,12 +52,14 @@ fn while_writes_fail_callbacks_are_refused_and_then_taken_again() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
-    let acknowledged = under_load(&relay, || {
+    let mut accepted = Vec::new();
+    let mut acknowledged = under_load(&relay, || {
         faults.fail_writes();
         until_refused(&relay, "spool could not write");
         faults.heal();
-        until_accepted(&relay);
+        accepted.push(until_accepted(&relay));
     });
+    acknowledged.extend(accepted);
     assert!(faults.calls().failed_writes > 0, "{:?}", faults.calls());
     assert_kept(&acknowledged, &published(&relay.stop()));
     assert_kept(&acknowledged, &read_spool(&setup));
@@ -67,14 +70,16 @@ fn a_write_that_fails_half_way_through_a_commit_leaves_nothing_behind() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
-    let acknowledged = under_load(&relay, || {
+    let mut accepted = Vec::new();
+    let mut acknowledged = under_load(&relay, || {
         for bytes in [100, 5000, 9000, 20_000] {
             faults.fill_up_after(bytes);
             until_refused(&relay, "full");
             faults.heal();
-            until_accepted(&relay);
+            accepted.push(until_accepted(&relay));
         }
     });
+    acknowledged.extend(accepted);
     assert_kept(&acknowledged, &published(&relay.stop()));
     assert_kept(&acknowledged, &read_spool(&setup));
 }
@@ -85,34 +90,32 @@ fn after_a_failed_sync_the_program_ends_and_the_next_start_is_right() {
         let faults = Faults::new();
         let setup = Setup::new().with_faults(&faults);
         let mut relay = setup.start();
-        let mut answer = None;
         let load = rig::Load::start(relay.callbacks, "load", 6, Duration::from_millis(10));
         until("load", || (load.acknowledged() > 200).then_some(()));
         let mut connection = Connection::open(relay.callbacks).unwrap();
         faults.only(file);
         faults.fail_one_sync();
-        // One of these is in the group whose sync fails, or comes too late to be in any.
-        while answer.as_ref().is_none_or(rig::Answer::is_ok) {
-            let target = format!("/?{}", recall_query());
-            answer = connection
-                .request("POST", &target, rig::recall("late", 1).as_bytes())
-                .ok();
-            if answer.is_none() {
-                break;
-            }
-        }
+        // The first that is not answered OK is in the group whose sync fails, or comes too late to be in any.
+        let target = format!("/?{}", recall_query());
+        let late = (1..).map(|number| Recall::new("late", number));
+        let late = late.take_while(|late| {
+            let body = rig::recall(&late.group, late.number);
+            let answer = connection.request("POST", &target, body.as_bytes());
+            answer.is_ok_and(|answer| answer.is_ok())
+        });
+        let mut acknowledged: Vec<Recall> = late.collect();
         assert_eq!(relay.wait().code(), Some(1), "{}", relay.log());
         assert_eq!(faults.calls().failed_syncs, 1);
         let log = relay.log();
         assert!(log.contains("the spool failed"), "{log}");
         assert!(log.contains("disk I/O error"), "{log}");
-        let acknowledged = load.stop();
-        let mut events = published(&relay.events(0));
+        acknowledged.extend(load.stop());
+        let mut events = published(&relay.events_of_ended());
         drop(relay);
 
         faults.heal();
         let relay = setup.start();
-        until_accepted(&relay);
+        acknowledged.push(until_accepted(&relay));
         events.extend(published(&relay.stop()));
         assert_kept(&acknowledged, &events);
         assert_kept(&acknowledged, &read_spool(&setup));
@@ -135,7 +138,8 @@ fn a_sync_that_hangs_is_answered_in_time_and_waited_for() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
-    let acknowledged = under_load(&relay, || {
+    let mut accepted = Vec::new();
+    let mut acknowledged = under_load(&relay, || {
         faults.hang_syncs();
         let began = Instant::now();
         let answer = relay.recall("late", 1);
@@ -150,8 +154,9 @@ fn a_sync_that_hangs_is_answered_in_time_and_waited_for() {
         });
         assert!(relay.log().contains("the disk does not answer"));
         faults.heal();
-        until_accepted(&relay);
+        accepted.push(until_accepted(&relay));
     });
+    acknowledged.extend(accepted);
     until("the log to tell", || {
         relay.log().contains("the disk answers again").then_some(())
     });
@@ -163,7 +168,7 @@ fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
-    let acknowledged = under_load(&relay, || {
+    let mut acknowledged = under_load(&relay, || {
         // What has just been written is not read back: the sink has to fall behind.
         let held = relay.hold_stdout();
         for number in 1..=120 {
@@ -176,6 +181,7 @@ fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
         faults.heal();
         relay.until_sink("stdout", "up");
     });
+    acknowledged.extend((1..=120).map(|number| Recall::new("large", number)));
     assert!(faults.calls().failed_reads > 0, "{:?}", faults.calls());
     relay.until_drained("stdout");
     assert_eq!(relay.readiness()["spool"]["unreadable"], 0);
@@ -189,25 +195,34 @@ fn a_clock_that_jumps_loses_nothing_and_keeps_the_order() {
         .set("RECALL_SPOOL__RETENTION", "0s")
         .with_faults(&faults);
     let relay = setup.start();
+    let mut jumped = Vec::new();
     let mut acknowledged = under_load(&relay, || {
         // Nothing is confirmed meanwhile: what retention would delete is not forwarded yet.
         faults.fail_output();
         relay.until_sink("stdout", "down");
         faults.set_clock_back(HOUR);
-        acknowledge_some(&relay, "back", 50);
+        jumped.extend(relay.recalls("back", 1..=50));
         faults.set_clock_forward(HOUR);
-        acknowledge_some(&relay, "forward", 50);
+        jumped.extend(relay.recalls("forward", 1..=50));
         let held = relay.readiness()["sinks"]["stdout"]["lag"].as_u64();
         assert!(held >= Some(100), "{held:?}");
         faults.heal();
         relay.until_drained("stdout");
         faults.set_clock_back(HOUR);
     });
-    for group in ["back", "forward"] {
-        acknowledged.extend((1..=50).map(|number| Recall::new(group, number)));
-    }
+    acknowledged.extend(jumped);
     relay.until_drained("stdout");
-    assert_eq!(assert_kept(&acknowledged, &published(&relay.stop())), 0);
+    let events = relay.stop();
+    assert_eq!(assert_kept(&acknowledged, &published(&events)), 0);
+    // The relay did see the clock jump.
+    let received_at = |group: &str| {
+        let first = events.iter().find(|event| event["subject"] == group);
+        let time = first.unwrap()["data"]["received_at"].as_str().unwrap();
+        time.parse::<jiff::Timestamp>().unwrap()
+    };
+    let [load, back, forward] = ["load-0", "back", "forward"].map(received_at);
+    assert!(load > back + HOUR / 2, "{load:?} {back:?}");
+    assert!(forward > load + HOUR / 2, "{load:?} {forward:?}");
 }
 
 #[test]
@@ -236,7 +251,7 @@ fn a_full_disk_is_a_state_that_ends_by_itself() {
 
     faults.heal();
     relay.until_drained("stdout");
-    until_accepted(&relay);
+    acknowledged.push(until_accepted(&relay));
     // Now as much again fits, in what the forwarded events leave.
     faults.fail_output();
     let more = fill(&relay, "again");
@@ -257,14 +272,16 @@ fn a_disk_that_somebody_else_fills_is_waited_for() {
         .with_faults(&faults);
     let disk = SmallDisk::new(&setup, &faults);
     let relay = setup.start();
-    let acknowledged = under_load(&relay, || {
+    let mut accepted = Vec::new();
+    let mut acknowledged = under_load(&relay, || {
         disk.fill_beside();
         until_refused(&relay, "full");
         // What was acknowledged goes out although there is no room at all.
         relay.until_drained("stdout");
         disk.empty_beside();
-        until_accepted(&relay);
+        accepted.push(until_accepted(&relay));
     });
+    acknowledged.extend(accepted);
     // What was forwarded has left the spool to make room.
     assert_kept(&acknowledged, &published(&relay.stop()));
 }
@@ -286,24 +303,24 @@ fn until_refused(relay: &Relay, why: &str) {
     });
 }
 
-/// Waits until callbacks are taken again.
+/// Waits until callbacks are accepted again. Returns the recall that was: the caller looks for its event.
+#[must_use]
 #[track_caller]
-fn until_accepted(relay: &Relay) {
-    until("callbacks to be taken again", || {
+fn until_accepted(relay: &Relay) -> Recall {
+    /// Each attempt is another recall: one that the relay has seen before is answered OK without a write.
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+    until("/readyz to be 200", || {
         (relay.admin("/readyz").status == 200).then_some(())
     });
-    until("a callback to be taken", || {
-        relay.recall("probe", 1).is_ok().then_some(())
+    let repeated = relay.outcome_count("repeated");
+    let accepted = until("a callback to be accepted", || {
+        let recall = Recall::new("accepted", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let answer = relay.recall(&recall.group, recall.number);
+        answer.is_ok().then_some(recall)
     });
-}
-
-/// Sends `count` recalls of a group; every one is acknowledged.
-#[track_caller]
-fn acknowledge_some(relay: &Relay, group: &str, count: u64) {
-    for number in 1..=count {
-        let answer = relay.recall(group, number);
-        assert!(answer.is_ok(), "{answer:?}");
-    }
+    assert_eq!(relay.outcome_count("repeated"), repeated, "{accepted:?}");
+    accepted
 }
 
 /// Sends large recalls until one is refused; returns those that were acknowledged.

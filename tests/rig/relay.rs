@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::vendor::{Answer, Connection, recall, recall_query, request};
-use super::{Faults, until};
+use super::{Faults, Recall, until};
 
 pub const APP: &str = "1400000001";
 
@@ -166,6 +167,17 @@ impl Relay {
         self.post(&recall_query(), recall(conversation, number))
     }
 
+    /// Sends these recalls of a conversation one after the other. Each is answered OK.
+    #[track_caller]
+    pub fn recalls(&self, conversation: &str, numbers: RangeInclusive<u64>) -> Vec<Recall> {
+        let send = |number| {
+            let answer = self.recall(conversation, number);
+            assert!(answer.is_ok(), "{answer:?}");
+            Recall::new(conversation, number)
+        };
+        numbers.map(send).collect()
+    }
+
     pub fn admin(&self, path: &str) -> Answer {
         request(self.admin, "GET", path, b"")
     }
@@ -183,6 +195,15 @@ impl Relay {
         })
     }
 
+    /// Waits until a sink is down, which has to be for this reason; returns what `/readyz` says of it.
+    #[track_caller]
+    pub fn until_down(&self, sink: &str, why: &str) -> Value {
+        let down = self.until_sink(sink, "down");
+        let reason = down["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains(why), "{down}");
+        down
+    }
+
     /// Waits until a sink has confirmed everything.
     #[track_caller]
     pub fn until_drained(&self, sink: &str) {
@@ -192,12 +213,40 @@ impl Relay {
     }
 
     /// The value of a metric, as it is printed; its name comes with its labels.
+    #[track_caller]
     pub fn metric(&self, name: &str) -> String {
-        let body = String::from_utf8(self.admin("/metrics").body).unwrap();
-        let line = body
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or("0").to_owned()
+        let value = self.find_metric(name);
+        value.unwrap_or_else(|| panic!("/metrics has no {name}"))
+    }
+
+    #[track_caller]
+    fn find_metric(&self, name: &str) -> Option<String> {
+        let answer = self.admin("/metrics");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(' ')?.to_owned());
+        answer.text().lines().find_map(value)
+    }
+
+    /// How many recalls of group messages `/metrics` counts with this outcome: it lists an outcome from the
+    /// first one on.
+    pub fn outcome_count(&self, outcome: &str) -> u64 {
+        let command = "Group.CallbackAfterRecallMsg";
+        let name = format!(r#"recall_callbacks_total{{command="{command}",outcome="{outcome}"}}"#);
+        self.find_metric(&name)
+            .map_or(0, |count| count.parse().unwrap())
+    }
+
+    /// How many events `/metrics` says that a sink's broker refused for good.
+    pub fn refused_events(&self, sink: &str) -> u64 {
+        let name = format!(r#"recall_sink_refused_events_total{{sink="{sink}"}}"#);
+        self.metric(&name).parse().unwrap()
+    }
+
+    /// All its events, once it has ended.
+    #[track_caller]
+    pub fn events_of_ended(&self) -> Vec<Value> {
+        self.stdout.until_closed();
+        self.stdout.events()
     }
 
     /// The events on stdout, at least `count` of them.
@@ -233,6 +282,11 @@ impl Relay {
 
     pub fn log_entry(&self, message: &str) -> Option<Value> {
         self.log_entries(message).into_iter().next()
+    }
+
+    /// What the log says each time that a sink goes down.
+    pub fn down_entries(&self) -> Vec<Value> {
+        self.log_entries("sink is down; events stay in the spool")
     }
 
     pub fn log(&self) -> String {
@@ -282,7 +336,7 @@ impl Relay {
     #[track_caller]
     pub fn stopped(mut self) -> Vec<Value> {
         self.lines_of_stopped();
-        self.stdout.events()
+        self.events_of_ended()
     }
 
     /// As [`Self::stop`]; returns what it printed as it is.
@@ -305,8 +359,10 @@ impl Relay {
         self.stdout.all()
     }
 
-    /// `kill -9`.
+    /// `kill -9`; fails if it has ended by itself.
+    #[track_caller]
     pub fn kill(mut self) {
+        assert_eq!(self.ended(), None, "{}", self.log());
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -200,7 +200,12 @@ pub(super) fn record_missing(
     record_gaps(connection, start.max(confirmed), committed, true)
 }
 
-fn record_gaps(connection: &Connection, start: Seq, end: Seq, lost: bool) -> rusqlite::Result<()> {
+fn record_gaps(
+    connection: &Connection,
+    start: Seq,
+    end: Seq,
+    are_lost: bool,
+) -> rusqlite::Result<()> {
     let mut insert = connection.prepare("INSERT INTO gaps VALUES (?1, ?2, ?3)")?;
     let mut known = connection.prepare(
         "SELECT seq, seq FROM events WHERE seq > ?1 AND seq <= ?2
@@ -217,7 +222,7 @@ fn record_gaps(connection: &Connection, start: Seq, end: Seq, lost: bool) -> rus
         next = next.max(last + 1);
     }
     for (first, last) in gaps {
-        insert.execute(params![first, last, lost])?;
+        insert.execute(params![first, last, are_lost])?;
     }
     Ok(())
 }
