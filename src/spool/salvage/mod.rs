@@ -173,8 +173,11 @@ pub(super) fn salvage(
     };
     record_missing(&connection, Seq(start), Seq(confirmed), Seq(committed))?;
     let highest = cursors.values().flatten().map(|cursor| cursor.seq.0).max();
-    let next = next.max(committed.max(confirmed).max(highest.unwrap_or(0)) + 1);
-    connection.execute("UPDATE identity SET next_seq = ?1", [next.min(LARGEST)])?;
+    let known = committed.max(confirmed);
+    let next = next.max(known.max(highest.unwrap_or(0)) + 1).min(LARGEST);
+    // Numbers that only a table without a checksum has may never have been given out.
+    record_gaps(&connection, Seq(known), Seq(next - 1), false)?;
+    connection.execute("UPDATE identity SET next_seq = ?1", [next])?;
     let missed = lost_after(&connection, Seq(0))?;
     connection.execute_batch("COMMIT")?;
     connection.close().map_err(|(_, error)| error)?;
