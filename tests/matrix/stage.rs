@@ -133,20 +133,27 @@ impl<'a> Stage<'a> {
 
     /// Waits until callbacks are refused, under load.
     pub fn play_on_until_refused(&mut self) {
-        self.play_on_until_ready_is(503);
+        self.wait_under_load("/readyz to be 503", |relay| {
+            relay.admin("/readyz").status == 503
+        });
     }
 
-    /// Waits until callbacks are accepted, under load.
+    /// Waits until a callback of the load is accepted, which means that its event was written: the
+    /// driver never sends the same recall twice, and a repeated one has another outcome.
     pub fn play_on_until_accepted(&mut self) {
-        self.play_on_until_ready_is(200);
+        let before = self.relay().outcome_count("accepted");
+        self.wait_under_load("callbacks to be accepted", |relay| {
+            relay.admin("/readyz").status == 200 && relay.outcome_count("accepted") > before
+        });
     }
 
-    fn play_on_until_ready_is(&mut self, status: u16) {
+    fn wait_under_load(&mut self, what: &str, condition: impl Fn(&Relay) -> bool) {
         let until = Instant::now() + READY;
-        while self.relay().admin("/readyz").status != status {
+        while !condition(self.relay()) {
             if Instant::now() > until {
                 let readiness = self.relay().readiness();
-                return self.complain(format!("not {status} after {READY:?}: {readiness}"));
+                let complaint = format!("waited {READY:?} in vain for {what}: {readiness}");
+                return self.complain(complaint);
             }
             self.play_on(Duration::from_millis(20));
         }

@@ -249,6 +249,13 @@ impl Relay {
         self.stdout.events()
     }
 
+    /// How many recalls of group messages `/metrics` counts with this outcome.
+    pub fn outcome_count(&self, outcome: &str) -> u64 {
+        let command = "Group.CallbackAfterRecallMsg";
+        let name = format!(r#"recall_callbacks_total{{command="{command}",outcome="{outcome}"}}"#);
+        self.metric(&name).parse().unwrap()
+    }
+
     /// The events on stdout, at least `count` of them.
     #[track_caller]
     pub fn events(&self, count: usize) -> Vec<Value> {
