@@ -30,10 +30,7 @@ use std::time::{Duration, Instant};
 pub use broker::{free_port, poll};
 pub use faults::{Calls, Faults};
 pub use kafka::Kafka;
-pub use oracle::{
-    Recall, assert_as_fast, assert_kept, kill_again_and_again, one_by_one, published, read_spool,
-    under_load,
-};
+pub use oracle::{Recall, assert_kept, kill_again_and_again, published, read_spool, under_load};
 pub use proxy::{Proxy, Way};
 pub use rabbitmq::RabbitMq;
 pub use relay::{Relay, Setup};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Connection, Load, Relay, Setup, recall, recall_query, until};
+use super::{Load, Relay, Setup, until};
 
 /// One recall: its group, and its number within it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,33 +87,6 @@ pub fn under_load(relay: &Relay, act: impl FnOnce()) -> Vec<Recall> {
         (load.acknowledged() > before + 200).then_some(())
     });
     load.stop()
-}
-
-/// Sends recalls of a group one after the other; returns them, and the median time of an answer.
-pub fn one_by_one(relay: &Relay, group: &str) -> (Vec<Recall>, Duration) {
-    let mut connection = Connection::open(relay.callbacks).unwrap();
-    let target = format!("/?{}", recall_query());
-    let (sent, mut times): (Vec<_>, Vec<_>) = (1..=100)
-        .map(|number| {
-            let answer = connection
-                .request("POST", &target, recall(group, number).as_bytes())
-                .unwrap();
-            assert!(answer.is_ok(), "{answer:?}");
-            (Recall::new(group, number), answer.took)
-        })
-        .unzip();
-    times.sort_unstable();
-    (sent, times[times.len() / 2])
-}
-
-/// An answer takes as long whether the broker is there or not. Room for a machine that is busy with other
-/// things; whoever waits for a broker that is away waits for 200 ms at least, the shortest pause.
-#[track_caller]
-pub fn assert_as_fast(absent: Duration, present: Duration) {
-    assert!(
-        absent <= present * 5 + Duration::from_millis(100),
-        "an answer took {absent:?} without the broker, {present:?} with it"
-    );
 }
 
 /// Kills the relay again and again under load, and starts it once more; returns what was acknowledged,
