@@ -8,28 +8,20 @@
 mod rig;
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rig::kafka::{Operation, PASSWORD, Resource, STRICT, USER};
+use rig::kafka::{Operation, Resource, STRICT};
 use rig::{
-    Kafka, Load, Recall, Relay, Setup, assert_kept, kill_again_and_again, large_recall, read_spool,
-    recall_query, under_load, until,
+    Broker as _, Kafka, Load, Recall, Relay, Setup, assert_kept, kill_again_and_again,
+    large_recall, read_dead_letters, read_spool, recall_query, under_load, until,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
-
 const FOREIGN: &str = "the cursor kept by the broker is not of this spool's history, as after a backup was put \
                        back; going on from the spool's own, and some events may be published a second time";
-
-/// One broker for all tests of this file, one test at a time: some stop it and start it again.
-fn kafka() -> MutexGuard<'static, Kafka> {
-    static KAFKA: LazyLock<Mutex<Kafka>> = LazyLock::new(|| Mutex::new(Kafka::start()));
-    KAFKA.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A relay's settings for a topic of the test's own.
 fn setup(kafka: &Kafka, topic: &str) -> Setup {
@@ -37,45 +29,24 @@ fn setup(kafka: &Kafka, topic: &str) -> Setup {
 }
 
 fn on_folder(kafka: &Kafka, topic: &str, folder: TempDir) -> Setup {
-    Setup::on(folder)
-        .set(
-            "RECALL_KAFKA__BOOTSTRAP_SERVERS",
-            &kafka.bootstrap_servers(),
-        )
-        .set("RECALL_KAFKA__TOPIC", topic)
-        .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &format!("{topic}.dead"))
-        .set("RECALL_KAFKA__EXACTLY_ONCE", "true")
+    let setup = kafka.settings(Setup::on(folder), topic);
+    setup.set("RECALL_KAFKA__EXACTLY_ONCE", "true")
 }
 
 /// Sends recalls of one group, and waits until they are published.
-fn publish(relay: &Relay, numbers: std::ops::RangeInclusive<u64>) {
-    send(relay, numbers);
+fn publish(relay: &Relay, numbers: RangeInclusive<u64>) {
+    relay.recalls("a", numbers);
     relay.until_drained("kafka");
 }
 
-fn send(relay: &Relay, numbers: std::ops::RangeInclusive<u64>) {
-    for number in numbers {
-        assert!(relay.recall("a", number).is_ok());
-    }
-}
-
-fn expected(numbers: std::ops::RangeInclusive<u64>) -> Vec<Recall> {
+fn expected(numbers: RangeInclusive<u64>) -> Vec<Recall> {
     numbers.map(|number| Recall::new("a", number)).collect()
-}
-
-/// What a subscriber sees, at least so many.
-fn read(kafka: &Kafka, topic: &str, at_least: usize) -> Vec<Recall> {
-    let records = kafka.read(topic, at_least, TIMEOUT);
-    records
-        .iter()
-        .map(|record| Recall::of(&record.payload))
-        .collect()
 }
 
 /// Nothing is missing, out of order, or there twice.
 #[track_caller]
 fn assert_once(acknowledged: &[Recall], kafka: &Kafka, topic: &str) {
-    let found = read(kafka, topic, acknowledged.len());
+    let found = kafka.recalls(topic, acknowledged.len());
     assert_eq!(assert_kept(acknowledged, &found), 0, "duplicates");
 }
 
@@ -99,7 +70,7 @@ fn identity(setup: &Setup) -> String {
 
 #[test]
 fn kill_9_of_the_relay_repeats_nothing() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     let setup = setup(&kafka, "killed");
     let acknowledged = kill_again_and_again(&setup, "kafka", 6);
     println!("{} acknowledged", acknowledged.len());
@@ -108,7 +79,7 @@ fn kill_9_of_the_relay_repeats_nothing() {
 
 #[test]
 fn kill_9_of_the_broker_repeats_nothing() {
-    let mut kafka = kafka();
+    let mut kafka = Kafka::shared();
     let relay = setup(&kafka, "broker-killed").start();
     relay.until_sink("kafka", "up");
     let acknowledged = under_load(&relay, || {
@@ -123,7 +94,7 @@ fn kill_9_of_the_broker_repeats_nothing() {
 /// The cluster knows better than a disk that has lost the cursor.
 #[test]
 fn the_cursor_in_the_cluster_counts_where_it_is_further() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     let setup = setup(&kafka, "cursor");
     let relay = setup.start();
     publish(&relay, 1..=50);
@@ -141,7 +112,7 @@ fn the_cursor_in_the_cluster_counts_where_it_is_further() {
 /// As after a week without the relay: the group has no members, and the cluster forgets it.
 #[test]
 fn a_cursor_that_the_cluster_has_forgotten_is_the_spools() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     let setup = setup(&kafka, "forgotten");
     let relay = setup.start();
     publish(&relay, 1..=50);
@@ -159,7 +130,7 @@ fn a_cursor_that_the_cluster_has_forgotten_is_the_spools() {
 /// Meanwhile the cluster's cursor stays behind the spool's.
 #[test]
 fn it_can_be_switched_off_for_a_while() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     let setup = setup(&kafka, "switched");
     for (exactly_once, numbers) in [("true", 1..=20), ("false", 21..=40), ("true", 41..=60)] {
         let relay = setup
@@ -174,7 +145,7 @@ fn it_can_be_switched_off_for_a_while() {
 /// Numbers are given out again, and the cluster's cursor is of the events that had them before.
 #[test]
 fn a_spool_from_a_backup_loses_nothing_new() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     for (topic, new) in [("backup-few", 101..=105), ("backup-many", 101..=150)] {
         let original = setup(&kafka, topic);
         let relay = original.start();
@@ -189,7 +160,7 @@ fn a_spool_from_a_backup_loses_nothing_new() {
         let restored = on_folder(&kafka, topic, backup);
         let away = restored.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
         let relay = away.start();
-        send(&relay, new.clone());
+        relay.recalls("a", new.clone());
         relay.stop();
         let relay = restored.start();
         relay.until_drained("kafka");
@@ -203,7 +174,7 @@ fn a_spool_from_a_backup_loses_nothing_new() {
 /// Both would publish what the spool held when it was copied.
 #[test]
 fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     let original = setup(&kafka, "copied");
     let relay = original.start();
     publish(&relay, 1..=10);
@@ -216,7 +187,7 @@ fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
     publish(&first, 11..=20);
     let last = copied.start();
     last.until_sink("kafka", "up");
-    send(&first, 21..=30);
+    first.recalls("a", 21..=30);
     let told = until("the first to be told", || {
         first.log_entry("nothing is published here until the next start")
     });
@@ -225,13 +196,13 @@ fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
     assert!(reason.contains(&identity(&original)), "{reason}");
     assert_eq!(first.until_sink("kafka", "down")["reason"], reason);
     assert_eq!(first.admin("/readyz").status, 200);
-    send(&first, 31..=40);
+    first.recalls("a", 31..=40);
     publish(&last, 101..=120);
     assert_eq!(first.readiness()["sinks"]["kafka"]["lag"], 20);
     first.stop();
     last.stop();
     let acknowledged = [expected(1..=20), expected(101..=120)].concat();
-    let found = read(&kafka, "copied", acknowledged.len());
+    let found = kafka.recalls("copied", acknowledged.len());
     assert_eq!(assert_kept(&acknowledged, &found), 0);
     assert_eq!(found.len(), acknowledged.len(), "of the first nothing more");
     assert!(read_spool(&original).contains(&Recall::new("a", 40)));
@@ -239,7 +210,7 @@ fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
 
 #[test]
 fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     let topic = "refused";
     kafka.create_topic(topic, 2, &[("max.message.bytes", "4000")]);
     let setup = setup(&kafka, topic);
@@ -259,12 +230,12 @@ fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
     publish(&relay, 1..=20);
     relay.stop();
     assert_once(&[sent, expected(1..=20)].concat(), &kafka, topic);
-    let dead = kafka.read(&format!("{topic}.dead"), 1, TIMEOUT);
+    let dead = kafka.dead_letters(topic, 1);
     assert_eq!(dead.len(), 1);
-    assert_eq!(dead[0].header("recall_reason"), Some("too_large"));
-    let kept = Connection::open(setup.spool()).unwrap();
-    let kept = kept.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0));
-    assert_eq!(kept, Ok(1), "what not even the dead letters take");
+    assert_eq!(dead[0].reason.as_deref(), Some("too_large"));
+    // What not even the topic of the dead letters takes.
+    let kept = read_dead_letters(&setup);
+    assert_eq!(kept.len(), 1, "{kept:?}");
 }
 
 /// A broker where the relay has the rights that README.md names, where the topics exist; and this one on the topic
@@ -291,28 +262,15 @@ fn strict(topic: &str, on_dead_letters: Operation) -> Kafka {
 
 #[test]
 fn it_takes_no_more_rights_than_are_documented() {
-    let (topic, dead) = ("rights", "rights.dead");
+    let topic = "rights";
     let kafka = strict(topic, Operation::Write);
-    let relay = as_user(&kafka, setup(&kafka, topic)).start();
+    let relay = kafka.as_user(setup(&kafka, topic)).start();
     publish(&relay, 1..=20);
     assert_eq!(relay.post(&recall_query(), "{").status, 400);
     relay.until_drained("kafka");
     relay.stop();
     assert_once(&expected(1..=20), &kafka, topic);
-    assert_eq!(kafka.read(dead, 1, TIMEOUT).len(), 1);
-}
-
-/// The settings of a relay that says who it is.
-fn as_user(kafka: &Kafka, setup: Setup) -> Setup {
-    setup
-        .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &kafka.sasl_servers())
-        .set(
-            "RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL",
-            "SASL_PLAINTEXT",
-        )
-        .set("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN")
-        .set("RECALL_KAFKA__PROPERTIES__SASL_USERNAME", USER)
-        .set("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", PASSWORD)
+    assert_eq!(kafka.dead_letters(topic, 1).len(), 1);
 }
 
 /// What may not go to the dead letters stays in the spool.
@@ -320,14 +278,14 @@ fn as_user(kafka: &Kafka, setup: Setup) -> Setup {
 fn a_closed_topic_of_dead_letters_does_not_stop_the_events() {
     let topic = "closed";
     let kafka = strict(topic, Operation::Describe);
-    let setup = as_user(&kafka, setup(&kafka, topic));
+    let setup = kafka.as_user(setup(&kafka, topic));
     let relay = setup.start();
-    send(&relay, 1..=10);
+    relay.recalls("a", 1..=10);
     assert_eq!(relay.post(&recall_query(), "{").status, 400);
     publish(&relay, 11..=20);
     relay.stop();
     assert_once(&expected(1..=20), &kafka, topic);
-    let kept = Connection::open(setup.spool()).unwrap();
-    let kept = kept.query_row("SELECT reason FROM dead_letters", [], |row| row.get(0));
-    assert_eq!(kept, Ok("dead_letter_topic".to_owned()));
+    let kept = read_dead_letters(&setup);
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].reason, "dead_letter_topic");
 }

@@ -1,66 +1,25 @@
-//! The promises, on a real Kafka.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking"
-)]
+//! What is Kafka's alone, on a real Kafka. `brokers.rs` has the promises that hold for RabbitMQ, too.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
 
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rig::kafka::{PASSWORD, Record, USER};
 use rig::{
-    Kafka, Load, Recall, Setup, assert_kept, kill_again_and_again, large_recall, poll,
-    recall_query, under_load, until,
+    Broker as _, Kafka, Load, PATIENCE, Recall, Setup, assert_kept, large_recall, poll,
+    read_dead_letters, recall_query, until,
 };
 use serde_json::Value;
 
-/// One broker for all tests of this file, one test at a time: some stop it and start it again.
-fn kafka() -> MutexGuard<'static, Kafka> {
-    static KAFKA: LazyLock<Mutex<Kafka>> = LazyLock::new(|| Mutex::new(Kafka::start()));
-    KAFKA.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A relay's settings for a topic of the test's own, and the topic.
-fn setup(kafka: &Kafka, test: &str) -> (Setup, String) {
-    let setup = Setup::new()
-        .set(
-            "RECALL_KAFKA__BOOTSTRAP_SERVERS",
-            &kafka.bootstrap_servers(),
-        )
-        .set("RECALL_KAFKA__TOPIC", test)
-        .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &format!("{test}.dead"));
-    (setup, test.to_owned())
-}
-
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-fn recalls(records: &[Record]) -> Vec<Recall> {
-    records
-        .iter()
-        .map(|record| Recall::of(&record.payload))
-        .collect()
-}
-
 #[test]
-fn every_event_arrives_once_with_its_key_and_headers_and_in_order() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "once");
-    let relay = setup.start();
-    let mut sent = Vec::new();
-    for number in 1..=60 {
-        for group in ["a", "b", "@TGS#c d"] {
-            assert!(relay.recall(group, number).is_ok());
-            sent.push(Recall::new(group, number));
-        }
+fn a_record_has_the_key_the_partition_and_the_headers_of_its_event() {
+    let kafka = Kafka::shared();
+    let relay = kafka.settings(Setup::new(), "headers").start();
+    for group in ["a", "b", "@TGS#c d"] {
+        relay.recalls(group, 1..=60);
     }
     relay.until_drained("kafka");
-    let records = kafka.read(&topic, sent.len(), TIMEOUT);
-    assert_eq!(records.len(), sent.len());
-    assert_eq!(assert_kept(&sent, &recalls(&records)), 0);
-    for record in &records {
+    for record in kafka.read("headers", 180, PATIENCE) {
         let event: Value = serde_json::from_slice(&record.payload).unwrap();
         let key = record.key.as_deref().unwrap();
         assert_eq!(key, event["partitionkey"]);
@@ -112,130 +71,25 @@ fn partition_of_a_java_client(key: &str, partitions: i32) -> i32 {
 }
 
 #[test]
-fn a_broker_that_is_stopped_and_started_loses_and_repeats_nothing() {
-    let mut kafka = kafka();
-    let (setup, topic) = setup(&kafka, "stopped");
-    let relay = setup.start();
-    relay.until_sink("kafka", "up");
-    let acknowledged = under_load(&relay, || {
-        kafka.stop();
-        relay.until_sink("kafka", "down");
-        assert_eq!(relay.admin("/readyz").status, 200);
-        kafka.resume();
-    });
-    relay.until_drained("kafka");
-    relay.until_sink("kafka", "up");
-    let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
-    assert_eq!(assert_kept(&acknowledged, &found), 0);
-    assert_eq!(
-        relay
-            .log_entries("sink is down; events stay in the spool")
-            .len(),
-        1,
-        "{}",
-        relay.log()
-    );
-    relay.stop();
-}
-
-#[test]
-fn a_broker_that_is_killed_loses_nothing() {
-    let mut kafka = kafka();
-    let (setup, topic) = setup(&kafka, "killed");
-    let relay = setup.start();
-    relay.until_sink("kafka", "up");
-    let acknowledged = under_load(&relay, || {
-        kafka.kill();
-        kafka.resume();
-    });
-    relay.until_drained("kafka");
-    let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
-    assert_kept(&acknowledged, &found);
-    relay.stop();
-}
-
-#[test]
-fn a_broker_that_is_absent_at_the_start_is_waited_for() {
-    let mut kafka = kafka();
-    kafka.stop();
-    let (setup, topic) = setup(&kafka, "absent");
-    let relay = setup.start();
-    relay.until_sink("kafka", "down");
-    let mut acknowledged = under_load(&relay, || {});
-    acknowledged.extend(relay.recalls("one by one", 1..=100));
-    assert_eq!(
-        relay
-            .log_entries("sink is down; events stay in the spool")
-            .len(),
-        1,
-        "{}",
-        relay.log()
-    );
-    assert!(relay.log_entries("sink is up").is_empty());
-    kafka.resume();
-    relay.until_drained("kafka");
-    relay.until_sink("kafka", "up");
-    acknowledged.extend(relay.recalls("one by one", 101..=200));
-    relay.until_drained("kafka");
-    let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
-    assert_eq!(assert_kept(&acknowledged, &found), 0);
-    relay.stop();
-}
-
-#[test]
-fn what_is_not_published_at_a_stop_goes_out_at_the_next_start() {
-    let mut kafka = kafka();
-    let (setup, topic) = setup(&kafka, "left");
-    let setup = setup.set("RECALL_DRAIN_TIMEOUT", "1s");
-    kafka.stop();
-    let relay = setup.start();
-    let acknowledged = under_load(&relay, || {});
-    relay.stop();
-    kafka.resume();
-    let relay = setup.start();
-    relay.until_drained("kafka");
-    let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
-    assert_eq!(assert_kept(&acknowledged, &found), 0);
-    relay.stop();
-}
-
-#[test]
-fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "relay-killed");
-    let acknowledged = kill_again_and_again(&setup, "kafka", 4);
-    let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
-    let repeated = assert_kept(&acknowledged, &found);
-    println!(
-        "{} acknowledged, {repeated} of them published again",
-        acknowledged.len()
-    );
-}
-
-#[test]
-fn a_record_that_is_too_large_goes_to_the_dead_letters_and_the_rest_goes_on() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "too-large");
-    kafka.create_topic(&topic, 2, &[("max.message.bytes", "4000")]);
+fn a_record_that_is_too_large_becomes_a_dead_letter_and_the_others_are_published() {
+    let kafka = Kafka::shared();
+    let topic = "too-large";
+    let setup = kafka.settings(Setup::new(), topic);
+    kafka.create_topic(topic, 2, &[("max.message.bytes", "4000")]);
     let relay = setup.start();
     let mut sent = Vec::new();
     for number in 1..=40 {
         for group in ["a", "b", "c"] {
-            assert!(relay.recall(group, number).is_ok());
-            sent.push(Recall::new(group, number));
+            sent.extend(relay.recalls(group, number..=number));
         }
         if number == 20 {
-            assert!(
-                relay
-                    .post(&recall_query(), large_recall("b", 20_000))
-                    .is_ok()
-            );
+            let large = relay.post(&recall_query(), large_recall("b", 20_000));
+            assert!(large.is_ok(), "{large:?}");
         }
     }
     relay.until_drained("kafka");
-    let found = recalls(&kafka.read(&topic, sent.len(), TIMEOUT));
-    assert_kept(&sent, &found);
-    let dead = kafka.read(&format!("{topic}.dead"), 1, TIMEOUT);
+    assert_kept(&sent, &kafka.recalls(topic, sent.len()));
+    let dead = kafka.read(&format!("{topic}.dead"), 1, PATIENCE);
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].header("recall_reason"), Some("too_large"));
     assert!(
@@ -250,10 +104,7 @@ fn a_record_that_is_too_large_goes_to_the_dead_letters_and_the_rest_goes_on() {
         Some("com.tencent.im.group.message.recalled")
     );
     assert!(dead[0].payload.len() > 4000);
-    assert_eq!(
-        relay.metric(r#"recall_sink_refused_events_total{sink="kafka"}"#),
-        "1"
-    );
+    assert_eq!(relay.refused_events("kafka"), 1);
     relay.stop();
 }
 
@@ -261,9 +112,10 @@ fn a_record_that_is_too_large_goes_to_the_dead_letters_and_the_rest_goes_on() {
 /// again and again, and no record was to blame.
 #[test]
 fn batches_that_the_topic_does_not_take_are_made_smaller() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "small-batches");
-    kafka.create_topic(&topic, 1, &[("max.message.bytes", "20000")]);
+    let kafka = Kafka::shared();
+    let topic = "small-batches";
+    let setup = kafka.settings(Setup::new(), topic);
+    kafka.create_topic(topic, 1, &[("max.message.bytes", "20000")]);
     let away = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
     let relay = away.start();
     let load = Load::start(relay.callbacks, "backlog", 20, Duration::ZERO);
@@ -273,10 +125,8 @@ fn batches_that_the_topic_does_not_take_are_made_smaller() {
 
     let relay = setup.start();
     relay.until_drained("kafka");
-    let found = recalls(&kafka.read(&topic, acknowledged.len(), TIMEOUT));
-    assert_kept(&acknowledged, &found);
-    let refused = r#"recall_sink_refused_events_total{sink="kafka"}"#;
-    assert_eq!(relay.metric(refused), "0");
+    assert_kept(&acknowledged, &kafka.recalls(topic, acknowledged.len()));
+    assert_eq!(relay.refused_events("kafka"), 0);
     let smaller = "the cluster takes no large batches; they are made smaller";
     let times = relay.log_entries(smaller).len();
     assert!((1..=6).contains(&times), "{times} times:\n{}", relay.log());
@@ -284,94 +134,37 @@ fn batches_that_the_topic_does_not_take_are_made_smaller() {
 }
 
 #[test]
-fn a_record_that_librdkafka_does_not_take_goes_to_the_dead_letters_or_stays() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "too-large-here");
+fn a_record_that_librdkafka_refuses_as_a_dead_letter_too_stays_in_the_spool() {
+    let kafka = Kafka::shared();
+    let topic = "too-large-here";
+    let setup = kafka.settings(Setup::new(), topic);
     let setup = setup.set("RECALL_KAFKA__PROPERTIES__MESSAGE_MAX_BYTES", "4000");
     let relay = setup.start();
-    assert!(relay.recall("a", 1).is_ok());
-    assert!(
-        relay
-            .post(&recall_query(), large_recall("a", 20_000))
-            .is_ok()
-    );
-    assert!(relay.recall("a", 2).is_ok());
+    let mut sent = relay.recalls("a", 1..=1);
+    let large = relay.post(&recall_query(), large_recall("a", 20_000));
+    assert!(large.is_ok(), "{large:?}");
+    sent.extend(relay.recalls("a", 2..=2));
     relay.until_drained("kafka");
-    let found = recalls(&kafka.read(&topic, 2, TIMEOUT));
-    assert_eq!(found, [Recall::new("a", 1), Recall::new("a", 2)]);
+    assert_eq!(kafka.recalls(topic, 2), sent);
     relay.stop();
-    // The same limit holds for the dead letters: the spool keeps it.
-    let spool = rusqlite::Connection::open(setup.spool()).unwrap();
-    let kept: (String, u64) = spool
-        .query_row(
-            "SELECT reason, length(body) FROM dead_letters WHERE sink = 'kafka'",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .unwrap();
-    assert!(kept.0 == "too_large" && kept.1 > 4000, "{kept:?}");
+    // The limit is that of the producer: it holds for dead letters, too.
+    let kept = read_dead_letters(&setup);
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].reason, "too_large");
+    assert!(kept[0].bytes > 4000, "{kept:?}");
 }
 
 #[test]
-fn a_callback_that_is_not_understood_goes_to_the_dead_letters() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "rejected");
-    let relay = setup.start();
-    assert_eq!(relay.post(&recall_query(), "{").status, 400);
-    assert!(relay.recall("a", 1).is_ok());
-    relay.until_drained("kafka");
-    let dead = kafka.read(&format!("{topic}.dead"), 1, TIMEOUT);
-    assert_eq!(dead.len(), 1);
-    assert_eq!(
-        dead[0].header("ce_type"),
-        Some("com.tencent.im.callback.rejected")
-    );
-    assert_eq!(dead[0].header("recall_reason"), None);
-    assert_eq!(
-        recalls(&kafka.read(&topic, 1, TIMEOUT)),
-        [Recall::new("a", 1)]
-    );
-    relay.stop();
-}
-
-#[test]
-fn a_topic_that_is_missing_is_waited_for_where_it_must_not_be_created() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "missing");
+fn a_missing_topic_that_may_not_be_created_is_waited_for() {
+    let kafka = Kafka::shared();
+    let setup = kafka.settings(Setup::new(), "missing");
     let relay = setup.set("RECALL_KAFKA__CREATE_TOPICS", "false").start();
-    let down = relay.until_sink("kafka", "down");
-    assert!(
-        down["reason"].as_str().unwrap().contains("topic missing"),
-        "{down}"
-    );
-    assert!(relay.recall("a", 1).is_ok());
-    kafka.create_topic(&topic, 1, &[]);
-    kafka.create_topic(&format!("{topic}.dead"), 1, &[]);
+    relay.until_down("kafka", "topic missing");
+    let sent = relay.recalls("a", 1..=1);
+    kafka.create_topic("missing", 1, &[]);
+    kafka.create_topic("missing.dead", 1, &[]);
     relay.until_drained("kafka");
-    assert_eq!(
-        recalls(&kafka.read(&topic, 1, TIMEOUT)),
-        [Recall::new("a", 1)]
-    );
-    relay.stop();
-}
-
-/// A topic that was deleted under way was waited for, for half a minute, before the relay created it
-/// again.
-#[test]
-fn a_topic_that_is_deleted_is_created_again_soon() {
-    let kafka = kafka();
-    let (setup, topic) = setup(&kafka, "deleted");
-    let relay = setup.start();
-    assert!(relay.recall("a", 1).is_ok());
-    relay.until_drained("kafka");
-    kafka.delete_topic(&topic);
-    let began = Instant::now();
-    assert!(relay.recall("a", 2).is_ok());
-    relay.until_drained("kafka");
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(20), "{took:?}");
-    let found = recalls(&kafka.read(&topic, 1, TIMEOUT));
-    assert_eq!(found, [Recall::new("a", 2)]);
+    assert_eq!(kafka.recalls("missing", 1), sent);
     relay.stop();
 }
 
@@ -379,29 +172,28 @@ fn a_topic_that_is_deleted_is_created_again_soon() {
 /// producer itself, which then does nothing any more: the relay needs another one.
 #[test]
 fn a_producer_that_fails_for_good_is_replaced() {
-    let mut kafka = kafka();
-    let (setup, topic) = setup(&kafka, "fatal");
-    kafka.create_topic(&topic, 1, &[]);
+    let mut kafka = Kafka::shared();
+    let topic = "fatal";
+    let setup = kafka.settings(Setup::new(), topic);
+    kafka.create_topic(topic, 1, &[]);
     let relay = setup.start();
     for number in 1..=3 {
-        assert!(relay.recall("a", number).is_ok());
+        relay.recalls("a", number..=number);
         relay.until_drained("kafka");
     }
     kafka.kill();
-    kafka.lose_last_batch(&topic, 0);
+    kafka.lose_last_batch(topic, 0);
     kafka.resume();
     relay.until_sink("kafka", "up");
-    for number in 4..=9 {
-        assert!(relay.recall("a", number).is_ok());
-    }
+    relay.recalls("a", 4..=9);
     relay.until_drained("kafka");
     relay.until_sink("kafka", "up");
-    let found = recalls(&kafka.read(&topic, 8, TIMEOUT));
+    let found = kafka.recalls(topic, 8);
     let left: Vec<Recall> = [1, 2, 4, 5, 6, 7, 8, 9]
         .map(|number| Recall::new("a", number))
         .to_vec();
     assert_eq!(assert_kept(&left, &found), 0);
-    let down = relay.log_entries("sink is down; events stay in the spool");
+    let down = relay.down_entries();
     let reasons = down.iter().map(|entry| entry["reason"].to_string());
     let fatal = |reason: String| reason.contains("OutOfOrderSequenceNumber");
     assert!(reasons.into_iter().any(fatal), "{}", relay.log());
@@ -413,8 +205,9 @@ fn a_producer_that_fails_for_good_is_replaced() {
 /// nobody any more (its issue 5301): the relay needs another producer.
 #[test]
 fn a_producer_that_has_forgotten_every_broker_is_replaced() {
-    let mut kafka = kafka();
-    let (setup, topic) = setup(&kafka, "forgotten");
+    let mut kafka = Kafka::shared();
+    let topic = "forgotten";
+    let setup = kafka.settings(Setup::new(), topic);
     let relay = setup
         .set(
             "RECALL_KAFKA__PROPERTIES__TOPIC_METADATA_REFRESH_INTERVAL_MS",
@@ -428,8 +221,7 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
     let mut sent = Vec::new();
     // Two threads of librdkafka race for it: three times out of four it forgets.
     for number in 1..=10 {
-        sent.push(Recall::new("a", number));
-        assert!(relay.recall("a", number).is_ok());
+        sent.extend(relay.recalls("a", number..=number));
         relay.until_drained("kafka");
         kafka.unregister();
         // The relay looks every five seconds.
@@ -441,43 +233,30 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
         }
     }
     assert!(replaced(), "{}", relay.log());
-    sent.push(Recall::new("b", 1));
-    assert!(relay.recall("b", 1).is_ok());
+    sent.extend(relay.recalls("b", 1..=1));
     relay.until_drained("kafka");
     relay.until_sink("kafka", "up");
-    assert_kept(&sent, &recalls(&kafka.read(&topic, sent.len(), TIMEOUT)));
+    assert_kept(&sent, &kafka.recalls(topic, sent.len()));
     relay.stop();
 }
 
 #[test]
 fn it_authenticates_with_plain_and_scram() {
-    let kafka = kafka();
+    let kafka = Kafka::shared();
     for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
-        let (setup, topic) = setup(&kafka, &format!("sasl-{}", mechanism.to_lowercase()));
-        let setup = setup
-            .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &kafka.sasl_servers())
-            .set(
-                "RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL",
-                "SASL_PLAINTEXT",
-            )
-            .set("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", mechanism)
-            .set("RECALL_KAFKA__PROPERTIES__SASL_USERNAME", USER);
-        let relay = setup
-            .with("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", "wrong")
-            .start();
+        let topic = format!("sasl-{}", mechanism.to_lowercase());
+        let setup = kafka.as_user(kafka.settings(Setup::new(), &topic));
+        let setup = setup.set("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", mechanism);
+        let wrong = setup.with("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", "wrong");
+        let relay = wrong.start();
         let down = relay.until_sink("kafka", "down");
         assert!(!down.to_string().contains("wrong\""), "{down}");
-        assert!(relay.recall("a", 1).is_ok());
+        let sent = relay.recalls("a", 1..=1);
         relay.kill();
 
-        let relay = setup
-            .with("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", PASSWORD)
-            .start();
+        let relay = setup.start();
         relay.until_drained("kafka");
-        assert_eq!(
-            recalls(&kafka.read(&topic, 1, TIMEOUT)),
-            [Recall::new("a", 1)]
-        );
+        assert_eq!(kafka.recalls(&topic, 1), sent);
         relay.stop();
     }
 }

@@ -5,16 +5,13 @@ mod rig;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rig::{Kafka, RabbitMq, Recall, Setup};
+use rig::{Broker, Kafka, RabbitMq, Setup};
 use tempfile::TempDir;
-
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An authority, and what it has signed, as PEM files.
 struct Authority {
@@ -63,6 +60,25 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// A relay that does not know the authority publishes nothing and says why. Once it knows the authority and
+/// has a certificate, it publishes what is in the spool.
+fn is_reached_only_with_certificates(
+    broker: &impl Broker,
+    without: &Setup,
+    with: impl FnOnce(&Setup) -> Setup,
+) {
+    let sink = broker.sink();
+    let relay = without.with("RECALL_DRAIN_TIMEOUT", "1s").start();
+    let sent = relay.recalls("g", 1..=1);
+    relay.until_down(sink, "certificate");
+    relay.stop();
+
+    let relay = with(without).start();
+    relay.until_drained(sink);
+    assert_eq!(broker.recalls("im.message.recalled", 1), sent);
+    relay.stop();
+}
+
 #[test]
 fn rabbitmq_is_reached_with_a_private_authority_and_a_client_certificate() {
     let authority = Authority::new();
@@ -74,27 +90,14 @@ fn rabbitmq_is_reached_with_a_private_authority_and_a_client_certificate() {
         "ssl_options.verify = verify_peer",
         "ssl_options.fail_if_no_peer_cert = true",
     ]);
-    let setup = Setup::new().set("RECALL_RABBITMQ__URI", &rabbitmq.tls_uri());
-
-    let stranger = setup.with("RECALL_DRAIN_TIMEOUT", "1s").start();
-    assert!(stranger.recall("g", 1).is_ok());
-    let down = stranger.until_sink("rabbitmq", "down");
-    assert!(
-        down["reason"].as_str().unwrap().contains("certificate"),
-        "{down}"
-    );
-    stranger.stop();
-
+    let without = Setup::new().set("RECALL_RABBITMQ__URI", &rabbitmq.tls_uri());
     let (cert, key) = authority.sign("client", ExtendedKeyUsagePurpose::ClientAuth);
-    let relay = setup
-        .set("RECALL_RABBITMQ__TLS__CA", text(&authority.ca()))
-        .set("RECALL_RABBITMQ__TLS__CERT", text(&cert))
-        .set("RECALL_RABBITMQ__TLS__KEY", text(&key))
-        .start();
-    relay.until_drained("rabbitmq");
-    let found = rabbitmq.read("im.message.recalled", 1, TIMEOUT);
-    assert_eq!(Recall::of(&found[0].body), Recall::new("g", 1));
-    relay.stop();
+    is_reached_only_with_certificates(&rabbitmq, &without, |setup| {
+        setup
+            .with("RECALL_RABBITMQ__TLS__CA", text(&authority.ca()))
+            .set("RECALL_RABBITMQ__TLS__CERT", text(&cert))
+            .set("RECALL_RABBITMQ__TLS__KEY", text(&key))
+    });
 }
 
 #[test]
@@ -117,22 +120,14 @@ fn kafka_is_reached_with_a_private_authority_and_a_client_certificate() {
         .collect();
     let kafka = Kafka::start_with(&properties);
     let (cert, key) = authority.sign("client", ExtendedKeyUsagePurpose::ClientAuth);
-    let relay = Setup::new()
+    let without = Setup::new()
         .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &kafka.tls_servers())
-        .set("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL")
-        .set(
-            "RECALL_KAFKA__PROPERTIES__SSL_CA_LOCATION",
-            text(&authority.ca()),
-        )
-        .set(
-            "RECALL_KAFKA__PROPERTIES__SSL_CERTIFICATE_LOCATION",
-            text(&cert),
-        )
-        .set("RECALL_KAFKA__PROPERTIES__SSL_KEY_LOCATION", text(&key))
-        .start();
-    assert!(relay.recall("g", 1).is_ok());
-    relay.until_drained("kafka");
-    let found = kafka.read("im.message.recalled", 1, TIMEOUT);
-    assert_eq!(Recall::of(&found[0].payload), Recall::new("g", 1));
-    relay.stop();
+        .set("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL");
+    is_reached_only_with_certificates(&kafka, &without, |setup| {
+        let property = |name: &str| format!("RECALL_KAFKA__PROPERTIES__SSL_{name}");
+        setup
+            .with(&property("CA_LOCATION"), text(&authority.ca()))
+            .set(&property("CERTIFICATE_LOCATION"), text(&cert))
+            .set(&property("KEY_LOCATION"), text(&key))
+    });
 }

@@ -10,7 +10,7 @@ use super::backlog::Backlogs;
 use super::cores::{Cores, Place};
 use super::folder;
 use super::options::Options;
-use super::rig::{Kafka, RabbitMq, Setup, free_port};
+use super::rig::{Broker as _, Kafka, RabbitMq, Setup, free_port};
 use super::server::Server;
 
 /// Partitions of a topic, as the relay makes them.
@@ -169,22 +169,11 @@ impl Brokers {
 impl Destination {
     /// The relay's settings for it.
     pub fn settings(&self, mut setup: Setup) -> Setup {
-        let dead = format!("{}.dead", self.name);
         if let Some(kafka) = &self.kafka {
-            setup = setup
-                .set(
-                    "RECALL_KAFKA__BOOTSTRAP_SERVERS",
-                    &kafka.bootstrap_servers(),
-                )
-                .set("RECALL_KAFKA__TOPIC", &self.name)
-                .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &dead);
+            setup = kafka.settings(setup, &self.name);
         }
         if let Some(rabbitmq) = &self.rabbitmq {
-            setup = setup
-                .set("RECALL_RABBITMQ__URI", &rabbitmq.uri())
-                .set("RECALL_RABBITMQ__EXCHANGE", &self.name)
-                .set("RECALL_RABBITMQ__QUEUE", &self.name)
-                .set("RECALL_RABBITMQ__DEAD_LETTER_QUEUE", &dead);
+            setup = rabbitmq.settings(setup, &self.name);
         }
         setup
     }

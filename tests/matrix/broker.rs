@@ -1,8 +1,9 @@
 //! Kafka and RabbitMQ behind the same verbs, for scenarios that are about either.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
-use super::rig::{Kafka, Proxy, RabbitMq, Setup, kafka};
+use super::rig::{self, Kafka, Proxy, RabbitMq, Setup, kafka};
 use super::verdict::Arrival;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,26 +61,10 @@ impl Broker {
 
     /// The relay's settings for a topic, or exchange and queue, of this name.
     pub fn settings(&self, setup: Setup, name: &str) -> Setup {
-        let dead = format!("{name}.dead");
-        let exactly_once = if self.sink == Sink::KafkaExactlyOnce {
-            "true"
-        } else {
-            "false"
-        };
-        match &self.program {
-            Program::Kafka(kafka) => setup
-                .set(
-                    "RECALL_KAFKA__BOOTSTRAP_SERVERS",
-                    &kafka.bootstrap_servers(),
-                )
-                .set("RECALL_KAFKA__TOPIC", name)
-                .set("RECALL_KAFKA__EXACTLY_ONCE", exactly_once)
-                .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &dead),
-            Program::RabbitMq(rabbitmq) => setup
-                .set("RECALL_RABBITMQ__URI", &rabbitmq.uri())
-                .set("RECALL_RABBITMQ__EXCHANGE", name)
-                .set("RECALL_RABBITMQ__QUEUE", name)
-                .set("RECALL_RABBITMQ__DEAD_LETTER_QUEUE", &dead),
+        let setup = self.deref().settings(setup, name);
+        match self.sink {
+            Sink::KafkaExactlyOnce => setup.set("RECALL_KAFKA__EXACTLY_ONCE", "true"),
+            Sink::Kafka | Sink::RabbitMq => setup,
         }
     }
 
@@ -142,41 +127,6 @@ impl Broker {
         }
     }
 
-    pub fn kill(&mut self) {
-        match &mut self.program {
-            Program::Kafka(kafka) => kafka.kill(),
-            Program::RabbitMq(rabbitmq) => rabbitmq.kill(),
-        }
-    }
-
-    pub fn stop(&mut self) {
-        match &mut self.program {
-            Program::Kafka(kafka) => kafka.stop(),
-            Program::RabbitMq(rabbitmq) => rabbitmq.stop(),
-        }
-    }
-
-    pub fn resume(&mut self) {
-        match &mut self.program {
-            Program::Kafka(kafka) => kafka.resume(),
-            Program::RabbitMq(rabbitmq) => rabbitmq.resume(),
-        }
-    }
-
-    pub fn freeze(&self) {
-        match &self.program {
-            Program::Kafka(kafka) => kafka.freeze(),
-            Program::RabbitMq(rabbitmq) => rabbitmq.freeze(),
-        }
-    }
-
-    pub fn thaw(&self) {
-        match &self.program {
-            Program::Kafka(kafka) => kafka.thaw(),
-            Program::RabbitMq(rabbitmq) => rabbitmq.thaw(),
-        }
-    }
-
     /// # Panics
     ///
     /// When it is another broker.
@@ -194,6 +144,26 @@ impl Broker {
         match &self.program {
             Program::RabbitMq(rabbitmq) => rabbitmq,
             Program::Kafka(_) => panic!("this scenario is about RabbitMQ"),
+        }
+    }
+}
+
+impl Deref for Broker {
+    type Target = dyn rig::Broker;
+
+    fn deref(&self) -> &Self::Target {
+        match &self.program {
+            Program::Kafka(kafka) => &**kafka,
+            Program::RabbitMq(rabbitmq) => &**rabbitmq,
+        }
+    }
+}
+
+impl DerefMut for Broker {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match &mut self.program {
+            Program::Kafka(kafka) => &mut **kafka,
+            Program::RabbitMq(rabbitmq) => &mut **rabbitmq,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, OpenOptions},
     net::TcpStream,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,9 +19,10 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
 };
 
-use super::broker::{Broker, Service, block_on, free_port, poll};
-use super::kafka_wire;
+use super::broker::{Broker, DeadLetter, header};
 pub use super::kafka_wire::{Operation, Resource};
+use super::node::{Node, Service, block_on, free_port, poll};
+use super::{Recall, Setup, kafka_wire};
 
 /// Known to [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
 pub const USER: &str = "relay";
@@ -51,7 +53,7 @@ const COMMITTED: &str = "read_committed";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Kafka {
-    broker: Broker,
+    node: Node,
     port: u16,
     sasl_port: u16,
     tls_port: u16,
@@ -78,6 +80,14 @@ pub struct Record {
 }
 
 impl Kafka {
+    /// One broker for all tests of a file, one test at a time: some stop it and start it again. It has
+    /// an [`AUTHORIZER`].
+    pub fn shared() -> MutexGuard<'static, Self> {
+        static KAFKA: LazyLock<Mutex<Kafka>> =
+            LazyLock::new(|| Mutex::new(Kafka::start_with(&AUTHORIZER)));
+        KAFKA.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A running broker.
     pub fn start() -> Self {
         Self::start_with(&[])
@@ -100,7 +110,7 @@ impl Kafka {
 
     fn new_stopped_with(properties: &[(&str, &str)]) -> Self {
         let kafka = Self {
-            broker: Broker::new(Service::Kafka),
+            node: Node::new(Service::Kafka),
             port: free_port(),
             sasl_port: free_port(),
             tls_port: free_port(),
@@ -110,9 +120,9 @@ impl Kafka {
             },
         };
         kafka
-            .broker
+            .node
             .write("server.properties", &kafka.server_properties(properties));
-        kafka.broker.write(
+        kafka.node.write(
             "scram",
             &format!("SCRAM-SHA-256=[name={USER},password={PASSWORD}]"),
         );
@@ -126,6 +136,21 @@ impl Kafka {
     /// The listener of [`USER`]: `security.protocol=SASL_PLAINTEXT`.
     pub fn sasl_servers(&self) -> String {
         format!("127.0.0.1:{}", self.sasl_port)
+    }
+
+    /// The settings of a relay that is [`USER`].
+    pub fn as_user(&self, setup: Setup) -> Setup {
+        let setup = setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &self.sasl_servers());
+        [
+            ("SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+            ("SASL_MECHANISM", "PLAIN"),
+            ("SASL_USERNAME", USER),
+            ("SASL_PASSWORD", PASSWORD),
+        ]
+        .into_iter()
+        .fold(setup, |setup, (name, value)| {
+            setup.set(&format!("RECALL_KAFKA__PROPERTIES__{name}"), value)
+        })
     }
 
     /// The listener for `security.protocol=SSL`; see [`Kafka::start_with`].
@@ -149,20 +174,10 @@ impl Kafka {
         kafka_wire::permit(self.port, resource, operation);
     }
 
-    /// Stops it in order.
-    pub fn stop(&mut self) {
-        self.broker.stop();
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self) {
-        self.broker.kill();
-    }
-
     /// Takes away the last batch of a partition, and what it knew of its producers: as a power cut does,
     /// for Kafka confirms what it has not synced. The broker must have been killed.
     pub fn lose_last_batch(&self, topic: &str, partition: i32) {
-        let folder = self.broker.path(&format!("data/{topic}-{partition}"));
+        let folder = self.node.path(&format!("data/{topic}-{partition}"));
         for entry in fs::read_dir(&folder).expect("the partition's folder") {
             let path = entry.expect("its files").path();
             if path.extension().is_some_and(|ending| ending == "snapshot") {
@@ -186,41 +201,10 @@ impl Kafka {
             .expect("a log that can be cut off");
     }
 
-    /// SIGSTOP: connections stay open, and nobody answers. For longer than
-    /// `broker.session.timeout.ms` (see `server_properties`), it is fenced for a moment afterwards.
-    pub fn freeze(&self) {
-        self.broker.freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.broker.thaw();
-    }
-
     /// The cluster forgets it: from now on it tells clients of no broker and of no leader, until it is
     /// started again.
     pub fn unregister(&self) {
         kafka_wire::unregister(self.port, NODE_ID);
-    }
-
-    /// Starts it on the same data and ports, and waits until it answers.
-    pub fn resume(&mut self) {
-        let port = self.port;
-        let client = self.client();
-        self.broker.launch(|| {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-                && client
-                    .inner()
-                    .fetch_metadata(None, Duration::from_secs(2))
-                    .is_ok_and(|seen| {
-                        let led = |topic: &rdkafka::metadata::MetadataTopic| {
-                            topic
-                                .partitions()
-                                .iter()
-                                .all(|partition| partition.leader() >= 0)
-                        };
-                        !seen.brokers().is_empty() && seen.topics().iter().all(led)
-                    })
-        });
     }
 
     /// Creates a topic, and waits until producers can find it.
@@ -480,6 +464,101 @@ impl Kafka {
     }
 }
 
+impl Broker for Kafka {
+    fn start_with_limit(bytes: u32) -> Self {
+        Self::start_with(&[("message.max.bytes", &bytes.to_string())])
+    }
+
+    fn sink(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn is_idempotent(&self) -> bool {
+        true
+    }
+
+    fn settings(&self, setup: Setup, name: &str) -> Setup {
+        setup
+            .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &self.bootstrap_servers())
+            .set("RECALL_KAFKA__TOPIC", name)
+            .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &format!("{name}.dead"))
+    }
+
+    /// Means something if [`AUTHORIZER`] is among the properties.
+    fn settings_without_dead_letters(
+        &self,
+        setup: Setup,
+        name: &str,
+    ) -> (Setup, &'static str, &'static str) {
+        let dead = format!("{name}.dead");
+        self.create_topic(&dead, 2, &[]);
+        self.permit(Resource::Topic(&dead), Operation::Describe);
+        let setup = self.settings(setup, name);
+        (
+            self.as_user(setup),
+            "dead_letter_topic",
+            "TopicAuthorizationFailed",
+        )
+    }
+
+    fn stop(&mut self) {
+        self.node.stop();
+    }
+
+    fn kill(&mut self) {
+        self.node.kill();
+    }
+
+    fn resume(&mut self) {
+        let port = self.port;
+        let client = self.client();
+        self.node.launch(|| {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+                && client
+                    .inner()
+                    .fetch_metadata(None, Duration::from_secs(2))
+                    .is_ok_and(|seen| {
+                        let led = |topic: &rdkafka::metadata::MetadataTopic| {
+                            topic
+                                .partitions()
+                                .iter()
+                                .all(|partition| partition.leader() >= 0)
+                        };
+                        !seen.brokers().is_empty() && seen.topics().iter().all(led)
+                    })
+        });
+    }
+
+    /// For longer than `broker.session.timeout.ms` (see `server_properties`), it is fenced for a moment
+    /// afterwards.
+    fn freeze(&self) {
+        self.node.freeze();
+    }
+
+    fn thaw(&self) {
+        self.node.thaw();
+    }
+
+    fn delete(&self, name: &str) {
+        self.delete_topic(name);
+    }
+
+    fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
+        let records = self.read(name, at_least, super::PATIENCE);
+        let recalls = records.iter().map(|record| Recall::of(&record.payload));
+        recalls.collect()
+    }
+
+    fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter> {
+        let records = self.read(&format!("{name}.dead"), at_least, super::PATIENCE);
+        let dead_letter = |record: &Record| DeadLetter {
+            kind: record.header("ce_type").map(str::to_owned),
+            reason: record.header("recall_reason").map(str::to_owned),
+        };
+        records.iter().map(dead_letter).collect()
+    }
+}
+
 impl Record {
     fn new(message: &BorrowedMessage<'_>) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -495,15 +574,9 @@ impl Record {
         }
     }
 
-    /// The value of a header, where there is exactly one of the name.
+    /// The value of a header, if there is exactly one of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self
-            .headers
-            .iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str());
-        let value = values.next();
-        if values.next().is_some() { None } else { value }
+        header(&self.headers, name)
     }
 }
 

@@ -18,6 +18,7 @@ mod broker;
 mod faults;
 pub mod kafka;
 mod kafka_wire;
+mod node;
 mod oracle;
 mod proxy;
 pub mod rabbitmq;
@@ -27,10 +28,13 @@ mod vendor;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use broker::{free_port, poll};
+pub use broker::Broker;
 pub use faults::{Calls, Faults};
 pub use kafka::Kafka;
-pub use oracle::{Recall, assert_kept, kill_again_and_again, published, read_spool, under_load};
+pub use node::{free_port, poll};
+pub use oracle::{
+    Recall, assert_kept, kill_again_and_again, published, read_dead_letters, read_spool, under_load,
+};
 pub use proxy::{Proxy, Way};
 pub use rabbitmq::RabbitMq;
 pub use relay::{Relay, Setup};

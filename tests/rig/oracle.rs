@@ -45,6 +45,33 @@ pub fn read_spool(setup: &Setup) -> Vec<Recall> {
         .collect()
 }
 
+/// A dead letter that stays in the spool, because the broker did not take it either.
+#[derive(Debug)]
+pub struct KeptDeadLetter {
+    pub reason: String,
+    pub detail: String,
+    /// The event's length.
+    pub bytes: usize,
+}
+
+/// Every dead letter that is in the spool's file.
+pub fn read_dead_letters(setup: &Setup) -> Vec<KeptDeadLetter> {
+    rusqlite::Connection::open(setup.spool())
+        .unwrap()
+        .prepare("SELECT reason, detail, length(body) FROM dead_letters ORDER BY seq")
+        .unwrap()
+        .query_map([], |row| {
+            Ok(KeptDeadLetter {
+                reason: row.get(0)?,
+                detail: row.get(1)?,
+                bytes: row.get(2)?,
+            })
+        })
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+}
+
 /// The recalls that events tell of, in their order.
 pub fn published(events: &[Value]) -> Vec<Recall> {
     events.iter().map(Recall::of_event).collect()

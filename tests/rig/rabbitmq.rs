@@ -2,7 +2,10 @@
 
 use std::{
     error::Error,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,12 +13,17 @@ use futures_util::StreamExt as _;
 use lapin::{
     Channel, Connection, ConnectionProperties,
     message::Delivery as Raw,
-    options::{BasicAckOptions, BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{
+        BasicAckOptions, BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable, ShortString},
 };
 use tokio::time::timeout;
 
-use super::broker::{Broker, Service, block_on, free_port, poll};
+use super::broker::{Broker, DeadLetter, header};
+use super::node::{Node, Service, block_on, free_port, poll};
+use super::{Recall, Setup};
 
 /// One exchange of words with a node that is there ends within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,7 +54,7 @@ const ELECT: &str = "\
 const REMEMBER: &str = "[ok = dets:sync(Table) || Table <- dets:all()].";
 
 pub struct RabbitMq {
-    broker: Broker,
+    node: Node,
     port: u16,
     tls_port: u16,
     was_up: bool,
@@ -72,6 +80,13 @@ pub struct Delivery {
 }
 
 impl RabbitMq {
+    /// One node for all tests of a file, one test at a time: some stop it and start it again.
+    pub fn shared() -> MutexGuard<'static, Self> {
+        static RABBITMQ: LazyLock<Mutex<RabbitMq>> =
+            LazyLock::new(|| Mutex::new(RabbitMq::start()));
+        RABBITMQ.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A running node.
     pub fn start() -> Self {
         Self::start_with(&[])
@@ -93,7 +108,7 @@ impl RabbitMq {
     }
 
     fn new_stopped_with(lines: &[&str]) -> Self {
-        let broker = Broker::new(Service::RabbitMq);
+        let node = Node::new(Service::RabbitMq);
         let (port, tls_port) = (free_port(), free_port());
         let tcp = format!("listeners.tcp.default = 127.0.0.1:{port}");
         let tls = format!("listeners.ssl.default = 127.0.0.1:{tls_port}");
@@ -102,8 +117,8 @@ impl RabbitMq {
             conf.push(&tls);
         }
         conf.extend(lines);
-        broker.write("rabbitmq.conf", &(conf.join("\n") + "\n"));
-        broker.write(
+        node.write("rabbitmq.conf", &(conf.join("\n") + "\n"));
+        node.write(
             "ports",
             &format!(
                 "ERL_EPMD_PORT={}\nRABBITMQ_DIST_PORT={}\n",
@@ -112,7 +127,7 @@ impl RabbitMq {
             ),
         );
         Self {
-            broker,
+            node,
             port,
             tls_port,
             was_up: false,
@@ -129,56 +144,9 @@ impl RabbitMq {
         format!("amqps://guest:guest@localhost:{}", self.tls_port)
     }
 
-    /// Stops it in order.
-    pub fn stop(&mut self) {
-        self.broker.stop();
-        *self.frozen.get_mut() = false;
-    }
-
-    /// SIGKILL, once the node has written down which quorum queues there are (unless it is frozen).
-    pub fn kill(&mut self) {
-        if self.broker.runs() && !*self.frozen.get_mut() {
-            self.ctl(&["eval", REMEMBER]);
-        }
-        self.broker.kill();
-        *self.frozen.get_mut() = false;
-    }
-
-    /// SIGSTOP: connections stay open, and nobody answers.
-    pub fn freeze(&self) {
-        self.broker.freeze();
-        self.frozen.store(true, Ordering::Relaxed);
-    }
-
-    pub fn thaw(&self) {
-        self.broker.thaw();
-        self.frozen.store(false, Ordering::Relaxed);
-    }
-
-    /// Starts it on the same data and port, and waits until it answers and its queues have leaders.
-    pub fn resume(&mut self) {
-        let uri = self.uri();
-        self.broker.launch(|| {
-            block_on(async || {
-                let connection = timeout(Duration::from_secs(5), connect(&uri)).await;
-                if let Ok(Ok(connection)) = connection {
-                    close(connection).await;
-                    true
-                } else {
-                    false
-                }
-            })
-        });
-        if self.was_up {
-            let elected = poll(PATIENCE, || self.ctl(&["eval", ELECT]) == "0");
-            assert!(elected, "quorum queues stay without a leader");
-        }
-        self.was_up = true;
-    }
-
     /// `rabbitmqctl` on this node; what it printed. About a second.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        self.broker
+        self.node
             .run_script("rabbitmq/node", &[&["ctl"], arguments].concat())
     }
 
@@ -268,6 +236,113 @@ impl RabbitMq {
     }
 }
 
+impl Broker for RabbitMq {
+    fn start_with_limit(bytes: u32) -> Self {
+        Self::start_with(&[&format!("max_message_size = {bytes}")])
+    }
+
+    fn sink(&self) -> &'static str {
+        "rabbitmq"
+    }
+
+    fn is_idempotent(&self) -> bool {
+        false
+    }
+
+    fn settings(&self, setup: Setup, name: &str) -> Setup {
+        setup
+            .set("RECALL_RABBITMQ__URI", &self.uri())
+            .set("RECALL_RABBITMQ__EXCHANGE", name)
+            .set("RECALL_RABBITMQ__QUEUE", name)
+            .set(
+                "RECALL_RABBITMQ__DEAD_LETTER_QUEUE",
+                &format!("{name}.dead"),
+            )
+    }
+
+    /// The user may do everything but publish to the default exchange.
+    fn settings_without_dead_letters(
+        &self,
+        setup: Setup,
+        name: &str,
+    ) -> (Setup, &'static str, &'static str) {
+        self.ctl(&["add_user", "limited", "limited"]);
+        // The default exchange is matched as amq.default.
+        let ours = format!("^{name}.*$");
+        self.ctl(&["set_permissions", "limited", &ours, &ours, &ours]);
+        let uri = format!("amqp://limited:limited@127.0.0.1:{}", self.port);
+        let setup = self.settings(setup, name).set("RECALL_RABBITMQ__URI", &uri);
+        (setup, "dead_letter_queue", "ACCESS_REFUSED")
+    }
+
+    fn stop(&mut self) {
+        self.node.stop();
+        *self.frozen.get_mut() = false;
+    }
+
+    /// Once the node has written down which quorum queues there are (unless it is frozen).
+    fn kill(&mut self) {
+        if self.node.runs() && !*self.frozen.get_mut() {
+            self.ctl(&["eval", REMEMBER]);
+        }
+        self.node.kill();
+        *self.frozen.get_mut() = false;
+    }
+
+    fn freeze(&self) {
+        self.node.freeze();
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+
+    fn thaw(&self) {
+        self.node.thaw();
+        self.frozen.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until its queues have leaders, too.
+    fn resume(&mut self) {
+        let uri = self.uri();
+        self.node.launch(|| {
+            block_on(async || {
+                let connection = timeout(Duration::from_secs(5), connect(&uri)).await;
+                if let Ok(Ok(connection)) = connection {
+                    close(connection).await;
+                    true
+                } else {
+                    false
+                }
+            })
+        });
+        if self.was_up {
+            let elected = poll(PATIENCE, || self.ctl(&["eval", ELECT]) == "0");
+            assert!(elected, "quorum queues stay without a leader");
+        }
+        self.was_up = true;
+    }
+
+    fn delete(&self, name: &str) {
+        self.with_channel(async |channel| {
+            let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
+            deleted.await.expect("a deleted queue");
+        });
+    }
+
+    fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
+        let deliveries = self.read(name, at_least, super::PATIENCE);
+        let recalls = deliveries.iter().map(|delivery| Recall::of(&delivery.body));
+        recalls.collect()
+    }
+
+    fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter> {
+        let deliveries = self.read(&format!("{name}.dead"), at_least, super::PATIENCE);
+        let dead_letter = |delivery: &Delivery| DeadLetter {
+            kind: delivery.kind.clone(),
+            reason: delivery.header("recall_reason").map(str::to_owned),
+        };
+        deliveries.iter().map(dead_letter).collect()
+    }
+}
+
 /// Takes what the queue has now. Nothing is cut off between a message and its acknowledgement, which a
 /// quorum queue wants to see after 2000.
 async fn take(
@@ -309,6 +384,11 @@ async fn close(connection: Connection) {
 }
 
 impl Delivery {
+    /// The value of a header, if there is exactly one of that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
+    }
+
     fn new(raw: Raw) -> Self {
         let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
         let properties = &raw.properties;
@@ -324,14 +404,14 @@ impl Delivery {
             timestamp: *properties.timestamp(),
             app_id: text(properties.app_id()),
             headers: headers
-                .map(|(name, value)| (name.to_string(), header(value)))
+                .map(|(name, value)| (name.to_string(), header_value(value)))
                 .collect(),
             body: raw.data,
         }
     }
 }
 
-fn header(value: &AMQPValue) -> String {
+fn header_value(value: &AMQPValue) -> String {
     match value {
         AMQPValue::LongString(text) => text.to_string(),
         AMQPValue::ShortString(text) => text.to_string(),

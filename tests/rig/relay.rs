@@ -256,6 +256,12 @@ impl Relay {
         self.metric(&name).parse().unwrap()
     }
 
+    /// How many events `/metrics` says that a sink's broker refused for good.
+    pub fn refused_events(&self, sink: &str) -> u64 {
+        let name = format!(r#"recall_sink_refused_events_total{{sink="{sink}"}}"#);
+        self.metric(&name).parse().unwrap()
+    }
+
     /// The events on stdout, at least `count` of them.
     #[track_caller]
     pub fn events(&self, count: usize) -> Vec<Value> {

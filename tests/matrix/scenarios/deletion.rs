@@ -106,10 +106,6 @@ fn exchange_deleted(stage: &mut Stage<'_>) {
 fn queue_deleted(stage: &mut Stage<'_>) {
     again_and_again(stage, |stage| {
         let name = stage.name.clone();
-        stage.broker().rabbitmq().with_channel(async |channel| {
-            let options = lapin::options::QueueDeleteOptions::default();
-            let deleted = channel.queue_delete(name.as_str().into(), options).await;
-            deleted.expect("a deleted queue");
-        });
+        stage.broker().delete(&name);
     });
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::super::broker::{Program, Sink};
-use super::super::rig::kafka::{PASSWORD, USER};
-use super::super::rig::{large_recall, recall_query};
+use super::super::rig::{large_recall, read_dead_letters, recall_query};
 use super::super::stage::Stage;
 use super::{EVERY, Scenario};
 
@@ -69,9 +68,7 @@ fn too_large(stage: &mut Stage<'_>) {
         Program::Kafka(kafka) => kafka.read_all(&format!("{name}.dead")).len(),
         Program::RabbitMq(rabbitmq) => {
             rabbitmq.ctl(&["eval", &size("134217728")]);
-            let spool = rusqlite::Connection::open(stage.setup.spool()).unwrap();
-            let count = "SELECT count(*) FROM dead_letters";
-            spool.query_row(count, [], |row| row.get(0)).unwrap()
+            read_dead_letters(&stage.setup).len()
         }
     };
     // More, where one was on its way to the dead letters when a session ended.
@@ -86,16 +83,8 @@ fn too_large(stage: &mut Stage<'_>) {
 fn no_permission(stage: &mut Stage<'_>) {
     match stage.sink() {
         Sink::Kafka | Sink::KafkaExactlyOnce => {
-            let servers = stage.broker().kafka().sasl_servers();
-            stage.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &servers);
-            for (name, value) in [
-                ("SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
-                ("SASL_MECHANISM", "PLAIN"),
-                ("SASL_USERNAME", USER),
-                ("SASL_PASSWORD", PASSWORD),
-            ] {
-                stage.set(&format!("RECALL_KAFKA__PROPERTIES__{name}"), value);
-            }
+            let setup = stage.setup.clone();
+            stage.setup = stage.broker().kafka().as_user(setup);
         }
         Sink::RabbitMq => {
             let rabbitmq = stage.broker().rabbitmq();

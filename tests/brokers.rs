@@ -1,0 +1,220 @@
+//! The promises that hold for both brokers, on a real Kafka and on a real RabbitMQ.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
+
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use rig::{
+    Broker, Kafka, RabbitMq, Setup, assert_kept, kill_again_and_again, large_recall,
+    read_dead_letters, recall_query, under_load,
+};
+
+/// Makes each promise a test of either broker, `kafka::PROMISE` and `rabbitmq::PROMISE`.
+macro_rules! on_both_brokers {
+    ($($promise:ident,)+) => {
+        mod kafka {
+            $(#[test]
+            fn $promise() {
+                super::$promise(&mut *super::Kafka::shared());
+            })+
+        }
+
+        mod rabbitmq {
+            $(#[test]
+            fn $promise() {
+                super::$promise(&mut *super::RabbitMq::shared());
+            })+
+        }
+    };
+}
+
+on_both_brokers! {
+    every_event_arrives_once_and_in_order,
+    a_broker_that_is_stopped_and_started_loses_nothing,
+    a_broker_that_is_killed_loses_nothing,
+    a_broker_that_is_absent_at_the_start_is_waited_for,
+    what_is_not_published_at_a_stop_is_published_after_the_next_start,
+    every_acknowledged_callback_is_found_after_kill_9_of_the_relay,
+    what_is_deleted_is_created_again_soon,
+    a_callback_that_cannot_be_parsed_becomes_a_dead_letter,
+    an_event_that_is_too_large_stays_in_the_spool_and_the_others_are_published,
+    dead_letters_that_the_user_may_not_publish_do_not_stop_the_events,
+}
+
+fn every_event_arrives_once_and_in_order(broker: &mut impl Broker) {
+    let relay = broker.settings(Setup::new(), "once").start();
+    let mut sent = Vec::new();
+    for number in 1..=60 {
+        for group in ["a", "b", "@TGS#c d"] {
+            sent.extend(relay.recalls(group, number..=number));
+        }
+    }
+    relay.until_drained(broker.sink());
+    let found = broker.recalls("once", sent.len());
+    assert_eq!(found.len(), sent.len());
+    assert_eq!(assert_kept(&sent, &found), 0);
+    relay.stop();
+}
+
+fn a_broker_that_is_stopped_and_started_loses_nothing(broker: &mut impl Broker) {
+    let sink = broker.sink();
+    let relay = broker.settings(Setup::new(), "stopped").start();
+    relay.until_sink(sink, "up");
+    let acknowledged = under_load(&relay, || {
+        broker.stop();
+        relay.until_sink(sink, "down");
+        assert_eq!(relay.admin("/readyz").status, 200);
+        broker.resume();
+    });
+    relay.until_drained(sink);
+    relay.until_sink(sink, "up");
+    let repeated = assert_kept(
+        &acknowledged,
+        &broker.recalls("stopped", acknowledged.len()),
+    );
+    assert!(!broker.is_idempotent() || repeated == 0, "{repeated}");
+    assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
+    relay.stop();
+}
+
+fn a_broker_that_is_killed_loses_nothing(broker: &mut impl Broker) {
+    let relay = broker.settings(Setup::new(), "killed").start();
+    relay.until_sink(broker.sink(), "up");
+    let acknowledged = under_load(&relay, || {
+        broker.kill();
+        broker.resume();
+    });
+    relay.until_drained(broker.sink());
+    assert_kept(&acknowledged, &broker.recalls("killed", acknowledged.len()));
+    relay.stop();
+}
+
+/// Meanwhile every callback is answered OK. `benches/performance` measures that it is answered as fast.
+fn a_broker_that_is_absent_at_the_start_is_waited_for(broker: &mut impl Broker) {
+    let sink = broker.sink();
+    broker.stop();
+    let relay = broker.settings(Setup::new(), "absent").start();
+    relay.until_sink(sink, "down");
+    let mut acknowledged = under_load(&relay, || {});
+    acknowledged.extend(relay.recalls("one by one", 1..=100));
+    assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
+    assert!(relay.log_entries("sink is up").is_empty());
+    broker.resume();
+    relay.until_drained(sink);
+    relay.until_sink(sink, "up");
+    acknowledged.extend(relay.recalls("one by one", 101..=200));
+    relay.until_drained(sink);
+    let found = broker.recalls("absent", acknowledged.len());
+    assert_eq!(assert_kept(&acknowledged, &found), 0);
+    relay.stop();
+}
+
+fn what_is_not_published_at_a_stop_is_published_after_the_next_start(broker: &mut impl Broker) {
+    let setup = broker.settings(Setup::new(), "left");
+    let setup = setup.set("RECALL_DRAIN_TIMEOUT", "1s");
+    broker.stop();
+    let relay = setup.start();
+    let acknowledged = under_load(&relay, || {});
+    relay.stop();
+    broker.resume();
+    let relay = setup.start();
+    relay.until_drained(broker.sink());
+    let found = broker.recalls("left", acknowledged.len());
+    assert_eq!(assert_kept(&acknowledged, &found), 0);
+    relay.stop();
+}
+
+fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay(broker: &mut impl Broker) {
+    let setup = broker.settings(Setup::new(), "relay-killed");
+    let acknowledged = kill_again_and_again(&setup, broker.sink(), 4);
+    let found = broker.recalls("relay-killed", acknowledged.len());
+    let repeated = assert_kept(&acknowledged, &found);
+    println!(
+        "{} acknowledged, {repeated} of them published again",
+        acknowledged.len()
+    );
+}
+
+/// The relay used to wait for half a minute before it created a deleted topic again. A deleted queue it did not
+/// declare at all before its next session: until then every event was returned and held.
+fn what_is_deleted_is_created_again_soon(broker: &mut impl Broker) {
+    let relay = broker.settings(Setup::new(), "deleted").start();
+    relay.recalls("a", 1..=1);
+    relay.until_drained(broker.sink());
+    broker.delete("deleted");
+    let began = Instant::now();
+    let sent = relay.recalls("a", 2..=4);
+    relay.until_drained(broker.sink());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(broker.recalls("deleted", sent.len()), sent);
+    relay.until_sink(broker.sink(), "up");
+    relay.stop();
+}
+
+fn a_callback_that_cannot_be_parsed_becomes_a_dead_letter(broker: &mut impl Broker) {
+    let relay = broker.settings(Setup::new(), "rejected").start();
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    let sent = relay.recalls("a", 1..=1);
+    relay.until_drained(broker.sink());
+    let dead = broker.dead_letters("rejected", 1);
+    assert_eq!(dead.len(), 1);
+    let kind = dead[0].kind.as_deref();
+    assert_eq!(kind, Some("com.tencent.im.callback.rejected"));
+    assert_eq!(dead[0].reason, None);
+    assert_eq!(broker.recalls("rejected", 1), sent);
+    relay.stop();
+}
+
+/// The broker's limit holds for dead letters, too. A backlog of many conversations makes the large event one
+/// of many that are published together.
+fn an_event_that_is_too_large_stays_in_the_spool_and_the_others_are_published<B: Broker>(
+    _: &mut B,
+) {
+    let mut broker = B::start_with_limit(4000);
+    let setup = broker.settings(Setup::new(), "too-large");
+    let relay = setup.start();
+    relay.until_sink(broker.sink(), "up");
+    broker.stop();
+    let mut sent = Vec::new();
+    for number in 1..=600 {
+        let group = format!("group-{}", number % 300);
+        sent.extend(relay.recalls(&group, number..=number));
+        if number == 200 {
+            let large = relay.post(&recall_query(), large_recall(&group, 20_000));
+            assert!(large.is_ok(), "{large:?}");
+        }
+    }
+    broker.resume();
+    relay.until_drained(broker.sink());
+    assert_kept(&sent, &broker.recalls("too-large", sent.len()));
+    assert_eq!(relay.refused_events(broker.sink()), 1);
+    relay.stop();
+    let kept = read_dead_letters(&setup);
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].reason, "too_large");
+    assert!(kept[0].bytes > 4000, "{kept:?}");
+}
+
+fn dead_letters_that_the_user_may_not_publish_do_not_stop_the_events(broker: &mut impl Broker) {
+    let (setup, reason, detail) = broker.settings_without_dead_letters(Setup::new(), "limited");
+    let relay = setup.start();
+    relay.until_sink(broker.sink(), "up");
+    let mut sent = relay.recalls("a", 1..=10);
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    sent.extend(relay.recalls("a", 11..=20));
+    relay.until_drained(broker.sink());
+    assert_kept(&sent, &broker.recalls("limited", sent.len()));
+    let refused = relay.refused_events(broker.sink());
+    assert_eq!(refused, 1, "{}", relay.log());
+    relay.stop();
+    let kept = read_dead_letters(&setup);
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].reason, reason);
+    assert!(kept[0].detail.contains(detail), "{kept:?}");
+}
