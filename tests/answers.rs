@@ -30,15 +30,8 @@ fn a_recall_becomes_an_event_once() {
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert!(relay.recall("g", 1).is_ok());
     assert!(relay.recall("g", 2).is_ok());
-    let outcome = |name: &str| {
-        relay.metric(&format!(
-            r#"recall_callbacks_total{{command="Group.CallbackAfterRecallMsg",outcome="{name}"}}"#
-        ))
-    };
-    assert_eq!(
-        (outcome("accepted"), outcome("repeated")),
-        ("2".to_owned(), "1".to_owned())
-    );
+    let outcomes = ["accepted", "repeated"].map(|outcome| relay.outcome_count(outcome));
+    assert_eq!(outcomes, [2, 1]);
     let events = relay.stop();
     let seqs: Vec<_> = events
         .iter()
@@ -159,9 +152,7 @@ fn whatever_is_not_a_recall_is_answered_ok() {
         relay.metric(r#"recall_callbacks_total{command="State.StateChange",outcome="ignored"}"#),
         "1"
     );
-    let probes =
-        r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="probe"}"#;
-    assert_eq!(relay.metric(probes), "3");
+    assert_eq!(relay.outcome_count("probe"), 3);
     assert_eq!(relay.stop().len(), 0);
 }
 

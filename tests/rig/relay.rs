@@ -249,19 +249,6 @@ impl Relay {
         self.stdout.events()
     }
 
-    /// How many recalls of group messages `/metrics` counts with this outcome.
-    pub fn outcome_count(&self, outcome: &str) -> u64 {
-        let command = "Group.CallbackAfterRecallMsg";
-        let name = format!(r#"recall_callbacks_total{{command="{command}",outcome="{outcome}"}}"#);
-        self.metric(&name).parse().unwrap()
-    }
-
-    /// How many events `/metrics` says that a sink's broker refused for good.
-    pub fn refused_events(&self, sink: &str) -> u64 {
-        let name = format!(r#"recall_sink_refused_events_total{{sink="{sink}"}}"#);
-        self.metric(&name).parse().unwrap()
-    }
-
     /// The events on stdout, at least `count` of them.
     #[track_caller]
     pub fn events(&self, count: usize) -> Vec<Value> {
@@ -300,6 +287,13 @@ impl Relay {
     /// What the log says each time that a sink goes down.
     pub fn down_entries(&self) -> Vec<Value> {
         self.log_entries("sink is down; events stay in the spool")
+    }
+
+    /// Its whole log, once it has ended.
+    #[track_caller]
+    pub fn log_of_ended(&self) -> String {
+        self.log.until_closed();
+        self.log()
     }
 
     pub fn log(&self) -> String {
