@@ -296,10 +296,14 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Waits until every sink is up and no more than a quarter of a second's callbacks behind.
+    /// Waits until every sink is up and no more than a quarter of a second's callbacks behind, and, under
+    /// load, until callbacks are accepted: a relay that refuses them all is never behind.
     pub fn catch_up(&mut self) {
         let behind = u64::from(self.options.rate / 4);
         self.wait_for_lag(behind);
+        if self.driver.is_some() {
+            self.play_on_until_accepted();
+        }
     }
 
     /// Waits until everything is confirmed; without load.
@@ -369,6 +373,9 @@ impl<'a> Stage<'a> {
         self.wait_for_lag(0);
         self.look_at_memory();
         let ledger = Ledger::read(&self.ledger());
+        if ledger.ok == 0 {
+            self.complain("no callback was answered OK".to_owned());
+        }
         let until = Instant::now() + LATE;
         let mut verdicts;
         loop {
