@@ -110,7 +110,7 @@ fn after_a_failed_sync_the_program_ends_and_the_next_start_is_right() {
         assert!(log.contains("the spool failed"), "{log}");
         assert!(log.contains("disk I/O error"), "{log}");
         acknowledged.extend(load.stop());
-        let mut events = published(&relay.events(0));
+        let mut events = published(&relay.events_of_ended());
         drop(relay);
 
         faults.heal();
@@ -168,7 +168,7 @@ fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
-    let acknowledged = under_load(&relay, || {
+    let mut acknowledged = under_load(&relay, || {
         // What has just been written is not read back: the sink has to fall behind.
         let held = relay.hold_stdout();
         for number in 1..=120 {
@@ -181,6 +181,7 @@ fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
         faults.heal();
         relay.until_sink("stdout", "up");
     });
+    acknowledged.extend((1..=120).map(|number| Recall::new("large", number)));
     assert!(faults.calls().failed_reads > 0, "{:?}", faults.calls());
     relay.until_drained("stdout");
     assert_eq!(relay.readiness()["spool"]["unreadable"], 0);
@@ -194,25 +195,34 @@ fn a_clock_that_jumps_loses_nothing_and_keeps_the_order() {
         .set("RECALL_SPOOL__RETENTION", "0s")
         .with_faults(&faults);
     let relay = setup.start();
+    let mut jumped = Vec::new();
     let mut acknowledged = under_load(&relay, || {
         // Nothing is confirmed meanwhile: what retention would delete is not forwarded yet.
         faults.fail_output();
         relay.until_sink("stdout", "down");
         faults.set_clock_back(HOUR);
-        acknowledge_some(&relay, "back", 50);
+        jumped.extend(relay.recalls("back", 1..=50));
         faults.set_clock_forward(HOUR);
-        acknowledge_some(&relay, "forward", 50);
+        jumped.extend(relay.recalls("forward", 1..=50));
         let held = relay.readiness()["sinks"]["stdout"]["lag"].as_u64();
         assert!(held >= Some(100), "{held:?}");
         faults.heal();
         relay.until_drained("stdout");
         faults.set_clock_back(HOUR);
     });
-    for group in ["back", "forward"] {
-        acknowledged.extend((1..=50).map(|number| Recall::new(group, number)));
-    }
+    acknowledged.extend(jumped);
     relay.until_drained("stdout");
-    assert_eq!(assert_kept(&acknowledged, &published(&relay.stop())), 0);
+    let events = relay.stop();
+    assert_eq!(assert_kept(&acknowledged, &published(&events)), 0);
+    // The relay did see the clock jump.
+    let received_at = |group: &str| {
+        let first = events.iter().find(|event| event["subject"] == group);
+        let time = first.unwrap()["data"]["received_at"].as_str().unwrap();
+        time.parse::<jiff::Timestamp>().unwrap()
+    };
+    let [load, back, forward] = ["load-0", "back", "forward"].map(received_at);
+    assert!(load > back + HOUR / 2, "{load:?} {back:?}");
+    assert!(forward > load + HOUR / 2, "{load:?} {forward:?}");
 }
 
 #[test]
@@ -311,15 +321,6 @@ fn until_accepted(relay: &Relay) -> Recall {
     });
     assert_eq!(relay.outcome_count("repeated"), repeated, "{accepted:?}");
     accepted
-}
-
-/// Sends `count` recalls of a group; every one is acknowledged.
-#[track_caller]
-fn acknowledge_some(relay: &Relay, group: &str, count: u64) {
-    for number in 1..=count {
-        let answer = relay.recall(group, number);
-        assert!(answer.is_ok(), "{answer:?}");
-    }
 }
 
 /// Sends large recalls until one is refused; returns those that were acknowledged.
