@@ -247,10 +247,10 @@ fn it_authenticates_with_plain_and_scram() {
         let topic = format!("sasl-{}", mechanism.to_lowercase());
         let setup = kafka.as_user(kafka.settings(Setup::new(), &topic));
         let setup = setup.set("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", mechanism);
-        let wrong = setup.with("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", "wrong");
+        let wrong = setup.with("RECALL_KAFKA__PROPERTIES__SASL_PASSWORD", "hunter2");
         let relay = wrong.start();
-        let down = relay.until_sink("kafka", "down");
-        assert!(!down.to_string().contains("wrong\""), "{down}");
+        let down = relay.until_down("kafka", "uthentication");
+        assert!(!down.to_string().contains("hunter2"), "{down}");
         let sent = relay.recalls("a", 1..=1);
         relay.kill();
 

@@ -143,7 +143,7 @@ fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
         refused.text()
     );
     assert_eq!(refused.header("retry-after"), Some("1"));
-    assert_ne!(relay.metric(UNAVAILABLE), "0");
+    assert_ne!(relay.outcome_count("unavailable"), 0);
     assert_eq!(relay.admin("/readyz").status, 200, "smaller ones are taken");
     assert!(relay.recall("small", 1).is_ok());
 
@@ -197,15 +197,21 @@ fn callbacks_beyond_those_that_may_wait_for_the_disk_are_refused() {
         6,
         "{reasons:?}"
     );
-    assert_eq!(relay.metric(UNAVAILABLE), "6");
-    // Those two are written first.
+    assert_eq!(relay.outcome_count("unavailable"), 6);
+    // What waited for the disk is written before what comes afterwards.
+    let mut attempts = 1..;
     rig::until("the disk to answer", || {
-        relay.recall("after", 1).is_ok().then_some(())
+        let attempt = attempts.next()?;
+        relay.recall("after", attempt).is_ok().then_some(())
     });
+    let events = relay.stop();
+    let groups = events
+        .iter()
+        .map(|event| event["subject"].as_str().unwrap());
+    let groups: Vec<_> = groups.take_while(|group| *group != "after").collect();
+    let waited = vec!["waiting"; 6 - refused];
+    assert_eq!(groups, [&["before"], &waited[..]].concat());
 }
-
-const UNAVAILABLE: &str =
-    r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="unavailable"}"#;
 
 /// The head of a recall whose body has this length.
 fn head(length: usize) -> Vec<u8> {

@@ -6,7 +6,9 @@ mod rig;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rig::{Broker as _, PATIENCE, RabbitMq, Recall, Relay, Setup, assert_kept, under_load, until};
+use rig::{
+    Broker as _, PATIENCE, RabbitMq, Recall, Relay, Setup, assert_kept, poll, under_load, until,
+};
 use serde_json::Value;
 
 #[test]
@@ -174,12 +176,11 @@ fn while_the_broker_blocks_publishers_nothing_times_out() {
     rabbitmq.ctl(&["set_vm_memory_high_watermark", "0"]);
     let sent = relay.recalls("a", 1..=20);
     let down = relay.until_down("rabbitmq", "blocks publishers");
-    std::thread::park_timeout(Duration::from_secs(3));
-    assert_eq!(
-        relay.until_sink("rabbitmq", "down"),
-        down,
-        "longer than confirm_timeout"
-    );
+    // For longer than confirm_timeout.
+    let changed = poll(Duration::from_secs(3), || {
+        relay.readiness()["sinks"]["rabbitmq"] != down
+    });
+    assert!(!changed, "{}", relay.readiness());
     rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     relay.until_drained("rabbitmq");
     let found = rabbitmq.recalls("blocked", sent.len());
@@ -193,6 +194,7 @@ fn a_frozen_node_is_given_up_after_the_confirm_timeout() {
     let setup = rabbitmq.settings(Setup::new(), "frozen");
     let relay = setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "2s").start();
     relay.until_sink("rabbitmq", "up");
+    assert_eq!(relay.threads("lapin-io-loop"), 1);
     let acknowledged = under_load(&relay, || {
         rabbitmq.freeze();
         relay.until_down("rabbitmq", "rabbitmq.confirm_timeout");

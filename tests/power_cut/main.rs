@@ -165,5 +165,7 @@ fn scratch() -> TempDir {
 }
 
 fn setting<T: FromStr>(name: &str) -> Option<T> {
-    env::var_os(name)?.to_str()?.parse().ok()
+    let text = env::var_os(name)?;
+    let value = text.to_str().and_then(|text| text.parse().ok());
+    Some(value.unwrap_or_else(|| panic!("{name} is {}", text.display())))
 }
