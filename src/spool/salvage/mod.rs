@@ -133,8 +133,9 @@ pub(super) fn salvage(
     schema::create(&connection)?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
 
+    let mut insert = connection.prepare(schema::INSERT)?;
     Pages::open(database)?.each_row(|row| {
-        match schema::insert(&connection, row.seq, row.appended_at, &row.event) {
+        match schema::insert(&mut insert, row.seq, row.appended_at, &row.event) {
             // A page may be there several times, in the file and in the WAL.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                 Ok(())
@@ -142,6 +143,7 @@ pub(super) fn salvage(
             outcome => outcome,
         }
     })?;
+    drop(insert);
     let bounds = "SELECT count(*), min(seq), max(seq) FROM events";
     let (kept, first, last): (u64, Option<u64>, Option<u64>) =
         connection.query_row(bounds, [], |row| {

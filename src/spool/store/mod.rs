@@ -155,8 +155,9 @@ impl Store {
             if let Some(purge) = purge {
                 purge.run(connection)?;
             }
+            let mut insert = connection.prepare_cached(schema::INSERT)?;
             for (seq, event) in events {
-                schema::insert(connection, *seq, now, event)?;
+                schema::insert(&mut insert, *seq, now, event)?;
             }
             save_cursors(connection, moved)
         })?;

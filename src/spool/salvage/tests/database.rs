@@ -27,5 +27,6 @@ pub(in crate::spool) fn event(seq: u64) -> StoredEvent {
 }
 
 pub(in crate::spool) fn insert(connection: &Connection, row: &StoredEvent) {
-    schema::insert(connection, row.seq, row.appended_at, &row.event).unwrap();
+    let mut insert = connection.prepare(schema::INSERT).unwrap();
+    schema::insert(&mut insert, row.seq, row.appended_at, &row.event).unwrap();
 }
