@@ -15,7 +15,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use recall_relay::event::{Event, Kind, Millis, Seq};
 use recall_relay::setting::Size;
-use recall_relay::spool::{Appended, Config, OpenError, Opened, Row, SalvageError, Spool};
+use recall_relay::spool::{Appended, Config, OpenError, Opened, Row, Spool};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -50,10 +50,7 @@ fuzz_target!(|patches: &[u8]| {
         for _ in 0..3 {
             let spool = match try_open(&folder) {
                 Ok(spool) => spool,
-                Err(OpenError::Salvage {
-                    source: SalvageError::Foreign,
-                    ..
-                }) => return assert!(watermark_is_lost(&folder)),
+                Err(OpenError::Foreign(_)) => return assert!(watermark_is_lost(&folder)),
                 // Its version looks like one that is to come.
                 Err(OpenError::Newer { found: 2..1000, .. }) => return,
                 Err(error) => panic!("{error}"),

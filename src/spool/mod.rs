@@ -317,7 +317,8 @@ impl Spool {
     /// How many events were kept once and are lost, by damage that this or an earlier start has found.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.shared.lost
+        let lost = self.shared.gaps.iter().filter(|gap| gap.lost);
+        lost.map(|gap| gap.last.0 + 1 - gap.first.0).sum()
     }
 
     /// What this start has found to be damaged.

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::salvage::Gap;
 use super::schema::{COLUMNS, StoredEvent};
 use super::shared::Suspicion;
 use super::store::is_damage;
@@ -239,15 +240,15 @@ fn read(
 }
 
 /// Numbers without an event must be in known gaps: a damaged page can hide events without an error of SQLite's.
-fn check_gap(gaps: &[(Seq, Seq)], first: Seq, last: Seq) -> Result<(), ReadError> {
+fn check_gap(gaps: &[Gap], first: Seq, last: Seq) -> Result<(), ReadError> {
     if first > last {
         return Ok(());
     }
     let missing = |first: Seq, last: Seq| (last.0 + 1).saturating_sub(first.0);
-    let overlaps = gaps
+    let known = gaps
         .iter()
-        .map(|gap| missing(gap.0.max(first), gap.1.min(last)));
-    if overlaps.sum::<u64>() == missing(first, last) {
+        .map(|gap| missing(gap.first.max(first), gap.last.min(last)));
+    if known.sum::<u64>() == missing(first, last) {
         Ok(())
     } else {
         Err(ReadError::Missing(first, last))

@@ -100,6 +100,14 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("COMMIT")
 }
 
+/// Makes sure that no number below `next` is given out again, even if all tables are empty.
+pub(super) fn save_next_seq(connection: &Connection, next: Seq) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE identity SET next_seq = ?1")?
+        .execute([next.0])
+        .map(|_| ())
+}
+
 /// A row of `events`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StoredEvent {

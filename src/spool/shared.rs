@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::event_cache::EventCache;
 use super::files::Lock;
+use super::salvage::Gap;
 use super::stall::StallDetector;
 use super::{AppendError, Cursor, SalvageReport, Status};
 use crate::event::Seq;
@@ -24,15 +25,14 @@ pub(super) struct Shared {
     /// Cancelled when the spool has failed for good: waiting for that does not wake up for every commit.
     pub(super) failed: CancellationToken,
     pub(super) cursors: BTreeMap<String, Cursor>,
-    /// First and last numbers that no event has. Only a start adds some.
-    pub(super) gaps: Vec<(Seq, Seq)>,
+    /// Only a start adds some.
+    pub(super) gaps: Vec<Gap>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
     pub(super) stall: StallDetector,
     pub(super) cache: EventCache,
     pub(super) report: SalvageReport,
     /// Quarantined files that are still beside the spool.
     pub(super) quarantined: Mutex<Vec<PathBuf>>,
-    pub(super) lost: u64,
     pub(super) lock: Arc<Lock>,
 }
 

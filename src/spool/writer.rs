@@ -39,8 +39,6 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     };
     store.reconcile_cursors(sinks).map_err(failed)?;
     let gaps = store.gaps().map_err(failed)?;
-    let lost = gaps.iter().filter(|(.., lost)| *lost);
-    let lost = lost.map(|(first, last, _)| last.0 + 1 - first.0).sum();
     let saved = &store.saved_cursors;
     let cursors: BTreeMap<String, Cursor> = saved
         .iter()
@@ -65,16 +63,12 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         }),
         failed: CancellationToken::new(),
         cursors,
-        gaps: gaps
-            .into_iter()
-            .map(|(first, last, _)| (first, last))
-            .collect(),
+        gaps,
         unreadable: Mutex::default(),
         stall: StallDetector::default(),
         cache: EventCache::default(),
         report: store.report.clone(),
         quarantined: Mutex::new(salvage::quarantined(&store.config.path).unwrap_or_default()),
-        lost,
         lock: Arc::clone(&store.lock),
     });
     let queue = Arc::new(Queue::new(config.max_waiting));

@@ -161,11 +161,13 @@ pub(super) fn salvage(
     let next = copy_small_tables(database, &connection, watermark, committed)?;
     // No number above the lowest cursor was purged. A cursor that cannot be read may be at 0.
     let cursors = SavedCursor::load_all(&connection)?;
-    let pinning = |cursor: &Option<SavedCursor>| cursor.is_none_or(|cursor| cursor.pins);
-    let pinning = cursors.values().filter(|cursor| pinning(cursor));
-    let lowest = pinning
-        .map(|cursor| cursor.map_or(0, |cursor| cursor.seq.0))
-        .min();
+    let unknown = SavedCursor {
+        seq: Seq(0),
+        pins: true,
+    };
+    let pinning = cursors.values().map(|cursor| cursor.unwrap_or(unknown));
+    let pinning = pinning.filter(|cursor| cursor.pins);
+    let lowest = pinning.map(|cursor| cursor.seq.0).min();
     let confirmed = watermark.map_or(lowest.unwrap_or(0), |mark| mark.confirmed.0);
     // Without a high-water mark nobody knows what was before the first event that is found.
     let start = match (watermark, first) {
@@ -179,14 +181,14 @@ pub(super) fn salvage(
     let next = next.max(known.max(highest.unwrap_or(0)) + 1).min(LARGEST);
     // Numbers that only a table without a checksum has may never have been given out.
     record_gaps(&connection, Seq(known), Seq(next - 1), false)?;
-    connection.execute("UPDATE identity SET next_seq = ?1", [next])?;
-    let missed = lost_after(&connection, Seq(0))?;
+    schema::save_next_seq(&connection, Seq(next))?;
+    let ranges = lost_after(&connection, Seq(0))?;
     connection.execute_batch("COMMIT")?;
     connection.close().map_err(|(_, error)| error)?;
     let path = replace(database)?;
     Ok(SalvageReport {
         quarantined: Some(Quarantined { reason, path, kept }),
-        lost: missed,
+        lost: ranges,
         cursors: Vec::new(),
     })
 }
@@ -232,12 +234,34 @@ fn record_gaps(
     Ok(())
 }
 
+/// Numbers that no event has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub(super) first: Seq,
+    pub(super) last: Seq,
+    /// Whether events were lost that not every sink had confirmed.
+    pub(super) lost: bool,
+}
+
+/// Every gap, in order.
+pub(super) fn gaps(connection: &Connection) -> rusqlite::Result<Vec<Gap>> {
+    connection
+        .prepare("SELECT first_seq, last_seq, lost FROM gaps ORDER BY 1")?
+        .query_map([], |row| {
+            Ok(Gap {
+                first: Seq(row.get(0)?),
+                last: Seq(row.get(1)?),
+                lost: row.get(2)?,
+            })
+        })?
+        .collect()
+}
+
 /// First and last number of each range of lost events after `seq`.
 pub(super) fn lost_after(connection: &Connection, seq: Seq) -> rusqlite::Result<Vec<(Seq, Seq)>> {
-    connection
-        .prepare("SELECT first_seq, last_seq FROM gaps WHERE lost AND first_seq > ?1 ORDER BY 1")?
-        .query_map([seq.0], |row| Ok((Seq(row.get(0)?), Seq(row.get(1)?))))?
-        .collect()
+    let gaps = gaps(connection)?;
+    let after = gaps.iter().filter(|gap| gap.lost && gap.first > seq);
+    Ok(after.map(|gap| (gap.first, gap.last)).collect())
 }
 
 /// Copies what SQLite can still read of the other tables: what is wrong with a cursor is found when it is

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::files::Lock;
 use super::quota::Usage;
 use super::recent_ids::RecentIds;
-use super::salvage::SalvageReport;
+use super::salvage::{self, Gap, SalvageReport};
 use super::saved_cursor::SavedCursor;
 use super::watermark::Watermark;
 use super::{AppendError, Appended, Config, Cursor, quota, schema};
@@ -71,18 +71,9 @@ impl Store {
         Seq(self.next.0 - 1)
     }
 
-    /// The numbers that no event has: first and last of each range, and whether their events were lost.
-    pub(super) fn gaps(&self) -> Result<Vec<(Seq, Seq, bool)>, AppendError> {
-        let gaps = "SELECT first_seq, last_seq, lost FROM gaps ORDER BY 1";
-        self.connection
-            .prepare(gaps)
-            .and_then(|mut gaps| {
-                let gaps = gaps.query_map([], |row| {
-                    Ok((Seq(row.get(0)?), Seq(row.get(1)?), row.get(2)?))
-                });
-                gaps?.collect()
-            })
-            .map_err(|error| classify(&error))
+    /// The numbers that no event has.
+    pub(super) fn gaps(&self) -> Result<Vec<Gap>, AppendError> {
+        salvage::gaps(&self.connection).map_err(|error| classify(&error))
     }
 
     /// Appends a group in one transaction and syncs it, together with the cursors.
@@ -182,13 +173,8 @@ impl Store {
 
     /// Writes something and syncs it, to find out whether that works again.
     pub(super) fn probe(&mut self) -> Result<(), AppendError> {
-        let next = self.next.0;
-        self.transaction(|connection| {
-            connection
-                .prepare_cached("UPDATE identity SET next_seq = ?1")?
-                .execute([next])
-                .map(|_| ())
-        })
+        let next = self.next;
+        self.transaction(|connection| schema::save_next_seq(connection, next))
     }
 
     /// Writes the high-water mark beside the file. If that fails it stays an old one: less would be known of a

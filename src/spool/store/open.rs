@@ -26,6 +26,9 @@ pub enum OpenError {
     /// There is no file.
     #[error("there is no spool {}", .0.display())]
     Missing(PathBuf),
+    /// The file is not a spool.
+    #[error("{} is not a spool of recall-relay", .0.display())]
+    Foreign(PathBuf),
     /// The file was written by a newer version of the program.
     #[error("spool {} has format {found}, this program knows up to {known}: run a newer version", .path.display())]
     Newer {
@@ -52,8 +55,8 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The file is not a spool, or it is damaged and no new one could be written.
-    #[error("spool {} cannot be read, and what it holds could not be salvaged", .path.display())]
+    /// The file is damaged, and no new one could be written.
+    #[error("spool {} is damaged, and what it holds could not be salvaged", .path.display())]
     Salvage {
         /// The database file.
         path: PathBuf,
@@ -112,7 +115,10 @@ impl Store {
         };
         let report = salvage::salvage(&config.path, watermark, reason).map_err(|source| {
             let path = config.path.clone();
-            OpenError::Salvage { path, source }
+            match source {
+                salvage::Error::Foreign => OpenError::Foreign(path),
+                source => OpenError::Salvage { path, source },
+            }
         })?;
         // The new file has recorded what the high-water mark says.
         let mut store = Self::open_database(&config, &lock, None)?;
@@ -191,8 +197,7 @@ impl Store {
         if let Some(mark) = watermark.filter(|mark| mark.last > last) {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             salvage::record_missing(&connection, last, mark.confirmed.max(last), mark.last)?;
-            let next = mark.last.next().0;
-            connection.execute("UPDATE identity SET next_seq = ?1", [next])?;
+            schema::save_next_seq(&connection, mark.last.next())?;
             report.lost = salvage::lost_after(&connection, last)?;
             connection.execute_batch("COMMIT")?;
         }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, classify};
 use crate::event::{Millis, Seq};
-use crate::spool::{AppendError, Cursor};
+use crate::spool::{AppendError, Cursor, schema};
 
 /// Rows that a transaction purges: fewer beside an insert would make it write more pages than they free, and
 /// callbacks that arrive meanwhile do not wait long for as many in a transaction of their own. With an insert
@@ -78,15 +78,12 @@ impl Store {
         let Some(purge) = self.purgeable(cursors, cutoff, 1..=BATCH)? else {
             return Ok(false);
         };
-        let next = self.next.0;
+        let next = self.next;
         self.unsynced(|store| {
             store.transaction(|connection| {
                 purge.run(connection)?;
                 // The table may be empty now, and the number must not be given out again.
-                connection
-                    .prepare_cached("UPDATE identity SET next_seq = ?1")?
-                    .execute([next])
-                    .map(|_| ())
+                schema::save_next_seq(connection, next)
             })
         })?;
         self.first = purge.first_after();

@@ -30,7 +30,12 @@ fn a_transaction_that_fails_half_way_leaves_nothing_behind() {
     assert!(matches!(error, AppendError::Io(_)), "{error}");
     assert_eq!(store.gaps(), Ok(Vec::new()));
     store.transaction(insert).unwrap();
-    assert_eq!(store.gaps(), Ok(vec![(Seq(1), Seq(3), true)]));
+    let gap = Gap {
+        first: Seq(1),
+        last: Seq(3),
+        lost: true,
+    };
+    assert_eq!(store.gaps(), Ok(vec![gap]));
 }
 
 #[test]

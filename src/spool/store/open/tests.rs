@@ -24,10 +24,7 @@ fn found(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
         Ok(store) if store.report.quarantined.is_some() => "damaged",
         Ok(_) => "a spool",
         Err(OpenError::Newer { .. }) => "newer",
-        Err(OpenError::Salvage {
-            source: salvage::Error::Foreign,
-            ..
-        }) => "somebody else's",
+        Err(OpenError::Foreign(_)) => "somebody else's",
         Err(error) => panic!("{error:?}"),
     }
 }
