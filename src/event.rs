@@ -23,7 +23,7 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 /// `UUIDv5` of the URL namespace and `urn:recall-relay:event`.
 const NAMESPACE: Uuid = uuid!("afda6519-29bd-5e88-a7b3-75bca6e68e98");
 
-/// An event's number in the spool: given out once, in order, never again.
+/// An event's number in the spool. Numbers are given out in order; no two committed events have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Seq(pub u64);
 
@@ -113,7 +113,7 @@ impl Event {
         format!("/tencent-im/{}", self.sdk_app_id())
     }
 
-    /// What distinguishes this event from any other that had the same number in another history of its spool.
+    /// Identifies this event if its number was used for another event, as after the spool was restored from a backup.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint {
@@ -128,7 +128,7 @@ impl Event {
 pub struct Fingerprint {
     /// The event's id.
     pub id: Uuid,
-    /// CRC-32 of the body, which tells when the callback was received: a repeated callback has the same id.
+    /// CRC-32 of the body. A repeated callback has the same id but another `received_at`, so its checksum differs.
     pub checksum: u32,
 }
 

@@ -79,7 +79,7 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// Where to continue: after what the spool's cursor and the sink's own say that the broker has.
+    /// The position to continue after: the higher of the spool's cursor and the position committed at the broker.
     ///
     /// A spool that was restored from a backup gives numbers out again, and a sink may know them from before:
     /// its position counts only if the spool has that very event.
@@ -239,7 +239,7 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// Keeps in the spool what not even the dead letters take, in one commit.
+    /// Keeps in the spool the events that the dead letters refuse too, in one commit.
     async fn store_dead_letters(&mut self, letters: Vec<DeadLetter>) -> Result<(), AppendError> {
         let Some(first) = letters.first() else {
             return Ok(());
@@ -250,7 +250,8 @@ impl<S: Sink> Forwarder<S> {
         self.spool.store_dead_letters(letters).await?;
         error!(
             sink, events, first_seq = %seq, first_id = %id, reason, detail,
-            "the broker takes these events not even as dead letters; they are in the spool's table dead_letters"
+            "the broker refused these events as dead letters, too; they are in the spool's table dead_letters: \
+             repair the dead-letter topic or queue, then copy the rows"
         );
         self.window.confirm(&seqs);
         for seq in seqs {

@@ -17,7 +17,8 @@ pub(super) struct ConnectionTimer {
     activity: Arc<Mutex<Activity>>,
 }
 
-/// What the peer is doing. HTTP/1.1 has at most one request open on a connection.
+/// What the peer is doing. hyper handles one request at a time on a connection; bytes that arrive before its answer is
+/// ready do not start the time of the next head.
 #[derive(Debug)]
 enum Activity {
     /// It has sent part of a head since this moment, or has just connected: a head is due within `read_timeout`.

@@ -9,13 +9,13 @@ use tokio::time::timeout;
 use crate::event::Event;
 use crate::spool::{AppendError, Appended, Spool};
 
-/// The vendor waits 2 s. What is not on disk by then is not promised, though it may still get there.
+/// The vendor waits 2 s. If an event is not durable by then the answer is 503; the event may still be stored.
 const ANSWER_LIMIT: Duration = Duration::from_millis(1900);
 
 /// Something that keeps events for good.
 pub trait Durability: Send + Sync + 'static {
-    /// Keeps an event; waits until it is durable. `permit` is given back when nothing waits for that any more,
-    /// which may be later than the answer.
+    /// Keeps an event; waits until it is durable. Holds `permit` until the event is durable or dropped, even if the
+    /// client was answered before.
     fn keep(
         &self,
         event: Event,

@@ -15,6 +15,7 @@ pub struct Window {
     slots: VecDeque<Slot>,
     /// Of the events in flight.
     bytes: usize,
+    /// Events after the cursor that an earlier session confirmed; they are not published again.
     ahead: BTreeSet<Seq>,
 }
 
@@ -26,7 +27,7 @@ struct Slot {
 }
 
 impl Window {
-    /// How many more events it takes, if it takes `size` of them and so many bytes.
+    /// How many more events fit: `size` less the events held, or 0 if `bytes` or more are in flight.
     pub(crate) fn capacity(&self, size: usize, bytes: usize) -> usize {
         if self.bytes >= bytes {
             0

@@ -2,7 +2,7 @@
 //!
 //! Promises:
 //! - [`Spool::append`] returns `Ok` only after the commit that holds the event was synced to disk;
-//! - events are read in the order of their numbers, and a number is never given out twice;
+//! - events are read in the order of their numbers, and no two committed events have the same number;
 //! - no event is purged before every sink that pins it has confirmed it, however old it is;
 //! - an event whose id is among the recent ones is not appended again;
 //! - what cannot be kept is refused, never dropped;
@@ -55,15 +55,16 @@ use shared::Shared;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The database file. Its folder is created where it is missing; on a local disk.
+    /// The database file; it must be on a local disk. Its folder is created if it is missing.
     #[serde(deserialize_with = "setting::text")]
     pub path: PathBuf,
-    /// The size of all used pages at which callbacks are refused; forwarded events go first. Too small
-    /// and a long outage of a broker fills it; too large and the disk is full first.
+    /// If the used pages reach this size, forwarded events are purged; if that is not enough, callbacks are
+    /// refused. If it is too small, a long outage of a broker fills it; if it is too large, the disk is full first.
     pub max_bytes: Size,
     /// Disk space that is left alone: free space and the file's free pages together never go below.
     pub reserve: Size,
-    /// How long an event stays after it came, if it is forwarded by then; zero deletes it at once.
+    /// How long events stay after they were appended. Events that are not forwarded stay longer; with zero, events
+    /// are purged once they are forwarded.
     pub retention: Period,
     /// How many of the latest ids are remembered to recognise a repeated callback. 40 bytes of memory
     /// each.
@@ -73,8 +74,8 @@ pub struct Config {
     #[serde(deserialize_with = "setting::text")]
     pub max_waiting: usize,
     /// Bytes of dead letters: of rejected callbacks that are not forwarded yet, and of the table of events that
-    /// were accepted nowhere. Beyond it a rejected callback is not kept, and an event that is refused counts as
-    /// not forwarded.
+    /// were accepted nowhere. Beyond it a rejected callback is not kept, and an event that the dead letters refuse
+    /// too counts as not forwarded.
     pub max_dead_letter_bytes: Size,
 }
 
@@ -100,7 +101,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Appended {
     /// It is on disk now.
     New(Seq),
-    /// One with the same id is on disk already.
+    /// An event with the same id is among the recent ones; it may have been purged since.
     Repeated,
 }
 
@@ -149,7 +150,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// How many events are kept.
+    /// How many numbers there are from the oldest event kept to the newest, gaps included.
     #[must_use]
     pub const fn rows(&self) -> u64 {
         (self.last.0 + 1).saturating_sub(self.first.0)
@@ -303,7 +304,8 @@ impl Spool {
         status
     }
 
-    /// Tells the log when the disk hangs, which nothing else does before it answers. Does not end.
+    /// Logs when the disk hangs and when it has recovered. The writer cannot log this: it is blocked. Never
+    /// returns.
     pub async fn watch(&self) -> Infallible {
         self.shared.stall.watch().await
     }

@@ -15,7 +15,7 @@ use super::store::DeadLetter;
 use super::{AppendError, Appended};
 use crate::event::Event;
 
-/// How often whoever gathers looks again whether others have come.
+/// How many times the gathering caller yields, at most, before it wakes the writer.
 const ROUNDS: usize = 4;
 
 /// Bytes of events after which no more are taken at once, so that nobody waits long for the commit of large ones.
@@ -76,7 +76,7 @@ struct State {
     closed: bool,
 }
 
-/// Wakes the writer at its end, also where whoever gathers does not go on.
+/// Wakes the writer when dropped, even if the gathering future is cancelled.
 struct Gathering<'a>(&'a Queue);
 
 impl Drop for Gathering<'_> {
@@ -149,8 +149,8 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits until the writer is woken, or for so long. Returns what there is, at most `limit`; none where
-    /// nothing will come any more.
+    /// Waits until the queue is released or `timeout` has passed. Returns up to `limit` commands and about
+    /// [`BYTES_AT_ONCE`]; none if the queue is closed and empty.
     pub(super) fn take(&self, limit: usize, timeout: Duration) -> Option<Vec<Command>> {
         let sleeping = |state: &mut State| !state.released && !state.closed;
         let woken = self

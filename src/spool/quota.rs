@@ -6,15 +6,16 @@ use rusqlite::Connection;
 use super::schema::PAGE_SIZE;
 use super::{Config, files};
 
-/// Fewer free bytes than this count as none, so that the state does not flap with the size of each callback.
+/// Fewer free bytes than this count as none in the published state, so that it does not flap with the size of each
+/// callback. A small event may still fit.
 pub(super) const HEADROOM: u64 = 64 << 10;
 
 /// How many bytes have to be free again after there were none, so that the state does not flap with every
 /// event that is forwarded.
 pub(super) const ENOUGH: u64 = 2 * HEADROOM;
 
-/// Events go through SQLite's WAL, in whole pages, before they take a free page of the file: bytes of the
-/// disk that a byte of them may need there, and those of a commit without any.
+/// SQLite writes whole pages to the WAL before they take a free page of the file: bytes of the WAL per byte of an
+/// event, and for a commit without events.
 const WAL_COST: u64 = 2;
 const COMMIT_COST: u64 = 64 << 10;
 
@@ -88,7 +89,10 @@ impl FreeSpace {
                 "unforwarded events and dead letters have reached spool.max_bytes ({})",
                 config.max_bytes
             ),
-            Limit::Disk => format!("the disk is full up to spool.reserve ({})", config.reserve),
+            Limit::Disk => format!(
+                "the disk is full down to spool.reserve ({})",
+                config.reserve
+            ),
         }
     }
 }

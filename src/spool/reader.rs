@@ -17,8 +17,8 @@ use super::{Shared, Status, schema};
 use crate::event::{Event, Millis, Seq};
 use crate::telemetry::chain;
 
-/// Why the spool could not be read. If it is damaged it has failed, too: the next start keeps what can be read
-/// of it.
+/// Why the spool could not be read. If that is damage, and it lasts, the spool has failed, too: the next start keeps
+/// what can be read of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// SQLite.
@@ -58,7 +58,8 @@ pub struct Reader {
 pub struct Row {
     /// The number.
     pub seq: Seq,
-    /// None if the event is lost, and so are all before it that were not returned.
+    /// None if the event cannot be read, or if a gap ends here. No number between the previous row's and this one has
+    /// an event.
     pub event: Option<Arc<Event>>,
 }
 

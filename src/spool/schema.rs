@@ -51,7 +51,7 @@ CREATE TABLE cursors (
 CREATE TABLE gaps (                 -- numbers that no event has
     first_seq INTEGER PRIMARY KEY CHECK (first_seq > 0),
     last_seq  INTEGER NOT NULL CHECK (last_seq >= first_seq),
-    lost      INTEGER NOT NULL      -- 1 if an unconfirmed event was lost, 0 if every sink had confirmed it
+    lost      INTEGER NOT NULL      -- 1 if unconfirmed events were lost; 0 if all were confirmed, or never used
 ) STRICT;
 CREATE TABLE recent_ids (           -- ids of purged events that are still recognised
     seq INTEGER PRIMARY KEY,

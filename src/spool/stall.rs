@@ -13,7 +13,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(2);
 /// How often the log's watcher looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long the writer must not have been stuck before the log says so.
+/// How long the writer must work without a stall before the recovery is logged.
 const CALM: Duration = Duration::from_secs(5);
 
 /// Since when the writer has been at work on what it took last.

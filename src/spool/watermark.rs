@@ -1,8 +1,9 @@
 //! The high-water mark beside the spool: what its file should hold, written in another file.
 //!
 //! A database that has lost its end, its WAL, or everything cannot say so itself. The high-water mark is one
-//! line in the lock file, written after each commit and never synced: after a power cut it may be older than
-//! the database, which was synced before it; it is never newer.
+//! line in the lock file, written after each append and each saved cursor, and never synced. After a power cut
+//! `last` may be older than the database, which was synced before it, but is never newer. `confirmed` may be newer
+//! than the saved cursors, which is safe: those events were confirmed.
 
 use uuid::Uuid;
 

@@ -95,7 +95,7 @@ impl Producer {
         self.client.context()
     }
 
-    /// Tells what works for this producer on other threads that it is over.
+    /// The stop flag for this producer's other threads.
     pub(super) const fn over(&self) -> &Arc<AtomicBool> {
         &self.over
     }
@@ -119,7 +119,8 @@ impl Producer {
         }
     }
 
-    /// Publishes as a producer that the brokers may not know: all that was sent is reported, and was aborted.
+    /// Publishes a batch again after its transaction was aborted and all its delivery reports have arrived. Forgets
+    /// the partition states: the brokers may not know the producer's new epoch.
     pub(super) fn publish_anew(&mut self, window: &Window, seqs: &[Seq]) {
         self.partitions = Partitions::default();
         self.publish(window, seqs);

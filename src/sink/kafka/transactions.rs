@@ -28,7 +28,7 @@ use crate::sink::{
 /// How often a batch is sent again in a session.
 const TRIES: u8 = 2;
 
-/// A batch of which nothing has come to the cluster for so long will not: its topic is gone, for example, which
+/// If no record of a batch is acknowledged for this long, the session ends: its topic may be gone, for example, which
 /// librdkafka waits for. The next session creates it again.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -90,7 +90,8 @@ impl Transactions {
         self.position
     }
 
-    /// Publishes events of the window, in order, or one of the batch under way again, as a dead letter.
+    /// Queues events of the window for the next transactions, in order. An event of the current batch was refused: it
+    /// is sent again at once, as a dead letter.
     pub(super) fn publish(&mut self, window: &Window, seqs: &[Seq], producer: &mut Producer) {
         for seq in seqs {
             let in_batch = self.batch.as_ref().is_some_and(|batch| batch.has(*seq));
@@ -193,7 +194,8 @@ impl Transactions {
         producer.over().store(true, Ordering::Release);
     }
 
-    /// Dead letters have transactions of their own: where their topic is closed, that is not to stop the events.
+    /// Starts the next transaction. Pending dead letters and pending events are not mixed, so that a dead-letter topic
+    /// that refuses writes does not block the events. An event refused within a batch stays in its transaction.
     fn send_next(&mut self, window: &Window, producer: &mut Producer) {
         if self.batch.is_some() {
             return;

@@ -41,7 +41,7 @@ impl KeyedQueue {
         !self.ready.is_empty()
     }
 
-    /// Publishes a message again that was taken: it is still its key's turn.
+    /// Makes a message that was taken ready again: it is still its key's turn.
     pub(super) fn requeue(&mut self, seq: Seq) {
         self.ready.push_back(seq);
     }

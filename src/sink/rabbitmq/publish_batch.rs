@@ -122,8 +122,8 @@ async fn publish(
     for confirm in confirms {
         match confirm.await {
             Ok(confirm) => confirmed.push(confirm),
-            // Why the broker closed the channel is told to those who wait for a confirm; who comes later
-            // only hears that it is closed.
+            // Only a pending confirm gets the broker's reason for closing the channel; later calls only report
+            // that it is closed.
             Err(error) if error.is_amqp_error() => return Err(error),
             Err(error) => failure = Some(error),
         }

@@ -1,4 +1,4 @@
-//! A connection with several channels, each of which runs one round after the other.
+//! A connection with several channels, each of which publishes one batch after the other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -46,7 +46,8 @@ pub struct RabbitMqSession {
     queue: KeyedQueue,
     /// Messages that are to be published again, and when.
     retrying: VecDeque<(Instant, Seq)>,
-    /// Messages that were not accepted yet. While there are any, the sink counts as stalled.
+    /// Messages that were nacked or returned at least once and are not confirmed yet. While there are any, the sink
+    /// counts as stalled.
     not_accepted: BTreeSet<Seq>,
     refused: Vec<(Seq, Refusal)>,
     /// Why our own queue must be gone: it takes everything, and something was returned.
@@ -136,7 +137,7 @@ impl RabbitMqSession {
                     self.complete(delivery);
                     confirmed.push(seq);
                 }
-                // What not even the dead letters take stays in the spool: it must not hold up the rest.
+                // An event that the dead letters refuse too stays in the spool: it must not hold up the rest.
                 Outcome::Returned(detail) if is_dead_letter => {
                     self.refuse(delivery, DEAD_LETTER_QUEUE, detail);
                 }

@@ -8,8 +8,8 @@
 //! - events that are lost are counted and named by their numbers;
 //! - a cursor that cannot be read starts again at the oldest event kept.
 //!
-//! It repairs nothing but our own tables, and does not look for damage by itself: whoever finds some marks the
-//! spool as damaged and ends the program, and the next start comes here.
+//! It repairs nothing but our own tables, and does not look for damage: [`super::store::Store::open`] calls it if
+//! the file cannot be opened, or if the last run marked the spool as damaged.
 
 mod pages;
 mod record;
@@ -47,7 +47,7 @@ pub struct SalvageReport {
     pub quarantined: Option<Quarantined>,
     /// First and last number of each range of unconfirmed events that were lost.
     pub lost: Vec<(Seq, Seq)>,
-    /// Sinks whose cursor was damaged: they start again at the oldest event kept.
+    /// Sinks whose cursor was damaged, or is missing after a salvage: they start again at the oldest event kept.
     pub cursors: Vec<String>,
 }
 
@@ -179,7 +179,8 @@ pub(super) fn salvage(
     let highest = cursors.values().flatten().map(|cursor| cursor.seq.0).max();
     let known = committed.max(confirmed);
     let next = next.max(known.max(highest.unwrap_or(0)) + 1).min(LARGEST);
-    // Numbers that only a table without a checksum has may never have been given out.
+    // Only `cursors`, `identity` or `recent_ids` names these numbers: they may never have been used, and do not
+    // count as lost.
     record_gaps(&connection, Seq(known), Seq(next - 1), false)?;
     schema::save_next_seq(&connection, Seq(next))?;
     let ranges = lost_after(&connection, Seq(0))?;

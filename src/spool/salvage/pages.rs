@@ -1,7 +1,7 @@
 //! Events read straight out of SQLite's pages, without trusting anything above them.
 //!
-//! A row of `events` is never changed once it is written, has a checksum of its own, and its number is given
-//! to no other. So any copy of it that matches its checksum is right, wherever it lies: in a page of the file,
+//! A row of `events` is never changed once it is written, has a checksum of its own, and its number is that of
+//! no other committed event. So any copy of it that matches its checksum is right, wherever it lies: in a page of the file,
 //! in a committed one of the WAL, or in one that is not in use any more.
 
 use std::cell::Cell;

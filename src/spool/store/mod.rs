@@ -25,7 +25,7 @@ pub(super) use errors::is_damage;
 pub use open::OpenError;
 use purge::Purge;
 
-/// An event that a sink could publish nowhere, and why.
+/// An event that a sink could publish neither to its topic nor as a dead letter, and why.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
     /// The sink.
@@ -187,8 +187,9 @@ impl Store {
         });
     }
 
-    /// Keeps events that no sink could publish, all of them in one transaction or none. Rejected callbacks
-    /// count for `spool.max_dead_letter_bytes` already.
+    /// Keeps events that a sink could publish neither to its topic nor as dead letters, all of them in one
+    /// transaction or none. Rejected callbacks were checked against `spool.max_dead_letter_bytes` when they were
+    /// appended.
     pub(super) fn store_dead_letters(
         &mut self,
         letters: &[DeadLetter],

@@ -17,7 +17,8 @@ use crate::spool::salvage::{self, LARGEST, SalvageReport};
 use crate::spool::watermark::Watermark;
 use crate::spool::{AppendError, Config, schema};
 
-/// Why the spool cannot be opened. It is left as it is.
+/// Why the spool could not be opened. [`Self::Locked`], [`Self::Missing`], [`Self::Foreign`] and [`Self::Newer`]
+/// change nothing; before the others the WAL may have been checkpointed, or a damaged file quarantined.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
@@ -190,7 +191,7 @@ impl Store {
         let busy: bool =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy {
-            return Err(invalid("a reader of the spool does not end".to_owned()));
+            return Err(invalid("another process keeps a read transaction on the spool open, so that its WAL cannot be checkpointed: end it".to_owned()));
         }
         let mut report = SalvageReport::default();
         let (_, last) = bounds(&connection)?;
@@ -268,7 +269,7 @@ impl Store {
             if is_missing && !self.report.cursors.iter().any(|named| named == sink) {
                 self.report.cursors.push((*sink).to_owned());
             }
-            // What it missed while it held nothing may be gone.
+            // Events may have been purged while this sink was removed and pinned none.
             let cursor = SavedCursor {
                 seq: saved.map_or(start, |seq| seq.max(start)),
                 pins: true,

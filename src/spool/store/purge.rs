@@ -9,9 +9,9 @@ use super::{Store, classify};
 use crate::event::{Millis, Seq};
 use crate::spool::{AppendError, Cursor, schema};
 
-/// Rows that a transaction purges: fewer beside an insert would make it write more pages than they free, and
-/// callbacks that arrive meanwhile do not wait long for as many in a transaction of their own. With an insert
-/// of more rows, as many as it has.
+/// Rows per purge. With an insert this is the minimum, because a purge of fewer would write more pages than it
+/// frees; if the insert has more rows, up to as many are purged. In the maintenance it is the maximum, so that
+/// callbacks do not wait long.
 const BATCH: u64 = 64;
 
 /// The oldest events, to be purged.
