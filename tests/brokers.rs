@@ -77,7 +77,11 @@ fn a_broker_that_is_stopped_and_started_loses_nothing(broker: &mut impl Broker) 
         &acknowledged,
         &broker.recalls("stopped", acknowledged.len()),
     );
-    assert!(!broker.is_idempotent() || repeated == 0, "{repeated}");
+    assert!(
+        !broker.is_idempotent() || repeated == 0,
+        "{repeated} {}",
+        relay.log()
+    );
     assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
     relay.stop();
 }

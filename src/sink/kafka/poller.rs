@@ -41,6 +41,8 @@ impl Poller {
             let now = Instant::now();
             if reports.is_stalled() && probe_due <= now {
                 if self.metadata(&self.topic).is_some() {
+                    // Errors from before the answer may still wait in the queue: they are no news.
+                    self.producer.poll(POLL);
                     reports.flowing();
                 }
                 probe_due = Instant::now() + PROBE_EVERY;
