@@ -98,10 +98,9 @@ impl Reader {
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         let limit = limit.max(1);
         loop {
-            if self.ahead.len() >= limit || !self.ahead.is_empty() && !self.has_read() {
+            if !self.ahead.is_empty() {
                 let rows: Vec<Row> = self.ahead.drain(..limit.min(self.ahead.len())).collect();
                 self.position = rows.last().map_or(self.position, |row| row.seq);
-                self.prefetch(limit);
                 return Ok(rows);
             }
             if self.reading.is_none() {
@@ -137,26 +136,8 @@ impl Reader {
                     }
                 }
             }
-            self.ahead.extend(rows?);
+            self.ahead = rows?.into();
         }
-    }
-
-    /// Prefetches the next rows when few are left.
-    fn prefetch(&mut self, limit: usize) {
-        let lags = self.read_to() < self.status.borrow().last;
-        if lags && self.reading.is_none() && self.ahead.len() < READ_AT_LEAST {
-            self.reading = Some(self.read(limit));
-        }
-    }
-
-    /// Whether a read has ended whose rows were not taken yet.
-    fn has_read(&self) -> bool {
-        self.reading.as_ref().is_some_and(JoinHandle::is_finished)
-    }
-
-    /// Everything up to here was read, and taken.
-    fn read_to(&self) -> Seq {
-        self.ahead.back().map_or(self.position, |row| row.seq)
     }
 
     /// Begins to read what comes next; `limit` is how many rows are wanted at once.
@@ -168,7 +149,7 @@ impl Reader {
             (status.first, status.last)
         };
         // What was purged had been confirmed to every sink, also to the one that reads here.
-        let expected = self.read_to().next().max(first);
+        let expected = self.position.next().max(first);
         let rows = limit.clamp(READ_AT_LEAST, READ_AT_MOST);
         tokio::task::spawn_blocking(move || {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,20 +272,6 @@ mod tests {
             reader.next(1).await.unwrap_err();
         }
         spool.status().refusing
-    }
-
-    #[tokio::test]
-    async fn what_was_read_meanwhile_is_taken_before_the_rest_runs_out() {
-        let folder = TempDir::new().unwrap();
-        let spool = Spool::open(&config(&folder), &["sink"]).unwrap().spool;
-        append_all(&spool, 1..=1200).await;
-        let mut reader = spool.reader(Seq(0));
-        for _ in 0..3 {
-            assert_eq!(reader.next(300).await.unwrap().len(), 300);
-            while reader.reading.is_some() && !reader.has_read() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
     }
 
     #[tokio::test]

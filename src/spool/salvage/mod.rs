@@ -133,31 +133,34 @@ pub(super) fn salvage(
     schema::create(&connection)?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
 
+    let (mut kept, mut known) = (0, Vec::<(Seq, Seq)>::new());
     let mut insert = connection.prepare(schema::INSERT)?;
     Pages::open(database)?.each_row(|row| {
         match schema::insert(&mut insert, row.seq, row.appended_at, &row.event) {
             // A page may be there several times, in the file and in the WAL.
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                Ok(())
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {}
+            outcome => {
+                outcome?;
+                kept += 1;
+                match known.last_mut() {
+                    Some((_, last)) if last.next() == row.seq => *last = row.seq,
+                    _ => known.push((row.seq, row.seq)),
+                }
             }
-            outcome => outcome,
         }
+        Ok::<_, rusqlite::Error>(())
     })?;
     drop(insert);
-    let bounds = "SELECT count(*), min(seq), max(seq) FROM events";
-    let (kept, first, last): (u64, Option<u64>, Option<u64>) =
-        connection.query_row(bounds, [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?;
+    known.sort_unstable();
+    let first = known.first().map(|(first, _)| *first);
+    let last = known.last().map_or(Seq(0), |(_, last)| *last);
     if kept == 0 && watermark.is_none() {
         drop(connection);
         files::remove(&new)?;
         return Err(Error::Foreign);
     }
 
-    let committed = watermark
-        .map_or(0, |mark| mark.last.0)
-        .max(last.unwrap_or(0));
+    let committed = watermark.map_or(0, |mark| mark.last.0).max(last.0);
     let next = copy_small_tables(database, &connection, watermark, committed)?;
     // No number above the lowest cursor was purged. A cursor that cannot be read may be at 0.
     let cursors = SavedCursor::load_all(&connection)?;
@@ -171,17 +174,22 @@ pub(super) fn salvage(
     let confirmed = watermark.map_or(lowest.unwrap_or(0), |mark| mark.confirmed.0);
     // Without a high-water mark nobody knows what was before the first event that is found.
     let start = match (watermark, first) {
-        (Some(_), Some(first)) => confirmed.min(first - 1),
-        (None, Some(first)) => first - 1,
+        (Some(_), Some(first)) => confirmed.min(first.0 - 1),
+        (None, Some(first)) => first.0 - 1,
         (_, None) => confirmed,
     };
-    record_missing(&connection, Seq(start), Seq(confirmed), Seq(committed))?;
+    known.extend(gaps(&connection)?.iter().map(|gap| (gap.first, gap.last)));
+    known.sort_unstable();
+    let (start, confirmed) = (Seq(start), Seq(confirmed));
+    record_missing(&connection, &known, start, confirmed, Seq(committed))?;
     let highest = cursors.values().flatten().map(|cursor| cursor.seq.0).max();
-    let known = committed.max(confirmed);
-    let next = next.max(known.max(highest.unwrap_or(0)) + 1).min(LARGEST);
+    let committed = committed.max(confirmed.0);
+    let next = next
+        .max(committed.max(highest.unwrap_or(0)) + 1)
+        .min(LARGEST);
     // Only `cursors`, `identity` or `recent_ids` names these numbers: they may never have been used, and do not
     // count as lost.
-    record_gaps(&connection, Seq(known), Seq(next - 1), false)?;
+    record_gaps(&connection, &[], Seq(committed), Seq(next - 1), false)?;
     schema::save_next_seq(&connection, Seq(next))?;
     let ranges = lost_after(&connection, Seq(0))?;
     connection.execute_batch("COMMIT")?;
@@ -194,43 +202,36 @@ pub(super) fn salvage(
     })
 }
 
-/// Records the numbers after `start` that neither an event nor a known gap has: up to `confirmed` they are
-/// not missed, from there to `committed` their events are lost.
+/// Records the numbers after `start` that are not in one of the `known` ranges, which are sorted: up to `confirmed`
+/// they are not missed, from there to `committed` their events are lost.
 ///
 /// Numbers are given out without a gap, and only to events that were committed.
 pub(super) fn record_missing(
     connection: &Connection,
+    known: &[(Seq, Seq)],
     start: Seq,
     confirmed: Seq,
     committed: Seq,
 ) -> rusqlite::Result<()> {
-    record_gaps(connection, start, confirmed, false)?;
-    record_gaps(connection, start.max(confirmed), committed, true)
+    record_gaps(connection, known, start, confirmed, false)?;
+    record_gaps(connection, known, start.max(confirmed), committed, true)
 }
 
 fn record_gaps(
     connection: &Connection,
+    known: &[(Seq, Seq)],
     start: Seq,
     end: Seq,
     are_lost: bool,
 ) -> rusqlite::Result<()> {
     let mut insert = connection.prepare("INSERT INTO gaps VALUES (?1, ?2, ?3)")?;
-    let mut known = connection.prepare(
-        "SELECT seq, seq FROM events WHERE seq > ?1 AND seq <= ?2
-         UNION ALL SELECT first_seq, last_seq FROM gaps WHERE last_seq > ?1 AND first_seq <= ?2
-         UNION ALL SELECT ?2 + 1, ?2 + 1 ORDER BY 1",
-    )?;
-    let mut known = known.query([start.0, end.0])?;
-    let (mut next, mut gaps) = (start.0 + 1, Vec::new());
-    while let Some(row) = known.next()? {
-        let (first, last): (u64, u64) = (row.get(0)?, row.get(1)?);
-        if first > next {
-            gaps.push((next, first - 1));
+    let mut next = start.next();
+    for (first, last) in known.iter().chain([&(end.next(), end.next())]) {
+        let before = first.0.min(end.0 + 1) - 1;
+        if before >= next.0 {
+            insert.execute(params![next.0, before, are_lost])?;
         }
-        next = next.max(last + 1);
-    }
-    for (first, last) in gaps {
-        insert.execute(params![first, last, are_lost])?;
+        next = next.max(last.next());
     }
     Ok(())
 }

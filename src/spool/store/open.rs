@@ -197,7 +197,8 @@ impl Store {
         let (_, last) = bounds(&connection)?;
         if let Some(mark) = watermark.filter(|mark| mark.last > last) {
             connection.execute_batch("BEGIN IMMEDIATE")?;
-            salvage::record_missing(&connection, last, mark.confirmed.max(last), mark.last)?;
+            let confirmed = mark.confirmed.max(last);
+            salvage::record_missing(&connection, &[], last, confirmed, mark.last)?;
             schema::save_next_seq(&connection, mark.last.next())?;
             report.lost = salvage::lost_after(&connection, last)?;
             connection.execute_batch("COMMIT")?;
