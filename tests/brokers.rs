@@ -77,9 +77,13 @@ fn a_broker_that_is_stopped_and_started_loses_nothing(broker: &mut impl Broker) 
         &acknowledged,
         &broker.recalls("stopped", acknowledged.len()),
     );
+    // A broker that comes back may make librdkafka forget all brokers; another producer repeats what it had in flight.
+    let replaced = relay
+        .log()
+        .contains("the producer knows no broker any more");
     assert!(
-        !broker.is_idempotent() || repeated == 0,
-        "{repeated} {}",
+        repeated == 0 || replaced || !broker.is_idempotent(),
+        "{repeated} repeated: {}",
         relay.log()
     );
     assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
