@@ -178,10 +178,8 @@ pub(super) fn salvage(
         (None, Some(first)) => first.0 - 1,
         (_, None) => confirmed,
     };
-    known.extend(gaps(&connection)?.iter().map(|gap| (gap.first, gap.last)));
-    known.sort_unstable();
     let (start, confirmed) = (Seq(start), Seq(confirmed));
-    record_missing(&connection, &known, start, confirmed, Seq(committed))?;
+    record_missing(&connection, known, start, confirmed, Seq(committed))?;
     let highest = cursors.values().flatten().map(|cursor| cursor.seq.0).max();
     let committed = committed.max(confirmed.0);
     let next = next
@@ -202,19 +200,22 @@ pub(super) fn salvage(
     })
 }
 
-/// Records the numbers after `start` that are not in one of the `known` ranges, which are sorted: up to `confirmed`
-/// they are not missed, from there to `committed` their events are lost.
+/// Records the numbers after `start` that are neither in one of the ranges of `known` events nor in a known gap: up
+/// to `confirmed` they are not missed, from there to `committed` their events are lost.
 ///
 /// Numbers are given out without a gap, and only to events that were committed.
 pub(super) fn record_missing(
     connection: &Connection,
-    known: &[(Seq, Seq)],
+    mut known: Vec<(Seq, Seq)>,
     start: Seq,
     confirmed: Seq,
     committed: Seq,
 ) -> rusqlite::Result<()> {
-    record_gaps(connection, known, start, confirmed, false)?;
-    record_gaps(connection, known, start.max(confirmed), committed, true)
+    let gaps = gaps(connection)?;
+    known.extend(gaps.iter().map(|gap| (gap.first, gap.last)));
+    known.sort_unstable();
+    record_gaps(connection, &known, start, confirmed, false)?;
+    record_gaps(connection, &known, start.max(confirmed), committed, true)
 }
 
 fn record_gaps(

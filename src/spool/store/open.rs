@@ -198,7 +198,7 @@ impl Store {
         if let Some(mark) = watermark.filter(|mark| mark.last > last) {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             let confirmed = mark.confirmed.max(last);
-            salvage::record_missing(&connection, &[], last, confirmed, mark.last)?;
+            salvage::record_missing(&connection, Vec::new(), last, confirmed, mark.last)?;
             schema::save_next_seq(&connection, mark.last.next())?;
             report.lost = salvage::lost_after(&connection, last)?;
             connection.execute_batch("COMMIT")?;

@@ -147,6 +147,24 @@ fn numbers_that_no_spool_gives_out_are_damage() {
     assert_eq!(bounds_after(largest), Some((1 << 62, (1 << 62) - 1)));
 }
 
+/// The row of the next number has no checksum: it may be damaged where nothing else is.
+#[test]
+fn a_gap_after_the_last_number_does_not_stop_a_start() {
+    let folder = TempDir::new().unwrap();
+    assert_eq!(found(&folder, None), "a spool");
+    let gaps = |last: u64| {
+        assert_eq!(found(&folder, Some(watermark(last))), "a spool");
+        let store = Store::open(&config(&folder)).unwrap();
+        let gaps = store.gaps().unwrap();
+        let damage = "UPDATE identity SET next_seq = 1";
+        store.connection.execute_batch(damage).unwrap();
+        let ends = gaps.iter().map(|gap| (gap.first.0, gap.last.0, gap.lost));
+        ends.collect::<Vec<_>>()
+    };
+    assert_eq!(gaps(10), [(1, 10, true)]);
+    assert_eq!(gaps(12), [(1, 10, true), (11, 12, true)]);
+}
+
 #[test]
 fn a_sink_without_a_cursor_is_reported_after_a_salvage() {
     let folder = TempDir::new().unwrap();
