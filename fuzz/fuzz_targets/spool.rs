@@ -53,7 +53,7 @@ fuzz_target!(|patches: &[u8]| {
                 Err(OpenError::Foreign(_)) => return assert!(watermark_is_lost(&folder)),
                 // Its version looks like one that is to come.
                 Err(OpenError::Newer { found: 2..1000, .. }) => return,
-                Err(error) => panic!("{error}"),
+                Err(error) => panic!("{error:?}"),
             };
             let whole = read_all(&spool).await && goes_on(&spool).await;
             spool.close().await;

@@ -2,7 +2,7 @@ mod readers;
 mod room;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -455,6 +455,33 @@ async fn dead_letters_are_kept_until_somebody_looks() {
     spool.store_dead_letters(letters).await.unwrap();
     spool.close().await;
     assert_eq!(rows_on_disk(&config(&folder).path, "dead_letters"), 3);
+}
+
+/// Opening the file reads neither table in full: the damage is met when their rows are asked for.
+#[tokio::test]
+async fn damage_that_is_met_after_the_file_was_opened_does_not_stop_a_start() {
+    for table in ["gaps", "cursors"] {
+        let folder = TempDir::new().unwrap();
+        let config = config(&folder);
+        let spool = open(&config);
+        append_all(&spool, 1..=3).await;
+        spool.close().await;
+        let connection = Connection::open(&config.path).unwrap();
+        let root = format!("SELECT rootpage FROM sqlite_schema WHERE name = '{table}'");
+        let root: u64 = connection.query_row(&root, [], |row| row.get(0)).unwrap();
+        drop(connection);
+        let file = fs::OpenOptions::new().write(true).open(&config.path);
+        let page = [0xff; 4096];
+        file.unwrap()
+            .write_all_at(&page, (root - 1) * 4096)
+            .unwrap();
+
+        let spool = open(&config);
+        assert!(spool.report().quarantined.is_some(), "{table}");
+        let rows = read_all(&spool, 0).await;
+        assert_eq!(rows.len(), 3, "{table}: {rows:?}");
+        spool.close().await;
+    }
 }
 
 /// SQLite puts its WAL beside the target of a link: so must we with everything else.

@@ -32,13 +32,30 @@ const MAINTENANCE: Duration = Duration::from_millis(100);
 const PURGE_PAUSE: u32 = 3;
 
 pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
-    let mut store = Store::open(config)?;
     let failed = |error| OpenError::Files {
         path: config.path.clone(),
         source: std::io::Error::other(error),
     };
-    store.reconcile_cursors(sinks).map_err(failed)?;
-    let gaps = store.gaps().map_err(failed)?;
+    let prepare = |store: &mut Store| store.reconcile_cursors(sinks).and_then(|()| store.gaps());
+    let mut store = Store::open(config)?;
+    let gaps = match prepare(&mut store) {
+        // Of damage that opening the file did not meet: the next opening salvages.
+        Err(AppendError::Damaged(what)) => {
+            warn!(what, "the spool is damaged");
+            store
+                .lock
+                .mark_damaged()
+                .map_err(|source| OpenError::Files {
+                    path: config.path.clone(),
+                    source,
+                })?;
+            drop(store);
+            store = Store::open(config)?;
+            prepare(&mut store)
+        }
+        outcome => outcome,
+    }
+    .map_err(failed)?;
     let saved = &store.saved_cursors;
     let cursors: BTreeMap<String, Cursor> = saved
         .iter()

@@ -265,13 +265,7 @@ impl Store {
         cursors: &BTreeMap<String, Cursor>,
     ) -> Result<(), AppendError> {
         if self.rejected_bytes > 0 {
-            self.rejected_bytes = self
-                .connection
-                .prepare_cached(
-                    "SELECT coalesce(sum(octet_length(body)), 0) FROM events
-                     WHERE kind = 3 AND seq > ?1",
-                )
-                .and_then(|mut sum| sum.query_row([self.forwarded(cursors).0], |row| row.get(0)))
+            self.rejected_bytes = rejected_bytes(&self.connection, self.forwarded(cursors))
                 .map_err(|error| classify(&error))?;
         }
         Ok(())
@@ -340,6 +334,13 @@ impl Store {
         }
         Err(error)
     }
+}
+
+/// Bytes of the rejected callbacks after `seq`.
+fn rejected_bytes(connection: &Connection, seq: Seq) -> rusqlite::Result<u64> {
+    let sum = "SELECT coalesce(sum(octet_length(body)), 0) FROM events WHERE kind = 3 AND seq > ?1";
+    let mut sum = connection.prepare_cached(sum)?;
+    sum.query_row([seq.0], |row| row.get(0))
 }
 
 fn save_cursors(

@@ -8,7 +8,7 @@ use std::{fs, io};
 use rusqlite::{Connection, OpenFlags, ffi};
 use uuid::Uuid;
 
-use super::{SavedCursor, Store, is_damage, save_cursors};
+use super::{SavedCursor, Store, is_damage, rejected_bytes, save_cursors};
 use crate::event::Seq;
 use crate::spool::files::{self, Lock};
 use crate::spool::quota::Usage;
@@ -242,16 +242,14 @@ impl Store {
             dead_letter_bytes: number(
                 "SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letters",
             )?,
-            // Whether there are any, until they are counted.
-            rejected_bytes: number("SELECT count(*) FROM events WHERE kind = 3")?,
+            rejected_bytes: 0,
             report,
             lock: Arc::clone(lock),
             config: config.clone(),
             connection,
         };
-        store
-            .count_rejected(&BTreeMap::new())
-            .map_err(|error| invalid(error.to_string()))?;
+        let forwarded = store.forwarded(&BTreeMap::new());
+        store.rejected_bytes = rejected_bytes(&store.connection, forwarded)?;
         Ok(store)
     }
 
