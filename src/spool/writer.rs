@@ -1,6 +1,7 @@
 //! The writer's thread: takes everything that is waiting, commits it in one transaction, wakes all waiters.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,9 +33,9 @@ const MAINTENANCE: Duration = Duration::from_millis(100);
 const PURGE_PAUSE: u32 = 3;
 
 pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
-    let failed = |error| OpenError::Files {
+    let failed = |source| OpenError::Files {
         path: config.path.clone(),
-        source: std::io::Error::other(error),
+        source,
     };
     let prepare = |store: &mut Store| store.reconcile_cursors(sinks).and_then(|()| store.gaps());
     let mut store = Store::open(config)?;
@@ -42,20 +43,14 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         // Of damage that opening the file did not meet: the next opening salvages.
         Err(AppendError::Damaged(what)) => {
             warn!(what, "the spool is damaged");
-            store
-                .lock
-                .mark_damaged()
-                .map_err(|source| OpenError::Files {
-                    path: config.path.clone(),
-                    source,
-                })?;
+            store.lock.mark_damaged().map_err(failed)?;
             drop(store);
             store = Store::open(config)?;
             prepare(&mut store)
         }
         outcome => outcome,
     }
-    .map_err(failed)?;
+    .map_err(|error| failed(io::Error::other(error)))?;
     let saved = &store.saved_cursors;
     let cursors: BTreeMap<String, Cursor> = saved
         .iter()
@@ -103,10 +98,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     let thread = thread::Builder::new()
         .name("spool".to_owned())
         .spawn(move || writer.run())
-        .map_err(|source| OpenError::Files {
-            path: config.path.clone(),
-            source,
-        })?;
+        .map_err(failed)?;
     Ok(Opened {
         spool: Spool {
             queue: Arc::new(QueueHandle(queue)),

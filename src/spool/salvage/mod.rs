@@ -151,9 +151,9 @@ pub(super) fn salvage(
         Ok::<_, rusqlite::Error>(())
     })?;
     drop(insert);
-    known.sort_unstable();
-    let first = known.first().map(|(first, _)| *first);
-    let last = known.last().map_or(Seq(0), |(_, last)| *last);
+    let first = known.iter().map(|(first, _)| *first).min();
+    let last = known.iter().map(|(_, last)| *last).max();
+    let last = last.unwrap_or(Seq(0));
     if kept == 0 && watermark.is_none() {
         drop(connection);
         files::remove(&new)?;
