@@ -18,14 +18,14 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::event::Millis;
-use crate::forwarder::{Health, State};
+use crate::event::UnixMillis;
+use crate::forwarder::{Health, SinkState};
 use crate::receiver::Limits;
 use crate::setting::{self, Timeout};
 use crate::spool::{Cursor, Spool};
 
 mod collector;
-pub use collector::Figures;
+pub use collector::CollectedMetrics;
 
 /// Settings of the listener for operators.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct SinkView {
     /// How it is doing.
-    pub state: State,
+    pub state: SinkState,
     /// Where it stands.
     pub cursor: Cursor,
 }
@@ -118,7 +118,10 @@ impl Admin {
     /// Serves what these tell; registers the figures of spool and sinks.
     #[must_use]
     pub fn new(spool: Spool, sinks: Vec<SinkView>, mut registry: Registry) -> Self {
-        registry.register_collector(Box::new(Figures::new(spool.clone(), sinks.clone())));
+        registry.register_collector(Box::new(CollectedMetrics::new(
+            spool.clone(),
+            sinks.clone(),
+        )));
         Self {
             spool,
             sinks,
@@ -228,7 +231,9 @@ impl SinkView {
             Health::Up => ("up", None, None),
             Health::Down { reason, since } => {
                 let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let since = u64::try_from(since.as_millis()).ok().and_then(Millis::new);
+                let since = u64::try_from(since.as_millis())
+                    .ok()
+                    .and_then(UnixMillis::new);
                 ("down", Some(reason), since.map(|since| since.to_string()))
             }
         };

@@ -14,8 +14,8 @@ use tracing::{info, warn};
 
 use crate::admin::{Admin, SinkView};
 use crate::config::Config;
-use crate::forwarder::{Forwarder, State, Stop};
-use crate::receiver::{Gate, Intake, Listener, Metrics};
+use crate::forwarder::{Forwarder, SinkState, Stop};
+use crate::receiver::{Auth, CallbackService, Listener, Metrics};
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
 
@@ -30,7 +30,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct App {
     config: Config,
     spool: Spool,
-    intake: Arc<Intake<Spool>>,
+    intake: Arc<CallbackService<Spool>>,
     admin: Arc<Admin>,
     callbacks: Listener,
     operators: Listener,
@@ -80,8 +80,8 @@ impl App {
 
         let mut registry = Registry::with_prefix("recall");
         let metrics = Metrics::register(&mut registry);
-        let gate = Gate::new(&config.sdk_app_ids, config.auth.clone());
-        let intake = Intake::new(config.http.clone(), gate, spool.clone(), metrics);
+        let gate = Auth::new(&config.sdk_app_ids, config.auth.clone());
+        let intake = CallbackService::new(config.http.clone(), gate, spool.clone(), metrics);
         let admin = Admin::new(spool.clone(), sinks.views.clone(), registry);
         Ok(Self {
             config,
@@ -231,7 +231,7 @@ impl Sinks {
     fn start(&mut self, sink: impl Sink) -> anyhow::Result<()> {
         let name = sink.name();
         let cursor = self.spool.cursor(name).context("a sink without a cursor")?;
-        let state = State::new(name);
+        let state = SinkState::new(name);
         self.views.push(SinkView {
             state: state.clone(),
             cursor: cursor.clone(),

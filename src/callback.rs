@@ -20,5 +20,5 @@ pub use answer::{FAIL_CODE, OK, fail};
 pub use classify::{Body, Class, classify};
 pub use command::{OTHER_COMMAND, Recall, known_command};
 pub use query::Query;
-pub use recall::{Fault, Oddity, Understood, understand};
-pub use signature::{Refusal, Tokens, check_signature};
+pub use recall::{IgnoredField, ParseError, ParsedRecall, parse_recall};
+pub use signature::{SignatureError, Tokens, check_signature};

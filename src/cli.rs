@@ -31,11 +31,11 @@ struct Cli {
     #[arg(long, env = "RECALL_CONFIG", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Take callbacks and publish events [default]
     Run,
     /// Ask the running relay whether it is ready; for container health checks
@@ -43,8 +43,8 @@ enum Command {
     /// Print the settings in force and where each comes from; secrets hidden
     Config,
     /// Look after the spool of a relay that is not running
-    Spool(spool::Args),
-    Send(Box<send::Args>),
+    Spool(spool::SpoolArgs),
+    Send(Box<send::SendArgs>),
 }
 
 /// Runs the program with these arguments; the first is its name.
@@ -79,12 +79,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let load = || Loaded::load(cli.config.as_deref(), std::env::vars_os());
-    match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run::run(load()?.config),
-        Command::Ready => ready::run(&load()?.config),
-        Command::Config => config::run(&load()?),
-        Command::Spool(args) => spool::run(&args, &load()?.config),
-        Command::Send(args) => runtime()?.block_on(send::run(*args)),
+    match cli.command.unwrap_or(CliCommand::Run) {
+        CliCommand::Run => run::run(load()?.config),
+        CliCommand::Ready => ready::run(&load()?.config),
+        CliCommand::Config => config::run(&load()?),
+        CliCommand::Spool(args) => spool::run(&args, &load()?.config),
+        CliCommand::Send(args) => runtime()?.block_on(send::run(*args)),
     }
 }
 

@@ -15,7 +15,7 @@ use sha1::{Digest as _, Sha1};
 use uuid::{Uuid, uuid};
 
 mod time;
-pub use time::Millis;
+pub use time::UnixMillis;
 
 /// The `content-type` of every event.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
@@ -94,7 +94,7 @@ pub struct Event {
     /// The vendor's `Type` of a group.
     pub group_type: Option<Box<str>>,
     /// The CloudEvents `time`.
-    pub time: Millis,
+    pub time: UnixMillis,
     /// The whole event as JSON, UTF-8: what is published.
     pub body: Bytes,
 }
@@ -144,11 +144,11 @@ pub struct Recalled<'a> {
     /// Who recalled them.
     pub operator_id: Option<&'a str>,
     /// Which messages, in the order received; never empty.
-    pub messages: Vec<Message<'a>>,
+    pub messages: Vec<RecalledMessage<'a>>,
     /// When they were recalled (the vendor's `EventTime`).
-    pub recalled_at: Option<Millis>,
+    pub recalled_at: Option<UnixMillis>,
     /// When the callback arrived.
-    pub received_at: Millis,
+    pub received_at: UnixMillis,
     /// Where the recall came from.
     pub client: Client<'a>,
 }
@@ -185,7 +185,7 @@ pub enum Conversation<'a> {
 /// One recalled message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum Message<'a> {
+pub enum RecalledMessage<'a> {
     /// Of a group.
     Group {
         /// Counts per group and, in communities, per topic.
@@ -212,7 +212,7 @@ pub struct KeyParts {
     /// The message's random number.
     pub random: u64,
     /// When it was sent.
-    pub sent_at: Millis,
+    pub sent_at: UnixMillis,
 }
 
 /// Where the recall came from, as far as the vendor told.
@@ -248,7 +248,7 @@ pub struct Rejected<'a> {
     /// The body as it came.
     pub body: &'a [u8],
     /// When the callback arrived.
-    pub received_at: Millis,
+    pub received_at: UnixMillis,
 }
 
 impl Recalled<'_> {
@@ -309,11 +309,11 @@ impl Recalled<'_> {
             .messages
             .iter()
             .map(|message| match message {
-                Message::Group { seq, id } => {
+                RecalledMessage::Group { seq, id } => {
                     unidentified |= id.is_none();
                     MessageId::Group(*seq, *id)
                 }
-                Message::Keyed { key, .. } => MessageId::Key(key),
+                RecalledMessage::Keyed { key, .. } => MessageId::Key(key),
             })
             .collect();
         let conversation = match &self.conversation {
@@ -406,7 +406,7 @@ struct CloudEvent<'a, D> {
     r#type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<&'a str>,
-    time: Millis,
+    time: UnixMillis,
     datacontenttype: &'a str,
     dataschema: &'a str,
     partitionkey: &'a str,
@@ -419,10 +419,10 @@ struct RecalledData<'a> {
     conversation: Conversation<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operator_id: Option<&'a str>,
-    messages: &'a [Message<'a>],
+    messages: &'a [RecalledMessage<'a>],
     #[serde(skip_serializing_if = "Option::is_none")]
-    recalled_at: Option<Millis>,
-    received_at: Millis,
+    recalled_at: Option<UnixMillis>,
+    received_at: UnixMillis,
     #[serde(skip_serializing_if = "Client::is_unknown")]
     client: &'a Client<'a>,
 }
@@ -439,7 +439,7 @@ struct RejectedData<'a> {
     body: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body_base64: Option<&'a str>,
-    received_at: Millis,
+    received_at: UnixMillis,
 }
 
 #[derive(Serialize)]

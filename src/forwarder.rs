@@ -12,10 +12,10 @@
 //!
 //! One forwarder knows nothing of another: a broker that is down holds nobody else up.
 
-mod pace;
+mod poison_search;
 mod session;
 mod state;
-mod suspects;
+mod throttle;
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-pub use state::{Figures, Health, State};
+pub use state::{Health, SinkMetrics, SinkState};
 
 use crate::sink::{SessionError, Sink, Window};
 use crate::spool::{Cursor, Reader, Spool};
-use suspects::Suspects;
+use poison_search::PoisonSearch;
 
 /// How long connecting may take: longer than any client library's own limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,10 +43,10 @@ pub struct Forwarder<S> {
     spool: Spool,
     reader: Reader,
     cursor: Cursor,
-    state: State,
+    state: SinkState,
     stop: Stop,
     window: Window,
-    suspects: Suspects,
+    poison_search: PoisonSearch,
     flow: Flow,
     stalled_after: Duration,
 }
@@ -64,12 +64,12 @@ enum Flow {
 pub struct Stop {
     /// No event will be appended any more: end when all are confirmed.
     pub drain: CancellationToken,
-    /// End now.
+    /// SessionEnd now.
     pub now: CancellationToken,
 }
 
 /// How a session ended.
-enum End {
+enum SessionEnd {
     /// The forwarder's work is done.
     Stopped,
     /// Connect again at once: one event has to be treated in another way.
@@ -80,7 +80,7 @@ enum End {
 
 impl<S: Sink> Forwarder<S> {
     /// A forwarder for a sink whose cursor is `cursor`.
-    pub fn new(sink: S, spool: Spool, cursor: Cursor, state: State, stop: Stop) -> Self {
+    pub fn new(sink: S, spool: Spool, cursor: Cursor, state: SinkState, stop: Stop) -> Self {
         Self {
             sink,
             reader: spool.reader(cursor.position()),
@@ -89,7 +89,7 @@ impl<S: Sink> Forwarder<S> {
             state,
             stop,
             window: Window::default(),
-            suspects: Suspects::default(),
+            poison_search: PoisonSearch::default(),
             flow: Flow::Flowing,
             stalled_after: STALLED_AFTER,
         }
@@ -110,9 +110,9 @@ impl<S: Sink> Forwarder<S> {
                         pauses = self::pauses();
                     }
                     match end {
-                        End::Stopped => return,
-                        End::Again => continue,
-                        End::Lost(error) => error,
+                        SessionEnd::Stopped => return,
+                        SessionEnd::Again => continue,
+                        SessionEnd::Lost(error) => error,
                     }
                 }
             };

@@ -9,10 +9,10 @@
 //! It knows nothing of brokers: whether they are there does not change an answer.
 
 mod answer;
+mod auth;
+mod callback_service;
 mod connection_timer;
 mod durability;
-mod gate;
-mod intake;
 mod listener;
 mod metrics;
 
@@ -20,9 +20,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::{Auth, Config as AuthConfig};
+pub use callback_service::CallbackService;
 pub use durability::{Durability, Kept, NotKept};
-pub use gate::{Config as AuthConfig, Gate};
-pub use intake::Intake;
 pub use listener::{BindError, Limits, Listener};
 pub use metrics::Metrics;
 

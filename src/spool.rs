@@ -46,9 +46,9 @@ pub use reader::{ReadError, Reader, Row};
 pub use salvage::{Error as SalvageError, Quarantined, SalvageReport};
 pub use store::{DeadLetter, OpenError};
 
-use crate::event::{Event, Millis, Seq};
+use crate::event::{Event, Seq, UnixMillis};
 use crate::setting::{self, Period, Size};
-use queue::{Append, Command, Queue, Refused};
+use queue::{Append, Queue, Refused, WriterCommand};
 use shared::Shared;
 
 /// Settings of the spool.
@@ -255,7 +255,7 @@ impl Spool {
     /// As [`Self::append`].
     pub async fn store_dead_letters(&self, letters: Vec<DeadLetter>) -> Result<(), AppendError> {
         let (reply, outcome) = oneshot::channel();
-        self.put(Command::StoreDeadLetters { letters, reply })?;
+        self.put(WriterCommand::StoreDeadLetters { letters, reply })?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -283,7 +283,7 @@ impl Spool {
     ///
     /// # Errors
     /// Fails where the file cannot be read.
-    pub fn appended_after(&self, position: Seq) -> Result<Option<Millis>, ReadError> {
+    pub fn appended_after(&self, position: Seq) -> Result<Option<UnixMillis>, ReadError> {
         reader::appended_after(&self.path, position)
     }
 
@@ -351,7 +351,7 @@ impl Spool {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         // Where it cannot be told it is about to end.
-        let _ = self.put(Command::Close);
+        let _ = self.put(WriterCommand::Close);
         let closed = async {
             if let Some(writer) = writer {
                 let _ = tokio::task::spawn_blocking(move || writer.join()).await;
@@ -360,7 +360,7 @@ impl Spool {
         let _ = timeout(CLOSE_TIMEOUT, closed).await;
     }
 
-    fn put(&self, command: Command) -> Result<(), AppendError> {
+    fn put(&self, command: WriterCommand) -> Result<(), AppendError> {
         self.queue.0.put(command).map_err(|_| closed())
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use recall_relay::event::{Client, Conversation, Event, Message, Millis, Recalled};
+use recall_relay::event::{Client, Conversation, Event, Recalled, RecalledMessage, UnixMillis};
 use recall_relay::setting::{Period, Size};
 use recall_relay::spool::{self, Spool};
 use tempfile::TempDir;
@@ -86,7 +86,7 @@ fn make(folder: &Path, events: u64) -> TempDir {
 pub fn event(number: u64) -> Event {
     let group = format!("@TGS#2{}", 10_000_000 + number % CONVERSATIONS);
     let id = format!("144115213033478435-1000000000-{}", 1_000_000_000 + number);
-    let time = Millis::new(1_670_574_414_123);
+    let time = UnixMillis::new(1_670_574_414_123);
     let recalled = Recalled {
         sdk_app_id: 1_400_000_001,
         command: "Group.CallbackAfterRecallMsg",
@@ -96,7 +96,7 @@ pub fn event(number: u64) -> Event {
             topic_id: None,
         },
         operator_id: Some("admin"),
-        messages: vec![Message::Group {
+        messages: vec![RecalledMessage::Group {
             seq: 1_000_000_000 + number,
             id: Some(&id),
         }],

@@ -1,14 +1,14 @@
 //! Any query and body as a callback: the first line is the query, the rest is the body.
 //!
-//! A recall that is understood becomes an event whose JSON and envelope say the same as the callback, and
-//! whose id depends on nothing but the recall's identity. One that is not understood is kept whole.
+//! A recall that is parsed becomes an event whose JSON and envelope say the same as the callback, and
+//! whose id depends on nothing but the recall's identity. One that is not parsed is kept whole.
 #![no_main]
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
-use recall_relay::callback::{Body, Class, Fault, Query, Recall, Understood, classify, understand};
-use recall_relay::event::{Event, Kind, Millis, Rejected};
+use recall_relay::callback::{Body, Class, ParseError, Query, Recall, ParsedRecall, classify, parse_recall};
+use recall_relay::event::{Event, Kind, UnixMillis, Rejected};
 use serde_json::Value;
 use serde_json_borrow::{ObjectAsVec, Value as Borrowed};
 
@@ -22,8 +22,8 @@ fuzz_target!(|input: &[u8]| {
     let query = Query::parse(raw);
     match classify(&query, body) {
         Class::Recall { recall, body: read } => {
-            match understand(APP, recall, &query, &read, time(201)) {
-                Ok(understood) => check_event(recall, &query, &read, &understood),
+            match parse_recall(APP, recall, &query, &read, time(201)) {
+                Ok(parsed) => check_event(recall, &query, &read, &parsed),
                 Err(fault) => check_rejected(&query, body, &fault),
             }
         }
@@ -45,8 +45,8 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-fn time(millis: u64) -> Millis {
-    Millis::new(1_670_574_414_000 + millis).expect("a time of this century")
+fn time(millis: u64) -> UnixMillis {
+    UnixMillis::new(1_670_574_414_000 + millis).expect("a time of this century")
 }
 
 fn is_recall(command: &str) -> bool {
@@ -58,11 +58,11 @@ fn is_recall(command: &str) -> bool {
     .contains(&command)
 }
 
-fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, understood: &Understood) {
+fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &ParsedRecall) {
     let Body::Object(object) = body else {
-        panic!("understood without an object: {body:?}");
+        panic!("parsed without an object: {body:?}");
     };
-    let event = &understood.event;
+    let event = &parsed.event;
     let value = check_envelope(
         event,
         match recall {
@@ -115,8 +115,8 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, understood: &
     let told = value["data"]["messages"].as_array().expect("a list");
     assert!(messages > 0);
     assert_eq!(told.len(), messages);
-    for (index, oddity) in understood.oddities.iter().enumerate() {
-        assert!(!understood.oddities[..index].contains(oddity), "told twice");
+    for (index, ignored) in parsed.ignored_fields.iter().enumerate() {
+        assert!(!parsed.ignored_fields[..index].contains(ignored), "told twice");
     }
 
     // What is not the identity does not count for the id.
@@ -150,22 +150,22 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, understood: &
     // Neither does how the JSON is written, nor an unknown field for anything at all.
     let mut more = object.clone();
     more.insert("Unheard", Borrowed::Null);
-    assert_eq!(&reread(recall, query, &more, 201), understood);
+    assert_eq!(&reread(recall, query, &more, 201), parsed);
 }
 
 /// The same recall from a body that is written anew.
-fn reread(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64) -> Understood {
+fn reread(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64) -> ParsedRecall {
     let bytes = serde_json::to_vec_pretty(object).expect("JSON has a JSON form");
     match classify(query, &bytes) {
         Class::Recall { recall: same, body } => {
             assert_eq!(same, recall);
-            understand(APP, recall, query, &body, time(now)).expect("its identity is the same")
+            parse_recall(APP, recall, query, &body, time(now)).expect("its identity is the same")
         }
         class => panic!("no recall any more: {class:?}"),
     }
 }
 
-fn check_rejected(query: &Query<'_>, body: &[u8], fault: &Fault) {
+fn check_rejected(query: &Query<'_>, body: &[u8], fault: &ParseError) {
     let (kept, detail) = (query.without_signature(), fault.to_string());
     let rejected = |received_at| Rejected {
         sdk_app_id: APP,

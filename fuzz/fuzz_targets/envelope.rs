@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use libfuzzer_sys::fuzz_target;
-use recall_relay::event::{Client, Conversation, Message, Millis, Recalled};
+use recall_relay::event::{Client, Conversation, Message, UnixMillis, Recalled};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -39,8 +39,8 @@ fn check_written(
         },
         operator_id,
         messages: vec![Message::Group { seq: number, id }],
-        recalled_at: Millis::new(number),
-        received_at: Millis::now(),
+        recalled_at: UnixMillis::new(number),
+        received_at: UnixMillis::now(),
         client: Client {
             ip: None,
             platform: operator_id.map(Cow::Borrowed),

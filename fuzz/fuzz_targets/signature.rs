@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use recall_relay::callback::{Query, Refusal, Tokens, check_signature};
-use recall_relay::event::Millis;
+use recall_relay::event::UnixMillis;
 use recall_relay::setting::Secret;
 use sha2::{Digest, Sha256};
 
@@ -68,7 +68,7 @@ fn check(tokens: &[&str], raw: &str, now: u64) -> Result<(), Refusal> {
         &Tokens(tokens.collect()),
         Duration::from_secs(SKEW),
         &Query::parse(raw),
-        Millis::new(now * 1000).expect("a time of this century"),
+        UnixMillis::new(now * 1000).expect("a time of this century"),
     )
     .map(drop)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use recall_relay::event::{Event, Kind, Millis, Seq};
+use recall_relay::event::{Event, Kind, UnixMillis, Seq};
 use recall_relay::setting::Size;
 use recall_relay::spool::{Appended, Config, OpenError, Opened, Row, Spool};
 use tempfile::TempDir;
@@ -97,7 +97,7 @@ fn event(number: u64) -> Event {
         conversation: "1:group".into(),
         subject: Some("group".into()),
         group_type: None,
-        time: Millis::new(0).unwrap(),
+        time: UnixMillis::new(0).unwrap(),
         body: Bytes::from(format!("{number:<length$}")),
     }
 }

@@ -10,19 +10,19 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use super::SinkView;
-use crate::event::Millis;
+use crate::event::UnixMillis;
 use crate::forwarder::Health;
 use crate::spool::{Spool, Status};
 use crate::telemetry::dropped_lines;
 
 /// Reads the figures of spool and sinks. Blocks: it asks the spool's file for the age of events.
 #[derive(Debug)]
-pub struct Figures {
+pub struct CollectedMetrics {
     spool: Spool,
     sinks: Vec<SinkView>,
 }
 
-impl Figures {
+impl CollectedMetrics {
     pub(super) const fn new(spool: Spool, sinks: Vec<SinkView>) -> Self {
         Self { spool, sinks }
     }
@@ -37,7 +37,7 @@ impl Figures {
         let Some(appended_at) = appended_at else {
             return 0.0;
         };
-        let millis = Millis::now()
+        let millis = UnixMillis::now()
             .as_millis()
             .saturating_sub(appended_at.as_millis());
         std::time::Duration::from_millis(millis.max(0).unsigned_abs()).as_secs_f64()
@@ -49,10 +49,10 @@ const fn float(number: u64) -> f64 {
     number as f64
 }
 
-type ReadGauge = fn(&Figures, &SinkView, &Status) -> f64;
+type ReadGauge = fn(&CollectedMetrics, &SinkView, &Status) -> f64;
 type ReadCounter = fn(&SinkView) -> u64;
 
-impl Collector for Figures {
+impl Collector for CollectedMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = self.spool.status();
         let spool: [(&str, &str, Option<Unit>, f64); 5] = [
@@ -121,12 +121,12 @@ impl Collector for Figures {
             (
                 "sink_confirmed_events",
                 "Events that the broker confirmed",
-                |sink| sink.state.figures().confirmed,
+                |sink| sink.state.metrics().confirmed,
             ),
             (
                 "sink_refused_events",
                 "Events that the broker will never take",
-                |sink| sink.state.figures().refused,
+                |sink| sink.state.metrics().refused,
             ),
         ];
         for (name, help, read) in counters {

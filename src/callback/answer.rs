@@ -11,7 +11,7 @@ pub const FAIL_CODE: u32 = 1;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer<'a> {
+struct AnswerBody<'a> {
     action_status: &'a str,
     error_info: &'a str,
     error_code: u32,
@@ -25,7 +25,7 @@ struct Answer<'a> {
     reason = "two strings and a number always have a JSON form"
 )]
 pub fn fail(reason: &str) -> Bytes {
-    serde_json::to_vec(&Answer {
+    serde_json::to_vec(&AnswerBody {
         action_status: "FAIL",
         error_info: reason,
         error_code: FAIL_CODE,
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn ok_is_what_the_vendor_documents() {
-        let answer = Answer {
+        let answer = AnswerBody {
             action_status: "OK",
             error_info: "",
             error_code: 0,

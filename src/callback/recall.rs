@@ -1,6 +1,6 @@
 //! What a recall callback says: from its body to the event, in every published version.
 //!
-//! The identity of a recall (which conversation, which messages) must be understood in full. Any other
+//! The identity of a recall (which conversation, which messages) must be parsed in full. Any other
 //! field that is missing or odd is left out of the event and reported beside it: subscribers must learn
 //! of a recall even when a detail of it is odd.
 
@@ -11,29 +11,29 @@ use serde_json_borrow::{ObjectAsVec, Value};
 
 use super::classify::Body;
 use super::{Query, Recall};
-use crate::event::{Client, Conversation, Event, KeyParts, Message, Millis, Recalled};
+use crate::event::{Client, Conversation, Event, KeyParts, Recalled, RecalledMessage, UnixMillis};
 
-/// A recall that was understood.
+/// A recall that was parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Understood {
+pub struct ParsedRecall {
     /// What to publish.
     pub event: Event,
     /// Which fields the event does without, and why.
-    pub oddities: Vec<Oddity>,
+    pub ignored_fields: Vec<IgnoredField>,
 }
 
 /// A field that a recall's event does without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Oddity {
+pub enum IgnoredField {
     /// It was not there.
     Missing(&'static str),
     /// It was there, and unusable.
     Unusable(&'static str),
 }
 
-/// Why the identity of a recall could not be understood, and where.
+/// Why the identity of a recall could not be parsed, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ParseError {
     /// The body is not JSON.
     #[error("body is not JSON: {0}")]
     NotJson(String),
@@ -56,7 +56,7 @@ pub enum Fault {
     Messages(String, &'static str),
 }
 
-impl Fault {
+impl ParseError {
     /// The fault as one word, for counting and for the dead letter's `reason`.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -80,23 +80,23 @@ const NOT_TEXT: &str = "is not a string";
 /// Makes the event of a recall.
 ///
 /// # Errors
-/// Tells what could not be understood, and where. The callback must then be kept whole.
-pub fn understand(
+/// Tells what could not be parsed, and where. The callback must then be kept whole.
+pub fn parse_recall(
     sdk_app_id: u64,
     recall: Recall,
     query: &Query<'_>,
     body: &Body<'_>,
-    received_at: Millis,
-) -> Result<Understood, Fault> {
+    received_at: UnixMillis,
+) -> Result<ParsedRecall, ParseError> {
     let object = match body {
         Body::Object(object) => object,
-        Body::NoObject => return Err(Fault::NotAnObject),
-        Body::NoJson(error) => return Err(Fault::NotJson(error.clone())),
+        Body::NoObject => return Err(ParseError::NotAnObject),
+        Body::NoJson(error) => return Err(ParseError::NotJson(error.clone())),
     };
     if let (Some(in_query), Some(in_body)) = (query.command(), body.command())
         && in_query != in_body
     {
-        return Err(Fault::Command {
+        return Err(ParseError::Command {
             query: in_query.chars().take(SHOWN).collect(),
             body: in_body.chars().take(SHOWN).collect(),
         });
@@ -104,7 +104,7 @@ pub fn understand(
 
     let mut fields = Fields {
         object,
-        oddities: Vec::new(),
+        ignored_fields: Vec::new(),
     };
     let mut operator_id = None;
     let (conversation, messages) = match recall {
@@ -128,7 +128,7 @@ pub fn understand(
             let key = fields
                 .object
                 .get("MsgKey")
-                .ok_or(Fault::Messages("MsgKey".to_owned(), MISSING))?;
+                .ok_or(ParseError::Messages("MsgKey".to_owned(), MISSING))?;
             (conversation, vec![message_by_key("MsgKey", key)?])
         }
         Recall::OfficialAccount => {
@@ -148,66 +148,67 @@ pub fn understand(
         received_at,
         client: fields.client(query),
     };
-    Ok(Understood {
+    Ok(ParsedRecall {
         event: recalled.event(),
-        oddities: fields.oddities,
+        ignored_fields: fields.ignored_fields,
     })
 }
 
 /// The body's fields, and what was odd about them so far.
 struct Fields<'a> {
     object: &'a ObjectAsVec<'a>,
-    oddities: Vec<Oddity>,
+    ignored_fields: Vec<IgnoredField>,
 }
 
 impl<'a> Fields<'a> {
     /// A text that tells which conversation.
-    fn identity(&self, name: &'static str) -> Result<&'a str, Fault> {
+    fn identity(&self, name: &'static str) -> Result<&'a str, ParseError> {
         match self.object.get(name) {
-            None => Err(Fault::Conversation(name, MISSING)),
-            Some(Value::Str(text)) if text.is_empty() => Err(Fault::Conversation(name, EMPTY)),
+            None => Err(ParseError::Conversation(name, MISSING)),
+            Some(Value::Str(text)) if text.is_empty() => Err(ParseError::Conversation(name, EMPTY)),
             Some(Value::Str(text)) => Ok(text),
-            Some(_) => Err(Fault::Conversation(name, NOT_TEXT)),
+            Some(_) => Err(ParseError::Conversation(name, NOT_TEXT)),
         }
     }
 
     /// The topic: absent where the group has none, which the vendor also writes as `""`.
-    fn topic(&self) -> Result<Option<&'a str>, Fault> {
+    fn topic(&self) -> Result<Option<&'a str>, ParseError> {
         match self.object.get("TopicId") {
             None => Ok(None),
             Some(Value::Str(text)) => Ok(Some(&**text).filter(|text| !text.is_empty())),
-            Some(_) => Err(Fault::Conversation("TopicId", NOT_TEXT)),
+            Some(_) => Err(ParseError::Conversation("TopicId", NOT_TEXT)),
         }
     }
 
-    fn list(&self, name: &'static str) -> Result<&'a [Value<'a>], Fault> {
+    fn list(&self, name: &'static str) -> Result<&'a [Value<'a>], ParseError> {
         match self.object.get(name) {
-            None => Err(Fault::Messages(name.to_owned(), MISSING)),
+            None => Err(ParseError::Messages(name.to_owned(), MISSING)),
             Some(Value::Array(list)) if list.is_empty() => {
-                Err(Fault::Messages(name.to_owned(), EMPTY))
+                Err(ParseError::Messages(name.to_owned(), EMPTY))
             }
             Some(Value::Array(list)) => Ok(list),
-            Some(_) => Err(Fault::Messages(name.to_owned(), "is not an array")),
+            Some(_) => Err(ParseError::Messages(name.to_owned(), "is not an array")),
         }
     }
 
-    fn group_messages(&mut self) -> Result<Vec<Message<'a>>, Fault> {
+    fn group_messages(&mut self) -> Result<Vec<RecalledMessage<'a>>, ParseError> {
         let list = self.list("MsgSeqList")?;
         let mut messages = Vec::with_capacity(list.len());
         for (index, entry) in list.iter().enumerate() {
-            let seq = field(entry, "MsgSeq")
-                .ok_or_else(|| Fault::Messages(format!("MsgSeqList[{index}].MsgSeq"), MISSING))?;
+            let seq = field(entry, "MsgSeq").ok_or_else(|| {
+                ParseError::Messages(format!("MsgSeqList[{index}].MsgSeq"), MISSING)
+            })?;
             let seq = unsigned(seq).ok_or_else(|| {
                 let path = format!("MsgSeqList[{index}].MsgSeq");
-                Fault::Messages(path, "is not an unsigned 64-bit number")
+                ParseError::Messages(path, "is not an unsigned 64-bit number")
             })?;
             let id = self.text(field(entry, "MsgId"), "MsgId");
-            messages.push(Message::Group { seq, id });
+            messages.push(RecalledMessage::Group { seq, id });
         }
         Ok(messages)
     }
 
-    fn withdrawn_messages(&self) -> Result<Vec<Message<'a>>, Fault> {
+    fn withdrawn_messages(&self) -> Result<Vec<RecalledMessage<'a>>, ParseError> {
         self.list("WithdrawMsgList")?
             .iter()
             .enumerate()
@@ -215,7 +216,7 @@ impl<'a> Fields<'a> {
                 let path = format!("WithdrawMsgList[{index}].MsgKey");
                 match field(entry, "MsgKey") {
                     Some(key) => message_by_key(&path, key),
-                    None => Err(Fault::Messages(path, MISSING)),
+                    None => Err(ParseError::Messages(path, MISSING)),
                 }
             })
             .collect()
@@ -228,18 +229,18 @@ impl<'a> Fields<'a> {
 
     fn text(&mut self, value: Option<&'a Value<'a>>, name: &'static str) -> Option<&'a str> {
         match value {
-            None => self.odd(Oddity::Missing(name)),
+            None => self.odd(IgnoredField::Missing(name)),
             Some(Value::Str(text)) if !text.is_empty() => Some(text),
-            Some(_) => self.odd(Oddity::Unusable(name)),
+            Some(_) => self.odd(IgnoredField::Unusable(name)),
         }
     }
 
     /// `EventTime`: milliseconds, as a number or as text.
-    fn event_time(&mut self) -> Option<Millis> {
+    fn event_time(&mut self) -> Option<UnixMillis> {
         match self.object.get("EventTime") {
-            None => self.odd(Oddity::Missing("EventTime")),
-            Some(value) => match unsigned(value).and_then(Millis::new) {
-                None => self.odd(Oddity::Unusable("EventTime")),
+            None => self.odd(IgnoredField::Missing("EventTime")),
+            Some(value) => match unsigned(value).and_then(UnixMillis::new) {
+                None => self.odd(IgnoredField::Unusable("EventTime")),
                 time => time,
             },
         }
@@ -247,21 +248,23 @@ impl<'a> Fields<'a> {
 
     fn client<'q>(&mut self, query: &Query<'q>) -> Client<'q> {
         let ip = match &query.client_ip {
-            None => self.odd(Oddity::Missing("ClientIP")),
+            None => self.odd(IgnoredField::Missing("ClientIP")),
             Some(ip) if ip.parse::<IpAddr>().is_ok() => Some(Cow::clone(ip)),
-            Some(_) => self.odd(Oddity::Unusable("ClientIP")),
+            Some(_) => self.odd(IgnoredField::Unusable("ClientIP")),
         };
         let platform = match &query.platform {
-            None => self.odd(Oddity::Missing("OptPlatform")),
-            Some(platform) if platform.is_empty() => self.odd(Oddity::Unusable("OptPlatform")),
+            None => self.odd(IgnoredField::Missing("OptPlatform")),
+            Some(platform) if platform.is_empty() => {
+                self.odd(IgnoredField::Unusable("OptPlatform"))
+            }
             Some(platform) => Some(Cow::clone(platform)),
         };
         Client { ip, platform }
     }
 
-    fn odd<T>(&mut self, oddity: Oddity) -> Option<T> {
-        if !self.oddities.contains(&oddity) {
-            self.oddities.push(oddity);
+    fn odd<T>(&mut self, ignored: IgnoredField) -> Option<T> {
+        if !self.ignored_fields.contains(&ignored) {
+            self.ignored_fields.push(ignored);
         }
         None
     }
@@ -282,14 +285,14 @@ fn unsigned(value: &Value<'_>) -> Option<u64> {
 }
 
 /// A message named by its `MsgKey`, usually `<MsgSeq>_<MsgRandom>_<MsgTime seconds>`.
-fn message_by_key<'a>(path: &str, value: &'a Value<'_>) -> Result<Message<'a>, Fault> {
+fn message_by_key<'a>(path: &str, value: &'a Value<'_>) -> Result<RecalledMessage<'a>, ParseError> {
     match value {
-        Value::Str(key) if key.is_empty() => Err(Fault::Messages(path.to_owned(), EMPTY)),
-        Value::Str(key) => Ok(Message::Keyed {
+        Value::Str(key) if key.is_empty() => Err(ParseError::Messages(path.to_owned(), EMPTY)),
+        Value::Str(key) => Ok(RecalledMessage::Keyed {
             key,
             parts: key_parts(key),
         }),
-        _ => Err(Fault::Messages(path.to_owned(), NOT_TEXT)),
+        _ => Err(ParseError::Messages(path.to_owned(), NOT_TEXT)),
     }
 }
 
@@ -305,7 +308,7 @@ fn key_parts(key: &str) -> Option<KeyParts> {
     Some(KeyParts {
         seq,
         random,
-        sent_at: Millis::new(seconds.checked_mul(1000)?)?,
+        sent_at: UnixMillis::new(seconds.checked_mul(1000)?)?,
     })
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::Query;
-use crate::event::Millis;
+use crate::event::UnixMillis;
 use crate::setting::Secret;
 
 /// The tokens of which any may sign; none: signatures are not checked.
@@ -18,7 +18,7 @@ pub struct Tokens(pub Vec<Secret>);
 
 /// Why a callback is not taken for authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum SignatureError {
     /// No `Sign` or no `RequestTime`.
     #[error("Sign or RequestTime is missing")]
     Missing,
@@ -40,16 +40,16 @@ pub fn check_signature(
     tokens: &Tokens,
     max_skew: Duration,
     query: &Query<'_>,
-    now: Millis,
-) -> Result<Option<u32>, Refusal> {
+    now: UnixMillis,
+) -> Result<Option<u32>, SignatureError> {
     if tokens.0.is_empty() {
         return Ok(None);
     }
     let (Some(sign), Some(request_time)) = (&query.sign, &query.request_time) else {
-        return Err(Refusal::Missing);
+        return Err(SignatureError::Missing);
     };
     let mut claimed = [0_u8; 32];
-    hex::decode_to_slice(sign.as_bytes(), &mut claimed).map_err(|_| Refusal::Mismatch)?;
+    hex::decode_to_slice(sign.as_bytes(), &mut claimed).map_err(|_| SignatureError::Mismatch)?;
 
     // Every token is tried, whichever matches: the time taken must not tell which.
     let signed_by = (1..).zip(&tokens.0).fold(0, |signed_by, (place, token)| {
@@ -60,15 +60,15 @@ pub fn check_signature(
         u32::conditional_select(&signed_by, &place, expected.as_slice().ct_eq(&claimed))
     });
     if signed_by == 0 {
-        return Err(Refusal::Mismatch);
+        return Err(SignatureError::Mismatch);
     }
 
-    let signed_at: u64 = request_time.parse().map_err(|_| Refusal::Stale)?;
+    let signed_at: u64 = request_time.parse().map_err(|_| SignatureError::Stale)?;
     let now = u64::try_from(now.as_millis()).unwrap_or_default();
     let age = Duration::from_millis(now.abs_diff(signed_at.saturating_mul(1000)));
     // The vendor counts in whole seconds, so a second has to pass before one is too many.
     if age >= max_skew + Duration::from_secs(1) {
-        return Err(Refusal::Stale);
+        return Err(SignatureError::Stale);
     }
     Ok(Some(signed_by))
 }
@@ -85,7 +85,7 @@ mod tests {
         sign: &str,
         request_time: &str,
         now: u64,
-    ) -> Result<Option<u32>, Refusal> {
+    ) -> Result<Option<u32>, SignatureError> {
         let tokens = Tokens(
             tokens
                 .iter()
@@ -93,7 +93,7 @@ mod tests {
                 .collect(),
         );
         let raw = format!("Sign={sign}&RequestTime={request_time}");
-        let now = Millis::new(now * 1000).unwrap();
+        let now = UnixMillis::new(now * 1000).unwrap();
         check_signature(&tokens, Duration::from_secs(60), &Query::parse(&raw), now)
     }
 
@@ -131,16 +131,16 @@ mod tests {
         let now = 1_669_872_112;
         assert_eq!(
             check(&["xxxyyyy"], VENDOR, "1669872112", now),
-            Err(Refusal::Mismatch)
+            Err(SignatureError::Mismatch)
         );
         assert_eq!(
             check(&["xxxxyyyy"], VENDOR, "1669872113", now),
-            Err(Refusal::Mismatch)
+            Err(SignatureError::Mismatch)
         );
         for sign in ["", "zz", &VENDOR[1..], &format!("{VENDOR}00")] {
             assert_eq!(
                 check(&["xxxxyyyy"], sign, "1669872112", now),
-                Err(Refusal::Mismatch)
+                Err(SignatureError::Mismatch)
             );
         }
     }
@@ -150,18 +150,18 @@ mod tests {
         let at = |now| check(&["xxxxyyyy"], VENDOR, "1669872112", now);
         assert_eq!(at(1_669_872_112 + 60), Ok(Some(1)));
         assert_eq!(at(1_669_872_112 - 60), Ok(Some(1)));
-        assert_eq!(at(1_669_872_112 + 61), Err(Refusal::Stale));
-        assert_eq!(at(1_669_872_112 - 61), Err(Refusal::Stale));
+        assert_eq!(at(1_669_872_112 + 61), Err(SignatureError::Stale));
+        assert_eq!(at(1_669_872_112 - 61), Err(SignatureError::Stale));
     }
 
     #[test]
     fn refuses_a_signed_time_that_is_no_time() {
         let sign = hex::encode(Sha256::digest(b"tsoon"));
-        assert_eq!(check(&["t"], &sign, "soon", 1), Err(Refusal::Stale));
+        assert_eq!(check(&["t"], &sign, "soon", 1), Err(SignatureError::Stale));
         let sign = hex::encode(Sha256::digest(format!("t{}", u64::MAX)));
         assert_eq!(
             check(&["t"], &sign, &u64::MAX.to_string(), 1),
-            Err(Refusal::Stale)
+            Err(SignatureError::Stale)
         );
     }
 
@@ -173,9 +173,9 @@ mod tests {
     #[test]
     fn refuses_what_is_not_signed() {
         let tokens = Tokens(vec![Secret::from("t".to_owned())]);
-        let now = Millis::new(0).unwrap();
+        let now = UnixMillis::new(0).unwrap();
         let query = Query::parse("RequestTime=0");
         let answer = check_signature(&tokens, Duration::from_secs(60), &query, now);
-        assert_eq!(answer, Err(Refusal::Missing));
+        assert_eq!(answer, Err(SignatureError::Missing));
     }
 }

@@ -35,7 +35,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 
-use self::callbacks::{Callbacks, Clock, EventTimeForm, Kind, PayloadVersion};
+use self::callbacks::{CallbackKind, Callbacks, Clock, EventTimeForm, PayloadVersion};
 use self::request::{Endpoint, Vendor};
 use self::traffic::Traffic;
 use crate::setting::{Secret, Timeout};
@@ -45,7 +45,7 @@ const MAX_FIRST_SEQ: u64 = 1 << 53;
 
 /// Act as the vendor: send callbacks to a running relay and report how they are answered.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Args {
+pub struct SendArgs {
     /// Where the relay takes callbacks; parameters of its own are kept
     #[arg(long, default_value = "http://127.0.0.1:8080/")]
     url: Endpoint,
@@ -64,8 +64,8 @@ pub struct Args {
     token_file: Option<PathBuf>,
 
     /// What is sent
-    #[arg(long, value_enum, default_value_t = Command::Group, help_heading = "Callbacks")]
-    command: Command,
+    #[arg(long, value_enum, default_value_t = SendCommand::Group, help_heading = "Callbacks")]
+    command: SendCommand,
 
     /// Version of the vendor's documents that the bodies follow
     #[arg(long, value_enum, default_value_t = PayloadVersion::V3, value_name = "VERSION", help_heading = "Callbacks")]
@@ -134,7 +134,7 @@ pub struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Command {
+enum SendCommand {
     /// A group message was recalled
     Group,
     /// A message between two users was recalled
@@ -149,15 +149,19 @@ enum Command {
     Other,
 }
 
-impl Command {
-    const fn kinds(self) -> &'static [Kind] {
+impl SendCommand {
+    const fn kinds(self) -> &'static [CallbackKind] {
         match self {
-            Self::Group => &[Kind::Group],
-            Self::C2c => &[Kind::C2c],
-            Self::OfficialAccount => &[Kind::OfficialAccount],
-            Self::All => &[Kind::Group, Kind::C2c, Kind::OfficialAccount],
-            Self::Probe => &[Kind::Probe],
-            Self::Other => &[Kind::Other],
+            Self::Group => &[CallbackKind::Group],
+            Self::C2c => &[CallbackKind::C2c],
+            Self::OfficialAccount => &[CallbackKind::OfficialAccount],
+            Self::All => &[
+                CallbackKind::Group,
+                CallbackKind::C2c,
+                CallbackKind::OfficialAccount,
+            ],
+            Self::Probe => &[CallbackKind::Probe],
+            Self::Other => &[CallbackKind::Other],
         }
     }
 }
@@ -169,11 +173,11 @@ impl Command {
 /// # Errors
 /// Fails where the relay cannot be reached to begin with, or where a callback was not answered with
 /// HTTP 200, OK and `ErrorCode` 0; with a [`clap::Error`] where the options do not go together.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub async fn run(args: SendArgs) -> anyhow::Result<()> {
     send(args, &mut io::stdout()).await
 }
 
-async fn send(args: Args, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
+async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
     let token = token(&args)?;
     let conversations = args.conversations.unwrap_or(args.connections);
     if args.connections > conversations {
@@ -241,12 +245,12 @@ fn print(traffic: &Traffic, out: &mut impl Write) -> anyhow::Result<()> {
 
 /// Options that do not go together, in a way that clap has no word for.
 fn bad_usage(problem: &str) -> clap::Error {
-    <Args as clap::Args>::augment_args(clap::Command::new("recall-relay send"))
+    <SendArgs as clap::Args>::augment_args(clap::Command::new("recall-relay send"))
         .error(clap::error::ErrorKind::ArgumentConflict, problem)
 }
 
 /// Finds the token: what the command line names, else what the environment has for the relay.
-fn token(args: &Args) -> anyhow::Result<Option<Secret>> {
+fn token(args: &SendArgs) -> anyhow::Result<Option<Secret>> {
     // Not clap's `env`: a variable of the relay would then beat, or clash with, the other option.
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let named = args.token.is_some() || args.token_file.is_some();

@@ -8,13 +8,13 @@ use crate::config::Config;
 use crate::{spool, telemetry};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct SpoolArgs {
     #[command(subcommand)]
-    command: Command,
+    command: SpoolCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum SpoolCommand {
     /// Let go of the events that a sink which is not configured any more has not confirmed
     Forget {
         /// The sink's name: `kafka` or `rabbitmq`
@@ -23,9 +23,9 @@ enum Command {
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
-pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
+pub(super) fn run(args: &SpoolArgs, config: &Config) -> anyhow::Result<()> {
     let _log = telemetry::start(&config.log)?;
-    let Command::Forget { sink } = &args.command;
+    let SpoolCommand::Forget { sink } = &args.command;
     if app::sink_names(config).contains(&sink.as_str()) {
         bail!("{sink} is configured: without its cursor it would publish every event again");
     }

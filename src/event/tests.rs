@@ -3,7 +3,7 @@ use super::*;
 const MSG_ID: &str = "144115213033478435-1739361321-2512805311";
 const TOPIC: &str = "@TGS#_@TGS#cQVLVHIM62CJ@TOPIC#_TestTopic";
 
-fn group<'a>(topic_id: Option<&'a str>, messages: Vec<Message<'a>>) -> Recalled<'a> {
+fn group<'a>(topic_id: Option<&'a str>, messages: Vec<RecalledMessage<'a>>) -> Recalled<'a> {
     Recalled {
         sdk_app_id: 1_400_000_001,
         command: "Group.CallbackAfterRecallMsg",
@@ -14,8 +14,8 @@ fn group<'a>(topic_id: Option<&'a str>, messages: Vec<Message<'a>>) -> Recalled<
         },
         operator_id: Some("admin"),
         messages,
-        recalled_at: Millis::new(1_670_574_414_123),
-        received_at: Millis(1_670_574_414_201),
+        recalled_at: UnixMillis::new(1_670_574_414_123),
+        received_at: UnixMillis(1_670_574_414_201),
         client: Client::default(),
     }
 }
@@ -31,12 +31,12 @@ fn c2c() -> Recalled<'static> {
         recalled_at: None,
         ..group(
             None,
-            vec![Message::Keyed {
+            vec![RecalledMessage::Keyed {
                 key: "48374_2837546_1557481126",
                 parts: Some(KeyParts {
                     seq: 48374,
                     random: 2_837_546,
-                    sent_at: Millis(1_557_481_126_000),
+                    sent_at: UnixMillis(1_557_481_126_000),
                 }),
             }],
         )
@@ -57,11 +57,11 @@ fn the_namespace_is_derived_as_documented() {
 
 #[test]
 fn ids_are_those_of_the_published_vectors() {
-    let with_id = Message::Group {
+    let with_id = RecalledMessage::Group {
         seq: 130,
         id: Some(MSG_ID),
     };
-    let without = Message::Group { seq: 130, id: None };
+    let without = RecalledMessage::Group { seq: 130, id: None };
     let ids = [
         group(Some(TOPIC), vec![with_id]).event().id,
         group(None, vec![without]).event().id,
@@ -81,7 +81,7 @@ fn ids_are_those_of_the_published_vectors() {
 fn details_do_not_count_for_the_id() {
     let one = group(
         None,
-        vec![Message::Group {
+        vec![RecalledMessage::Group {
             seq: 130,
             id: Some(MSG_ID),
         }],
@@ -93,8 +93,8 @@ fn details_do_not_count_for_the_id() {
             topic_id: None,
         },
         operator_id: Some("someone else"),
-        recalled_at: Millis::new(1),
-        received_at: Millis(2),
+        recalled_at: UnixMillis::new(1),
+        received_at: UnixMillis(2),
         client: Client {
             ip: Some("127.0.0.1".into()),
             platform: None,
@@ -108,7 +108,7 @@ fn details_do_not_count_for_the_id() {
 fn a_group_event_is_published_byte_for_byte_like_this() {
     let mut recalled = group(
         Some(TOPIC),
-        vec![Message::Group {
+        vec![RecalledMessage::Group {
             seq: 130,
             id: Some(MSG_ID),
         }],
@@ -165,7 +165,7 @@ fn a_rejected_callback_keeps_its_bytes_whatever_they_are() {
         command: None,
         query: "SdkAppid=7",
         body: b"{\"a\":",
-        received_at: Millis(0),
+        received_at: UnixMillis(0),
     };
     let event = rejected.event();
     assert_eq!(event.kind, Kind::Rejected);
@@ -190,7 +190,7 @@ fn a_rejected_body_is_base64_if_that_is_shorter() {
             command: None,
             query: "SdkAppid=7",
             body,
-            received_at: Millis(0),
+            received_at: UnixMillis(0),
         }
     }
     let largest = vec![1; 256 << 10];
@@ -213,7 +213,7 @@ fn a_rejected_body_is_base64_if_that_is_shorter() {
 
 #[test]
 fn what_sinks_need_to_know_stands_beside_the_body() {
-    let message = || vec![Message::Group { seq: 1, id: None }];
+    let message = || vec![RecalledMessage::Group { seq: 1, id: None }];
     let plain = group(None, message()).event();
     let topic = group(Some(TOPIC), message()).event();
     let rejected = Rejected {
@@ -223,7 +223,7 @@ fn what_sinks_need_to_know_stands_beside_the_body() {
         command: None,
         query: "",
         body: b"",
-        received_at: Millis(5),
+        received_at: UnixMillis(5),
     };
     for (event, app, subject, group_type) in [
         (plain, "1400000001", Some("1213456"), Some("Public")),
@@ -254,7 +254,7 @@ pub(crate) fn event(number: u128, body: impl Into<Bytes>) -> Event {
         conversation: "1:group".into(),
         subject: Some("group".into()),
         group_type: None,
-        time: Millis(0),
+        time: UnixMillis(0),
         body: body.into(),
     }
 }

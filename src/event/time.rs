@@ -9,9 +9,9 @@ use serde::{Serialize, Serializer};
 
 /// Milliseconds since the Unix epoch; shown as RFC 3339 in UTC with three decimals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Millis(pub(super) i64);
+pub struct UnixMillis(pub(super) i64);
 
-impl Millis {
+impl UnixMillis {
     /// The point `millis` milliseconds after the Unix epoch; none before it or after the year 9999.
     #[must_use]
     pub fn new(millis: u64) -> Option<Self> {
@@ -39,14 +39,14 @@ impl Millis {
 
 const RFC_3339: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 
-impl fmt::Display for Millis {
+impl fmt::Display for UnixMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = Timestamp::from_millisecond(self.0).unwrap_or(Timestamp::UNIX_EPOCH);
         f.write_str(&RFC_3339.timestamp_to_string(&time))
     }
 }
 
-impl Serialize for Millis {
+impl Serialize for UnixMillis {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_string())
     }

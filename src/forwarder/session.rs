@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
-use super::pace::Pace;
-use super::{End, Flow, Forwarder};
+use super::throttle::Throttle;
+use super::{Flow, Forwarder, SessionEnd};
 use crate::event::Seq;
 use crate::sink::{CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink};
 use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
@@ -17,23 +17,23 @@ const WINDOW_BYTES: usize = 16 << 20;
 
 impl<S: Sink> Forwarder<S> {
     /// Forwards through one session until it ends.
-    pub(super) async fn forward(&mut self, mut session: S::Session) -> End {
+    pub(super) async fn forward(&mut self, mut session: S::Session) -> SessionEnd {
         let end = self.forward_until_end(&mut session).await;
         session.close().await;
         end
     }
 
-    async fn forward_until_end(&mut self, session: &mut S::Session) -> End {
+    async fn forward_until_end(&mut self, session: &mut S::Session) -> SessionEnd {
         self.flow = Flow::Flowing;
         let start = match self.start(session.committed_position()).await {
             Ok(start) => start,
-            Err(error) => return End::Lost(SessionError::unavailable("spool", error)),
+            Err(error) => return SessionEnd::Lost(SessionError::unavailable("spool", error)),
         };
         self.reader.seek(start);
         if start >= self.spool.status().last {
             self.state.up();
         }
-        let mut pace = Pace::new(self.spool.status().last);
+        let mut throttle = Throttle::new(self.spool.status().last);
         let mut quiet_since = Instant::now();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -41,13 +41,16 @@ impl<S: Sink> Forwarder<S> {
             let draining = self.stop.drain.is_cancelled();
             let position = self.reader.position();
             if draining && self.window.is_empty() && position >= self.spool.status().last {
-                return End::Stopped;
+                return SessionEnd::Stopped;
             }
-            let size = self.suspects.window(self.sink.window());
-            let capacity = self.window.capacity(size, WINDOW_BYTES).min(pace.turn());
+            let size = self.poison_search.window(self.sink.window());
+            let capacity = self
+                .window
+                .capacity(size, WINDOW_BYTES)
+                .min(throttle.batch());
             tokio::select! {
                 biased;
-                () = self.stop.now.cancelled() => return End::Stopped,
+                () = self.stop.now.cancelled() => return SessionEnd::Stopped,
                 () = self.stop.drain.cancelled(), if !draining => {}
                 progress = session.progress(&self.window) => {
                     quiet_since = Instant::now();
@@ -61,10 +64,10 @@ impl<S: Sink> Forwarder<S> {
                             quiet_since = Instant::now();
                         }
                         self.hand_over(rows, session);
-                        pace.rest(self.reader.position(), self.spool.status().last).await;
+                        throttle.pause(self.reader.position(), self.spool.status().last).await;
                     }
                     Err(error) => {
-                        return End::Lost(SessionError::unavailable("spool", error));
+                        return SessionEnd::Lost(SessionError::unavailable("spool", error));
                     }
                 },
                 _ = tick.tick() => {
@@ -115,7 +118,7 @@ impl<S: Sink> Forwarder<S> {
                 self.window.pass(seq);
                 continue;
             };
-            let refusal = self.suspects.refusal(seq);
+            let refusal = self.poison_search.refusal(seq);
             if self.window.admit(Delivery {
                 seq,
                 event,
@@ -135,7 +138,7 @@ impl<S: Sink> Forwarder<S> {
         &mut self,
         progress: Result<Progress, SessionError>,
         session: &mut S::Session,
-    ) -> Option<End> {
+    ) -> Option<SessionEnd> {
         match progress {
             Ok(Progress::Confirmed(seqs)) => {
                 let confirmed = self.window.confirm(&seqs);
@@ -157,7 +160,7 @@ impl<S: Sink> Forwarder<S> {
             Err(SessionError::Refused(refusal)) => {
                 return Some(self.one_was_refused(refusal).await);
             }
-            Err(error) => return Some(End::Lost(error)),
+            Err(error) => return Some(SessionEnd::Lost(error)),
         }
         None
     }
@@ -167,7 +170,7 @@ impl<S: Sink> Forwarder<S> {
         &mut self,
         refused: Vec<(Seq, Refusal)>,
         session: &mut S::Session,
-    ) -> Option<End> {
+    ) -> Option<SessionEnd> {
         let (mut nowhere, mut again) = (Vec::new(), Vec::new());
         for (seq, refusal) in refused {
             let Some(mut delivery) = self.window.delivery(seq).cloned() else {
@@ -178,7 +181,7 @@ impl<S: Sink> Forwarder<S> {
                 continue;
             }
             self.log_refusal(seq, &refusal);
-            self.suspects.condemn(seq, refusal.clone());
+            self.poison_search.mark_poison(seq, refusal.clone());
             delivery.refusal = Some(refusal);
             self.window.replace(delivery);
             again.push(seq);
@@ -187,11 +190,11 @@ impl<S: Sink> Forwarder<S> {
             session.publish(&self.window, &again);
         }
         let error = self.store_dead_letters(nowhere).await.err()?;
-        Some(End::Lost(SessionError::unavailable("spool", error)))
+        Some(SessionEnd::Lost(SessionError::unavailable("spool", error)))
     }
 
     /// Some event in flight was refused and ended the session. If it was alone, it is this one.
-    async fn one_was_refused(&mut self, refusal: Refusal) -> End {
+    async fn one_was_refused(&mut self, refusal: Refusal) -> SessionEnd {
         let mut in_flight = self.window.in_flight();
         let dead_letters = if refusal.is_of_dead_letters() {
             // No need to search: none of the dead letters in flight would be taken.
@@ -204,28 +207,28 @@ impl<S: Sink> Forwarder<S> {
             let others = in_flight.count();
             match first {
                 Some(_) if others > 0 => {
-                    self.suspects.narrow(others + 1, self.window.last());
-                    return End::Again;
+                    self.poison_search.bisect(others + 1, self.window.last());
+                    return SessionEnd::Again;
                 }
                 Some(delivery) if !delivery.is_dead_letter() => {
                     let seq = delivery.seq;
                     self.log_refusal(seq, &refusal);
-                    self.suspects.condemn_alone(seq, refusal);
-                    return End::Again;
+                    self.poison_search.mark_poison_alone(seq, refusal);
+                    return SessionEnd::Again;
                 }
                 Some(delivery) => {
-                    self.suspects.found(delivery.seq);
+                    self.poison_search.found(delivery.seq);
                     vec![self.dead_letter(delivery, &refusal)]
                 }
                 None => Vec::new(),
             }
         };
         if dead_letters.is_empty() {
-            return End::Lost(SessionError::Refused(refusal));
+            return SessionEnd::Lost(SessionError::Refused(refusal));
         }
         match self.store_dead_letters(dead_letters).await {
-            Ok(()) => End::Again,
-            Err(error) => End::Lost(SessionError::unavailable("spool", error)),
+            Ok(()) => SessionEnd::Again,
+            Err(error) => SessionEnd::Lost(SessionError::unavailable("spool", error)),
         }
     }
 
@@ -256,7 +259,7 @@ impl<S: Sink> Forwarder<S> {
         self.window.confirm(&seqs);
         for seq in seqs {
             // An event that the broker refused first was counted then.
-            if !self.suspects.is_condemned(seq) {
+            if !self.poison_search.is_poison(seq) {
                 self.state.refused();
             }
         }
@@ -275,7 +278,7 @@ impl<S: Sink> Forwarder<S> {
     fn move_cursor(&mut self) {
         if let Some(seq) = self.window.advance() {
             self.cursor.advance(seq);
-            if self.suspects.passed(seq) {
+            if self.poison_search.passed(seq) {
                 self.sink.make_smaller_batches();
             }
         }

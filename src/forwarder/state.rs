@@ -28,7 +28,7 @@ pub enum Health {
 
 /// What a forwarder has done since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Figures {
+pub struct SinkMetrics {
     /// Events that the broker confirmed.
     pub confirmed: u64,
     /// Events that the broker will never take.
@@ -37,14 +37,14 @@ pub struct Figures {
 
 /// A sink's state; clones share it.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct SinkState {
     sink: &'static str,
     health: Arc<watch::Sender<Health>>,
     confirmed: Arc<AtomicU64>,
     refused: Arc<AtomicU64>,
 }
 
-impl State {
+impl SinkState {
     /// The state of a sink that is not connected yet.
     #[must_use]
     pub fn new(sink: &'static str) -> Self {
@@ -70,8 +70,8 @@ impl State {
 
     /// What was done since the start.
     #[must_use]
-    pub fn figures(&self) -> Figures {
-        Figures {
+    pub fn metrics(&self) -> SinkMetrics {
+        SinkMetrics {
             confirmed: self.confirmed.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }

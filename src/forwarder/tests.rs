@@ -176,7 +176,7 @@ impl Session for FakeSession {
 struct Rig {
     spool: Spool,
     broker: Broker,
-    state: State,
+    state: SinkState,
     stop: Stop,
     cursor: Cursor,
     task: tokio::task::JoinHandle<()>,
@@ -195,7 +195,7 @@ impl Rig {
         let spool = Spool::open(&config, &["fake"]).unwrap().spool;
         let (cursor, state, stop) = (
             spool.cursor("fake").unwrap(),
-            State::new("fake"),
+            SinkState::new("fake"),
             Stop::default(),
         );
         let mut forwarder = Forwarder::new(

@@ -5,9 +5,9 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
-use super::gate::Refusal;
+use super::auth::AuthError;
 use super::{Kept, NotKept};
-use crate::callback::{self, Fault};
+use crate::callback::{self, ParseError};
 
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,11 +25,11 @@ pub(super) enum Outcome {
     /// The peer went away while it sent the body.
     Broken,
     /// A recall that is not let in.
-    Refused(Refusal),
+    Refused(AuthError),
     /// A recall that was not understood, and is kept whole.
-    Rejected(Fault),
+    Rejected(ParseError),
     /// A recall that was not understood and is not kept, and why not.
-    Dropped(Fault, NotKept),
+    Dropped(ParseError, NotKept),
     /// An event that is not kept.
     NotKept(NotKept),
 }

@@ -7,35 +7,35 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Answered {
+pub(super) struct AnswerLabels {
     pub(super) command: &'static str,
     pub(super) outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Field {
+pub(super) struct FieldLabels {
     pub(super) field: &'static str,
     pub(super) problem: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Command {
+pub(super) struct CommandLabels {
     pub(super) command: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Token {
+pub(super) struct TokenLabels {
     pub(super) token: u32,
 }
 
 /// The receiver's figures.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    pub(super) callbacks: Family<Answered, Counter>,
+    pub(super) callbacks: Family<AnswerLabels, Counter>,
     pub(super) answer_seconds: Histogram,
-    pub(super) fields: Family<Field, Counter>,
-    pub(super) signatures: Family<Token, Counter>,
-    pub(super) bad_signatures: Family<Command, Counter>,
+    pub(super) fields: Family<FieldLabels, Counter>,
+    pub(super) signatures: Family<TokenLabels, Counter>,
+    pub(super) bad_signatures: Family<CommandLabels, Counter>,
 }
 
 /// The vendor waits 2 s: what happens near that has to be seen.

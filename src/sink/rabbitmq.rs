@@ -10,10 +10,10 @@
 
 mod connect;
 mod keyed_queue;
-mod line;
 mod message;
 mod publish_batch;
 mod session;
+mod socket;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -150,7 +150,7 @@ impl Serialize for ShortName {
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} {problem}")]
-pub struct ConfigError {
+pub struct SettingError {
     /// The setting's key.
     pub key: &'static str,
     /// What is wrong with it; never its value.
@@ -162,9 +162,9 @@ impl Config {
     ///
     /// # Errors
     /// Says which setting is wrong, and why.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), SettingError> {
         let error = |key, problem: &str| {
-            Err(ConfigError {
+            Err(SettingError {
                 key,
                 problem: problem.to_owned(),
             })
@@ -189,7 +189,7 @@ impl Config {
     }
 
     /// The hosts to try, in turn.
-    fn uris(&self) -> Result<Vec<AMQPUri>, ConfigError> {
+    fn uris(&self) -> Result<Vec<AMQPUri>, SettingError> {
         self.uri
             .expose()
             .split(',')
@@ -197,7 +197,7 @@ impl Config {
             .filter(|uri| !uri.is_empty())
             .enumerate()
             .map(|(index, uri)| {
-                let problem = |problem: &str| ConfigError {
+                let problem = |problem: &str| SettingError {
                     key: "rabbitmq.uri",
                     problem: format!("{problem} (number {} of the list)", index + 1),
                 };

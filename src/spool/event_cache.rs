@@ -13,16 +13,16 @@ const OVERHEAD: usize = size_of::<Event>() + 128;
 
 /// A bounded window of events that are on disk; the oldest go first.
 #[derive(Debug, Default)]
-pub(super) struct EventCache(Mutex<Window>);
+pub(super) struct EventCache(Mutex<CachedEvents>);
 
 #[derive(Debug, Default)]
-struct Window {
+struct CachedEvents {
     events: VecDeque<(Seq, Arc<Event>)>,
     bytes: usize,
 }
 
 impl EventCache {
-    fn window(&self) -> MutexGuard<'_, Window> {
+    fn window(&self) -> MutexGuard<'_, CachedEvents> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -23,7 +23,7 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum WriterCommand {
     Append(Append),
     StoreDeadLetters {
         letters: Vec<DeadLetter>,
@@ -32,7 +32,7 @@ pub(super) enum Command {
     Close,
 }
 
-impl Command {
+impl WriterCommand {
     fn bytes(&self) -> usize {
         match self {
             Self::Append(append) => append.event.body.len(),
@@ -60,15 +60,15 @@ pub(super) enum Refused {
 /// What waits.
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     filled: Condvar,
     /// Events that may wait.
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    commands: VecDeque<Command>,
+struct QueueState {
+    commands: VecDeque<WriterCommand>,
     /// Somebody gathers, and will wake the writer.
     gathering: bool,
     /// The writer may take what there is.
@@ -96,7 +96,7 @@ impl Queue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -111,7 +111,7 @@ impl Queue {
             if state.commands.len() >= self.capacity {
                 return Err(Refused::Full);
             }
-            state.commands.push_back(Command::Append(append));
+            state.commands.push_back(WriterCommand::Append(append));
             if state.gathering || state.released {
                 return Ok(());
             }
@@ -132,7 +132,7 @@ impl Queue {
     }
 
     /// Puts a command there, however many wait, and wakes the writer.
-    pub(super) fn put(&self, command: Command) -> Result<(), Refused> {
+    pub(super) fn put(&self, command: WriterCommand) -> Result<(), Refused> {
         let mut state = self.state();
         if state.closed {
             return Err(Refused::Closed);
@@ -143,7 +143,7 @@ impl Queue {
     }
 
     /// Wakes the writer.
-    fn release(&self, mut state: MutexGuard<'_, State>) {
+    fn release(&self, mut state: MutexGuard<'_, QueueState>) {
         state.released = true;
         drop(state);
         self.filled.notify_one();
@@ -151,8 +151,8 @@ impl Queue {
 
     /// Waits until the queue is released or `timeout` has passed. Returns up to `limit` commands and about
     /// [`BYTES_AT_ONCE`]; none if the queue is closed and empty.
-    pub(super) fn take(&self, limit: usize, timeout: Duration) -> Option<Vec<Command>> {
-        let sleeping = |state: &mut State| !state.released && !state.closed;
+    pub(super) fn take(&self, limit: usize, timeout: Duration) -> Option<Vec<WriterCommand>> {
+        let sleeping = |state: &mut QueueState| !state.released && !state.closed;
         let woken = self
             .filled
             .wait_timeout_while(self.state(), timeout, sleeping);
@@ -161,7 +161,7 @@ impl Queue {
             return None;
         }
         let mut bytes = 0;
-        let fits = |command: &&Command| {
+        let fits = |command: &&WriterCommand| {
             let fits = bytes < BYTES_AT_ONCE;
             bytes += command.bytes();
             fits
@@ -196,9 +196,9 @@ mod tests {
     use super::*;
     use crate::event::tests::event;
 
-    type Outcome = oneshot::Receiver<Result<Appended, AppendError>>;
+    type Reply = oneshot::Receiver<Result<Appended, AppendError>>;
 
-    fn append(number: u128) -> (Append, Outcome) {
+    fn append(number: u128) -> (Append, Reply) {
         let (reply, outcome) = oneshot::channel();
         let append = Append {
             event: Arc::new(event(number, "")),
@@ -208,9 +208,9 @@ mod tests {
         (append, outcome)
     }
 
-    fn numbers(commands: Option<Vec<Command>>) -> Vec<u128> {
+    fn numbers(commands: Option<Vec<WriterCommand>>) -> Vec<u128> {
         let number = |command| match command {
-            Command::Append(append) => append.event.id.as_u128(),
+            WriterCommand::Append(append) => append.event.id.as_u128(),
             other => panic!("{other:?}"),
         };
         commands.unwrap().into_iter().map(number).collect()
@@ -289,9 +289,12 @@ mod tests {
         for (number, outcome) in [(1, Ok(())), (2, Ok(())), (3, Err(Refused::Full))] {
             assert_eq!(queue.append(append(number).0).await, outcome);
         }
-        assert_eq!(queue.put(Command::Close), Ok(()));
+        assert_eq!(queue.put(WriterCommand::Close), Ok(()));
         let taken = queue.take(10, Duration::MAX).unwrap();
-        assert!(matches!(taken[..], [_, _, Command::Close]), "{taken:?}");
+        assert!(
+            matches!(taken[..], [_, _, WriterCommand::Close]),
+            "{taken:?}"
+        );
         assert_eq!(queue.append(append(4).0).await, Ok(()));
     }
 
@@ -302,7 +305,7 @@ mod tests {
         queue.append(one).await.unwrap();
         queue.close();
         assert_eq!(queue.append(append(2).0).await, Err(Refused::Closed));
-        assert_eq!(queue.put(Command::Close), Err(Refused::Closed));
+        assert_eq!(queue.put(WriterCommand::Close), Err(Refused::Closed));
         assert_eq!(numbers(queue.take(10, Duration::MAX)), [1]);
         assert!(queue.take(10, Duration::MAX).is_none());
 

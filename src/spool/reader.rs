@@ -14,7 +14,7 @@ use super::schema::{COLUMNS, StoredEvent};
 use super::shared::Suspicion;
 use super::store::is_damage;
 use super::{Shared, Status, schema};
-use crate::event::{Event, Millis, Seq};
+use crate::event::{Event, Seq, UnixMillis};
 use crate::telemetry::chain;
 
 /// Why the spool could not be read. If that is damage, and it lasts, the spool has failed, too: the next start keeps
@@ -179,11 +179,11 @@ pub(super) fn event(path: &Path, seq: Seq) -> Result<Option<Event>, ReadError> {
 }
 
 /// When the oldest event after `position` was appended.
-pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<Millis>, ReadError> {
+pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<UnixMillis>, ReadError> {
     let oldest = "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1";
     let connection = open(path)?;
     let millis = connection.query_row(oldest, [position.0], |row| row.get(0));
-    Ok(millis.optional()?.and_then(Millis::new))
+    Ok(millis.optional()?.and_then(UnixMillis::new))
 }
 
 /// Reads at most `limit` rows from number `expected` on. `last` is there, or in a known gap.

@@ -9,7 +9,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, Statement, params};
 use uuid::Uuid;
 
-use crate::event::{Event, Kind, Millis, Seq};
+use crate::event::{Event, Kind, Seq, UnixMillis};
 
 /// `PRAGMA application_id`: `RRly` in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
@@ -171,7 +171,7 @@ pub(super) fn decode(seq: Seq, columns: [ValueRef<'_>; COLUMNS]) -> Option<Store
         conversation: str::from_utf8(conversation).ok()?.into(),
         subject: subject.as_str_or_null().ok()?.map(Into::into),
         group_type: group_type.as_str_or_null().ok()?.map(Into::into),
-        time: Millis::new(u64::try_from(time).ok()?)?,
+        time: UnixMillis::new(u64::try_from(time).ok()?)?,
         body: Bytes::copy_from_slice(body),
     };
     let is_whole = i64::from(checksum(seq, appended_at, &event)) == found;

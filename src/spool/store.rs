@@ -18,7 +18,7 @@ use super::salvage::{self, Gap, SalvageReport};
 use super::saved_cursor::SavedCursor;
 use super::watermark::Watermark;
 use super::{AppendError, Appended, Config, Cursor, quota, schema};
-use crate::event::{Event, Kind, Millis, Seq};
+use crate::event::{Event, Kind, Seq, UnixMillis};
 
 use errors::classify;
 pub(super) use errors::is_damage;
@@ -141,7 +141,7 @@ impl Store {
         moved: &BTreeMap<String, SavedCursor>,
         purge: Option<Purge>,
     ) -> Result<(), AppendError> {
-        let now = Millis::now().as_millis();
+        let now = UnixMillis::now().as_millis();
         self.transaction(|connection| {
             if let Some(purge) = purge {
                 purge.run(connection)?;
@@ -211,7 +211,7 @@ impl Store {
         if new > 0 && new > self.dead_letter_budget(self.rejected_bytes) {
             return Err(self.dead_letters_full());
         }
-        let now = Millis::now().as_millis();
+        let now = UnixMillis::now().as_millis();
         self.transaction(|connection| {
             let mut insert = connection.prepare_cached(
                 "INSERT OR REPLACE INTO dead_letters

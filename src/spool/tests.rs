@@ -96,10 +96,13 @@ async fn it_tells_when_the_oldest_event_that_waits_was_appended() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     assert_eq!(spool.appended_after(Seq(0)).unwrap(), None);
-    let before = Millis::now();
+    let before = UnixMillis::now();
     append_all(&spool, 1..=2).await;
     let appended = spool.appended_after(Seq(0)).unwrap().unwrap();
-    assert!((before..=Millis::now()).contains(&appended), "{appended}");
+    assert!(
+        (before..=UnixMillis::now()).contains(&appended),
+        "{appended}"
+    );
     assert!(spool.appended_after(Seq(1)).unwrap().unwrap() >= appended);
     assert_eq!(spool.appended_after(Seq(2)).unwrap(), None);
 }
@@ -203,7 +206,7 @@ async fn what_an_event_tells_is_read_back() {
         conversation: format!("7:{number}").into(),
         subject: number.is_multiple_of(2).then(|| "a:b".into()),
         group_type: (!number.is_multiple_of(2)).then(|| "Public".into()),
-        time: Millis::new(u64::try_from(number).unwrap()).unwrap(),
+        time: UnixMillis::new(u64::try_from(number).unwrap()).unwrap(),
         ..event(number)
     };
     let events: Vec<Event> = (1..).zip(kinds).map(event).collect();
@@ -544,17 +547,17 @@ fn planted_links_are_not_followed() {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum SpoolStep {
     Append(u8),
     Advance(u8),
     Reopen,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<SpoolStep>> {
     let step = prop_oneof![
-        4 => any::<u8>().prop_map(Step::Append),
-        2 => any::<u8>().prop_map(Step::Advance),
-        1 => Just(Step::Reopen),
+        4 => any::<u8>().prop_map(SpoolStep::Append),
+        2 => any::<u8>().prop_map(SpoolStep::Advance),
+        1 => Just(SpoolStep::Reopen),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -577,7 +580,7 @@ proptest! {
             let mut confirmed = 0;
             for step in steps {
                 match step {
-                    Step::Append(number) => {
+                    SpoolStep::Append(number) => {
                         let number = u128::from(number);
                         let text = format!("event {number}");
                         let known = model.iter().any(|(_, known)| *known == text);
@@ -590,11 +593,11 @@ proptest! {
                             Appended::Repeated => assert!(known),
                         }
                     }
-                    Step::Advance(by) => {
+                    SpoolStep::Advance(by) => {
                         confirmed = (confirmed + u64::from(by % 5)).min(model.len() as u64);
                         spool.cursor("sink").unwrap().advance(Seq(confirmed));
                     }
-                    Step::Reopen => {
+                    SpoolStep::Reopen => {
                         spool.close().await;
                         spool = open(&config);
                         assert_eq!(spool.cursor("sink").unwrap().position(), Seq(confirmed));

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::event_cache::EventCache;
-use super::queue::{Command, Queue};
+use super::queue::{Queue, WriterCommand};
 use super::quota::{ENOUGH, HEADROOM};
 use super::salvage;
 use super::shared::Suspicion;
@@ -156,14 +156,14 @@ impl Writer {
             let mut dead_letters = Vec::new();
             for command in taken.into_iter().flatten() {
                 match command {
-                    Command::Append(append) => {
+                    WriterCommand::Append(append) => {
                         events.push(append.event);
                         waiters.push((append.reply, append.permit));
                     }
-                    Command::StoreDeadLetters { letters, reply } => {
+                    WriterCommand::StoreDeadLetters { letters, reply } => {
                         dead_letters.push((letters, reply));
                     }
-                    Command::Close => closing = true,
+                    WriterCommand::Close => closing = true,
                 }
             }
             if self

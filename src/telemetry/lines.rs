@@ -21,7 +21,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is tried to put something there while there is no room.
 const TRY_EVERY: Duration = Duration::from_millis(10);
 
-enum Message {
+enum LogMessage {
     Line(Vec<u8>),
     /// Everything before it was written.
     Flush(SyncSender<()>),
@@ -29,7 +29,7 @@ enum Message {
 
 /// Where lines are put.
 #[derive(Debug, Clone)]
-pub(super) struct Lines(SyncSender<Message>);
+pub(super) struct Lines(SyncSender<LogMessage>);
 
 impl Lines {
     /// Starts the thread.
@@ -45,7 +45,7 @@ impl Lines {
     pub(super) fn flush_all(&self) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         let (done, flushed) = sync_channel(1);
-        let mut message = Message::Flush(done);
+        let mut message = LogMessage::Flush(done);
         while let Err(TrySendError::Full(back)) = self.0.try_send(message) {
             if Instant::now() >= deadline {
                 return;
@@ -59,7 +59,7 @@ impl Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.0.try_send(Message::Line(line.to_vec())).is_err() {
+        if self.0.try_send(LogMessage::Line(line.to_vec())).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -70,15 +70,15 @@ impl Write for Lines {
     }
 }
 
-fn write(waiting: &Receiver<Message>) {
+fn write(waiting: &Receiver<LogMessage>) {
     for message in waiting {
         match message {
-            Message::Line(line) => {
+            LogMessage::Line(line) => {
                 if io::stderr().write_all(&line).is_err() {
                     DROPPED.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Message::Flush(done) => drop(done.send(())),
+            LogMessage::Flush(done) => drop(done.send(())),
         }
     }
 }
@@ -98,7 +98,7 @@ mod tests {
             DROPPED.load(Ordering::Relaxed) - before
         };
         assert_eq!([write(b"a"), write(b"b"), write(b"c")], [0, 1, 1]);
-        assert!(matches!(queue.recv().unwrap(), Message::Line(line) if line == b"a"));
+        assert!(matches!(queue.recv().unwrap(), LogMessage::Line(line) if line == b"a"));
         assert_eq!(write(b"d"), 0);
     }
 }

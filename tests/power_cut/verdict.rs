@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use recall_relay::event::{Event, Kind, Millis, Seq};
+use recall_relay::event::{Event, Kind, Seq, UnixMillis};
 use recall_relay::setting::Size;
 use recall_relay::spool::{Appended, Config, Row, Spool};
 use tokio::runtime::Runtime;
@@ -91,7 +91,7 @@ impl Judge {
             conversation: "1:group".into(),
             subject: None,
             group_type: None,
-            time: Millis::now(),
+            time: UnixMillis::now(),
             body: Bytes::from_static(b"one more"),
         };
         let Ok(Appended::New(next)) = spool.append(event).await else {

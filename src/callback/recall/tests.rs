@@ -6,25 +6,25 @@ use super::*;
 
 const APP: u64 = 1_400_000_001;
 
-fn read(query: &str, body: &[u8]) -> Result<Understood, Fault> {
+fn read(query: &str, body: &[u8]) -> Result<ParsedRecall, ParseError> {
     let query = Query::parse(query);
     match classify(&query, body) {
-        Class::Recall { recall, body } => understand(
+        Class::Recall { recall, body } => parse_recall(
             APP,
             recall,
             &query,
             &body,
-            Millis::new(1_670_574_414_201).unwrap(),
+            UnixMillis::new(1_670_574_414_201).unwrap(),
         ),
         class => panic!("not a recall: {class:?}"),
     }
 }
 
-fn understood(body: &str) -> (Value, Vec<Oddity>) {
+fn parsed(body: &str) -> (Value, Vec<IgnoredField>) {
     let query = "ClientIP=127.0.0.1&OptPlatform=RESTAPI";
-    let understood = read(query, body.as_bytes()).unwrap();
-    let event = serde_json::from_slice(&understood.event.body).unwrap();
-    (event, understood.oddities)
+    let parsed = read(query, body.as_bytes()).unwrap();
+    let event = serde_json::from_slice(&parsed.event.body).unwrap();
+    (event, parsed.ignored_fields)
 }
 
 fn fault(body: &str) -> String {
@@ -38,7 +38,7 @@ fn group(fields: &str) -> String {
 
 #[test]
 fn reads_the_first_version_of_a_group_recall() {
-    let (event, oddities) = understood(
+    let (event, ignored_fields) = parsed(
         r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Public","GroupId":"1213456","MsgSeqList":[{"MsgSeq":130}]}"#,
     );
     assert_eq!(event["id"], "283a5b40-927f-5ff4-a7dc-2ca63c4f555c");
@@ -49,33 +49,36 @@ fn reads_the_first_version_of_a_group_recall() {
     assert_eq!(event["data"]["messages"], json!([{"seq":130}]));
     assert_eq!(event["time"], event["data"]["received_at"]);
     assert_eq!(
-        oddities,
-        [Oddity::Missing("MsgId"), Oddity::Missing("EventTime")]
+        ignored_fields,
+        [
+            IgnoredField::Missing("MsgId"),
+            IgnoredField::Missing("EventTime")
+        ]
     );
 }
 
 #[test]
 fn reads_the_latest_version_with_the_time_as_text_or_number() {
     let body = r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Community","GroupId":"1213456","MsgSeqList":[{"MsgSeq":130,"MsgId":"144115213033478435-1739361321-2512805311"}],"TopicId":"@TGS#_@TGS#cQVLVHIM62CJ@TOPIC#_TestTopic","EventTime":"1670574414123"}"#;
-    let (event, oddities) = understood(body);
+    let (event, ignored_fields) = parsed(body);
     assert_eq!(event["id"], "e623ed2b-c5ef-5b1b-a59b-1584672e69fa");
     assert_eq!(event["data"]["recalled_at"], "2022-12-09T08:26:54.123Z");
     assert_eq!(
         event["data"]["client"],
         json!({"ip":"127.0.0.1","platform":"RESTAPI"})
     );
-    assert_eq!(oddities, []);
+    assert_eq!(ignored_fields, []);
 
-    let (as_number, _) = understood(&body.replace(r#""1670574414123""#, "1670574414123"));
+    let (as_number, _) = parsed(&body.replace(r#""1670574414123""#, "1670574414123"));
     assert_eq!(as_number, event);
-    let (seq_as_text, _) = understood(&body.replace(r#""MsgSeq":130"#, r#""MsgSeq":"130""#));
+    let (seq_as_text, _) = parsed(&body.replace(r#""MsgSeq":130"#, r#""MsgSeq":"130""#));
     assert_eq!(seq_as_text, event);
 }
 
 /// JSON leaves it open; the vendor does not write it.
 #[test]
 fn of_a_repeated_field_the_first_counts() {
-    let (event, _) = understood(&group(
+    let (event, _) = parsed(&group(
         r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1,"MsgSeq":2}],"GroupId":7"#,
     ));
     assert_eq!(event["subject"], "g");
@@ -84,29 +87,29 @@ fn of_a_repeated_field_the_first_counts() {
 
 #[test]
 fn an_empty_topic_is_no_topic() {
-    let with = understood(&group(
+    let with = parsed(&group(
         r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}],"TopicId":"""#,
     ));
-    let without = understood(&group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#));
+    let without = parsed(&group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#));
     assert_eq!(with, without);
 }
 
 #[test]
 fn reads_a_c2c_recall_in_both_versions() {
     let body = r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"jared","To_Account":"Jonh","MsgKey":"48374_2837546_1557481126","UnreadMsgNum":7}"#;
-    let (event, _) = understood(body);
+    let (event, _) = parsed(body);
     assert_eq!(event["id"], "4e907382-d3ee-5669-aa1b-045dfbf4084a");
     assert_eq!(event["subject"], "jared:Jonh");
-    let (event, oddities) =
-        understood(&body.replace(r#""UnreadMsgNum":7"#, r#""EventTime":1670574414123"#));
+    let (event, ignored_fields) =
+        parsed(&body.replace(r#""UnreadMsgNum":7"#, r#""EventTime":1670574414123"#));
     assert_eq!(event["id"], "4e907382-d3ee-5669-aa1b-045dfbf4084a");
     assert_eq!(event["time"], "2022-12-09T08:26:54.123Z");
-    assert_eq!(oddities, []);
+    assert_eq!(ignored_fields, []);
 }
 
 #[test]
 fn reads_the_recall_of_an_official_account() {
-    let (event, oddities) = understood(
+    let (event, ignored_fields) = parsed(
         r##"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"#TOA#_123","WithdrawMsgList":[{"MsgKey":"71_1_1698741698"},{"MsgKey":"odd"}],"EventTime":1670574414123}"##,
     );
     assert_eq!(
@@ -118,34 +121,38 @@ fn reads_the_recall_of_an_official_account() {
         event["data"]["messages"],
         json!([{"key":"71_1_1698741698","seq":71,"random":1,"sent_at":"2023-10-31T08:41:38.000Z"},{"key":"odd"}])
     );
-    assert_eq!(oddities, []);
+    assert_eq!(ignored_fields, []);
 }
 
 #[test]
 fn odd_details_are_left_out_and_reported() {
-    let (event, oddities) = understood(&group(
+    let (event, ignored_fields) = parsed(&group(
         r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1,"MsgId":7},{"MsgSeq":2,"MsgId":""}],"Type":null,"Operator_Account":[],"EventTime":"soon""#,
     ));
     assert_eq!(event["data"]["messages"], json!([{"seq":1},{"seq":2}]));
     assert!(event["data"].get("operator_id").is_none());
     assert!(event["data"].get("recalled_at").is_none());
     assert_eq!(
-        oddities,
-        ["MsgId", "Operator_Account", "Type", "EventTime"].map(Oddity::Unusable)
+        ignored_fields,
+        ["MsgId", "Operator_Account", "Type", "EventTime"].map(IgnoredField::Unusable)
     );
 }
 
 #[test]
 fn odd_clients_are_left_out() {
     let body = group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#);
-    let understood = read("ClientIP=nowhere&OptPlatform=", body.as_bytes()).unwrap();
-    let event: Value = serde_json::from_slice(&understood.event.body).unwrap();
+    let parsed = read("ClientIP=nowhere&OptPlatform=", body.as_bytes()).unwrap();
+    let event: Value = serde_json::from_slice(&parsed.event.body).unwrap();
     assert!(event["data"].get("client").is_none());
-    assert!(understood.oddities.contains(&Oddity::Unusable("ClientIP")));
     assert!(
-        understood
-            .oddities
-            .contains(&Oddity::Unusable("OptPlatform"))
+        parsed
+            .ignored_fields
+            .contains(&IgnoredField::Unusable("ClientIP"))
+    );
+    assert!(
+        parsed
+            .ignored_fields
+            .contains(&IgnoredField::Unusable("OptPlatform"))
     );
 }
 
@@ -219,7 +226,7 @@ fn query_and_body_must_name_the_same_command() {
 
 #[test]
 fn the_largest_sequence_number_is_kept_exactly() {
-    let (event, _) = understood(&group(&format!(
+    let (event, _) = parsed(&group(&format!(
         r#""GroupId":"g","MsgSeqList":[{{"MsgSeq":{}}}]"#,
         u64::MAX
     )));
@@ -231,7 +238,7 @@ proptest! {
     fn reads_any_bytes_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let query = Query::parse("CallbackCommand=Group.CallbackAfterRecallMsg");
         if let Class::Recall { recall, body } = classify(&query, &body) {
-            let _ = understand(APP, recall, &query, &body, Millis::now());
+            let _ = parse_recall(APP, recall, &query, &body, UnixMillis::now());
         }
     }
 

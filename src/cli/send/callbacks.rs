@@ -14,7 +14,7 @@ const REPEATABLE_START_MS: u64 = 1_670_574_414_123;
 
 /// What the callback tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum CallbackKind {
     /// A group message was recalled.
     Group,
     /// A message between two users was recalled.
@@ -27,7 +27,7 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl CallbackKind {
     /// The vendor's name of it, as in the query.
     pub const fn command(self) -> &'static str {
         match self {
@@ -72,7 +72,7 @@ pub enum Clock {
 #[derive(Debug)]
 pub struct Callbacks {
     /// What is sent, in turn.
-    pub kinds: &'static [Kind],
+    pub kinds: &'static [CallbackKind],
     /// Form of the recall bodies.
     pub version: PayloadVersion,
     /// Form of `EventTime`.
@@ -93,7 +93,7 @@ pub struct Callbacks {
 #[derive(Debug)]
 pub struct Callback {
     /// What it tells of.
-    pub kind: Kind,
+    pub kind: CallbackKind,
     /// The bytes that are posted.
     pub body: Bytes,
 }
@@ -183,11 +183,13 @@ impl Callbacks {
             Clock::Repeatable => REPEATABLE_START_MS + number,
         };
         let body = match kind {
-            Kind::Group => serde_json::to_vec(&self.group(place, at_ms))?,
-            Kind::C2c => serde_json::to_vec(&self.c2c(place, at_ms))?,
-            Kind::OfficialAccount => serde_json::to_vec(&self.official_account(place, at_ms))?,
-            Kind::Probe => Vec::new(),
-            Kind::Other => self.other(place).into_bytes(),
+            CallbackKind::Group => serde_json::to_vec(&self.group(place, at_ms))?,
+            CallbackKind::C2c => serde_json::to_vec(&self.c2c(place, at_ms))?,
+            CallbackKind::OfficialAccount => {
+                serde_json::to_vec(&self.official_account(place, at_ms))?
+            }
+            CallbackKind::Probe => Vec::new(),
+            CallbackKind::Other => self.other(place).into_bytes(),
         };
         Ok(Callback {
             kind,
@@ -212,7 +214,7 @@ impl Callbacks {
         };
         let since_v2 = self.version >= PayloadVersion::V2;
         GroupRecall {
-            callback_command: Kind::Group.command(),
+            callback_command: CallbackKind::Group.command(),
             event_time: since_v2.then(|| self.event_time(at_ms)),
             topic_id: (since_v2 && community).then(|| format!("{group_id}@TOPIC#_send")),
             group_id,
@@ -226,7 +228,7 @@ impl Callbacks {
         let v1 = self.version == PayloadVersion::V1;
         let conversation = place.conversation;
         C2cRecall {
-            callback_command: Kind::C2c.command(),
+            callback_command: CallbackKind::C2c.command(),
             event_time: (!v1).then(|| self.event_time(at_ms)),
             from_account: format!("sender-{conversation}"),
             msg_key: msg_key(self.first_seq + place.turn, at_ms),
@@ -240,7 +242,7 @@ impl Callbacks {
             msg_key: msg_key(seq, at_ms),
         };
         OfficialAccountRecall {
-            callback_command: Kind::OfficialAccount.command(),
+            callback_command: CallbackKind::OfficialAccount.command(),
             event_time: self.event_time(at_ms),
             official_account: format!("#TOA#_{}", place.conversation),
             withdraw_msg_list: self.seqs(place, self.messages).map(message).collect(),
@@ -249,7 +251,7 @@ impl Callbacks {
 
     fn other(&self, place: Place) -> String {
         serde_json::json!({
-            "CallbackCommand": Kind::Other.command(),
+            "CallbackCommand": CallbackKind::Other.command(),
             "From_Account": "jared",
             "GroupId": format!("@TGS#send-{}", place.conversation),
             "MsgBody": [{"MsgContent": {"Text": "hello"}, "MsgType": "TIMTextElem"}],

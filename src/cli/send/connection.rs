@@ -31,7 +31,7 @@ pub struct Answer {
 
 /// Why nothing came back.
 #[derive(Debug)]
-pub enum Failure {
+pub enum SendFailure {
     /// There is no connection to be had.
     Connect(io::Error),
     /// The connection broke after the request was on its way: it may have arrived.
@@ -75,7 +75,7 @@ impl Connection {
     ///
     /// # Errors
     /// Fails where the relay cannot be reached.
-    pub async fn open(&mut self) -> Result<(), Failure> {
+    pub async fn open(&mut self) -> Result<(), SendFailure> {
         self.open = Some(Open::new(&self.endpoint).await?);
         Ok(())
     }
@@ -88,20 +88,20 @@ impl Connection {
     ///
     /// # Errors
     /// Fails where no connection can be had, or where it breaks before the answer is complete.
-    pub async fn post(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
+    pub async fn post(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, SendFailure> {
         let request = match self.open.take() {
             None => request,
             Some(mut open) => match open.exchange(request).await {
                 Ok(answer) => return Ok(self.keep(open, answer)),
-                Err(Broken::Lost(error)) => return Err(Failure::Lost(error)),
+                Err(Broken::Lost(error)) => return Err(SendFailure::Lost(error)),
                 Err(Broken::Unsent(request)) => *request,
             },
         };
         let mut open = Open::new(&self.endpoint).await?;
         match open.exchange(request).await {
             Ok(answer) => Ok(self.keep(open, answer)),
-            Err(Broken::Lost(error)) => Err(Failure::Lost(error)),
-            Err(Broken::Unsent(_)) => Err(Failure::Lost("closed before it was used".into())),
+            Err(Broken::Lost(error)) => Err(SendFailure::Lost(error)),
+            Err(Broken::Unsent(_)) => Err(SendFailure::Lost("closed before it was used".into())),
         }
     }
 
@@ -114,13 +114,13 @@ impl Connection {
 }
 
 impl Open {
-    async fn new(endpoint: &Endpoint) -> Result<Self, Failure> {
+    async fn new(endpoint: &Endpoint) -> Result<Self, SendFailure> {
         let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
-        let stream = connect.await.map_err(Failure::Connect)?;
-        stream.set_nodelay(true).map_err(Failure::Connect)?;
+        let stream = connect.await.map_err(SendFailure::Connect)?;
+        stream.set_nodelay(true).map_err(SendFailure::Connect)?;
         let (sender, io) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| Failure::Lost(error.into()))?;
+            .map_err(|error| SendFailure::Lost(error.into()))?;
         Ok(Self {
             sender,
             io: Some(Box::pin(io)),
@@ -172,7 +172,7 @@ impl fmt::Debug for Open {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for SendFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
@@ -258,6 +258,6 @@ mod tests {
         let vendor = timeout(LIMIT, connection.post(request()));
         let ((), second) = tokio::join!(reads_and_closes, vendor);
         let failure = second.expect("answered, or repeated").unwrap_err();
-        assert!(matches!(failure, Failure::Lost(_)), "{failure}");
+        assert!(matches!(failure, SendFailure::Lost(_)), "{failure}");
     }
 }

@@ -11,7 +11,7 @@ use hyper::http::uri::Scheme;
 use hyper::{Request, Uri};
 use sha2::{Digest as _, Sha256};
 
-use super::callbacks::{Callback, Kind};
+use super::callbacks::{Callback, CallbackKind};
 use crate::setting::Secret;
 
 /// Where a relay listens.
@@ -95,7 +95,7 @@ impl Vendor {
     }
 
     /// Path and parameters; a probe names neither application nor signature.
-    fn target(&self, kind: Kind, now: u64) -> String {
+    fn target(&self, kind: CallbackKind, now: u64) -> String {
         let mut target = self.endpoint.path_and_query.clone();
         match target.chars().last() {
             Some('?' | '&') => {}
@@ -104,13 +104,13 @@ impl Vendor {
         }
         let start = target.len();
         let mut query = Serializer::for_suffix(target, start);
-        if kind != Kind::Probe {
+        if kind != CallbackKind::Probe {
             query.append_pair("SdkAppid", &self.sdk_app_id.to_string());
         }
         query
             .append_pair("CallbackCommand", kind.command())
             .append_pair("contenttype", "json");
-        if kind != Kind::Probe {
+        if kind != CallbackKind::Probe {
             query
                 .append_pair("ClientIP", "127.0.0.1")
                 .append_pair("OptPlatform", "RESTAPI");
@@ -177,7 +177,7 @@ mod tests {
             ("http://127.0.0.1:8080/im?a=b%20c", "/im?a=b%20c&"),
         ] {
             assert_eq!(
-                vendor(url, None).target(Kind::Group, 1_700_000_000),
+                vendor(url, None).target(CallbackKind::Group, 1_700_000_000),
                 format!(
                     "{start}SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRecallMsg\
                      &contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn a_token_adds_signature_and_time() {
-        let target = vendor("http://relay/", Some("test-token")).target(Kind::C2c, 1_700_000_000);
+        let target =
+            vendor("http://relay/", Some("test-token")).target(CallbackKind::C2c, 1_700_000_000);
         assert!(
             target.ends_with(
                 "&OptPlatform=RESTAPI\
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn a_probe_is_anonymous() {
         assert_eq!(
-            vendor("http://relay/", Some("test-token")).target(Kind::Probe, 1_700_000_000),
+            vendor("http://relay/", Some("test-token")).target(CallbackKind::Probe, 1_700_000_000),
             "/?CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json"
         );
     }
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn a_line_for_the_shell_is_quoted() {
         let callback = Callback {
-            kind: Kind::Probe,
+            kind: CallbackKind::Probe,
             body: Bytes::from_static(br#"{"a":"it's"}"#),
         };
         assert_eq!(

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::connection::{Answer, Failure};
+use super::connection::{Answer, SendFailure};
 
 /// So many different failures are listed; the rest is counted together.
 const MAX_FAILURES_LISTED: usize = 20;
@@ -19,19 +19,19 @@ const REST: &str = "others";
 
 /// What became of one callback.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum SendOutcome {
     /// It was answered in time.
     Answered(Answer),
     /// It was given up.
     TimedOut,
     /// There was no connection, or it broke.
-    Failed(Failure),
+    Failed(SendFailure),
 }
 
 /// The answer as the vendor wants it; all three fields are required.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Verdict {
+struct VendorAnswer {
     action_status: String,
     error_code: i64,
     error_info: String,
@@ -71,8 +71,8 @@ impl Summary {
     ///
     /// A time-out counts in the percentiles with the time until it was given up: without it a relay
     /// that hangs would look fast. A failed connection does not: it is no answer, and often quick.
-    pub fn ended(&mut self, outcome: &Outcome, latency: Duration) {
-        if !matches!(outcome, Outcome::Failed(_)) {
+    pub fn ended(&mut self, outcome: &SendOutcome, latency: Duration) {
+        if !matches!(outcome, SendOutcome::Failed(_)) {
             let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
             self.latencies.saturating_record(micros);
         }
@@ -97,8 +97,8 @@ impl Summary {
     }
 
     /// Puts the counts into words.
-    pub const fn report(&self, elapsed: Duration) -> Report<'_> {
-        Report {
+    pub const fn report(&self, elapsed: Duration) -> SendReport<'_> {
+        SendReport {
             summary: self,
             elapsed,
         }
@@ -106,17 +106,17 @@ impl Summary {
 }
 
 /// Says what is wrong with the outcome, if anything is.
-fn failure(outcome: &Outcome) -> Option<String> {
+fn failure(outcome: &SendOutcome) -> Option<String> {
     let answer = match outcome {
-        Outcome::Answered(answer) => answer,
-        Outcome::TimedOut => return Some("timed out".to_owned()),
-        Outcome::Failed(failure) => return Some(printable(&failure.to_string())),
+        SendOutcome::Answered(answer) => answer,
+        SendOutcome::TimedOut => return Some("timed out".to_owned()),
+        SendOutcome::Failed(failure) => return Some(printable(&failure.to_string())),
     };
     let status = answer.status.as_u16();
-    let Ok(verdict) = serde_json::from_slice::<Verdict>(&answer.body) else {
+    let Ok(verdict) = serde_json::from_slice::<VendorAnswer>(&answer.body) else {
         return Some(format!("{status}, not an answer the vendor reads"));
     };
-    let Verdict {
+    let VendorAnswer {
         action_status,
         error_code,
         error_info,
@@ -138,12 +138,12 @@ fn printable(text: &str) -> String {
 
 /// A [`Summary`] in words.
 #[derive(Debug)]
-pub struct Report<'a> {
+pub struct SendReport<'a> {
     summary: &'a Summary,
     elapsed: Duration,
 }
 
-impl fmt::Display for Report<'_> {
+impl fmt::Display for SendReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary {
             sent,
@@ -198,8 +198,8 @@ mod tests {
 
     use super::*;
 
-    fn answered(status: u16, body: &'static str) -> Outcome {
-        Outcome::Answered(Answer {
+    fn answered(status: u16, body: &'static str) -> SendOutcome {
+        SendOutcome::Answered(Answer {
             status: StatusCode::from_u16(status).unwrap(),
             body: Bytes::from_static(body.as_bytes()),
         })
@@ -241,13 +241,13 @@ mod tests {
         let mut summary = Summary::new().unwrap();
         let full = r#"{"ActionStatus":"FAIL","ErrorInfo":"the spool is full","ErrorCode":1}"#;
         let ok = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
-        let refused = Failure::Connect(io::ErrorKind::ConnectionRefused.into());
+        let refused = SendFailure::Connect(io::ErrorKind::ConnectionRefused.into());
         for (outcome, millis) in [
             (answered(200, ok), 1),
             (answered(200, ok), 2),
             (answered(503, full), 3),
-            (Outcome::TimedOut, 2000),
-            (Outcome::Failed(refused), 0),
+            (SendOutcome::TimedOut, 2000),
+            (SendOutcome::Failed(refused), 0),
         ] {
             summary.sent();
             summary.ended(&outcome, Duration::from_millis(millis));
@@ -273,7 +273,7 @@ mod tests {
     fn the_list_of_failures_is_bounded() {
         let mut summary = Summary::new().unwrap();
         for number in 0..1000 {
-            let outcome = Outcome::Failed(Failure::Lost(format!("reason {number}").into()));
+            let outcome = SendOutcome::Failed(SendFailure::Lost(format!("reason {number}").into()));
             summary.sent();
             summary.ended(&outcome, Duration::ZERO);
         }

@@ -23,9 +23,9 @@ use super::*;
 const OK: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
 
 #[derive(Debug, clap::Parser)]
-struct Cli {
+struct TestCli {
     #[command(flatten)]
-    args: Args,
+    args: SendArgs,
 }
 
 /// What a relay does with its `n`th callback.
@@ -107,7 +107,7 @@ async fn send_and_read(url: &str, options: &[&str]) -> (anyhow::Result<()>, Stri
         "--url",
         url,
     ];
-    let cli = Cli::try_parse_from(fixed.iter().chain(options)).unwrap();
+    let cli = TestCli::try_parse_from(fixed.iter().chain(options)).unwrap();
     let mut out = Vec::new();
     let result = super::send(cli.args, &mut out).await;
     (result, String::from_utf8(out).unwrap())
@@ -220,7 +220,7 @@ async fn callbacks_held_up_by_an_earlier_one_are_measured_from_when_they_were_du
 #[test]
 fn the_token_is_never_shown() {
     let options = ["send", "--sdk-app-id", "7", "--token", "hunter2"];
-    let cli = Cli::try_parse_from(options).unwrap();
+    let cli = TestCli::try_parse_from(options).unwrap();
     assert!(!format!("{cli:?}").contains("hunter2"), "{cli:?}");
 }
 
@@ -231,7 +231,7 @@ fn a_token_comes_from_a_file_and_of_a_list_the_first_is_taken() {
     let file = path.to_str().unwrap();
     let read = |options: &[&str]| {
         let fixed = ["send", "--sdk-app-id", "7,8"];
-        let args = Cli::try_parse_from(fixed.iter().chain(options))
+        let args = TestCli::try_parse_from(fixed.iter().chain(options))
             .unwrap()
             .args;
         assert_eq!(args.sdk_app_id, 7);
@@ -268,7 +268,7 @@ fn bad_usage_is_refused_by_the_parser() {
     ] {
         let fixed = ["send", "--sdk-app-id", "7"];
         assert!(
-            Cli::try_parse_from(fixed.iter().chain(options)).is_err(),
+            TestCli::try_parse_from(fixed.iter().chain(options)).is_err(),
             "{options:?}"
         );
     }

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::callbacks::Callbacks;
-use super::connection::{Connection, Failure};
+use super::connection::{Connection, SendFailure};
 use super::request::Vendor;
-use super::summary::{Outcome, Summary};
+use super::summary::{SendOutcome, Summary};
 
 /// Without a rate, a relay that is gone would otherwise use up the whole count within a second.
 const PAUSE_WITHOUT_CONNECTION: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ pub struct Traffic {
 }
 
 /// What the connections share while they send.
-struct Progress {
+struct SendProgress {
     traffic: Traffic,
     start: Instant,
     summary: Mutex<Summary>,
@@ -54,7 +54,7 @@ impl Traffic {
     /// Fails where the relay cannot be reached to begin with.
     pub async fn run(self, duration: Duration) -> anyhow::Result<(Summary, Duration)> {
         let connections = self.connect().await?;
-        let progress = Arc::new(Progress {
+        let progress = Arc::new(SendProgress {
             bar: bar(self.count)?,
             summary: Mutex::new(Summary::new()?),
             start: Instant::now(),
@@ -125,7 +125,7 @@ impl Traffic {
     }
 }
 
-impl Progress {
+impl SendProgress {
     /// Sends the callbacks of one connection, one after the other.
     async fn send_share(
         self: Arc<Self>,
@@ -147,7 +147,7 @@ impl Progress {
             let outcome = self.send(number, &mut connection).await?;
             self.count(|summary| summary.ended(&outcome, begin.elapsed()));
             self.bar.inc(1);
-            if rate.is_none() && matches!(outcome, Outcome::Failed(Failure::Connect(_))) {
+            if rate.is_none() && matches!(outcome, SendOutcome::Failed(SendFailure::Connect(_))) {
                 sleep(PAUSE_WITHOUT_CONNECTION).await;
             }
         }
@@ -177,16 +177,16 @@ impl Progress {
         }
     }
 
-    async fn send(&self, number: u64, connection: &mut Connection) -> anyhow::Result<Outcome> {
+    async fn send(&self, number: u64, connection: &mut Connection) -> anyhow::Result<SendOutcome> {
         let callback = self.traffic.callbacks.make(number)?;
         let now = u64::try_from(Timestamp::now().as_second())?;
         let request = self.traffic.vendor.request(&callback, now)?;
         self.count(Summary::sent);
         Ok(
             match timeout(self.traffic.timeout, connection.post(request)).await {
-                Ok(Ok(answer)) => Outcome::Answered(answer),
-                Ok(Err(failure)) => Outcome::Failed(failure),
-                Err(_) => Outcome::TimedOut,
+                Ok(Ok(answer)) => SendOutcome::Answered(answer),
+                Ok(Err(failure)) => SendOutcome::Failed(failure),
+                Err(_) => SendOutcome::TimedOut,
             },
         )
     }

@@ -9,14 +9,14 @@ use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
 use super::*;
-use broker::{Act, Chaos, End, Model, Poison};
+use broker::{Act, Chaos, ChaosEnd, Model, Poison};
 
 /// Events of each history; the window is much smaller.
 const EVENTS: u64 = 50;
 const WINDOW: usize = 16;
 
 fn scripts() -> impl Strategy<Value = Vec<Act>> {
-    let end = prop_oneof![Just(End::Oldest), Just(End::Newest)];
+    let end = prop_oneof![Just(ChaosEnd::Oldest), Just(ChaosEnd::Newest)];
     let act = prop_oneof![
         14 => (1..WINDOW, end).prop_map(|(count, end)| Act::Confirm(count, end)),
         2 => (0..WINDOW).prop_map(Act::Lose),
@@ -68,7 +68,7 @@ async fn history(model: Model) {
         ..Chaos::default()
     };
     broker.cursor.set(cursor.clone()).unwrap();
-    let (state, stop) = (State::new("chaos"), Stop::default());
+    let (state, stop) = (SinkState::new("chaos"), Stop::default());
     let forwarder = Forwarder::new(
         broker.clone(),
         spool.clone(),

@@ -12,7 +12,7 @@ async fn a_refused_event_is_found_and_the_rest_goes_on() {
     broker.set().down = false;
     rig.until("the end", |rig| rig.cursor.position() == Seq(40))
         .await;
-    assert_eq!(rig.state.figures().refused, 2);
+    assert_eq!(rig.state.metrics().refused, 2);
     let mut published = rig.drain().await;
     let behaviour = broker.set();
     let dead: Vec<u64> = behaviour
@@ -41,7 +41,7 @@ async fn what_no_place_takes_stays_in_the_spool() {
         rig.stored_dead_letters(),
         [(2, "too_large".to_owned(), "event 2".to_owned())]
     );
-    assert_eq!(rig.state.figures().refused, 1);
+    assert_eq!(rig.state.metrics().refused, 1);
     assert_eq!(rig.drain().await, [1, 3]);
     assert_eq!(broker.set().made_smaller, 0);
 }
@@ -85,7 +85,7 @@ async fn where_the_place_of_dead_letters_is_closed_events_go_on_as_before() {
         .await;
     let numbers = rig.stored_dead_letters().into_iter().map(|(seq, ..)| seq);
     assert_eq!(numbers.collect::<Vec<_>>(), [7, 8]);
-    assert_eq!(rig.state.figures().refused, 2);
+    assert_eq!(rig.state.metrics().refused, 2);
     let expected: Vec<u64> = (1..=40).filter(|seq| ![7, 8].contains(seq)).collect();
     assert_eq!(rig.drain().await, expected);
     let behaviour = broker.set();

@@ -7,7 +7,7 @@ use crate::sink::{Refusal, SessionError};
 
 /// What a record's error says about the record.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(super) enum ErrorClass {
     /// It, or one in its batch, will never be taken.
     Refused(&'static str),
     /// Another one failed.
@@ -16,17 +16,17 @@ pub(super) enum Class {
     Unavailable,
 }
 
-pub(super) fn classify(code: RDKafkaErrorCode) -> Class {
+pub(super) fn classify(code: RDKafkaErrorCode) -> ErrorClass {
     use RDKafkaErrorCode as Code;
     match code {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
-            Class::Refused("too_large")
+            ErrorClass::Refused("too_large")
         }
-        Code::InvalidRecord => Class::Refused("invalid"),
+        Code::InvalidRecord => ErrorClass::Refused("invalid"),
         Code::Fatal | Code::GaplessGuarantee | Code::PurgeQueue | Code::PurgeInflight => {
-            Class::Consequence
+            ErrorClass::Consequence
         }
-        _ => Class::Unavailable,
+        _ => ErrorClass::Unavailable,
     }
 }
 
@@ -39,11 +39,11 @@ pub(super) const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
 /// What librdkafka says of a record that it does not even take, if that is final.
 pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
     match classify(error.rdkafka_error_code()?) {
-        Class::Refused(reason) => Some(Refusal {
+        ErrorClass::Refused(reason) => Some(Refusal {
             reason,
             detail: error.to_string(),
         }),
-        Class::Consequence | Class::Unavailable => None,
+        ErrorClass::Consequence | ErrorClass::Unavailable => None,
     }
 }
 
@@ -60,14 +60,14 @@ mod tests {
     fn errors_are_told_apart_by_what_can_be_done() {
         use RDKafkaErrorCode as Code;
         for code in [Code::MessageSizeTooLarge, Code::InvalidRecord] {
-            assert!(matches!(classify(code), Class::Refused(_)), "{code}");
+            assert!(matches!(classify(code), ErrorClass::Refused(_)), "{code}");
         }
         for code in [
             Code::TopicAuthorizationFailed,
             Code::UnknownTopic,
             Code::NotEnoughReplicas,
         ] {
-            assert_eq!(classify(code), Class::Unavailable, "{code}");
+            assert_eq!(classify(code), ErrorClass::Unavailable, "{code}");
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::errors::refusal_at_once;
 use super::partition_state::{Partition, Partitions, partition_of};
 use super::poller::Poller;
-use super::reports::{RecordId, Report, Reports};
+use super::reports::{ProducerReport, RecordId, Reports};
 use super::topics::PartitionCounts;
 use crate::event::{CONTENT_TYPE, Seq};
 use crate::sink::{Delivery, Progress, SessionError, Window};
@@ -204,9 +204,9 @@ impl Producer {
     }
 
     /// Passes a report on, after what has waited for it was sent.
-    fn act_on(&mut self, report: Report, window: &Window) -> Progress {
+    fn act_on(&mut self, report: ProducerReport, window: &Window) -> Progress {
         let progress = match report {
-            Report::Confirmed(confirmed) => {
+            ProducerReport::Confirmed(confirmed) => {
                 let now = Instant::now();
                 let mut seqs = Vec::with_capacity(confirmed.len());
                 for (partition, seq) in confirmed {
@@ -217,7 +217,7 @@ impl Producer {
                 }
                 Progress::Confirmed(seqs)
             }
-            Report::Other(progress) => progress,
+            ProducerReport::Other(progress) => progress,
         };
         self.send_backlog(window);
         progress

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-use super::errors::{Class, classify, is_missing_right};
+use super::errors::{ErrorClass, classify, is_missing_right};
 use super::partition_state::Partition;
 use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError};
@@ -30,7 +30,7 @@ pub(super) struct Reports {
 
 /// What a session acts on.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Report {
+pub(super) enum ProducerReport {
     /// The cluster has these for good.
     Confirmed(Vec<(Partition, Seq)>),
     /// Anything else.
@@ -42,7 +42,7 @@ struct Inbox {
     confirmed: Vec<(Partition, Seq)>,
     refused: Vec<(Seq, Refusal)>,
     stalled: Stalled,
-    failure: Option<Failure>,
+    failure: Option<ProducerFailure>,
     /// It is the producer that has failed: no record will be taken any more.
     is_over: bool,
 }
@@ -56,7 +56,7 @@ struct Stalled {
 }
 
 #[derive(Debug)]
-enum Failure {
+enum ProducerFailure {
     /// Something failed as the consequence of something else.
     Consequence { reason: String, since: Instant },
     /// This is why.
@@ -121,7 +121,7 @@ impl Reports {
     }
 
     /// What has happened since.
-    pub(super) async fn next(&self) -> Result<Report, SessionError> {
+    pub(super) async fn next(&self) -> Result<ProducerReport, SessionError> {
         loop {
             if let Some(report) = self.inbox().take() {
                 return report;
@@ -132,7 +132,10 @@ impl Reports {
 
     /// Wakes the session, should it wait for the cause of a failure.
     pub(super) fn tick(&self) {
-        if matches!(self.inbox().failure, Some(Failure::Consequence { .. })) {
+        if matches!(
+            self.inbox().failure,
+            Some(ProducerFailure::Consequence { .. })
+        ) {
             self.news.notify_one();
         }
     }
@@ -145,33 +148,37 @@ impl Reports {
 }
 
 impl Inbox {
-    fn take(&mut self) -> Option<Result<Report, SessionError>> {
+    fn take(&mut self) -> Option<Result<ProducerReport, SessionError>> {
         if !self.confirmed.is_empty() {
-            return Some(Ok(Report::Confirmed(std::mem::take(&mut self.confirmed))));
+            return Some(Ok(ProducerReport::Confirmed(std::mem::take(
+                &mut self.confirmed,
+            ))));
         }
         if !self.refused.is_empty() {
             let refused = std::mem::take(&mut self.refused);
-            return Some(Ok(Report::Other(Progress::Refused(refused))));
+            return Some(Ok(ProducerReport::Other(Progress::Refused(refused))));
         }
         if self.stalled.to_tell {
             self.stalled.to_tell = false;
-            return Some(Ok(Report::Other(if self.stalled.now {
+            return Some(Ok(ProducerReport::Other(if self.stalled.now {
                 Progress::Stalled(self.stalled.reason.clone())
             } else {
                 Progress::Flowing
             })));
         }
         match &self.failure {
-            Some(Failure::Cause(Cause::Refused(refusal))) => {
+            Some(ProducerFailure::Cause(Cause::Refused(refusal))) => {
                 Some(Err(SessionError::Refused(refusal.clone())))
             }
-            Some(Failure::Cause(Cause::Unavailable(reason))) => {
+            Some(ProducerFailure::Cause(Cause::Unavailable(reason))) => {
                 Some(Err(SessionError::Unavailable(reason.clone(), None)))
             }
-            Some(Failure::Consequence { reason, since }) if since.elapsed() > CAUSE_TIMEOUT => {
+            Some(ProducerFailure::Consequence { reason, since })
+                if since.elapsed() > CAUSE_TIMEOUT =>
+            {
                 Some(Err(SessionError::Unavailable(reason.clone(), None)))
             }
-            Some(Failure::Consequence { .. }) | None => None,
+            Some(ProducerFailure::Consequence { .. }) | None => None,
         }
     }
 
@@ -182,7 +189,7 @@ impl Inbox {
 
     fn consequence(&mut self, reason: String) {
         if self.failure.is_none() {
-            self.failure = Some(Failure::Consequence {
+            self.failure = Some(ProducerFailure::Consequence {
                 reason,
                 since: Instant::now(),
             });
@@ -191,21 +198,21 @@ impl Inbox {
 
     fn failed(&mut self, id: RecordId, code: RDKafkaErrorCode, reason: String) {
         let cause = match classify(code) {
-            Class::Unavailable if id.is_dead_letter() && is_missing_right(code) => {
+            ErrorClass::Unavailable if id.is_dead_letter() && is_missing_right(code) => {
                 Cause::Refused(Refusal {
                     reason: DEAD_LETTER_TOPIC,
                     detail: reason,
                 })
             }
-            Class::Consequence => return self.consequence(reason),
-            Class::Refused(word) => Cause::Refused(Refusal {
+            ErrorClass::Consequence => return self.consequence(reason),
+            ErrorClass::Refused(word) => Cause::Refused(Refusal {
                 reason: word,
                 detail: reason,
             }),
-            Class::Unavailable => Cause::Unavailable(reason),
+            ErrorClass::Unavailable => Cause::Unavailable(reason),
         };
-        if !matches!(self.failure, Some(Failure::Cause(_))) {
-            self.failure = Some(Failure::Cause(cause));
+        if !matches!(self.failure, Some(ProducerFailure::Cause(_))) {
+            self.failure = Some(ProducerFailure::Cause(cause));
         }
     }
 }
@@ -243,11 +250,11 @@ impl RecordId {
 /// Of librdkafka's statistics, what tells whether there is anybody left to be asked.
 #[derive(Deserialize)]
 struct Statistics {
-    brokers: BTreeMap<String, Broker>,
+    brokers: BTreeMap<String, BrokerStatistics>,
 }
 
 #[derive(Deserialize)]
-struct Broker {
+struct BrokerStatistics {
     source: String,
 }
 
@@ -398,7 +405,7 @@ mod tests {
             reports.refuse(Seq(seq), refusal());
         }
         let refused = [1, 2, 3].map(|seq| (Seq(seq), refusal()));
-        let expected = Report::Other(Progress::Refused(refused.into()));
+        let expected = ProducerReport::Other(Progress::Refused(refused.into()));
         assert_eq!(reports.next().await.unwrap(), expected);
     }
 
@@ -417,7 +424,7 @@ mod tests {
         reports.inbox().confirmed.push((partition, Seq(7)));
         assert_eq!(
             reports.next().await.unwrap(),
-            Report::Confirmed(vec![(partition, Seq(7))])
+            ProducerReport::Confirmed(vec![(partition, Seq(7))])
         );
         assert!(matches!(
             reports.next().await,

@@ -15,8 +15,8 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
-use super::line::Line;
 use super::session::{CHANNELS, RabbitMqSession};
+use super::socket::SocketHandle;
 use super::{Config, Start, Tls};
 use crate::sink::{BoxError, SessionError};
 
@@ -40,8 +40,8 @@ pub(super) async fn open(
         let tls = tls(&config.tls).await?;
         let properties =
             ConnectionProperties::default().with_connection_name(LongString::from("recall-relay"));
-        let line = Line::default();
-        let cut = line.cut_on_drop();
+        let line = SocketHandle::default();
+        let cut = line.shutdown_on_drop();
         let connection = connect(uri, tls, properties, line, limit).await?;
         if start == Start::Again {
             sleep(SETTLE).await;
@@ -84,7 +84,7 @@ async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
     properties: ConnectionProperties,
-    line: Line,
+    line: SocketHandle,
     limit: Duration,
 ) -> lapin::Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[derive(Debug, Clone, Copy)]
-    enum Step {
+    enum KeyedStep {
         /// The next message is taken in; one without a key is a dead letter.
         Push(Option<u8>),
         Take(usize),
@@ -93,12 +93,12 @@ mod tests {
         Again(usize),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<KeyedStep>> {
         let step = prop_oneof![
-            4 => prop::option::weighted(0.8, 0..4_u8).prop_map(Step::Push),
-            2 => (0..4_usize).prop_map(Step::Take),
-            2 => any::<usize>().prop_map(Step::Done),
-            1 => any::<usize>().prop_map(Step::Again),
+            4 => prop::option::weighted(0.8, 0..4_u8).prop_map(KeyedStep::Push),
+            2 => (0..4_usize).prop_map(KeyedStep::Take),
+            2 => any::<usize>().prop_map(KeyedStep::Done),
+            1 => any::<usize>().prop_map(KeyedStep::Again),
         ];
         prop::collection::vec(step, 1..120)
     }
@@ -126,11 +126,11 @@ mod tests {
             let mut under_way: Vec<Delivery> = Vec::new();
             for (seq, step) in (1..).zip(steps) {
                 match step {
-                    Step::Push(key) => {
+                    KeyedStep::Push(key) => {
                         queue.push(&message(seq, key));
                         open.push((seq, key));
                     }
-                    Step::Take(limit) => {
+                    KeyedStep::Take(limit) => {
                         let taken = queue.take_ready(limit);
                         prop_assert!(taken.len() <= limit);
                         for seq in taken {
@@ -139,15 +139,15 @@ mod tests {
                             under_way.push(message(seq.0, key));
                         }
                     }
-                    Step::Done(which) if !under_way.is_empty() => {
+                    KeyedStep::Done(which) if !under_way.is_empty() => {
                         let message = under_way.remove(which % under_way.len());
                         queue.complete(&message);
                         open.retain(|(seq, _)| *seq != message.seq.0);
                     }
-                    Step::Again(which) if !under_way.is_empty() => {
+                    KeyedStep::Again(which) if !under_way.is_empty() => {
                         queue.requeue(under_way.remove(which % under_way.len()).seq);
                     }
-                    Step::Done(_) | Step::Again(_) => {}
+                    KeyedStep::Done(_) | KeyedStep::Again(_) => {}
                 }
                 let ready = open.iter().filter(|(seq, _)| {
                     is_next(&open, *seq) && under_way.iter().all(|taken| taken.seq.0 != *seq)

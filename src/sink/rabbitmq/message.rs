@@ -73,7 +73,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Client, Conversation, Message, Millis, Recalled, Seq, tests::event};
+    use crate::event::{
+        Client, Conversation, Recalled, RecalledMessage, Seq, UnixMillis, tests::event,
+    };
     use crate::sink::Refusal;
 
     fn key(kind: Kind, group_type: Option<&str>) -> String {
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn a_message_carries_its_time_in_seconds() {
         let event = Event {
-            time: Millis::new(1_670_574_414_999).unwrap(),
+            time: UnixMillis::new(1_670_574_414_999).unwrap(),
             ..event(1, "")
         };
         let (seq, event, refusal) = (Seq(1), Arc::new(event), None);
@@ -131,9 +133,9 @@ mod tests {
                     topic_id: None,
                 },
                 operator_id: None,
-                messages: vec![Message::Group { seq: 1, id: None }],
+                messages: vec![RecalledMessage::Group { seq: 1, id: None }],
                 recalled_at: None,
-                received_at: Millis::new(1_670_574_414_201).unwrap(),
+                received_at: UnixMillis::new(1_670_574_414_201).unwrap(),
                 client: Client::default(),
             };
             let refusal = refused.then(|| Refusal { reason: "r", detail: group_type.clone() });

@@ -22,7 +22,7 @@ use crate::sink::Delivery;
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum PublishOutcome {
     Confirmed,
     /// No queue took it; what the broker said.
     Returned(String),
@@ -37,7 +37,7 @@ pub(super) struct PublishBatch {
     pub(super) id: ChannelId,
     /// The one for the next batch.
     pub(super) channel: Channel,
-    pub(super) outcomes: Result<Vec<(Seq, Outcome)>, Error>,
+    pub(super) outcomes: Result<Vec<(Seq, PublishOutcome)>, Error>,
 }
 
 /// When a batch last made progress: its confirms are awaited in the order of its messages.
@@ -70,7 +70,7 @@ pub(super) async fn run(
 ) -> PublishBatch {
     let id = channel.id();
     let outcomes = publish(&channel, &deliveries, &config, &heartbeat).await;
-    let nacked = |(_, outcome): &(Seq, Outcome)| *outcome == Outcome::Nacked;
+    let nacked = |(_, outcome): &(Seq, PublishOutcome)| *outcome == PublishOutcome::Nacked;
     let channel = match &outcomes {
         Ok(outcomes) if outcomes.iter().any(nacked) => replace(&connection, channel).await,
         _ => channel,
@@ -96,7 +96,7 @@ async fn publish(
     deliveries: &[Delivery],
     config: &Config,
     heartbeat: &Heartbeat,
-) -> Result<Vec<(Seq, Outcome)>, Error> {
+) -> Result<Vec<(Seq, PublishOutcome)>, Error> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
@@ -136,7 +136,10 @@ async fn publish(
 }
 
 /// Matches messages with their confirms, by order, and with what was returned, by id.
-fn match_confirms(deliveries: &[Delivery], confirms: Vec<Confirmation>) -> Vec<(Seq, Outcome)> {
+fn match_confirms(
+    deliveries: &[Delivery],
+    confirms: Vec<Confirmation>,
+) -> Vec<(Seq, PublishOutcome)> {
     let mut returned = HashMap::new();
     let acked: Vec<bool> = confirms
         .into_iter()
@@ -155,9 +158,9 @@ fn match_confirms(deliveries: &[Delivery], confirms: Vec<Confirmation>) -> Vec<(
         .zip(acked)
         .map(|(delivery, acked)| {
             let outcome = match returned.get(&delivery.event.id).cloned() {
-                Some(reason) => Outcome::Returned(reason),
-                None if acked => Outcome::Confirmed,
-                None => Outcome::Nacked,
+                Some(reason) => PublishOutcome::Returned(reason),
+                None if acked => PublishOutcome::Confirmed,
+                None => PublishOutcome::Nacked,
             };
             (delivery.seq, outcome)
         })

@@ -14,8 +14,8 @@ use lapin::{Channel, Connection, Error, ErrorKind};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::keyed_queue::KeyedQueue;
-use super::line::CutOnDrop;
-use super::publish_batch::{self, Heartbeat, Outcome, PublishBatch};
+use super::publish_batch::{self, Heartbeat, PublishBatch, PublishOutcome};
+use super::socket::ShutdownOnDrop;
 use super::{Config, Unroutable};
 use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window};
@@ -40,7 +40,7 @@ pub struct RabbitMqSession {
     config: Config,
     connection: Arc<Connection>,
     /// After the connection: what a close in order did not end is cut off.
-    cut: CutOnDrop,
+    cut: ShutdownOnDrop,
     idle: Vec<Channel>,
     batches: FuturesUnordered<BoxFuture<'static, PublishBatch>>,
     queue: KeyedQueue,
@@ -73,7 +73,7 @@ impl RabbitMqSession {
     pub(super) fn new(
         config: Config,
         connection: Connection,
-        cut: CutOnDrop,
+        cut: ShutdownOnDrop,
         channels: Vec<Channel>,
         has_confirmed: Arc<AtomicBool>,
     ) -> Self {
@@ -133,28 +133,30 @@ impl RabbitMqSession {
             };
             let is_dead_letter = delivery.is_dead_letter();
             match outcome {
-                Outcome::Confirmed => {
+                PublishOutcome::Confirmed => {
                     self.complete(delivery);
                     confirmed.push(seq);
                 }
                 // An event that the dead letters refuse too stays in the spool: it must not hold up the rest.
-                Outcome::Returned(detail) if is_dead_letter => {
+                PublishOutcome::Returned(detail) if is_dead_letter => {
                     self.refuse(delivery, DEAD_LETTER_QUEUE, detail);
                 }
-                Outcome::Nacked if is_dead_letter => {
+                PublishOutcome::Nacked if is_dead_letter => {
                     self.refuse(delivery, DEAD_LETTER_QUEUE, NACKED.to_owned());
                 }
-                Outcome::Returned(reason) if self.config.unroutable == Unroutable::DeadLetter => {
+                PublishOutcome::Returned(reason)
+                    if self.config.unroutable == Unroutable::DeadLetter =>
+                {
                     self.refuse(delivery, "unroutable", reason);
                 }
-                Outcome::Returned(reason) => {
+                PublishOutcome::Returned(reason) => {
                     let reason = format!("no queue takes events: {reason}");
                     if self.config.declare && !self.config.queue.is_empty() {
                         self.queue_gone = Some(reason.clone());
                     }
                     self.retry(seq, reason);
                 }
-                Outcome::Nacked => self.retry(seq, NACKED.to_owned()),
+                PublishOutcome::Nacked => self.retry(seq, NACKED.to_owned()),
             }
         }
         if !confirmed.is_empty() {

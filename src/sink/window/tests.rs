@@ -72,7 +72,7 @@ struct Known {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum WindowStep {
     /// The next event is taken in: its distance from the one before, and its size; none where it
     /// cannot be read.
     Admit(u64, Option<usize>),
@@ -83,13 +83,13 @@ enum Step {
     Restart,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<WindowStep>> {
     let step = prop_oneof![
         8 => (1..3_u64, prop::option::weighted(0.8, 0..100_usize))
-            .prop_map(|(gap, bytes)| Step::Admit(gap, bytes)),
-        4 => prop::collection::vec(0..60_u64, 1..8).prop_map(Step::Confirm),
-        1 => (0..60_u64).prop_map(Step::Replace),
-        1 => Just(Step::Restart),
+            .prop_map(|(gap, bytes)| WindowStep::Admit(gap, bytes)),
+        4 => prop::collection::vec(0..60_u64, 1..8).prop_map(WindowStep::Confirm),
+        1 => (0..60_u64).prop_map(WindowStep::Replace),
+        1 => Just(WindowStep::Restart),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -113,7 +113,7 @@ proptest! {
         let mut newest = 0;
         for step in steps {
             match step {
-                Step::Admit(gap, bytes) => {
+                WindowStep::Admit(gap, bytes) => {
                     newest += gap;
                     let readable = bytes.is_some();
                     let event = Known {
@@ -125,7 +125,7 @@ proptest! {
                     prop_assert_eq!(take_in(&mut window, &event), readable);
                     list.push(event);
                 }
-                Step::Confirm(seqs) => {
+                WindowStep::Confirm(seqs) => {
                     let mut confirmed = 0;
                     for event in list.iter_mut().filter(|event| seqs.contains(&event.seq)) {
                         confirmed += u64::from(!std::mem::replace(&mut event.confirmed, true));
@@ -133,7 +133,7 @@ proptest! {
                     let seqs: Vec<Seq> = seqs.into_iter().map(Seq).collect();
                     prop_assert_eq!(window.confirm(&seqs), confirmed);
                 }
-                Step::Replace(seq) => {
+                WindowStep::Replace(seq) => {
                     let letter = window.delivery(Seq(seq)).cloned().map(|delivery| Delivery {
                         refusal: Some(Refusal { reason: "r", detail: String::new() }),
                         ..delivery
@@ -145,7 +145,7 @@ proptest! {
                         prop_assert!(window.delivery(Seq(seq)).is_some_and(Delivery::is_dead_letter));
                     }
                 }
-                Step::Restart => {
+                WindowStep::Restart => {
                     window.restart();
                     prop_assert!(window.is_empty());
                     for event in &list {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, classify};
-use crate::event::{Millis, Seq};
+use crate::event::{Seq, UnixMillis};
 use crate::spool::{AppendError, Cursor, schema};
 
 /// Rows per purge. With an insert this is the minimum, because a purge of fewer would write more pages than it
@@ -93,7 +93,7 @@ impl Store {
     /// Unix milliseconds: the retention of events that were appended later is not over.
     fn cutoff(&self) -> i64 {
         let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
-        Millis::now().as_millis().saturating_sub(retention)
+        UnixMillis::now().as_millis().saturating_sub(retention)
     }
 
     /// The oldest events, as far as they are forwarded and were not appended after `cutoff`: as many as

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use super::*;
 
-fn callbacks(kind: &'static [Kind], version: PayloadVersion) -> Callbacks {
+fn callbacks(kind: &'static [CallbackKind], version: PayloadVersion) -> Callbacks {
     Callbacks {
         kinds: kind,
         version,
@@ -36,13 +36,16 @@ fn group_recalls_follow_each_version_of_the_documents() {
             r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":"1670574414123","GroupId":"@TGS#send-0","MsgSeqList":[{"MsgId":"144115213000000000-1670574414-1479265250","MsgSeq":130}],"Operator_Account":"admin","Type":"Public"}"#,
         ),
     ] {
-        assert_eq!(body(&callbacks(&[Kind::Group], version), 0), expected);
+        assert_eq!(
+            body(&callbacks(&[CallbackKind::Group], version), 0),
+            expected
+        );
     }
 }
 
 #[test]
 fn a_community_has_topics_since_v2_and_the_chinese_documents_write_a_number() {
-    let mut callbacks = callbacks(&[Kind::Group], PayloadVersion::V2);
+    let mut callbacks = callbacks(&[CallbackKind::Group], PayloadVersion::V2);
     callbacks.group_type = "Community".to_owned();
     callbacks.event_time = EventTimeForm::Number;
     callbacks.messages = 2;
@@ -57,12 +60,12 @@ fn a_community_has_topics_since_v2_and_the_chinese_documents_write_a_number() {
 #[test]
 fn c2c_recalls_have_unread_msg_num_first_and_event_time_later() {
     assert_eq!(
-        body(&callbacks(&[Kind::C2c], PayloadVersion::V1), 0),
+        body(&callbacks(&[CallbackKind::C2c], PayloadVersion::V1), 0),
         r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"sender-0","MsgKey":"130_1479265250_1670574414","To_Account":"receiver-0","UnreadMsgNum":7}"#
     );
     for version in [PayloadVersion::V2, PayloadVersion::V3] {
         assert_eq!(
-            body(&callbacks(&[Kind::C2c], version), 0),
+            body(&callbacks(&[CallbackKind::C2c], version), 0),
             r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","EventTime":"1670574414123","From_Account":"sender-0","MsgKey":"130_1479265250_1670574414","To_Account":"receiver-0"}"#
         );
     }
@@ -70,7 +73,7 @@ fn c2c_recalls_have_unread_msg_num_first_and_event_time_later() {
 
 #[test]
 fn official_account_recalls_list_message_keys() {
-    let mut callbacks = callbacks(&[Kind::OfficialAccount], PayloadVersion::V3);
+    let mut callbacks = callbacks(&[CallbackKind::OfficialAccount], PayloadVersion::V3);
     callbacks.event_time = EventTimeForm::Number;
     callbacks.messages = 2;
     assert_eq!(
@@ -81,7 +84,7 @@ fn official_account_recalls_list_message_keys() {
 
 #[test]
 fn a_probe_is_empty_and_another_command_names_itself() {
-    let kinds = &[Kind::Probe, Kind::Other];
+    let kinds = &[CallbackKind::Probe, CallbackKind::Other];
     let callbacks = callbacks(kinds, PayloadVersion::V3);
     assert_eq!(body(&callbacks, 0), "");
     let other: serde_json::Value = serde_json::from_str(&body(&callbacks, 1)).unwrap();
@@ -90,20 +93,29 @@ fn a_probe_is_empty_and_another_command_names_itself() {
 
 #[test]
 fn all_recalls_take_turns() {
-    let kinds = &[Kind::Group, Kind::C2c, Kind::OfficialAccount];
+    let kinds = &[
+        CallbackKind::Group,
+        CallbackKind::C2c,
+        CallbackKind::OfficialAccount,
+    ];
     let callbacks = callbacks(kinds, PayloadVersion::V3);
     let sent: Vec<_> = (0..4)
         .map(|number| callbacks.make(number).unwrap().kind)
         .collect();
     assert_eq!(
         sent,
-        [Kind::Group, Kind::C2c, Kind::OfficialAccount, Kind::Group]
+        [
+            CallbackKind::Group,
+            CallbackKind::C2c,
+            CallbackKind::OfficialAccount,
+            CallbackKind::Group
+        ]
     );
 }
 
 #[test]
 fn the_seq_of_a_conversation_grows_without_gaps() {
-    let mut callbacks = callbacks(&[Kind::Group], PayloadVersion::V3);
+    let mut callbacks = callbacks(&[CallbackKind::Group], PayloadVersion::V3);
     callbacks.conversations = 3;
     callbacks.messages = 4;
     let mut next = [130; 3];
@@ -121,7 +133,11 @@ fn the_seq_of_a_conversation_grows_without_gaps() {
 #[test]
 fn no_two_callbacks_are_alike_and_a_repeated_run_is() {
     let make = |number| {
-        let kinds = &[Kind::Group, Kind::C2c, Kind::OfficialAccount];
+        let kinds = &[
+            CallbackKind::Group,
+            CallbackKind::C2c,
+            CallbackKind::OfficialAccount,
+        ];
         let mut callbacks = callbacks(kinds, PayloadVersion::V1);
         callbacks.conversations = 7;
         body(&callbacks, number)

@@ -12,7 +12,7 @@ use crate::spool::Cursor;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Act {
     /// It takes and confirms so many of those in flight, the newest first or the oldest.
-    Confirm(usize, End),
+    Confirm(usize, ChaosEnd),
     /// The session is lost; the broker took so many of those in flight without saying so.
     Lose(usize),
     Stall,
@@ -20,7 +20,7 @@ pub(super) enum Act {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum End {
+pub(super) enum ChaosEnd {
     Oldest,
     Newest,
 }
@@ -127,7 +127,10 @@ impl ChaosSession {
             return None;
         }
         model.wait_for = 0;
-        let act = model.script.pop().unwrap_or(Act::Confirm(3, End::Oldest));
+        let act = model
+            .script
+            .pop()
+            .unwrap_or(Act::Confirm(3, ChaosEnd::Oldest));
         let refused = |model: &Model, delivery: &Delivery| {
             let poison = *model.poison.get(&delivery.seq.0)?;
             (delivery.refusal.is_none() || poison.nowhere).then_some(poison)
@@ -139,8 +142,8 @@ impl ChaosSession {
                     let mut takeable = (0..self.in_flight.len())
                         .filter(|index| refused(&model, &self.in_flight[*index]).is_none());
                     let Some(index) = (match end {
-                        End::Oldest => takeable.next(),
-                        End::Newest => takeable.next_back(),
+                        ChaosEnd::Oldest => takeable.next(),
+                        ChaosEnd::Newest => takeable.next_back(),
                     }) else {
                         break;
                     };

@@ -11,22 +11,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Whoever connects keeps the socket in this.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Line(Arc<Mutex<End>>);
+pub(super) struct SocketHandle(Arc<Mutex<SocketState>>);
 
 #[derive(Debug, Default)]
-struct End {
+struct SocketState {
     socket: Option<TcpStream>,
-    is_cut: bool,
+    is_shut_down: bool,
 }
 
 /// Cuts the line when dropped.
 #[derive(Debug)]
-pub(super) struct CutOnDrop(Line);
+pub(super) struct ShutdownOnDrop(SocketHandle);
 
-impl Line {
+impl SocketHandle {
     /// The line is cut when what this returns is dropped.
-    pub(super) fn cut_on_drop(&self) -> CutOnDrop {
-        CutOnDrop(self.clone())
+    pub(super) fn shutdown_on_drop(&self) -> ShutdownOnDrop {
+        ShutdownOnDrop(self.clone())
     }
 
     /// Keeps a duplicate of a socket.
@@ -36,7 +36,7 @@ impl Line {
     pub(super) fn keep(&self, socket: &impl AsFd) -> io::Result<()> {
         let duplicate = TcpStream::from(socket.as_fd().try_clone_to_owned()?);
         let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if end.is_cut {
+        if end.is_shut_down {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         end.socket = Some(duplicate);
@@ -44,10 +44,10 @@ impl Line {
     }
 }
 
-impl Drop for CutOnDrop {
+impl Drop for ShutdownOnDrop {
     fn drop(&mut self) {
         let mut end = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        end.is_cut = true;
+        end.is_shut_down = true;
         if let Some(socket) = end.socket.take() {
             // It may be closed already.
             let _ = socket.shutdown(Shutdown::Both);

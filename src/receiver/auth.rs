@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::callback::{self, Query, Tokens, check_signature};
-use crate::event::Millis;
+use crate::event::UnixMillis;
 use crate::setting::{List, Secret, Timeout};
 
 /// Settings of the gate.
@@ -58,7 +58,7 @@ impl std::fmt::Display for Network {
 
 /// Why a recall is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AuthError {
     /// `auth.allowed_sources` does not name where it comes from.
     #[error("source address is not allowed")]
     Source,
@@ -70,7 +70,7 @@ pub enum Refusal {
     ForeignApplication,
     /// The signature.
     #[error("{0}")]
-    Signature(callback::Refusal),
+    Signature(callback::SignatureError),
 }
 
 /// A recall that is let in.
@@ -83,13 +83,13 @@ pub(super) struct Admitted {
 
 /// Decides which recalls are let in.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Auth {
     sdk_app_ids: Vec<u64>,
     tokens: Tokens,
     config: Config,
 }
 
-impl Gate {
+impl Auth {
     /// A gate for these applications.
     #[must_use]
     pub fn new(sdk_app_ids: &[u64], config: Config) -> Self {
@@ -101,17 +101,17 @@ impl Gate {
     }
 
     /// Lets a recall in, if it comes from where it may.
-    pub(super) fn admit(&self, query: &Query<'_>, now: Millis) -> Result<Admitted, Refusal> {
+    pub(super) fn admit(&self, query: &Query<'_>, now: UnixMillis) -> Result<Admitted, AuthError> {
         let sdk_app_id = query.sdk_app_id.as_deref().filter(|id| !id.is_empty());
-        let sdk_app_id = sdk_app_id.ok_or(Refusal::NoApplication)?;
+        let sdk_app_id = sdk_app_id.ok_or(AuthError::NoApplication)?;
         let sdk_app_id = self
             .sdk_app_ids
             .iter()
             .find(|own| sdk_app_id.parse() == Ok(**own))
-            .ok_or(Refusal::ForeignApplication)?;
+            .ok_or(AuthError::ForeignApplication)?;
         let signed_by = self
             .check_signature(query, now)
-            .map_err(Refusal::Signature)?;
+            .map_err(AuthError::Signature)?;
         Ok(Admitted {
             sdk_app_id: *sdk_app_id,
             signed_by,
@@ -122,8 +122,8 @@ impl Gate {
     pub(super) fn check_signature(
         &self,
         query: &Query<'_>,
-        now: Millis,
-    ) -> Result<Option<u32>, callback::Refusal> {
+        now: UnixMillis,
+    ) -> Result<Option<u32>, callback::SignatureError> {
         check_signature(&self.tokens, *self.config.max_skew, query, now)
     }
 
@@ -132,17 +132,17 @@ impl Gate {
         &self,
         headers: &HeaderMap,
         peer: SocketAddr,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), AuthError> {
         if self.config.allowed_sources.is_empty() {
             return Ok(());
         }
         let source = self
             .source(headers, peer.ip().to_canonical())
-            .ok_or(Refusal::Source)?;
+            .ok_or(AuthError::Source)?;
         if contains(&self.config.allowed_sources, source) {
             Ok(())
         } else {
-            Err(Refusal::Source)
+            Err(AuthError::Source)
         }
     }
 
@@ -193,8 +193,8 @@ mod tests {
         )
     }
 
-    fn from(peer: &str, forwarded: &[&str]) -> Result<(), Refusal> {
-        let gate = Gate::new(
+    fn from(peer: &str, forwarded: &[&str]) -> Result<(), AuthError> {
+        let gate = Auth::new(
             &[1],
             Config {
                 allowed_sources: networks("203.0.113.0/24,2001:db8::1"),
@@ -214,8 +214,11 @@ mod tests {
         assert_eq!(from("203.0.113.7", &[]), Ok(()));
         assert_eq!(from("2001:db8::1", &[]), Ok(()));
         assert_eq!(from("::ffff:203.0.113.7", &[]), Ok(()));
-        assert_eq!(from("198.51.100.1", &["203.0.113.7"]), Err(Refusal::Source));
-        assert_eq!(from("10.0.0.1", &[]), Err(Refusal::Source));
+        assert_eq!(
+            from("198.51.100.1", &["203.0.113.7"]),
+            Err(AuthError::Source)
+        );
+        assert_eq!(from("10.0.0.1", &[]), Err(AuthError::Source));
     }
 
     #[test]
@@ -225,11 +228,11 @@ mod tests {
         assert_eq!(from("10.0.0.1", &["203.0.113.7", "10.9.9.9"]), Ok(()));
         assert_eq!(
             from("10.0.0.1", &["203.0.113.7, 198.51.100.1"]),
-            Err(Refusal::Source)
+            Err(AuthError::Source)
         );
         assert_eq!(
             from("10.0.0.1", &["203.0.113.7, nonsense"]),
-            Err(Refusal::Source)
+            Err(AuthError::Source)
         );
     }
 
@@ -245,22 +248,22 @@ mod tests {
         }
         for source in ["203.0.113.7:", "[203.0.113.7", "203.0.113.7:x", "[]", ":1"] {
             let refused = from("10.0.0.1", &[source]);
-            assert_eq!(refused, Err(Refusal::Source), "{source}");
+            assert_eq!(refused, Err(AuthError::Source), "{source}");
         }
     }
 
     #[test]
     fn only_own_applications_are_let_in() {
-        let gate = Gate::new(&[7, 1_400_000_001], Config::default());
+        let gate = Auth::new(&[7, 1_400_000_001], Config::default());
         let admit = |raw: &str| {
-            gate.admit(&Query::parse(raw), Millis::now())
+            gate.admit(&Query::parse(raw), UnixMillis::now())
                 .map(|admitted| admitted.sdk_app_id)
         };
         assert_eq!(admit("SdkAppid=1400000001"), Ok(1_400_000_001));
         assert_eq!(admit("SdkAppid=7"), Ok(7));
-        assert_eq!(admit("SdkAppid=8"), Err(Refusal::ForeignApplication));
-        assert_eq!(admit("SdkAppid=seven"), Err(Refusal::ForeignApplication));
-        assert_eq!(admit("SdkAppid="), Err(Refusal::NoApplication));
-        assert_eq!(admit(""), Err(Refusal::NoApplication));
+        assert_eq!(admit("SdkAppid=8"), Err(AuthError::ForeignApplication));
+        assert_eq!(admit("SdkAppid=seven"), Err(AuthError::ForeignApplication));
+        assert_eq!(admit("SdkAppid="), Err(AuthError::NoApplication));
+        assert_eq!(admit(""), Err(AuthError::NoApplication));
     }
 }

@@ -16,24 +16,24 @@ use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use super::answer::Outcome;
+use super::auth::{Admitted, Auth, AuthError};
 use super::durability::Durability;
-use super::gate::{Admitted, Gate, Refusal};
-use super::metrics::{Answered, Command, Field, Metrics, Token};
+use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
 use super::{Config, NotKept};
 use crate::callback::{
-    self, Class, Fault, Oddity, Query, Recall, classify, known_command, understand,
+    self, Class, IgnoredField, ParseError, Query, Recall, classify, known_command, parse_recall,
 };
-use crate::event::{Event, Millis, Rejected};
+use crate::event::{Event, Rejected, UnixMillis};
 
 /// Takes requests and answers them.
 #[derive(Debug)]
-pub struct Intake<D> {
+pub struct CallbackService<D> {
     config: Config,
-    gate: Gate,
+    gate: Auth,
     durability: D,
     metrics: Metrics,
     room: Arc<Semaphore>,
-    seen_oddities: Mutex<HashSet<Oddity>>,
+    logged_fields: Mutex<HashSet<IgnoredField>>,
 }
 
 /// A body, and the room that it takes until nobody waits for its event: after an answer that came too late,
@@ -56,8 +56,8 @@ fn units(bytes: usize) -> u32 {
 struct Head<'a> {
     query: Query<'a>,
     /// Whether it comes from where it may.
-    source: Result<(), Refusal>,
-    received_at: Millis,
+    source: Result<(), AuthError>,
+    received_at: UnixMillis,
 }
 
 /// What becomes of a request.
@@ -67,14 +67,14 @@ enum Verdict {
     Keep {
         event: Event,
         room: OwnedSemaphorePermit,
-        fault: Option<Fault>,
+        fault: Option<ParseError>,
     },
 }
 
-impl<D: Durability> Intake<D> {
+impl<D: Durability> CallbackService<D> {
     /// An intake that keeps events in `durability`.
     #[must_use]
-    pub fn new(config: Config, gate: Gate, durability: D, metrics: Metrics) -> Self {
+    pub fn new(config: Config, gate: Auth, durability: D, metrics: Metrics) -> Self {
         let room =
             units(usize::try_from(config.max_buffered_bytes.0).unwrap_or(usize::MAX)) as usize;
         Self {
@@ -83,7 +83,7 @@ impl<D: Durability> Intake<D> {
             durability,
             metrics,
             room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
-            seen_oddities: Mutex::default(),
+            logged_fields: Mutex::default(),
         }
     }
 
@@ -118,7 +118,7 @@ impl<D: Durability> Intake<D> {
             }
         };
         debug!(%peer, command, outcome = outcome.name(), "answered");
-        let labels = Answered {
+        let labels = AnswerLabels {
             command,
             outcome: outcome.name(),
         };
@@ -154,7 +154,7 @@ impl<D: Durability> Intake<D> {
         let head = Head {
             query: Query::parse(query),
             source: self.gate.check_source(&headers, peer),
-            received_at: Millis::now(),
+            received_at: UnixMillis::now(),
         };
         let announced = headers
             .get(CONTENT_LENGTH)
@@ -264,13 +264,13 @@ impl<D: Durability> Intake<D> {
     }
 
     /// Lets a recall in: returns its application.
-    fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, Refusal> {
+    fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, AuthError> {
         let admitted = head
             .source
             .and_then(|()| self.gate.admit(&head.query, head.received_at));
         match admitted {
             Ok(Admitted { signed_by, .. }) => self.count_signature(recall.command(), Ok(signed_by)),
-            Err(Refusal::Signature(refusal)) => {
+            Err(AuthError::Signature(refusal)) => {
                 self.count_signature(recall.command(), Err(refusal));
             }
             Err(_) => {}
@@ -288,10 +288,10 @@ impl<D: Durability> Intake<D> {
         body: &[u8],
         mut room: OwnedSemaphorePermit,
     ) -> Verdict {
-        let understood = understand(sdk_app_id, recall, &head.query, read, head.received_at);
+        let understood = parse_recall(sdk_app_id, recall, &head.query, read, head.received_at);
         let (event, fault) = match understood {
             Ok(understood) => {
-                self.report(&understood.oddities, recall);
+                self.report(&understood.ignored_fields, recall);
                 (understood.event, None)
             }
             Err(fault) => {
@@ -317,7 +317,7 @@ impl<D: Durability> Intake<D> {
         head: &Head<'_>,
         sdk_app_id: u64,
         recall: Recall,
-        fault: &Fault,
+        fault: &ParseError,
         body: &[u8],
     ) -> Event {
         Rejected {
@@ -335,37 +335,39 @@ impl<D: Durability> Intake<D> {
     fn count_signature(
         &self,
         command: &'static str,
-        signed_by: Result<Option<u32>, callback::Refusal>,
+        signed_by: Result<Option<u32>, callback::SignatureError>,
     ) {
         match signed_by {
             Ok(Some(token)) => {
                 let signatures = &self.metrics.signatures;
-                signatures.get_or_create(&Token { token }).inc();
+                signatures.get_or_create(&TokenLabels { token }).inc();
             }
             Ok(None) => {}
             Err(_) => {
                 let bad_signatures = &self.metrics.bad_signatures;
-                bad_signatures.get_or_create(&Command { command }).inc();
+                bad_signatures
+                    .get_or_create(&CommandLabels { command })
+                    .inc();
             }
         }
     }
 
     /// Counts what a recall did without; the log hears of each kind once.
-    fn report(&self, oddities: &[Oddity], recall: Recall) {
-        for oddity in oddities {
-            let (field, problem) = match oddity {
-                Oddity::Missing(field) => (*field, "missing"),
-                Oddity::Unusable(field) => (*field, "unusable"),
+    fn report(&self, ignored_fields: &[IgnoredField], recall: Recall) {
+        for ignored in ignored_fields {
+            let (field, problem) = match ignored {
+                IgnoredField::Missing(field) => (*field, "missing"),
+                IgnoredField::Unusable(field) => (*field, "unusable"),
             };
             self.metrics
                 .fields
-                .get_or_create(&Field { field, problem })
+                .get_or_create(&FieldLabels { field, problem })
                 .inc();
             let mut seen = self
-                .seen_oddities
+                .logged_fields
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if seen.insert(*oddity) {
+            if seen.insert(*ignored) {
                 warn!(
                     field,
                     problem,

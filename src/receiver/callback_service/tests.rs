@@ -29,25 +29,32 @@ impl Durability for &'static Stuck {
     }
 }
 
-fn intake(room: u64) -> (Arc<Intake<&'static Stuck>>, &'static Stuck) {
+fn intake(room: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck) {
     let config = Config {
         max_buffered_bytes: Size(room),
         ..Config::default()
     };
     let stuck: &'static Stuck = Box::leak(Box::default());
-    let gate = Gate::new(&[1_400_000_001], AuthConfig::default());
+    let gate = Auth::new(&[1_400_000_001], AuthConfig::default());
     let metrics = Metrics::register(&mut Registry::default());
-    (Arc::new(Intake::new(config, gate, stuck, metrics)), stuck)
+    (
+        Arc::new(CallbackService::new(config, gate, stuck, metrics)),
+        stuck,
+    )
 }
 
-async fn post<B>(intake: &Arc<Intake<&'static Stuck>>, body: B) -> (u16, String)
+async fn post<B>(intake: &Arc<CallbackService<&'static Stuck>>, body: B) -> (u16, String)
 where
     B: Body<Data = Bytes, Error = Infallible> + Unpin,
 {
     post_to(QUERY, intake, body).await
 }
 
-async fn post_to<B>(uri: &str, intake: &Arc<Intake<&'static Stuck>>, body: B) -> (u16, String)
+async fn post_to<B>(
+    uri: &str,
+    intake: &Arc<CallbackService<&'static Stuck>>,
+    body: B,
+) -> (u16, String)
 where
     B: Body<Data = Bytes, Error = Infallible> + Unpin,
 {

@@ -7,32 +7,32 @@ use tokio::time::{Instant, sleep};
 
 use crate::event::Seq;
 
-/// Events that are handed over before every other task gets its turn: callbacks wait for no longer than that
+/// Events that are handed over before every other task gets its batch: callbacks wait for no longer than that
 /// takes.
-const TURN: u64 = 64;
+const BATCH: u64 = 64;
 
 /// The same while no callbacks come in. Too few, and what a sink sends at once is small.
-const TURN_ALONE: u64 = 1000;
+const BATCH_ALONE: u64 = 1000;
 
 /// A sink that is further behind than that has a backlog.
 const BACKLOG: u64 = 1000;
 
 /// How long a backlog waits between two turns while callbacks come in.
-const REST: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Callbacks come in as long as the last one is not older than this.
 const RECENT: Duration = Duration::from_millis(20);
 
 /// Hands events over in turns. While callbacks come in, a backlog goes out only a little faster than they do,
-/// or as fast as turns with a rest between them allow.
+/// or as fast as turns with a pause between them allow.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Throttle {
     last: Seq,
     came_in: u64,
     came_in_at: Option<Instant>,
 }
 
-impl Pace {
+impl Throttle {
     /// `last` is the newest event.
     pub(super) const fn new(last: Seq) -> Self {
         Self {
@@ -42,14 +42,14 @@ impl Pace {
         }
     }
 
-    /// How many events the next turn may have.
-    pub(super) fn turn(&self) -> usize {
-        let turn = if self.is_alone() {
-            TURN_ALONE
+    /// How many events the next batch may have.
+    pub(super) fn batch(&self) -> usize {
+        let batch = if self.is_alone() {
+            BATCH_ALONE
         } else {
-            TURN.max(self.came_in + self.came_in / 8)
+            BATCH.max(self.came_in + self.came_in / 8)
         };
-        usize::try_from(turn).unwrap_or(usize::MAX)
+        usize::try_from(batch).unwrap_or(usize::MAX)
     }
 
     /// Whether no callbacks come in.
@@ -57,8 +57,8 @@ impl Pace {
         self.came_in_at.is_none_or(|at| at.elapsed() >= RECENT)
     }
 
-    /// Lets all others have their turn; `position` is what was handed over, `last` the newest event.
-    pub(super) async fn rest(&mut self, position: Seq, last: Seq) {
+    /// Lets all others have their batch; `position` is what was handed over, `last` the newest event.
+    pub(super) async fn pause(&mut self, position: Seq, last: Seq) {
         self.came_in = last.0.saturating_sub(self.last.0);
         self.last = last;
         if self.came_in > 0 {
@@ -68,7 +68,7 @@ impl Pace {
         if self.is_alone() || !backlog {
             yield_now().await;
         } else {
-            sleep(REST).await;
+            sleep(PAUSE).await;
         }
     }
 }
@@ -81,47 +81,47 @@ mod tests {
 
     use super::*;
 
-    /// Whether a rest takes longer than until all others have had their turn.
-    async fn rests(pace: &mut Pace, position: u64, last: u64) -> bool {
+    /// Whether a pause takes longer than until all others have had their batch.
+    async fn pauses(throttle: &mut Throttle, position: u64, last: u64) -> bool {
         let began = Instant::now();
-        let mut rest = pin!(pace.rest(Seq(position), Seq(last)));
-        assert_eq!(rest.as_mut().now_or_never(), None);
-        if rest.as_mut().now_or_never().is_some() {
+        let mut pause = pin!(throttle.pause(Seq(position), Seq(last)));
+        assert_eq!(pause.as_mut().now_or_never(), None);
+        if pause.as_mut().now_or_never().is_some() {
             return false;
         }
-        rest.await;
-        assert!(began.elapsed() >= REST);
+        pause.await;
+        assert!(began.elapsed() >= PAUSE);
         true
     }
 
     #[tokio::test]
     async fn a_backlog_rests_only_while_callbacks_come_in() {
-        let mut pace = Pace::new(Seq(5000));
-        assert!(!rests(&mut pace, 0, 5000).await);
-        assert!(rests(&mut pace, 64, 5001).await);
+        let mut throttle = Throttle::new(Seq(5000));
+        assert!(!pauses(&mut throttle, 0, 5000).await);
+        assert!(pauses(&mut throttle, 64, 5001).await);
         // The next commit may still be under way.
-        pace.came_in_at = Some(Instant::now());
-        assert!(rests(&mut pace, 128, 5001).await);
+        throttle.came_in_at = Some(Instant::now());
+        assert!(pauses(&mut throttle, 128, 5001).await);
         sleep(RECENT).await;
-        assert!(!rests(&mut pace, 192, 5001).await);
+        assert!(!pauses(&mut throttle, 192, 5001).await);
     }
 
     #[tokio::test]
     async fn who_keeps_up_does_not_rest() {
-        let mut pace = Pace::new(Seq(5000));
-        assert!(!rests(&mut pace, 5000, 5000 + BACKLOG).await);
+        let mut throttle = Throttle::new(Seq(5000));
+        assert!(!pauses(&mut throttle, 5000, 5000 + BACKLOG).await);
     }
 
     #[tokio::test]
     async fn turns_are_larger_than_what_comes_in() {
-        let mut pace = Pace::new(Seq(5000));
-        assert_eq!(pace.turn(), 1000);
-        for (last, turn) in [(5010, 64), (5110, 112), (5110, 64)] {
-            pace.rest(Seq(0), Seq(last)).await;
-            pace.came_in_at = Some(Instant::now());
-            assert_eq!(pace.turn(), turn, "{last}");
+        let mut throttle = Throttle::new(Seq(5000));
+        assert_eq!(throttle.batch(), 1000);
+        for (last, batch) in [(5010, 64), (5110, 112), (5110, 64)] {
+            throttle.pause(Seq(0), Seq(last)).await;
+            throttle.came_in_at = Some(Instant::now());
+            assert_eq!(throttle.batch(), batch, "{last}");
         }
         sleep(RECENT).await;
-        assert_eq!(pace.turn(), 1000);
+        assert_eq!(throttle.batch(), 1000);
     }
 }
