@@ -30,7 +30,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct App {
     config: Config,
     spool: Spool,
-    intake: Arc<CallbackService<Spool>>,
+    service: Arc<CallbackService<Spool>>,
     admin: Arc<Admin>,
     callbacks: Listener,
     operators: Listener,
@@ -80,13 +80,13 @@ impl App {
 
         let mut registry = Registry::with_prefix("recall");
         let metrics = Metrics::register(&mut registry);
-        let gate = Auth::new(&config.sdk_app_ids, config.auth.clone());
-        let intake = CallbackService::new(config.http.clone(), gate, spool.clone(), metrics);
+        let auth = Auth::new(&config.sdk_app_ids, config.auth.clone());
+        let service = CallbackService::new(config.http.clone(), auth, spool.clone(), metrics);
         let admin = Admin::new(spool.clone(), sinks.views.clone(), registry);
         Ok(Self {
             config,
             spool,
-            intake: Arc::new(intake),
+            service: Arc::new(service),
             admin: Arc::new(admin),
             callbacks,
             operators,
@@ -114,7 +114,7 @@ impl App {
         let Self {
             config,
             spool,
-            intake,
+            service,
             admin,
             callbacks,
             operators,
@@ -126,7 +126,7 @@ impl App {
         );
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
-        let service = move |request, peer| Arc::clone(&intake).answer(request, peer);
+        let service = move |request, peer| Arc::clone(&service).answer(request, peer);
         servers.spawn(callbacks.serve(service, stop_callbacks.clone()));
         let mut admin_server = JoinSet::new();
         let view = Arc::clone(&admin);
@@ -155,12 +155,12 @@ impl App {
         stop_callbacks.cancel();
         // Somebody who is slow to send must not take the sinks' time. After a failure nobody waits for
         // long: each second until the next start is a second of callbacks.
-        let patience = if failure.is_none() {
+        let limit = if failure.is_none() {
             *config.drain_timeout / 2
         } else {
             LAST_ANSWERS
         };
-        let _ = timeout(patience, servers.join_next()).await;
+        let _ = timeout(limit, servers.join_next()).await;
         servers.shutdown().await;
         sinks
             .drain(if failure.is_none() {

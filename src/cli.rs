@@ -59,7 +59,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             if let Some(error) = error.downcast_ref() {
                 return usage(error);
             }
-            last_word(&error);
+            print_error(&error);
             let bad_configuration =
                 error.is::<ConfigError>() || error.is::<crate::telemetry::FilterError>();
             ExitCode::from(if bad_configuration {
@@ -95,6 +95,6 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// The last word of a command that failed.
-fn last_word(error: &anyhow::Error) {
+fn print_error(error: &anyhow::Error) {
     telemetry::say(&format!("recall-relay: {}", chain(error.as_ref())));
 }

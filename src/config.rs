@@ -1,6 +1,6 @@
 //! The settings of the whole program: layered, checked, and shown.
 //!
-//! Built-in defaults, then a TOML file, then the environment. Each room owns its own settings; this one
+//! Built-in defaults, then a TOML file, then the environment. Each module owns its settings; this one
 //! only assembles them. An unknown key is an error that names the nearest known one, and no error or
 //! listing ever shows a secret.
 

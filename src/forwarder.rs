@@ -64,7 +64,7 @@ enum Flow {
 pub struct Stop {
     /// No event will be appended any more: end when all are confirmed.
     pub drain: CancellationToken,
-    /// SessionEnd now.
+    /// End now.
     pub now: CancellationToken,
 }
 

@@ -9,7 +9,7 @@
 //!
 //! In the order in which a callback passes them:
 //!
-//! - [`receiver`] listens, limits, and answers; its gate decides whose recalls are let in;
+//! - [`receiver`] listens, limits, and answers; authenticates recalls;
 //! - [`callback`] knows the vendor's protocol: pure functions from a request to an event and an answer;
 //! - [`event`] is what is published: its id, its bytes;
 //! - [`spool`] keeps events on disk, in order, until every sink has confirmed them;
@@ -18,7 +18,7 @@
 //! - [`admin`] tells operators how all this is doing;
 //! - [`app`] builds and stops it, [`config`] assembles the settings, [`cli`] is the command line.
 //!
-//! [`setting`] and [`telemetry`] are what every room stands on: how a setting is read, and the log.
+//! [`setting`] and [`telemetry`] are used by every module: how a setting is read, and the log.
 
 pub mod admin;
 pub mod app;

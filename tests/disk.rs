@@ -276,13 +276,13 @@ fn a_disk_that_somebody_else_fills_is_waited_for() {
     let mut acknowledged = under_load(&relay, || {
         disk.fill_beside();
         until_refused(&relay, "full");
-        // What was acknowledged goes out although there is no room at all.
+        // What was acknowledged is published although the disk is full.
         relay.until_drained("stdout");
         disk.empty_beside();
         accepted.push(until_accepted(&relay));
     });
     acknowledged.extend(accepted);
-    // What was forwarded has left the spool to make room.
+    // Forwarded events were purged to free space.
     assert_kept(&acknowledged, &published(&relay.stop()));
 }
 
@@ -400,7 +400,7 @@ impl SmallDisk {
         }
     }
 
-    /// Takes all the room there is.
+    /// Takes all free space.
     fn fill_beside(&self) {
         let block = vec![b'x'; 64 << 10];
         let mut file = fs::File::create(self.beside()).unwrap();

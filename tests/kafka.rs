@@ -6,7 +6,7 @@ mod rig;
 use std::time::Duration;
 
 use rig::{
-    Broker as _, Kafka, Load, PATIENCE, Recall, Setup, assert_kept, large_recall, poll,
+    Broker as _, Kafka, Load, Recall, Setup, TIMEOUT, assert_kept, large_recall, poll,
     read_dead_letters, recall_query, until,
 };
 use serde_json::Value;
@@ -19,7 +19,7 @@ fn a_record_has_the_key_the_partition_and_the_headers_of_its_event() {
         relay.recalls(group, 1..=60);
     }
     relay.until_drained("kafka");
-    for record in kafka.read("headers", 180, PATIENCE) {
+    for record in kafka.read("headers", 180, TIMEOUT) {
         let event: Value = serde_json::from_slice(&record.payload).unwrap();
         let key = record.key.as_deref().unwrap();
         assert_eq!(key, event["partitionkey"]);
@@ -89,7 +89,7 @@ fn a_record_that_is_too_large_becomes_a_dead_letter_and_the_others_are_published
     }
     relay.until_drained("kafka");
     assert_kept(&sent, &kafka.recalls(topic, sent.len()));
-    let dead = kafka.read(&format!("{topic}.dead"), 1, PATIENCE);
+    let dead = kafka.read(&format!("{topic}.dead"), 1, TIMEOUT);
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].header("recall_reason"), Some("too_large"));
     assert!(

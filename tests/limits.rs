@@ -127,7 +127,7 @@ fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
     let mut sender = open();
 
     let other = || relay.post(&recall_query(), padded("other", 8000));
-    let refused = rig::until("a body for which there is no room", || {
+    let refused = rig::until("a body beyond the memory budget", || {
         let answer = other();
         if answer.is_ok() {
             // It may have come before the whole slow one, and have been in its way.
@@ -149,7 +149,7 @@ fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
 
     sender.send(late.as_bytes()).unwrap();
     assert!(sender.answer().unwrap().is_ok(), "it was being received");
-    assert!(other().is_ok(), "there is room again");
+    assert!(other().is_ok(), "there is memory again");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn head(length: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Rejected callbacks must not take the space of events: with 22 MB of them a spool of 128 MiB once had room
+/// Rejected callbacks must not take the space of events: with 22 MB of them a spool of 128 MiB once had space
 /// for 1,093 events.
 #[test]
 fn rejected_callbacks_beyond_their_budget_are_not_kept_and_events_are() {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rig::{
-    Broker as _, PATIENCE, RabbitMq, Recall, Relay, Setup, assert_kept, poll, under_load, until,
+    Broker as _, RabbitMq, Recall, Relay, Setup, TIMEOUT, assert_kept, poll, under_load, until,
 };
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ fn a_message_has_the_properties_and_the_routing_key_of_its_event() {
         relay.recalls(group, 1..=60);
     }
     relay.until_drained("rabbitmq");
-    for delivery in rabbitmq.read("properties", 180, PATIENCE) {
+    for delivery in rabbitmq.read("properties", 180, TIMEOUT) {
         let event: Value = serde_json::from_slice(&delivery.body).unwrap();
         assert_eq!(
             (delivery.exchange.as_str(), delivery.routing_key.as_str()),
@@ -105,7 +105,7 @@ fn an_event_that_no_queue_takes_becomes_a_dead_letter_if_configured() {
         recall_c2c(&relay, number);
     }
     relay.until_drained("rabbitmq");
-    let dead = rabbitmq.read("unroutable.dead", 50, PATIENCE);
+    let dead = rabbitmq.read("unroutable.dead", 50, TIMEOUT);
     let numbers = dead.iter().map(|dead| Recall::of(&dead.body).number);
     let numbers: BTreeSet<u64> = numbers.collect();
     assert_eq!((dead.len(), numbers), (50, (1..=50).collect()));
@@ -127,8 +127,8 @@ fn a_queue_at_its_limit_is_waited_for() {
     relay.until_sink("rabbitmq", "up");
     let sent = relay.recalls("a", 1..=40);
     relay.until_down("rabbitmq", "nack");
-    // A subscriber comes, and the queue has room again and again.
-    let found = rabbitmq.read("limited", sent.len(), 2 * PATIENCE);
+    // A subscriber comes, and the queue has capacity again and again.
+    let found = rabbitmq.read("limited", sent.len(), 2 * TIMEOUT);
     let found: Vec<_> = found.iter().map(|it| Recall::of(&it.body)).collect();
     relay.until_drained("rabbitmq");
     relay.until_sink("rabbitmq", "up");

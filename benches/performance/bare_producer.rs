@@ -19,7 +19,7 @@ use super::rig::Kafka;
 const BETWEEN_POLLS: usize = 1000;
 
 /// How long the last reports may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Those of the relay.
 const PROPERTIES: [(&str, &str); 9] = [
@@ -77,7 +77,7 @@ pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
             producer.poll(Duration::from_millis(10));
         }
     }
-    producer.flush(PATIENCE).expect("confirms of all messages");
+    producer.flush(TIMEOUT).expect("confirms of all messages");
     let (reports, end) = (producer.context(), Instant::now());
     let confirmed = reports.confirmed.load(Ordering::Relaxed);
     assert_eq!(confirmed, events.len() as u64, "confirms");

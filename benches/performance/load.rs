@@ -17,7 +17,7 @@ use super::wait::wait;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// How much longer than its load wrk may run.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
@@ -92,7 +92,7 @@ impl Load {
             .stderr(Stdio::null());
         let before = time_of_children();
         let child = cores.on(Place::Generator, || command.spawn());
-        let output = finish(child.expect("wrk"), self.duration + PATIENCE);
+        let output = finish(child.expect("wrk"), self.duration + TIMEOUT);
         let generator = time_of_children().saturating_sub(before);
         let text = String::from_utf8_lossy(&output);
         let last = text.trim_end().lines().last().unwrap_or_default();
@@ -114,8 +114,8 @@ impl Load {
 }
 
 /// What it has printed, little; killed where it does not end.
-fn finish(mut child: Child, patience: Duration) -> Vec<u8> {
-    let ended = wait(patience, PAUSE, || {
+fn finish(mut child: Child, limit: Duration) -> Vec<u8> {
+    let ended = wait(limit, PAUSE, || {
         child.try_wait().is_ok_and(|it| it.is_some())
     });
     if !ended {

@@ -16,7 +16,7 @@ use super::rig::{Connection, Setup, free_port, recall, recall_query};
 use super::wait::wait;
 
 /// How long a server may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Between two questions to a relay: little against a round, and rare enough not to show in its CPU time.
 pub const PAUSE: Duration = Duration::from_millis(20);
@@ -106,7 +106,7 @@ impl Server {
     /// Waits until a callback is answered OK; returns how long that took from the start.
     pub fn until_answers(&mut self) -> Duration {
         let (target, body) = (format!("/?{}", recall_query()), recall("first", 1));
-        let answers = wait(PATIENCE, Duration::from_millis(2), || {
+        let answers = wait(TIMEOUT, Duration::from_millis(2), || {
             if let Some(status) = self.child.try_wait().expect("the server's process") {
                 panic!("the server ended: {status}");
             }
@@ -158,15 +158,15 @@ impl Server {
     pub fn until_sink(
         &self,
         sink: &str,
-        patience: Duration,
+        limit: Duration,
         wanted: impl Fn(Position) -> bool,
     ) -> Position {
         let mut last = None;
-        let there = wait(patience, PAUSE, || {
+        let there = wait(limit, PAUSE, || {
             last = self.position(sink);
             last.is_some_and(&wanted)
         });
-        assert!(there, "{sink} stands at {last:?} after {patience:?}");
+        assert!(there, "{sink} stands at {last:?} after {limit:?}");
         last.expect("a position")
     }
 

@@ -4,13 +4,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Looks again and again, after each pause; whether it became true in time.
-pub fn wait(patience: Duration, pause: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn wait(limit: Duration, pause: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     loop {
         if condition() {
             return true;
         }
-        if began.elapsed() > patience {
+        if began.elapsed() > limit {
             return false;
         }
         thread::park_timeout(pause);

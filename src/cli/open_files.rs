@@ -8,7 +8,7 @@ const RESERVE: u64 = 256;
 
 /// Raises the limit as far as the system lets us, and says so where it is still too low for as many
 /// connections as are configured: those above it would wait for nothing in the kernel's backlog.
-pub(super) fn make_room(connections: usize) {
+pub(super) fn raise_nofile_limit(connections: usize) {
     let wanted = (connections as u64).saturating_add(RESERVE);
     match raise() {
         Ok(limit) if limit < wanted => warn!(

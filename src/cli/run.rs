@@ -24,7 +24,7 @@ const LAST_LINE: Duration = Duration::from_millis(50);
 /// Runs until SIGTERM or SIGINT. A second signal ends the process at once.
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
     let _log = telemetry::start(&config.log)?;
-    open_files::make_room(config.http.max_connections);
+    open_files::raise_nofile_limit(config.http.max_connections);
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM")?;

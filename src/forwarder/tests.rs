@@ -17,7 +17,7 @@ mod dead_letters;
 
 /// What the place of the dead letters takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Letters {
+enum DeadLetterPolicy {
     #[default]
     All,
     /// Not what is poison.
@@ -34,7 +34,7 @@ struct Behaviour {
     lose_after: Option<usize>,
     /// Events that end the session when they are among those handed over.
     poison: HashSet<Seq>,
-    letters: Letters,
+    accepts_dead_letters: DeadLetterPolicy,
     /// Confirms come in the reverse order, the first one never: it waits for the next session.
     confirm_all_but_first: bool,
     /// Sessions report that they are stalled, if there is a reason, and confirm nothing.
@@ -109,7 +109,8 @@ impl FakeSession {
         behaviour.largest_batch = behaviour.largest_batch.max(self.in_flight.len());
         let is_poison = |delivery: &Delivery| {
             behaviour.poison.contains(&delivery.seq)
-                && (delivery.refusal.is_none() || behaviour.letters == Letters::Harmless)
+                && (delivery.refusal.is_none()
+                    || behaviour.accepts_dead_letters == DeadLetterPolicy::Harmless)
         };
         if self.in_flight.iter().any(is_poison) {
             return Some(Err(SessionError::Refused(Refusal {
@@ -117,7 +118,8 @@ impl FakeSession {
                 detail: "by a byte".to_owned(),
             })));
         }
-        if behaviour.letters == Letters::None && self.in_flight.iter().any(Delivery::is_dead_letter)
+        if behaviour.accepts_dead_letters == DeadLetterPolicy::None
+            && self.in_flight.iter().any(Delivery::is_dead_letter)
         {
             return Some(Err(SessionError::Refused(Refusal {
                 reason: "dead_letter_topic",
@@ -246,7 +248,11 @@ impl Rig {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while !condition(self) {
             let now = tokio::time::Instant::now();
-            assert!(now < deadline, "in vain: {what}; {:?}", self.broker.set());
+            assert!(
+                now < deadline,
+                "timed out waiting for {what}; {:?}",
+                self.broker.set()
+            );
             sleep(Duration::from_millis(5)).await;
         }
     }

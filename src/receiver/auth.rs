@@ -1,4 +1,4 @@
-//! The gate: which recalls are let in. It guards events; every other command passes it by.
+//! Authentication: which recalls may become events. Other commands are not checked.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,11 +10,11 @@ use crate::callback::{self, Query, Tokens, check_signature};
 use crate::event::UnixMillis;
 use crate::setting::{List, Secret, Timeout};
 
-/// Settings of the gate.
+/// Settings of authentication.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The console's tokens, of which any may sign; none: signatures are not checked.
+    /// The console's tokens, any of which may sign. If there is none, signatures are not checked.
     pub tokens: List<Secret>,
     /// How far `RequestTime` may be from now.
     pub max_skew: Timeout,
@@ -56,10 +56,10 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// Why a recall is not let in.
+/// Why a recall is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// `auth.allowed_sources` does not name where it comes from.
+    /// `auth.allowed_sources` does not contain its source.
     #[error("source address is not allowed")]
     Source,
     /// No `SdkAppid`.
@@ -73,15 +73,15 @@ pub enum AuthError {
     Signature(callback::SignatureError),
 }
 
-/// A recall that is let in.
+/// An authenticated recall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Admitted {
     pub(super) sdk_app_id: u64,
-    /// Which token signed it; none where signatures are not checked.
+    /// Which token signed it; none if signatures are not checked.
     pub(super) signed_by: Option<u32>,
 }
 
-/// Decides which recalls are let in.
+/// Decides which recalls may become events.
 #[derive(Debug)]
 pub struct Auth {
     sdk_app_ids: Vec<u64>,
@@ -90,7 +90,7 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// A gate for these applications.
+    /// Accepts recalls of these applications.
     #[must_use]
     pub fn new(sdk_app_ids: &[u64], config: Config) -> Self {
         Self {
@@ -100,7 +100,7 @@ impl Auth {
         }
     }
 
-    /// Lets a recall in, if it comes from where it may.
+    /// Checks application and signature.
     pub(super) fn admit(&self, query: &Query<'_>, now: UnixMillis) -> Result<Admitted, AuthError> {
         let sdk_app_id = query.sdk_app_id.as_deref().filter(|id| !id.is_empty());
         let sdk_app_id = sdk_app_id.ok_or(AuthError::NoApplication)?;
@@ -127,7 +127,7 @@ impl Auth {
         check_signature(&self.tokens, *self.config.max_skew, query, now)
     }
 
-    /// Checks where a request comes from.
+    /// Checks the source address.
     pub(super) fn check_source(
         &self,
         headers: &HeaderMap,
@@ -146,8 +146,8 @@ impl Auth {
         }
     }
 
-    /// Where a request comes from: the nearest address that is not a trusted proxy's. None where a
-    /// trusted proxy forwards something that is no address.
+    /// The source address: the nearest one that is not a trusted proxy's. None if a trusted proxy forwards something
+    /// that is not an address.
     fn source(&self, headers: &HeaderMap, peer: IpAddr) -> Option<IpAddr> {
         let mut source = peer;
         let forwarded = headers
@@ -166,7 +166,7 @@ impl Auth {
     }
 }
 
-/// An address as proxies write it: some add the port, and some put IPv6 into brackets.
+/// An address as proxies write it: some add the port, some put IPv6 into brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let inside = text
         .strip_prefix('[')
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn from(peer: &str, forwarded: &[&str]) -> Result<(), AuthError> {
-        let gate = Auth::new(
+        let auth = Auth::new(
             &[1],
             Config {
                 allowed_sources: networks("203.0.113.0/24,2001:db8::1"),
@@ -206,7 +206,7 @@ mod tests {
         for value in forwarded {
             headers.append("x-forwarded-for", value.parse().unwrap());
         }
-        gate.check_source(&headers, SocketAddr::new(peer.parse().unwrap(), 1))
+        auth.check_source(&headers, SocketAddr::new(peer.parse().unwrap(), 1))
     }
 
     #[test]
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn only_own_applications_are_let_in() {
-        let gate = Auth::new(&[7, 1_400_000_001], Config::default());
+        let auth = Auth::new(&[7, 1_400_000_001], Config::default());
         let admit = |raw: &str| {
-            gate.admit(&Query::parse(raw), UnixMillis::now())
+            auth.admit(&Query::parse(raw), UnixMillis::now())
                 .map(|admitted| admitted.sdk_app_id)
         };
         assert_eq!(admit("SdkAppid=1400000001"), Ok(1_400_000_001));

@@ -29,22 +29,21 @@ use crate::event::{Event, Rejected, UnixMillis};
 #[derive(Debug)]
 pub struct CallbackService<D> {
     config: Config,
-    gate: Auth,
+    auth: Auth,
     durability: D,
     metrics: Metrics,
-    room: Arc<Semaphore>,
+    buffer_permits: Arc<Semaphore>,
     logged_fields: Mutex<HashSet<IgnoredField>>,
 }
 
-/// A body, and the room that it takes until nobody waits for its event: after an answer that came too late,
-/// or when the client has gone, that may still wait for the disk, and a disk that hangs must not gather more
-/// than there is room for.
+/// A body and its memory permit, held until the event is durable or dropped, even if the client is gone: while a disk
+/// hangs, waiting events must not take more memory than `http.max_buffered_bytes`.
 struct Buffered {
     body: Bytes,
-    room: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
-/// Room for bodies is counted in units of this many bytes.
+/// A permit stands for this many bytes.
 const UNIT: usize = 256;
 
 fn units(bytes: usize) -> u32 {
@@ -55,7 +54,7 @@ fn units(bytes: usize) -> u32 {
 /// their memory.
 struct Head<'a> {
     query: Query<'a>,
-    /// Whether it comes from where it may.
+    /// Whether `auth.allowed_sources` allows its source.
     source: Result<(), AuthError>,
     received_at: UnixMillis,
 }
@@ -63,26 +62,26 @@ struct Head<'a> {
 /// What becomes of a request.
 enum Verdict {
     Answer(Outcome),
-    /// Its event is to be kept; with a fault, that of a recall that was not understood.
+    /// Its event is to be kept. If the recall could not be parsed, that is its dead letter.
     Keep {
         event: Event,
-        room: OwnedSemaphorePermit,
-        fault: Option<ParseError>,
+        permit: OwnedSemaphorePermit,
+        parse_error: Option<ParseError>,
     },
 }
 
 impl<D: Durability> CallbackService<D> {
-    /// An intake that keeps events in `durability`.
+    /// A service that keeps events in `durability`.
     #[must_use]
-    pub fn new(config: Config, gate: Auth, durability: D, metrics: Metrics) -> Self {
-        let room =
+    pub fn new(config: Config, auth: Auth, durability: D, metrics: Metrics) -> Self {
+        let permits =
             units(usize::try_from(config.max_buffered_bytes.0).unwrap_or(usize::MAX)) as usize;
         Self {
             config,
-            gate,
+            auth,
             durability,
             metrics,
-            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            buffer_permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             logged_fields: Mutex::default(),
         }
     }
@@ -97,25 +96,27 @@ impl<D: Durability> CallbackService<D> {
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let began = Instant::now();
-        // What waits for the disk is the event alone: hyper has its buffer back.
+        // From here on only the event waits for the disk: hyper has its buffer back.
         let (command, verdict) = self.receive(request, peer).await;
         let outcome = match verdict {
             Verdict::Answer(outcome) => outcome,
-            Verdict::Keep { event, room, fault } => {
-                match (self.durability.keep(event, room).await, fault) {
-                    (Ok(kept), None) => Outcome::Kept(kept),
-                    (Ok(_), Some(fault)) => Outcome::Rejected(fault),
-                    (Err(error @ NotKept::DeadLettersFull(_)), Some(fault)) => {
-                        error!(
-                            command, reason = %fault, %error,
-                            "a recall that could not be understood is lost: its dead letter is not kept; \
-                             remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
-                        );
-                        Outcome::Dropped(fault, error)
-                    }
-                    (Err(error), _) => Outcome::NotKept(error),
+            Verdict::Keep {
+                event,
+                permit,
+                parse_error,
+            } => match (self.durability.keep(event, permit).await, parse_error) {
+                (Ok(kept), None) => Outcome::Kept(kept),
+                (Ok(_), Some(parse_error)) => Outcome::Rejected(parse_error),
+                (Err(error @ NotKept::DeadLettersFull(_)), Some(parse_error)) => {
+                    error!(
+                        command, reason = %parse_error, %error,
+                        "a recall that could not be parsed is lost: its dead letter is not kept; \
+                         remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
+                    );
+                    Outcome::Dropped(parse_error, error)
                 }
-            }
+                (Err(error), _) => Outcome::NotKept(error),
+            },
         };
         debug!(%peer, command, outcome = outcome.name(), "answered");
         let labels = AnswerLabels {
@@ -129,7 +130,7 @@ impl<D: Durability> CallbackService<D> {
         outcome.response()
     }
 
-    /// Reads a request and judges it.
+    /// Reads a request and decides what becomes of it.
     async fn receive<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Verdict)
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
@@ -153,7 +154,7 @@ impl<D: Durability> CallbackService<D> {
         let query = uri.query().unwrap_or_default();
         let head = Head {
             query: Query::parse(query),
-            source: self.gate.check_source(&headers, peer),
+            source: self.auth.check_source(&headers, peer),
             received_at: UnixMillis::now(),
         };
         let announced = headers
@@ -169,13 +170,13 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
-    /// Says what becomes of a request that has come in full.
+    /// Decides what becomes of a request that has arrived in full.
     fn judge(&self, head: &Head<'_>, buffered: Buffered) -> (&'static str, Verdict) {
-        let Buffered { body, room } = buffered;
+        let Buffered { body, permit } = buffered;
         match classify(&head.query, &body) {
             Class::Recall { recall, body: read } => {
                 let verdict = match self.admit(head, recall) {
-                    Ok(sdk_app_id) => self.take(head, sdk_app_id, recall, &read, &body, room),
+                    Ok(sdk_app_id) => self.take(head, sdk_app_id, recall, &read, &body, permit),
                     Err(refusal) => Verdict::Answer(Outcome::Refused(refusal)),
                 };
                 (recall.command(), verdict)
@@ -186,7 +187,7 @@ impl<D: Durability> CallbackService<D> {
             ),
             Class::Other { command } => {
                 let command = known_command(command.as_deref());
-                let signed_by = self.gate.check_signature(&head.query, head.received_at);
+                let signed_by = self.auth.check_signature(&head.query, head.received_at);
                 self.count_signature(command, signed_by);
                 (command, Verdict::Answer(Outcome::Ignored))
             }
@@ -213,15 +214,15 @@ impl<D: Durability> CallbackService<D> {
             .unwrap_or(Err(Outcome::TooSlow))
     }
 
-    /// Gathers a body; only bytes that have come take room, those of the head among them.
+    /// Collects a body. Only bytes that have arrived take permits, those of the head included.
     async fn collect<B>(&self, head: usize, mut body: B, limit: usize) -> Result<Buffered, Outcome>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let mut first = Bytes::new();
         let mut rest = Vec::new();
-        let mut room = self.acquire(0)?;
-        self.enlarge(&mut room, head)?;
+        let mut permit = self.acquire(0)?;
+        self.enlarge(&mut permit, head)?;
         while let Some(frame) = body.frame().await {
             let Ok(mut data) = frame.map_err(|_| Outcome::Broken)?.into_data() else {
                 continue;
@@ -231,7 +232,7 @@ impl<D: Durability> CallbackService<D> {
                 return Err(Outcome::TooLarge);
             }
             // Counted over the whole body: a sender that cuts it into single bytes takes no more.
-            self.enlarge(&mut room, head + first.len() + rest.len() + length)?;
+            self.enlarge(&mut permit, head + first.len() + rest.len() + length)?;
             if first.is_empty() {
                 first = data.copy_to_bytes(length);
             } else {
@@ -243,31 +244,31 @@ impl<D: Durability> CallbackService<D> {
         } else {
             [&first, &rest[..]].concat().into()
         };
-        Ok(Buffered { body, room })
+        Ok(Buffered { body, permit })
     }
 
-    /// Has room for so many bytes. Who is alone always has.
-    fn enlarge(&self, room: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Outcome> {
+    /// Enlarges the permit to this many bytes. A single body always gets its permit, however large it is.
+    fn enlarge(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Outcome> {
         let all = usize::try_from(self.config.max_buffered_bytes.0).unwrap_or(usize::MAX);
         let bytes = bytes.min(all);
-        let has = u32::try_from(room.num_permits()).unwrap_or(u32::MAX);
-        room.merge(self.acquire(units(bytes).saturating_sub(has))?);
+        let has = u32::try_from(permit.num_permits()).unwrap_or(u32::MAX);
+        permit.merge(self.acquire(units(bytes).saturating_sub(has))?);
         Ok(())
     }
 
     fn acquire(&self, units: u32) -> Result<OwnedSemaphorePermit, Outcome> {
-        Arc::clone(&self.room)
+        Arc::clone(&self.buffer_permits)
             .try_acquire_many_owned(units)
             .map_err(|_| {
                 Outcome::NotKept(NotKept::Unavailable("too many bodies at once".to_owned()))
             })
     }
 
-    /// Lets a recall in: returns its application.
+    /// Checks whether a recall may become an event; returns its application.
     fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, AuthError> {
         let admitted = head
             .source
-            .and_then(|()| self.gate.admit(&head.query, head.received_at));
+            .and_then(|()| self.auth.admit(&head.query, head.received_at));
         match admitted {
             Ok(Admitted { signed_by, .. }) => self.count_signature(recall.command(), Ok(signed_by)),
             Err(AuthError::Signature(refusal)) => {
@@ -286,44 +287,48 @@ impl<D: Durability> CallbackService<D> {
         recall: Recall,
         read: &callback::Body<'_>,
         body: &[u8],
-        mut room: OwnedSemaphorePermit,
+        mut permit: OwnedSemaphorePermit,
     ) -> Verdict {
-        let understood = parse_recall(sdk_app_id, recall, &head.query, read, head.received_at);
-        let (event, fault) = match understood {
-            Ok(understood) => {
-                self.report(&understood.ignored_fields, recall);
-                (understood.event, None)
+        let parsed = parse_recall(sdk_app_id, recall, &head.query, read, head.received_at);
+        let (event, parse_error) = match parsed {
+            Ok(parsed) => {
+                self.report(&parsed.ignored_fields, recall);
+                (parsed.event, None)
             }
-            Err(fault) => {
-                let event = Self::reject(head, sdk_app_id, recall, &fault, body);
-                (event, Some(fault))
+            Err(parse_error) => {
+                let event = Self::reject(head, sdk_app_id, recall, &parse_error, body);
+                (event, Some(parse_error))
             }
         };
         // It can be several times as long as the body that it was made of.
-        if let Err(outcome) = self.enlarge(&mut room, event.body.len()) {
+        if let Err(outcome) = self.enlarge(&mut permit, event.body.len()) {
             return Verdict::Answer(outcome);
         }
-        if let Some(fault) = &fault {
+        if let Some(parse_error) = &parse_error {
             warn!(
-                id = %event.id, command = recall.command(), reason = %fault,
-                "a recall could not be understood; it goes to the dead letters"
+                id = %event.id, command = recall.command(), reason = %parse_error,
+                "a recall could not be parsed; it goes to the dead letters"
             );
         }
-        Verdict::Keep { event, room, fault }
+        Verdict::Keep {
+            event,
+            permit,
+            parse_error,
+        }
     }
 
-    /// The event of a callback that was not understood, which it keeps whole.
+    /// The dead letter of a callback that could not be parsed: it holds the whole callback.
     fn reject(
         head: &Head<'_>,
         sdk_app_id: u64,
         recall: Recall,
-        fault: &ParseError,
+        parse_error: &ParseError,
         body: &[u8],
     ) -> Event {
         Rejected {
             sdk_app_id,
-            reason: fault.reason(),
-            detail: &fault.to_string(),
+            reason: parse_error.reason(),
+            detail: &parse_error.to_string(),
             command: Some(recall.command()),
             query: &head.query.without_signature(),
             body,
@@ -352,7 +357,7 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
-    /// Counts what a recall did without; the log hears of each kind once.
+    /// Counts the fields that a recall's event does without. Each is logged once.
     fn report(&self, ignored_fields: &[IgnoredField], recall: Recall) {
         for ignored in ignored_fields {
             let (field, problem) = match ignored {

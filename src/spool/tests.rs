@@ -1,5 +1,5 @@
+mod quota;
 mod readers;
-mod room;
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};

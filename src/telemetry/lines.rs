@@ -18,7 +18,7 @@ pub(super) static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// How long, at the end, what waits may take to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often it is tried to put something there while there is no room.
+/// The pause between two attempts to queue something while the queue is full.
 const TRY_EVERY: Duration = Duration::from_millis(10);
 
 enum LogMessage {

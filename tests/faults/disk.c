@@ -432,7 +432,7 @@ static int truncate_file(int fd, int64_t length, int (*real)(int, off64_t)) {
   const char *path = path_of(fd);
   if (!path) return real(fd, length);
   pthread_mutex_lock(&lock);
-  /* A longer file without blocks takes no room. */
+  /* A longer file without blocks takes no space. */
   int done = write_fails(fd, path, 0, 0) ? -1 : real(fd, length);
   int error = errno;
   if (done == 0) record(TRUNCATE, path, (uint64_t)length, NULL, 0);

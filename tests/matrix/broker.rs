@@ -87,7 +87,7 @@ impl Broker {
         }
     }
 
-    /// The relay finds out sooner that nobody answers. Its own patience is half a minute and more.
+    /// The relay finds out sooner that nobody answers. Its own limit is half a minute and more.
     pub fn impatient(&self, setup: Setup) -> Setup {
         match &self.program {
             Program::Kafka(_) => setup.set("RECALL_KAFKA__PROPERTIES__SOCKET_TIMEOUT_MS", "3000"),

@@ -17,7 +17,7 @@ use super::options::Options;
 use super::rig::{Connection, recall, recall_query};
 
 /// How long the vendor waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The driver, seen from the harness. Dropped, it is killed.
 pub struct Driver(Child);
@@ -122,14 +122,14 @@ fn converse(
         let began = Instant::now();
         let open = connection
             .take()
-            .map_or_else(|| Connection::open_with(to, PATIENCE, PATIENCE), Ok);
+            .map_or_else(|| Connection::open_with(to, TIMEOUT, TIMEOUT), Ok);
         let answer = open.and_then(|mut open: Connection| {
             let answer = open.request("POST", &target, body.as_bytes())?;
             Ok((open, answer))
         });
         let took = began.elapsed();
         let outcome = match answer {
-            Ok((open, answer)) if took <= PATIENCE => {
+            Ok((open, answer)) if took <= TIMEOUT => {
                 let ok = answer.is_ok();
                 let closes = answer.header("connection") == Some("close");
                 connection = (!closes).then_some(open);

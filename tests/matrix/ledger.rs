@@ -17,7 +17,7 @@ pub enum Outcome {
     Ok,
     /// Another answer, with this status.
     Not(u16),
-    /// No answer within the vendor's patience, or the connection was lost.
+    /// No answer within the vendor's limit, or the connection was lost.
     None,
 }
 

@@ -92,7 +92,7 @@ fn soak(brokers: &mut [Broker], options: Options, time: Duration) -> Vec<Row> {
             let fault = any_fault(&mut stage);
             happen(&mut stage, fault, of);
         }
-        let rows = stage.settle();
+        let rows = stage.drain();
         if total.is_empty() {
             total = rows;
         } else {

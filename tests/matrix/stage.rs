@@ -368,7 +368,7 @@ impl<'a> Stage<'a> {
 
     /// Ends the load, waits until everything has been forwarded, reads and judges. What follows is a new
     /// round: other conversations.
-    pub fn settle(&mut self) -> Vec<Row> {
+    pub fn drain(&mut self) -> Vec<Row> {
         self.end_load();
         self.wait_for_lag(0);
         self.look_at_memory();
@@ -416,9 +416,9 @@ impl<'a> Stage<'a> {
         rows
     }
 
-    /// Settles, and stops the relay, which has to end cleanly.
+    /// Drains, and stops the relay, which has to end cleanly.
     pub fn finish(&mut self) -> Vec<Row> {
-        let rows = self.settle();
+        let rows = self.drain();
         self.stop_relay();
         rows
     }

@@ -98,9 +98,9 @@ impl Row {
         self.caught_up = self.caught_up.max(other.caught_up);
         self.peak_memory = self.peak_memory.max(other.peak_memory);
         // What was wrong in the first rounds is what one wants to know.
-        let room = NAMED.saturating_sub(self.complaints.len());
+        let rest = NAMED.saturating_sub(self.complaints.len());
         self.complaints
-            .extend(other.complaints.into_iter().take(room));
+            .extend(other.complaints.into_iter().take(rest));
     }
 
     fn cells(&self) -> [String; 14] {

@@ -16,7 +16,7 @@ use super::history::Past;
 use crate::rig::Recall;
 
 /// How long the disk of a test may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Judges spools; knows the events that it has seen.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl Judge {
         let spool = opened.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         let spool = spool.spool;
         runtime.block_on(async {
-            let verdict = timeout(PATIENCE, self.look(&spool, sink, past)).await;
+            let verdict = timeout(TIMEOUT, self.look(&spool, sink, past)).await;
             spool.close().await;
             verdict.unwrap_or_else(|_| Err("rows that should be there do not come".to_owned()))
         })

@@ -50,7 +50,7 @@ const NODE_ID: i32 = 1;
 const COMMITTED: &str = "read_committed";
 
 /// Everything administrative ends within this.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Kafka {
     node: Node,
@@ -219,7 +219,7 @@ impl Kafka {
         results.expect("an answer to CreateTopics")[0]
             .as_ref()
             .expect("a new topic");
-        let found = poll(PATIENCE, || {
+        let found = poll(TIMEOUT, || {
             let metadata = client
                 .inner()
                 .fetch_metadata(Some(topic), Duration::from_secs(2));
@@ -252,7 +252,7 @@ impl Kafka {
         results.expect("an answer to DeleteTopics")[0]
             .as_ref()
             .expect("a deleted topic");
-        let gone = poll(PATIENCE, || {
+        let gone = poll(TIMEOUT, || {
             let metadata = client
                 .inner()
                 .fetch_metadata(Some(topic), Duration::from_secs(2));
@@ -300,14 +300,14 @@ impl Kafka {
 
     /// Everything that a topic has now, in each partition from that offset.
     pub fn read_from(&self, topic: &str, from: &BTreeMap<i32, i64>) -> Vec<Record> {
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + 2 * TIMEOUT;
         let records = self.read_to_end(topic, COMMITTED, from, deadline);
         records.unwrap_or_default()
     }
 
     /// As [`Kafka::read_from`], with what is not committed, or never will be.
     pub fn read_uncommitted_from(&self, topic: &str, from: &BTreeMap<i32, i64>) -> Vec<Record> {
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + 2 * TIMEOUT;
         let records = self.read_to_end(topic, "read_uncommitted", from, deadline);
         records.unwrap_or_default()
     }
@@ -317,7 +317,7 @@ impl Kafka {
         let client = self.client();
         let metadata = client
             .inner()
-            .fetch_metadata(Some(topic), PATIENCE)
+            .fetch_metadata(Some(topic), TIMEOUT)
             .expect("metadata");
         let mut all = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
@@ -544,13 +544,13 @@ impl Broker for Kafka {
     }
 
     fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
-        let records = self.read(name, at_least, super::PATIENCE);
+        let records = self.read(name, at_least, super::TIMEOUT);
         let recalls = records.iter().map(|record| Recall::of(&record.payload));
         recalls.collect()
     }
 
     fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter> {
-        let records = self.read(&format!("{name}.dead"), at_least, super::PATIENCE);
+        let records = self.read(&format!("{name}.dead"), at_least, super::TIMEOUT);
         let dead_letter = |record: &Record| DeadLetter {
             kind: record.header("ce_type").map(str::to_owned),
             reason: record.header("recall_reason").map(str::to_owned),
@@ -591,6 +591,6 @@ fn client_config(servers: &str) -> ClientConfig {
 
 fn admin_options() -> AdminOptions {
     AdminOptions::new()
-        .request_timeout(Some(PATIENCE))
-        .operation_timeout(Some(PATIENCE))
+        .request_timeout(Some(TIMEOUT))
+        .operation_timeout(Some(TIMEOUT))
 }

@@ -21,7 +21,7 @@ use nix::{
 };
 
 /// How long a broker may take to come up or to stop, on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// In the environment of all that belongs to a broker: its folder. The scripts read it, and the leash
 /// finds processes by it.
@@ -110,7 +110,7 @@ impl Node {
         } else {
             self.compose(&["up", "--detach", self.service.name()]);
         }
-        let up = poll(PATIENCE, || {
+        let up = poll(TIMEOUT, || {
             assert!(
                 self.runs(),
                 "{} ended instead of starting:\n{}",
@@ -121,7 +121,7 @@ impl Node {
         });
         assert!(
             up,
-            "{} is not up after {PATIENCE:?}:\n{}",
+            "{} is not up after {TIMEOUT:?}:\n{}",
             self.service.name(),
             self.log()
         );
@@ -132,7 +132,7 @@ impl Node {
         if let Home::Process(_) = self.home {
             self.signal(Signal::SIGTERM);
             self.signal(Signal::SIGCONT);
-            let stopped = poll(PATIENCE, || !self.runs());
+            let stopped = poll(TIMEOUT, || !self.runs());
             assert!(
                 stopped,
                 "{} does not stop:\n{}",
@@ -152,7 +152,7 @@ impl Node {
         } else {
             self.compose(&["kill", self.service.name()]);
         }
-        let killed = poll(PATIENCE, || !self.runs());
+        let killed = poll(TIMEOUT, || !self.runs());
         assert!(killed, "{} survives being killed", self.service.name());
     }
 
@@ -280,13 +280,13 @@ pub fn free_port() -> u16 {
     clippy::disallowed_methods,
     reason = "a condition with a deadline, and nothing that would wake us"
 )]
-pub fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn poll(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
         if condition() {
             return true;
         }
-        if start.elapsed() > patience {
+        if start.elapsed() > limit {
             return false;
         }
         thread::sleep(Duration::from_millis(50));

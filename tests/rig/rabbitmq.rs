@@ -26,7 +26,7 @@ use super::node::{Node, Service, block_on, free_port, poll};
 use super::{Recall, Setup};
 
 /// One exchange of words with a node that is there ends within this.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a node may take to answer, or to send a message that is expected.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -165,7 +165,7 @@ impl RabbitMq {
                 close(connection).await;
                 result
             };
-            timeout(PATIENCE, whole)
+            timeout(TIMEOUT, whole)
                 .await
                 .expect("an answer of RabbitMQ")
         })
@@ -314,7 +314,7 @@ impl Broker for RabbitMq {
             })
         });
         if self.was_up {
-            let elected = poll(PATIENCE, || self.ctl(&["eval", ELECT]) == "0");
+            let elected = poll(TIMEOUT, || self.ctl(&["eval", ELECT]) == "0");
             assert!(elected, "quorum queues stay without a leader");
         }
         self.was_up = true;
@@ -328,13 +328,13 @@ impl Broker for RabbitMq {
     }
 
     fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
-        let deliveries = self.read(name, at_least, super::PATIENCE);
+        let deliveries = self.read(name, at_least, super::TIMEOUT);
         let recalls = deliveries.iter().map(|delivery| Recall::of(&delivery.body));
         recalls.collect()
     }
 
     fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter> {
-        let deliveries = self.read(&format!("{name}.dead"), at_least, super::PATIENCE);
+        let deliveries = self.read(&format!("{name}.dead"), at_least, super::TIMEOUT);
         let dead_letter = |delivery: &Delivery| DeadLetter {
             kind: delivery.kind.clone(),
             reason: delivery.header("recall_reason").map(str::to_owned),
@@ -357,12 +357,12 @@ async fn take(
     let consumer = channel.basic_consume(queue.into(), "rig".into(), options, none);
     let mut consumer = timeout(ATTEMPT, consumer).await??;
     loop {
-        let patience = if deliveries.len() >= enough {
+        let limit = if deliveries.len() >= enough {
             SILENCE
         } else {
             ATTEMPT
         };
-        let Ok(Some(message)) = timeout(patience, consumer.next()).await else {
+        let Ok(Some(message)) = timeout(limit, consumer.next()).await else {
             break;
         };
         let message = message?;

@@ -21,7 +21,7 @@ pub const NAME: &str = "backlog";
 const FIRST_ANSWER: f64 = 0.5;
 
 /// How long a backlog may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The first is built in.
 const RETENTIONS: [&str; 2] = ["24h", "0s"];
@@ -147,7 +147,7 @@ pub(super) fn catch_up(
 
 /// When the sink came to stand where it is wanted, and where it stood.
 fn watch(relay: &Server, sink: Sink, wanted: impl Fn(Position) -> bool) -> (Instant, Position) {
-    let position = relay.until_sink(sink.name(), PATIENCE, wanted);
+    let position = relay.until_sink(sink.name(), TIMEOUT, wanted);
     (Instant::now(), position)
 }
 

@@ -30,7 +30,7 @@ const BATCHES: [u64; 4] = [100, 1000, 5000, 10_000];
 const RATES: [u32; 2] = [10, 1000];
 
 /// How long the last event may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn play(bench: &mut Bench) -> Report {
     let mut report = Report::new(NAME);
@@ -109,11 +109,11 @@ fn watch(bench: &mut Bench, rate: u32, settings: &[(&str, &str)], latencies: &mu
         .iter()
         .fold(setup, |setup, (name, value)| setup.set(name, value));
     let relay = Server::relay(setup, &bench.cores, Place::Server);
-    relay.until_sink("kafka", PATIENCE, |it| it.lag == 0);
+    relay.until_sink("kafka", TIMEOUT, |it| it.lag == 0);
     let partitions = i32::try_from(PARTITIONS).expect("a number of partitions");
     let subscriber = Subscriber::start(to.kafka(), &to.name, partitions);
     let until_seen = |count: usize| {
-        let seen = wait(PATIENCE, Duration::from_millis(1), || {
+        let seen = wait(TIMEOUT, Duration::from_millis(1), || {
             subscriber.count() >= count
         });
         assert!(seen, "{} of {count} events are seen", subscriber.count());

@@ -74,7 +74,7 @@ fn sync(folder: &Path, time: Duration) -> (f64, f64) {
     let (began, mut times) = (Instant::now(), Vec::new());
     while began.elapsed() < time {
         let began = Instant::now();
-        file.write_all(&PAGE).expect("room for a page");
+        file.write_all(&PAGE).expect("a page is written");
         file.sync_data().expect("a sync");
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }

@@ -81,7 +81,7 @@ pub struct Callbacks {
     pub group_type: String,
     /// Conversations of each kind.
     pub conversations: u64,
-    /// Recalled messages in each callback; a C2C callback has room for one only.
+    /// Recalled messages in each callback; a C2C callback holds one only.
     pub messages: u64,
     /// The first `MsgSeq` of every conversation.
     pub first_seq: u64,

@@ -32,7 +32,7 @@ async fn a_refused_event_is_found_and_the_rest_goes_on() {
 async fn what_no_place_takes_stays_in_the_spool() {
     let broker = Broker::default();
     broker.set().poison = [Seq(2)].into();
-    broker.set().letters = Letters::Harmless;
+    broker.set().accepts_dead_letters = DeadLetterPolicy::Harmless;
     let rig = Rig::start(broker.clone());
     rig.append(1..=3).await;
     rig.until("the end", |rig| rig.cursor.position() == Seq(3))
@@ -51,7 +51,7 @@ async fn a_letter_that_is_refused_alone_ends_the_search() {
     let broker = Broker::default();
     broker.set().down = true;
     broker.set().poison = [Seq(9)].into();
-    broker.set().letters = Letters::Harmless;
+    broker.set().accepts_dead_letters = DeadLetterPolicy::Harmless;
     let rig = Rig::start(broker.clone());
     rig.append(1..=8).await;
     rig.append_as(Kind::Rejected, 9..=9).await;
@@ -63,7 +63,7 @@ async fn a_letter_that_is_refused_alone_ends_the_search() {
     let behaviour = broker.set();
     assert_eq!(
         behaviour.made_smaller, 0,
-        "it was the letter, not the batch"
+        "it was the dead letter, not the batch"
     );
 }
 
@@ -71,7 +71,7 @@ async fn a_letter_that_is_refused_alone_ends_the_search() {
 async fn where_the_place_of_dead_letters_is_closed_events_go_on_as_before() {
     let broker = Broker::default();
     broker.set().down = true;
-    broker.set().letters = Letters::None;
+    broker.set().accepts_dead_letters = DeadLetterPolicy::None;
     let rig = Rig::start(broker.clone());
     rig.append(1..=6).await;
     rig.append_as(Kind::Rejected, 7..=8).await;

@@ -1,4 +1,4 @@
-//! How much room bodies take.
+//! How much permit bodies take.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -21,24 +21,24 @@ const QUERY: &str = "/?SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRe
 struct Stuck(Mutex<Vec<(Event, OwnedSemaphorePermit)>>);
 
 impl Durability for &'static Stuck {
-    async fn keep(&self, event: Event, room: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
-        self.0.lock().unwrap().push((event, room));
+    async fn keep(&self, event: Event, permit: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
+        self.0.lock().unwrap().push((event, permit));
         Err(NotKept::Unavailable(
             "the disk did not answer in time".to_owned(),
         ))
     }
 }
 
-fn intake(room: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck) {
+fn intake(permit: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck) {
     let config = Config {
-        max_buffered_bytes: Size(room),
+        max_buffered_bytes: Size(permit),
         ..Config::default()
     };
     let stuck: &'static Stuck = Box::leak(Box::default());
-    let gate = Auth::new(&[1_400_000_001], AuthConfig::default());
+    let auth = Auth::new(&[1_400_000_001], AuthConfig::default());
     let metrics = Metrics::register(&mut Registry::default());
     (
-        Arc::new(CallbackService::new(config, gate, stuck, metrics)),
+        Arc::new(CallbackService::new(config, auth, stuck, metrics)),
         stuck,
     )
 }
@@ -114,19 +114,19 @@ async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
 async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
     // In base64 three bytes become four.
     let body = || Full::from("\u{1}".repeat(60 << 10));
-    for (room, second) in [
+    for (permit, second) in [
         (100 << 10, "too many bodies at once"),
         (130 << 10, "too many bodies at once"),
         (170 << 10, "the disk did not answer in time"),
     ] {
-        let (intake, _) = intake(room);
+        let (intake, _) = intake(permit);
         let (_, answer) = post(&intake, body()).await;
         assert!(
             answer.contains("the disk did not answer in time"),
-            "{room}: {answer}"
+            "{permit}: {answer}"
         );
         let (_, answer) = post(&intake, body()).await;
-        assert!(answer.contains(second), "{room}: {answer}");
+        assert!(answer.contains(second), "{permit}: {answer}");
     }
 }
 

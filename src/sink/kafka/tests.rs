@@ -18,7 +18,7 @@ use crate::event::{Seq, tests::event};
 use crate::sink::{Delivery, Progress, Session as _, SessionError, Sink as _, Window};
 
 const TOPIC: &str = "events";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Brokers(MockCluster<'static, DefaultProducerContext>);
 
@@ -71,11 +71,11 @@ impl Brokers {
             .unwrap();
         consumer.assign(&assignment).unwrap();
         let (_, end) = consumer
-            .fetch_watermarks(TOPIC, partition, PATIENCE)
+            .fetch_watermarks(TOPIC, partition, TIMEOUT)
             .unwrap();
         (0..end)
             .map(|_| {
-                let message = consumer.poll(PATIENCE).expect("a record").unwrap();
+                let message = consumer.poll(TIMEOUT).expect("a record").unwrap();
                 let event: serde_json::Value =
                     serde_json::from_slice(message.payload().unwrap()).unwrap();
                 event["id"]
@@ -115,7 +115,7 @@ async fn publish_in(mut session: KafkaSession, window: Window) -> (Vec<u64>, Opt
     let mut missing = seqs;
     let (mut confirmed, mut end) = (Vec::new(), None);
     while end.is_none() && !missing.is_empty() {
-        match timeout(PATIENCE, session.progress(&window))
+        match timeout(TIMEOUT, session.progress(&window))
             .await
             .expect("progress")
         {

@@ -26,7 +26,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A node that has just started elects leaders for its quorum queues half a second after it accepts
 /// connections, and RabbitMQ 3.10 never does if a client was quicker (rabbitmq-server issue 10070). So
 /// whoever comes back leaves it that time.
-const SETTLE: Duration = Duration::from_secs(1);
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) async fn open(
     config: &Config,
@@ -44,7 +44,7 @@ pub(super) async fn open(
         let cut = line.shutdown_on_drop();
         let connection = connect(uri, tls, properties, line, limit).await?;
         if start == Start::Again {
-            sleep(SETTLE).await;
+            sleep(RESTART_PAUSE).await;
         }
         let mut channels = Vec::with_capacity(CHANNELS);
         for _ in 0..CHANNELS {

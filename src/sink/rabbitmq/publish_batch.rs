@@ -82,7 +82,7 @@ pub(super) async fn run(
     }
 }
 
-/// A channel that was told once that a quorum queue is full may never hear that it has room again:
+/// A channel that was told once that a quorum queue is full may never hear that it has capacity again:
 /// RabbitMQ 3.10 does not tell it when the queue's limit is lifted by clearing the policy. A new channel
 /// asks the queue itself.
 async fn replace(connection: &Connection, channel: Channel) -> Channel {

@@ -24,7 +24,7 @@ use crate::spool::{Appended, Config, Opened, Spool};
 const PAGE: u64 = 4096;
 
 /// Nothing here takes so long, unless it takes for ever.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Every tenth event is larger than a page.
 fn event(number: u64) -> Event {
@@ -111,7 +111,7 @@ impl Killed {
                 spool.close().await;
                 return (read, lost.into_iter().collect(), start.0);
             }
-            let failed = timeout(PATIENCE, spool.failed()).await.unwrap();
+            let failed = timeout(TIMEOUT, spool.failed()).await.unwrap();
             assert!(failed.to_string().contains("is damaged"), "{failed}");
             spool.close().await;
         }
@@ -134,9 +134,9 @@ fn open(config: &Config) -> Opened {
 async fn read_all(spool: &Spool, start: Seq) -> Option<BTreeMap<u64, Event>> {
     let mut reader = spool.reader(start);
     let mut read = BTreeMap::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while reader.position() < spool.status().last {
-        let rows = timeout(PATIENCE, reader.next(7)).await.unwrap();
+        let rows = timeout(TIMEOUT, reader.next(7)).await.unwrap();
         if let Err(error) = rows {
             // It is damage once it has lasted.
             let refusing = spool.status().refusing;

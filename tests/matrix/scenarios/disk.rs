@@ -68,7 +68,7 @@ fn full(stage: &mut Stage<'_>) {
         stage.play_on(Duration::from_millis(500));
         stage.mended();
         stage.broker().resume();
-        // What was published makes room: callbacks are accepted again.
+        // Published events are purged: callbacks are accepted again.
         stage.catch_up();
         stage.play_on(Duration::from_millis(500));
     }

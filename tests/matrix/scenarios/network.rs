@@ -40,7 +40,7 @@ fn half_open(stage: &mut Stage<'_>) {
     }
 }
 
-/// A tenth of a second there and back, and less room than the load needs.
+/// A tenth of a second there and back, and less bandwidth than the load needs.
 fn slow(stage: &mut Stage<'_>) {
     stage.put_proxies();
     stage.begin();

@@ -1,4 +1,4 @@
-//! The broker is there, and does not take events: too large, no right, no room, no memory.
+//! The broker is there, and does not take events: too large, no right, no space, no memory.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a spool does that has no room.
+//! What a full spool does.
 
 use super::*;
 
@@ -36,7 +36,7 @@ async fn a_full_spool_refuses_drops_nothing_and_recovers() {
     assert_eq!(status.first, Seq(21));
     spool.cursor("sink").unwrap().advance(status.last);
     assert!(spool.append(large(kept + 1)).await.is_ok());
-    until("room", || spool.status().refusing.is_none()).await;
+    until("free space", || spool.status().refusing.is_none()).await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn the_reserve_of_the_disk_is_left_alone() {
     assert!(refusal.to_string().contains("spool.reserve"), "{refusal}");
 }
 
-/// Also where more come at once than there is room for.
+/// Also if more arrive at once than fit.
 #[tokio::test]
 async fn a_group_takes_no_more_room_than_there_is() {
     let folder = TempDir::new().unwrap();
