@@ -115,7 +115,7 @@ struct SinkBody {
 }
 
 impl Admin {
-    /// Serves what these tell; registers the figures of spool and sinks.
+    /// Serves what these tell; registers the metrics of spool and sinks.
     #[must_use]
     pub fn new(spool: Spool, sinks: Vec<SinkView>, mut registry: Registry) -> Self {
         registry.register_collector(Box::new(CollectedMetrics::new(

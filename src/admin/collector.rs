@@ -15,7 +15,7 @@ use crate::forwarder::Health;
 use crate::spool::{Spool, Status};
 use crate::telemetry::dropped_lines;
 
-/// Reads the figures of spool and sinks. Blocks: it asks the spool's file for the age of events.
+/// Reads the metrics of spool and sinks. Blocks: it asks the spool's file for the age of events.
 #[derive(Debug)]
 pub struct CollectedMetrics {
     spool: Spool,
@@ -104,7 +104,7 @@ impl Collector for CollectedMetrics {
                 "sink_oldest_unconfirmed",
                 "Age of the oldest event that the broker has not confirmed",
                 Some(Unit::Seconds),
-                |figures, sink, _| figures.oldest_seconds(sink),
+                |metrics, sink, _| metrics.oldest_seconds(sink),
             ),
         ];
         for (name, help, unit, read) in sinks {

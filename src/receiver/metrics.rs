@@ -28,7 +28,7 @@ pub(super) struct TokenLabels {
     pub(super) token: u32,
 }
 
-/// The receiver's figures.
+/// The receiver's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(super) callbacks: Family<AnswerLabels, Counter>,
@@ -44,7 +44,7 @@ const ANSWER_SECONDS: [f64; 14] = [
 ];
 
 impl Metrics {
-    /// Registers the figures.
+    /// Registers the metrics.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {

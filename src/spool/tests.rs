@@ -61,7 +61,7 @@ pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(
             tokio::time::Instant::now() < deadline,
-            "waited in vain for: {what}"
+            "timed out waiting for {what}"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

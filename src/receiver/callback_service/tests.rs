@@ -29,7 +29,7 @@ impl Durability for &'static Stuck {
     }
 }
 
-fn intake(permit: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck) {
+fn service(permit: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck) {
     let config = Config {
         max_buffered_bytes: Size(permit),
         ..Config::default()
@@ -43,16 +43,16 @@ fn intake(permit: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck)
     )
 }
 
-async fn post<B>(intake: &Arc<CallbackService<&'static Stuck>>, body: B) -> (u16, String)
+async fn post<B>(service: &Arc<CallbackService<&'static Stuck>>, body: B) -> (u16, String)
 where
     B: Body<Data = Bytes, Error = Infallible> + Unpin,
 {
-    post_to(QUERY, intake, body).await
+    post_to(QUERY, service, body).await
 }
 
 async fn post_to<B>(
     uri: &str,
-    intake: &Arc<CallbackService<&'static Stuck>>,
+    service: &Arc<CallbackService<&'static Stuck>>,
     body: B,
 ) -> (u16, String)
 where
@@ -60,7 +60,7 @@ where
 {
     let request = Request::post(uri).body(body).unwrap();
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let answer: Response<Full<Bytes>> = Arc::clone(intake).answer(request, peer).await;
+    let answer: Response<Full<Bytes>> = Arc::clone(service).answer(request, peer).await;
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
@@ -75,12 +75,12 @@ fn recall(padding: usize) -> String {
 
 #[tokio::test]
 async fn a_body_in_single_bytes_takes_no_more_room_than_in_one_piece() {
-    let (intake, stuck) = intake(200 << 10);
+    let (service, stuck) = service(200 << 10);
     let body = recall(100 << 10).into_bytes();
     let pieces = body
         .into_iter()
         .map(|byte| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![byte]))));
-    let (status, answer) = post(&intake, StreamBody::new(stream::iter(pieces))).await;
+    let (status, answer) = post(&service, StreamBody::new(stream::iter(pieces))).await;
     assert!(
         answer.contains("the disk did not answer in time"),
         "{status} {answer}"
@@ -91,18 +91,18 @@ async fn a_body_in_single_bytes_takes_no_more_room_than_in_one_piece() {
 #[tokio::test]
 async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
     for body in [recall(60 << 10), "a".repeat(60 << 10)] {
-        let (intake, stuck) = intake(100 << 10);
+        let (service, stuck) = service(100 << 10);
         let body = || Full::from(body.clone());
-        let (_, answer) = post(&intake, body()).await;
+        let (_, answer) = post(&service, body()).await;
         assert!(
             answer.contains("the disk did not answer in time"),
             "{answer}"
         );
-        let (status, answer) = post(&intake, body()).await;
+        let (status, answer) = post(&service, body()).await;
         assert_eq!(status, 503);
         assert!(answer.contains("too many bodies at once"), "{answer}");
         stuck.0.lock().unwrap().clear();
-        let (_, answer) = post(&intake, body()).await;
+        let (_, answer) = post(&service, body()).await;
         assert!(
             answer.contains("the disk did not answer in time"),
             "{answer}"
@@ -119,13 +119,13 @@ async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
         (130 << 10, "too many bodies at once"),
         (170 << 10, "the disk did not answer in time"),
     ] {
-        let (intake, _) = intake(permit);
-        let (_, answer) = post(&intake, body()).await;
+        let (service, _) = service(permit);
+        let (_, answer) = post(&service, body()).await;
         assert!(
             answer.contains("the disk did not answer in time"),
             "{permit}: {answer}"
         );
-        let (_, answer) = post(&intake, body()).await;
+        let (_, answer) = post(&service, body()).await;
         assert!(answer.contains(second), "{permit}: {answer}");
     }
 }
@@ -138,13 +138,13 @@ async fn the_query_takes_room_and_the_largest_body_fits_all_the_same() {
         let padding = " ".repeat(length - recall.len());
         Full::from(recall + &padding)
     };
-    let (intake, _) = intake(256 << 10);
-    let (_, answer) = post_to(&uri, &intake, body(256 << 10)).await;
+    let (service, _) = service(256 << 10);
+    let (_, answer) = post_to(&uri, &service, body(256 << 10)).await;
     assert!(answer.contains("the disk did not answer"), "{answer}");
 
-    let (intake, _) = self::intake(100 << 10);
+    let (service, _) = self::service(100 << 10);
     for expected in ["the disk did not answer", "too many bodies at once"] {
-        let (_, answer) = post_to(&uri, &intake, body(30 << 10)).await;
+        let (_, answer) = post_to(&uri, &service, body(30 << 10)).await;
         assert!(answer.contains(expected), "{answer}");
     }
 }
