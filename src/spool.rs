@@ -15,8 +15,13 @@
 //! and wakes all waiters. Cursors are saved in the same transaction, or without a sync of their own while
 //! nothing is appended: a cursor that is lost only means that events are published again.
 
+mod append;
+mod config;
+mod cursor;
+mod dead_letter;
 mod event_cache;
 mod files;
+mod gaps;
 mod queue;
 mod quota;
 mod reader;
@@ -26,157 +31,37 @@ mod saved_cursor;
 mod schema;
 mod shared;
 mod stall;
+mod status;
 mod store;
+mod suspected_damage;
 mod watermark;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+pub use append::{AppendError, Appended};
+pub use config::Config;
+pub use cursor::Cursor;
+pub use dead_letter::DeadLetter;
 pub use reader::{ReadError, Reader, Row};
 pub use salvage::{Error as SalvageError, Quarantined, SalvageReport};
-pub use store::{DeadLetter, OpenError};
+pub use status::Status;
+pub use store::OpenError;
 
 use crate::event::{Event, Seq, UnixMillis};
-use crate::setting::{self, Period, Size};
 use queue::{Append, Queue, Refused, WriterCommand};
 use shared::Shared;
 
-/// Settings of the spool.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// The database file; it must be on a local disk. Its folder is created if it is missing.
-    #[serde(deserialize_with = "setting::text")]
-    pub path: PathBuf,
-    /// If the used pages reach this size, forwarded events are purged; if that is not enough, callbacks are
-    /// refused. If it is too small, a long outage of a broker fills it; if it is too large, the disk is full first.
-    pub max_bytes: Size,
-    /// Disk space that is left alone: free space and the file's free pages together never go below.
-    pub reserve: Size,
-    /// How long events stay after they were appended. Events that are not forwarded stay longer; with zero, events
-    /// are purged once they are forwarded.
-    pub retention: Period,
-    /// How many of the latest ids are remembered to recognise a repeated callback. 40 bytes of memory
-    /// each.
-    #[serde(deserialize_with = "setting::text")]
-    pub recent_ids: usize,
-    /// How many callbacks may wait for a commit; more are refused. Each holds its body in memory.
-    #[serde(deserialize_with = "setting::text")]
-    pub max_waiting: usize,
-    /// Bytes of dead letters: of rejected callbacks that are not forwarded yet, and of the table of events that
-    /// were accepted nowhere. Beyond it a rejected callback is not kept, and an event that the dead letters refuse
-    /// too counts as not forwarded.
-    pub max_dead_letter_bytes: Size,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            path: "data/spool.db".into(),
-            max_bytes: Size(1 << 30),
-            reserve: Size(64 << 20),
-            retention: Period(Duration::from_secs(24 * 60 * 60)),
-            recent_ids: 100_000,
-            max_waiting: 4096,
-            max_dead_letter_bytes: Size(64 << 20),
-        }
-    }
-}
-
 /// How long closing waits for the disk.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What became of an event that was to be appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Appended {
-    /// It is on disk now.
-    New(Seq),
-    /// An event with the same id is among the recent ones; it may have been purged since.
-    Repeated,
-}
-
-/// Why an event was not appended. It is not kept.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// `spool.max_bytes` is reached by events that are not forwarded yet, or the disk is full.
-    #[error("spool is full: {0}")]
-    Full(String),
-    /// `spool.max_dead_letter_bytes` is reached.
-    #[error("{0}")]
-    DeadLettersFull(String),
-    /// `spool.max_waiting` callbacks wait for a commit already.
-    #[error("too many callbacks are waiting for the disk")]
-    Busy,
-    /// The commit failed; a later one may succeed.
-    #[error("spool could not write: {0}")]
-    Io(String),
-    /// What was written can no longer be trusted: the process must end and start again.
-    #[error("spool failed: {0}")]
-    Failed(String),
-    /// The file is not what was written: the process must end, and the next start salvages what it holds.
-    #[error("spool is damaged: {0}; the next start keeps what can be read of it")]
-    Damaged(String),
-}
-
-impl AppendError {
-    /// Whether nothing can be appended any more by this process.
-    #[must_use]
-    pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Damaged(_))
-    }
-}
-
-/// What the spool holds, and whether it takes more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// Why no event can be appended now; none while it can.
-    pub refusing: Option<AppendError>,
-    /// The oldest event kept is this one, or the next to come.
-    pub first: Seq,
-    /// The newest event is this one, or the one before the first.
-    pub last: Seq,
-    /// Bytes of all used pages.
-    pub used_bytes: u64,
-}
-
-impl Status {
-    /// How many numbers there are from the oldest event kept to the newest, gaps included.
-    #[must_use]
-    pub const fn rows(&self) -> u64 {
-        (self.last.0 + 1).saturating_sub(self.first.0)
-    }
-}
-
-/// A sink's cursor: the last event up to which all are confirmed.
-#[derive(Debug, Clone)]
-pub struct Cursor(Arc<AtomicU64>);
-
-impl Cursor {
-    fn new(seq: Seq) -> Self {
-        Self(Arc::new(AtomicU64::new(seq.0)))
-    }
-
-    /// Where it stands.
-    #[must_use]
-    pub fn position(&self) -> Seq {
-        Seq(self.0.load(Ordering::Acquire))
-    }
-
-    /// Moves it forward; it never moves back. It is saved with the next commit, or soon.
-    pub fn advance(&self, seq: Seq) {
-        self.0.fetch_max(seq.0, Ordering::AcqRel);
-    }
-}
 
 /// A handle to the open spool; cheap to clone.
 #[derive(Debug, Clone)]

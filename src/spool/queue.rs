@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::yield_now;
 
-use super::store::DeadLetter;
+use super::DeadLetter;
 use super::{AppendError, Appended};
 use crate::event::Event;
 

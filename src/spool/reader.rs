@@ -9,10 +9,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::salvage::Gap;
+use super::gaps::Gap;
 use super::schema::{COLUMNS, StoredEvent};
-use super::shared::Suspicion;
 use super::store::is_damage;
+use super::suspected_damage::SuspectedDamage;
 use super::{Shared, Status, schema};
 use crate::event::{Event, Seq, UnixMillis};
 use crate::telemetry::chain;
@@ -50,7 +50,7 @@ pub struct Reader {
     shared: Arc<Shared>,
     /// A read under way on a blocking thread.
     reading: Option<JoinHandle<Result<Vec<Row>, ReadError>>>,
-    suspicion: Suspicion,
+    suspicion: SuspectedDamage,
 }
 
 /// A number of the spool, and its event.
@@ -73,7 +73,7 @@ impl Reader {
             status: shared.status.subscribe(),
             shared,
             reading: None,
-            suspicion: Suspicion::default(),
+            suspicion: SuspectedDamage::default(),
         }
     }
 

@@ -14,93 +14,29 @@
 mod pages;
 mod record;
 mod replace;
+mod report;
 mod wal;
 
-use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::types::ToSqlOutput;
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
-use tracing::{error, warn};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tracing::error;
 
 pub(super) use replace::{finish, quarantined};
+pub use report::{Quarantined, SalvageReport};
 
 use super::saved_cursor::SavedCursor;
 use super::watermark::Watermark;
-use super::{files, schema};
+use super::{files, gaps, schema};
 use crate::event::Seq;
 use pages::Pages;
 use replace::{replace, salvaged};
 
 /// The largest number that a spool gives out: anything above it is damage.
 pub(super) const LARGEST: u64 = 1 << 62;
-
-/// How many lost ranges are logged; the table `gaps` has all of them.
-const NAMED: usize = 20;
-
-/// What a start found to be damaged, and what became of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SalvageReport {
-    /// The damaged file, if one was quarantined.
-    pub quarantined: Option<Quarantined>,
-    /// First and last number of each range of unconfirmed events that were lost.
-    pub lost: Vec<(Seq, Seq)>,
-    /// Sinks whose cursor was damaged, or is missing after a salvage: they start again at the oldest event kept.
-    pub cursors: Vec<String>,
-}
-
-/// A damaged file that was replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quarantined {
-    /// What was wrong with it.
-    pub reason: String,
-    /// Where it is now.
-    pub path: PathBuf,
-    /// How many events could be read.
-    pub kept: u64,
-}
-
-impl fmt::Display for Quarantined {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (reason, kept, path) = (&self.reason, self.kept, self.path.display());
-        write!(
-            f,
-            "{reason}; {kept} events were kept; quarantined as {path}"
-        )
-    }
-}
-
-impl SalvageReport {
-    /// Logs what is in it.
-    pub(super) fn log(&self) {
-        if let Some(Quarantined { reason, path, kept }) = &self.quarantined {
-            let quarantined = path.display();
-            error!(
-                %quarantined, reason, kept,
-                "the spool is damaged; the events that could be read are kept in a new file"
-            );
-        }
-        for (first, last) in self.lost.iter().take(NAMED) {
-            let events = last.0 + 1 - first.0;
-            error!(%first, %last, events, "events are lost: the spool's file no longer holds these numbers");
-        }
-        if self.lost.len() > NAMED {
-            let more = self.lost.len() - NAMED;
-            error!(
-                more,
-                "more ranges of events are lost; the spool's table `gaps` lists them"
-            );
-        }
-        for sink in &self.cursors {
-            warn!(
-                sink,
-                "the sink's cursor is damaged; events that were published may be published again"
-            );
-        }
-    }
-}
 
 /// Why nothing was salvaged.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +115,7 @@ pub(super) fn salvage(
         (_, None) => confirmed,
     };
     let (start, confirmed) = (Seq(start), Seq(confirmed));
-    record_missing(&connection, known, start, confirmed, Seq(committed))?;
+    gaps::record_missing(&connection, known, start, confirmed, Seq(committed))?;
     let highest = cursors.values().flatten().map(|cursor| cursor.seq.0).max();
     let committed = committed.max(confirmed.0);
     let next = next
@@ -187,9 +123,9 @@ pub(super) fn salvage(
         .min(LARGEST);
     // Only `cursors`, `identity` or `recent_ids` names these numbers: they may never have been used, and do not
     // count as lost.
-    record_gaps(&connection, &[], Seq(committed), Seq(next - 1), false)?;
+    gaps::record_gaps(&connection, &[], Seq(committed), Seq(next - 1), false)?;
     schema::save_next_seq(&connection, Seq(next))?;
-    let ranges = lost_after(&connection, Seq(0))?;
+    let ranges = gaps::lost_after(&connection, Seq(0))?;
     connection.execute_batch("COMMIT")?;
     connection.close().map_err(|(_, error)| error)?;
     let path = replace(database)?;
@@ -198,73 +134,6 @@ pub(super) fn salvage(
         lost: ranges,
         cursors: Vec::new(),
     })
-}
-
-/// Records the numbers after `start` that are neither in one of the ranges of `known` events nor in a known gap: up
-/// to `confirmed` they are not missed, from there to `committed` their events are lost.
-///
-/// Numbers are given out without a gap, and only to events that were committed.
-pub(super) fn record_missing(
-    connection: &Connection,
-    mut known: Vec<(Seq, Seq)>,
-    start: Seq,
-    confirmed: Seq,
-    committed: Seq,
-) -> rusqlite::Result<()> {
-    let gaps = gaps(connection)?;
-    known.extend(gaps.iter().map(|gap| (gap.first, gap.last)));
-    known.sort_unstable();
-    record_gaps(connection, &known, start, confirmed, false)?;
-    record_gaps(connection, &known, start.max(confirmed), committed, true)
-}
-
-fn record_gaps(
-    connection: &Connection,
-    known: &[(Seq, Seq)],
-    start: Seq,
-    end: Seq,
-    are_lost: bool,
-) -> rusqlite::Result<()> {
-    let mut insert = connection.prepare("INSERT INTO gaps VALUES (?1, ?2, ?3)")?;
-    let mut next = start.next();
-    for (first, last) in known.iter().chain([&(end.next(), end.next())]) {
-        let before = first.0.min(end.0 + 1) - 1;
-        if before >= next.0 {
-            insert.execute(params![next.0, before, are_lost])?;
-        }
-        next = next.max(last.next());
-    }
-    Ok(())
-}
-
-/// Numbers that no event has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gap {
-    pub(super) first: Seq,
-    pub(super) last: Seq,
-    /// Whether events were lost that not every sink had confirmed.
-    pub(super) lost: bool,
-}
-
-/// Every gap, in order.
-pub(super) fn gaps(connection: &Connection) -> rusqlite::Result<Vec<Gap>> {
-    connection
-        .prepare("SELECT first_seq, last_seq, lost FROM gaps ORDER BY 1")?
-        .query_map([], |row| {
-            Ok(Gap {
-                first: Seq(row.get(0)?),
-                last: Seq(row.get(1)?),
-                lost: row.get(2)?,
-            })
-        })?
-        .collect()
-}
-
-/// First and last number of each range of lost events after `seq`.
-pub(super) fn lost_after(connection: &Connection, seq: Seq) -> rusqlite::Result<Vec<(Seq, Seq)>> {
-    let gaps = gaps(connection)?;
-    let after = gaps.iter().filter(|gap| gap.lost && gap.first > seq);
-    Ok(after.map(|gap| (gap.first, gap.last)).collect())
 }
 
 /// Copies what SQLite can still read of the other tables: what is wrong with a cursor is found when it is

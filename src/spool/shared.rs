@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use super::event_cache::EventCache;
 use super::files::Lock;
-use super::salvage::Gap;
+use super::gaps::Gap;
 use super::stall::StallDetector;
 use super::{AppendError, Cursor, SalvageReport, Status};
 use crate::event::Seq;
@@ -75,47 +74,5 @@ impl Shared {
             first
         });
         self.failed.cancel();
-    }
-}
-
-/// Suspected damage. SQLite reports a disk that fails to read like a damaged file
-/// (`SQLITE_IOERR_CORRUPTFS`), and the disk may recover: only what lasts is damage.
-#[derive(Debug, Default)]
-pub(super) struct Suspicion(Option<Instant>);
-
-/// What looks damaged for this long is damaged.
-const LASTS: Duration = if cfg!(any(test, fuzzing)) {
-    Duration::from_millis(100)
-} else {
-    Duration::from_secs(5)
-};
-
-impl Suspicion {
-    /// The file looks damaged; returns whether it is.
-    pub(super) fn confirm(&mut self) -> bool {
-        self.0.get_or_insert_with(Instant::now).elapsed() >= LASTS
-    }
-
-    /// The same work has succeeded.
-    pub(super) const fn clear(&mut self) {
-        self.0 = None;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::thread::park_timeout;
-
-    use super::*;
-
-    #[test]
-    fn what_looks_damaged_is_damage_once_that_has_lasted() {
-        let mut suspicion = Suspicion::default();
-        assert!(!suspicion.confirm(), "not at once");
-        park_timeout(LASTS);
-        suspicion.clear();
-        assert!(!suspicion.confirm(), "not if it worked in between");
-        park_timeout(LASTS);
-        assert!(suspicion.confirm());
     }
 }

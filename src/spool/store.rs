@@ -12,33 +12,19 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::files::Lock;
+use super::gaps::{self, Gap};
 use super::quota::Usage;
 use super::recent_ids::RecentIds;
-use super::salvage::{self, Gap, SalvageReport};
+use super::salvage::SalvageReport;
 use super::saved_cursor::SavedCursor;
 use super::watermark::Watermark;
-use super::{AppendError, Appended, Config, Cursor, quota, schema};
+use super::{AppendError, Appended, Config, Cursor, DeadLetter, quota, schema};
 use crate::event::{Event, Kind, Seq, UnixMillis};
 
 use errors::classify;
 pub(super) use errors::is_damage;
 pub use open::OpenError;
 use purge::Purge;
-
-/// An event that a sink could publish neither to its topic nor as a dead letter, and why.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// The sink.
-    pub sink: &'static str,
-    /// The event's number.
-    pub seq: Seq,
-    /// The event.
-    pub event: Arc<Event>,
-    /// Why, in one word.
-    pub reason: &'static str,
-    /// Why, for people.
-    pub detail: String,
-}
 
 /// The open file.
 #[derive(Debug)]
@@ -73,7 +59,7 @@ impl Store {
 
     /// The numbers that no event has.
     pub(super) fn gaps(&self) -> Result<Vec<Gap>, AppendError> {
-        salvage::gaps(&self.connection).map_err(|error| classify(&error))
+        gaps::load(&self.connection).map_err(|error| classify(&error))
     }
 
     /// Appends a group in one transaction and syncs it, together with the cursors.

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::event::Kind;
+use crate::setting::{Period, Size};
 
 pub(super) fn config(folder: &TempDir) -> Config {
     Config {

@@ -10,13 +10,14 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::DeadLetter;
 use super::event_cache::EventCache;
 use super::queue::{Queue, WriterCommand};
 use super::quota::{ENOUGH, HEADROOM};
 use super::salvage;
-use super::shared::Suspicion;
 use super::stall::StallDetector;
-use super::store::{DeadLetter, Store};
+use super::store::Store;
+use super::suspected_damage::SuspectedDamage;
 use super::{
     AppendError, Appended, Config, Cursor, OpenError, Opened, QueueHandle, Shared, Spool, Status,
 };
@@ -87,8 +88,8 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     let path = store.config.path.clone();
     let writer = Writer {
         store,
-        appending: Suspicion::default(),
-        maintaining: Suspicion::default(),
+        appending: SuspectedDamage::default(),
+        maintaining: SuspectedDamage::default(),
         queue: Arc::clone(&queue),
         shared: Arc::clone(&shared),
         maintenance_due: Instant::now(),
@@ -113,8 +114,8 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
 struct Writer {
     store: Store,
     /// Appends may fail while the maintenance works, and the other way round.
-    appending: Suspicion,
-    maintaining: Suspicion,
+    appending: SuspectedDamage,
+    maintaining: SuspectedDamage,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     maintenance_due: Instant,
@@ -311,7 +312,7 @@ impl Writer {
     fn handle_error(
         &mut self,
         error: &AppendError,
-        suspicion: fn(&mut Self) -> &mut Suspicion,
+        suspicion: fn(&mut Self) -> &mut SuspectedDamage,
     ) -> Result<(), AppendError> {
         match error {
             AppendError::Damaged(what) => {

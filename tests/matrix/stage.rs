@@ -152,7 +152,8 @@ impl<'a> Stage<'a> {
         while !condition(self.relay()) {
             if Instant::now() > until {
                 let readiness = self.relay().readiness();
-                let complaint = format!("timed out after {READY:?} waiting for {what}: {readiness}");
+                let complaint =
+                    format!("timed out after {READY:?} waiting for {what}: {readiness}");
                 return self.complain(complaint);
             }
             self.play_on(Duration::from_millis(20));

@@ -15,7 +15,7 @@ use crate::spool::quota::Usage;
 use crate::spool::recent_ids::RecentIds;
 use crate::spool::salvage::{self, LARGEST, SalvageReport};
 use crate::spool::watermark::Watermark;
-use crate::spool::{AppendError, Config, schema};
+use crate::spool::{AppendError, Config, gaps, schema};
 
 /// Why the spool could not be opened. [`Self::Locked`], [`Self::Missing`], [`Self::Foreign`] and [`Self::Newer`]
 /// change nothing; before the others the WAL may have been checkpointed, or a damaged file quarantined.
@@ -198,9 +198,9 @@ impl Store {
         if let Some(mark) = watermark.filter(|mark| mark.last > last) {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             let confirmed = mark.confirmed.max(last);
-            salvage::record_missing(&connection, Vec::new(), last, confirmed, mark.last)?;
+            gaps::record_missing(&connection, Vec::new(), last, confirmed, mark.last)?;
             schema::save_next_seq(&connection, mark.last.next())?;
-            report.lost = salvage::lost_after(&connection, last)?;
+            report.lost = gaps::lost_after(&connection, last)?;
             connection.execute_batch("COMMIT")?;
         }
         let (first, last) = bounds(&connection)?;

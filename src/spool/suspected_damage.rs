@@ -1,0 +1,45 @@
+//! Suspected damage: what looks like damage may pass.
+
+use std::time::{Duration, Instant};
+
+/// Suspected damage. SQLite reports a disk that fails to read like a damaged file
+/// (`SQLITE_IOERR_CORRUPTFS`), and the disk may recover: only what lasts is damage.
+#[derive(Debug, Default)]
+pub(super) struct SuspectedDamage(Option<Instant>);
+
+/// What looks damaged for this long is damaged.
+const LASTS: Duration = if cfg!(any(test, fuzzing)) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(5)
+};
+
+impl SuspectedDamage {
+    /// The file looks damaged; returns whether it is.
+    pub(super) fn confirm(&mut self) -> bool {
+        self.0.get_or_insert_with(Instant::now).elapsed() >= LASTS
+    }
+
+    /// The same work has succeeded.
+    pub(super) const fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::park_timeout;
+
+    use super::*;
+
+    #[test]
+    fn what_looks_damaged_is_damage_once_that_has_lasted() {
+        let mut suspicion = SuspectedDamage::default();
+        assert!(!suspicion.confirm(), "not at once");
+        park_timeout(LASTS);
+        suspicion.clear();
+        assert!(!suspicion.confirm(), "not if it worked in between");
+        park_timeout(LASTS);
+        assert!(suspicion.confirm());
+    }
+}
