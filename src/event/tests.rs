@@ -1,3 +1,4 @@
+use super::id::{NAMESPACE, name_to_id};
 use super::*;
 
 const MSG_ID: &str = "144115213033478435-1739361321-2512805311";
