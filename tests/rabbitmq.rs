@@ -43,6 +43,32 @@ fn a_message_has_the_properties_and_the_routing_key_of_its_event() {
     relay.stop();
 }
 
+/// Some services have classic queues alone.
+#[test]
+fn queues_are_of_the_configured_type() {
+    let rabbitmq = RabbitMq::shared();
+    for (name, setting, expected) in [
+        ("type-default", None, "quorum"),
+        ("type-classic", Some("classic"), "classic"),
+    ] {
+        let mut setup = rabbitmq.settings(Setup::new(), name);
+        if let Some(queue_type) = setting {
+            setup = setup.set("RECALL_RABBITMQ__QUEUE_TYPE", queue_type);
+        }
+        let relay = setup.start();
+        let sent = relay.recalls("a", 1..=20);
+        relay.until_drained("rabbitmq");
+        let listed = rabbitmq.ctl(&["-q", "list_queues", "name", "type"]);
+        for queue in [name.to_owned(), format!("{name}.dead")] {
+            let line = format!("{queue}\t{expected}");
+            assert!(listed.lines().any(|it| it == line), "{line:?}: {listed}");
+        }
+        let found = rabbitmq.read(name, sent.len(), TIMEOUT);
+        assert_eq!(found.len(), sent.len());
+        relay.stop();
+    }
+}
+
 /// Sends recall number `number` of the one-to-one conversation f:t.
 fn recall_c2c(relay: &Relay, number: u64) {
     let body = format!(

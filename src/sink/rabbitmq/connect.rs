@@ -2,22 +2,18 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lapin::options::{
-    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
-use super::session::{CHANNELS, RabbitMqSession};
-use super::socket::SocketHandle;
-use super::{Config, Start, Tls};
+use super::channel::{CHANNELS, open_channel};
+use super::config::{Config, QueueType, Tls};
+use super::socket::{ShutdownOnDrop, SocketHandle};
 use crate::sink::{BoxError, SessionError};
 
 /// How long connecting, opening channels and declaring may take. lapin's own limit covers TCP alone.
@@ -28,21 +24,35 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// whoever comes back leaves it that time.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
+/// Whether a connection is the first that is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    First,
+    Again,
+}
+
+/// A connection on which everything is declared.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) connection: Connection,
+    pub(super) shutdown: ShutdownOnDrop,
+    pub(super) channels: Vec<Channel>,
+}
+
 pub(super) async fn open(
     config: &Config,
     uri: AMQPUri,
     start: Start,
-    has_confirmed: Arc<AtomicBool>,
     limit: Duration,
-) -> Result<RabbitMqSession, SessionError> {
+) -> Result<Connected, SessionError> {
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
     let opening = async {
         let tls = tls(&config.tls).await?;
         let properties =
             ConnectionProperties::default().with_connection_name(LongString::from("recall-relay"));
-        let line = SocketHandle::default();
-        let cut = line.shutdown_on_drop();
-        let connection = connect(uri, tls, properties, line, limit).await?;
+        let socket = SocketHandle::default();
+        let shutdown = socket.shutdown_on_drop();
+        let connection = connect(uri, tls, properties, socket, limit).await?;
         if start == Start::Again {
             sleep(RESTART_PAUSE).await;
         }
@@ -55,16 +65,14 @@ pub(super) async fn open(
         {
             declare(config, channel).await?;
         }
-        Ok::<_, BoxError>(RabbitMqSession::new(
-            config.clone(),
+        Ok::<_, BoxError>(Connected {
             connection,
-            cut,
+            shutdown,
             channels,
-            has_confirmed,
-        ))
+        })
     };
     match timeout(limit, opening).await {
-        Ok(Ok(session)) => Ok(session),
+        Ok(Ok(connected)) => Ok(connected),
         Ok(Err(error)) => Err(SessionError::unavailable(
             format!("could not connect to {host}"),
             error,
@@ -79,12 +87,12 @@ pub(super) async fn open(
     }
 }
 
-/// Connects as lapin would, with the socket kept in `line`.
+/// Connects as lapin would, and keeps a handle to the socket.
 async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
     properties: ConnectionProperties,
-    line: SocketHandle,
+    handle: SocketHandle,
     limit: Duration,
 ) -> lapin::Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;
@@ -98,7 +106,7 @@ async fn connect(
                 let address = runtime.to_socket_addrs((host.clone(), uri.authority.port));
                 let stream = AsyncTcpStream::connect(&runtime, address).await?;
                 if let AsyncTcpStream::Plain(socket) = &stream {
-                    line.keep(socket.get_ref())?;
+                    handle.keep(socket.get_ref())?;
                 }
                 match uri.scheme {
                     AMQPScheme::AMQP => Ok(stream),
@@ -111,15 +119,6 @@ async fn connect(
         properties,
     )
     .await
-}
-
-/// A channel on which the broker confirms what it takes.
-pub(super) async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await?;
-    Ok(channel)
 }
 
 async fn declare(config: &Config, channel: &Channel) -> lapin::Result<()> {
@@ -147,8 +146,14 @@ async fn declare(config: &Config, channel: &Channel) -> lapin::Result<()> {
         // No other argument: the rest is for policies, and a queue that is declared with other
         // arguments than it has is an error.
         let mut arguments = FieldTable::default();
-        let quorum = AMQPValue::LongString(LongString::from("quorum"));
-        arguments.insert("x-queue-type".into(), quorum);
+        let queue_type = match config.queue_type {
+            QueueType::Quorum => "quorum",
+            QueueType::Classic => "classic",
+        };
+        arguments.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString(LongString::from(queue_type)),
+        );
         channel
             .queue_declare(queue.as_amqp(), durable, arguments)
             .await?;
@@ -223,10 +228,9 @@ mod tests {
         for scheme in ["amqp", "amqps"] {
             for _ in 0..3 {
                 let uri = format!("{scheme}://guest:guest@127.0.0.1:{port}").parse();
-                let has_confirmed = Arc::default();
                 let limit = Duration::from_millis(300);
                 let config = Config::default();
-                let opened = open(&config, uri.unwrap(), Start::First, has_confirmed, limit).await;
+                let opened = open(&config, uri.unwrap(), Start::First, limit).await;
                 let error = opened.unwrap_err().to_string();
                 // Here, or on lapin's thread, which has the same limit: whichever looks first.
                 let given_up = error.contains("took longer") || error.contains("could not connect");

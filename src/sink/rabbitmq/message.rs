@@ -3,7 +3,7 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
-use super::Config;
+use super::config::Config;
 use crate::event::{CONTENT_TYPE, Event, Kind};
 use crate::sink::Delivery;
 

@@ -16,7 +16,9 @@ use lapin::{Channel, Confirmation, Connection, Error};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Config, connect, message};
+use super::channel::open_channel;
+use super::config::Config;
+use super::message;
 use crate::event::Seq;
 use crate::sink::Delivery;
 
@@ -88,7 +90,7 @@ pub(super) async fn run(
 async fn replace(connection: &Connection, channel: Channel) -> Channel {
     let _ = channel.close(200, "OK".into()).await;
     // Where there is none the connection is lost, and the next batch on the old one says so.
-    connect::open_channel(connection).await.unwrap_or(channel)
+    open_channel(connection).await.unwrap_or(channel)
 }
 
 async fn publish(

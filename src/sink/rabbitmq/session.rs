@@ -13,16 +13,14 @@ use lapin::types::ChannelId;
 use lapin::{Channel, Connection, Error, ErrorKind};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::channel::CHANNELS;
+use super::config::{Config, Unroutable};
+use super::connect::Connected;
 use super::keyed_queue::KeyedQueue;
 use super::publish_batch::{self, Heartbeat, PublishBatch, PublishOutcome};
 use super::socket::ShutdownOnDrop;
-use super::{Config, Unroutable};
 use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window};
-
-/// Channels of a connection: while one waits for its last confirms, others publish. With too few of them
-/// much of the window is confirmed and waits for the end of its batch.
-pub(super) const CHANNELS: usize = 16;
 
 /// After how long a message is sent again that no queue took, or that was nacked.
 const RETRY: Duration = Duration::from_secs(1);
@@ -39,8 +37,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct RabbitMqSession {
     config: Config,
     connection: Arc<Connection>,
-    /// After the connection: what a close in order did not end is cut off.
-    cut: ShutdownOnDrop,
+    /// Dropped after the connection: it shuts down the socket if the close handshake did not.
+    shutdown: ShutdownOnDrop,
     idle: Vec<Channel>,
     batches: FuturesUnordered<BoxFuture<'static, PublishBatch>>,
     queue: KeyedQueue,
@@ -72,17 +70,15 @@ impl std::fmt::Debug for RabbitMqSession {
 impl RabbitMqSession {
     pub(super) fn new(
         config: Config,
-        connection: Connection,
-        cut: ShutdownOnDrop,
-        channels: Vec<Channel>,
+        connected: Connected,
         has_confirmed: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
         Self {
             config,
-            connection: Arc::new(connection),
-            cut,
-            idle: channels,
+            connection: Arc::new(connected.connection),
+            shutdown: connected.shutdown,
+            idle: connected.channels,
             batches: FuturesUnordered::new(),
             queue: KeyedQueue::default(),
             retrying: VecDeque::new(),
@@ -309,6 +305,6 @@ impl Session for RabbitMqSession {
     async fn close(self) {
         let close = self.connection.close(200, "OK".into());
         let _ = timeout(CLOSE_TIMEOUT, close).await;
-        drop(self.cut);
+        drop(self.shutdown);
     }
 }

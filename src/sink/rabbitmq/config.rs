@@ -1,0 +1,254 @@
+//! Settings of the RabbitMQ sink.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use lapin::uri::AMQPUri;
+use serde::{Deserialize, Serialize};
+
+use crate::setting::{self, Secret, Timeout};
+
+/// Settings of the RabbitMQ sink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS; several, separated by commas, are
+    /// tried in turn.
+    pub uri: Secret,
+    /// Certificates.
+    pub tls: Tls,
+    /// The topic exchange that events are published to.
+    pub exchange: ShortName,
+    /// The queue that is bound to the exchange with `#`; empty: none of ours.
+    pub queue: ShortName,
+    /// The queue of what could not be understood, or is not accepted.
+    pub dead_letter_queue: ShortName,
+    /// Whether exchange, queues and binding are declared; this takes the right to configure.
+    #[serde(deserialize_with = "setting::text")]
+    pub declare: bool,
+    /// The type of the queues that are declared.
+    pub queue_type: QueueType,
+    /// Events in flight or waiting for an earlier one of their conversation. Too small and few
+    /// conversations go on at once; too large and more come twice after a crash.
+    #[serde(deserialize_with = "setting::text")]
+    pub window: usize,
+    /// How long a channel may wait without any confirm before the connection counts as dead.
+    pub confirm_timeout: Timeout,
+    /// What happens to an event that no queue takes.
+    pub unroutable: Unroutable,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            uri: Secret::from(String::new()),
+            tls: Tls::default(),
+            exchange: ShortName::constant("im.message.recalled"),
+            queue: ShortName::constant("im.message.recalled"),
+            dead_letter_queue: ShortName::constant("im.message.recalled.dead-letter"),
+            declare: true,
+            queue_type: QueueType::Quorum,
+            window: 2000,
+            confirm_timeout: Timeout::from_secs(30),
+            unroutable: Unroutable::Hold,
+        }
+    }
+}
+
+/// Certificates, as PEM files; read at each connection, so that they can be changed under way.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Authorities that are trusted besides the system's.
+    #[serde(deserialize_with = "setting::optional_text")]
+    pub ca: Option<PathBuf>,
+    /// The client's certificate.
+    #[serde(deserialize_with = "setting::optional_text")]
+    pub cert: Option<PathBuf>,
+    /// The client's key.
+    #[serde(deserialize_with = "setting::optional_text")]
+    pub key: Option<PathBuf>,
+}
+
+/// The type of a queue: the argument `x-queue-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueueType {
+    /// Replicated; the default.
+    Quorum,
+    /// On one node: for services that have no other.
+    Classic,
+}
+
+/// What happens to an event that no queue takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unroutable {
+    /// It is held and sent again until a queue is bound.
+    Hold,
+    /// It goes to the dead letters.
+    DeadLetter,
+}
+
+/// A name that AMQP can carry: at most 255 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortName(String);
+
+impl ShortName {
+    fn constant(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    pub(super) fn as_amqp(&self) -> lapin::types::ShortString {
+        self.0.as_str().into()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromStr for ShortName {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name.len() > 255 {
+            return Err("is longer than the 255 bytes that AMQP allows");
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl std::fmt::Display for ShortName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShortName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        setting::text(deserializer)
+    }
+}
+
+impl Serialize for ShortName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} {problem}")]
+pub struct SettingError {
+    /// The setting's key.
+    pub key: &'static str,
+    /// What is wrong with it; never its value.
+    pub problem: String,
+}
+
+impl Config {
+    /// Checks the settings as far as that goes without a broker.
+    ///
+    /// # Errors
+    /// Says which setting is wrong, and why.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let error = |key, problem: &str| {
+            Err(SettingError {
+                key,
+                problem: problem.to_owned(),
+            })
+        };
+        let uris = self.uris()?;
+        if uris.is_empty() {
+            return error("rabbitmq.uri", "is missing");
+        }
+        if self.window == 0 {
+            return error("rabbitmq.window", "must be at least 1");
+        }
+        if self.exchange.is_empty() {
+            return error("rabbitmq.exchange", "is empty");
+        }
+        if self.dead_letter_queue.is_empty() {
+            return error("rabbitmq.dead_letter_queue", "is empty");
+        }
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            return error("rabbitmq.tls.cert", "and rabbitmq.tls.key go together");
+        }
+        Ok(())
+    }
+
+    /// The hosts to try, in turn.
+    pub(super) fn uris(&self) -> Result<Vec<AMQPUri>, SettingError> {
+        self.uri
+            .expose()
+            .split(',')
+            .map(str::trim)
+            .filter(|uri| !uri.is_empty())
+            .enumerate()
+            .map(|(index, uri)| {
+                let problem = |problem: &str| SettingError {
+                    key: "rabbitmq.uri",
+                    problem: format!("{problem} (number {} of the list)", index + 1),
+                };
+                if uri.contains("@[") || uri.contains("//[") {
+                    // lapin would take it for localhost.
+                    return Err(problem("has an IPv6 address; use a name instead"));
+                }
+                // The parser's own words may quote the password.
+                uri.parse()
+                    .map_err(|_| problem("is not like amqp://user:password@host:5672/vhost"))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(uri: &str) -> Config {
+        Config {
+            uri: Secret::from(uri.to_owned()),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn several_hosts_are_separated_by_commas() {
+        let uris = config("amqp://a:b@one:1/%2f, amqps://two").uris().unwrap();
+        let hosts: Vec<&str> = uris.iter().map(|uri| uri.authority.host.as_str()).collect();
+        assert_eq!(hosts, ["one", "two"]);
+    }
+
+    #[test]
+    fn a_wrong_uri_is_named_but_not_shown() {
+        let error = config("amqp://ok,hunter2@nowhere")
+            .check()
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("rabbitmq.uri is not like"), "{error}");
+        assert!(
+            error.contains("number 2") && !error.contains("hunter2"),
+            "{error}"
+        );
+        let error = config("amqp://u:hunter2@[::1]:5672")
+            .check()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("IPv6") && !error.contains("hunter2"),
+            "{error}"
+        );
+        assert_eq!(
+            config(" ,").check().unwrap_err().to_string(),
+            "rabbitmq.uri is missing"
+        );
+    }
+
+    #[test]
+    fn names_longer_than_amqp_allows_are_refused() {
+        assert!("x".repeat(255).parse::<ShortName>().is_ok());
+        assert!("x".repeat(256).parse::<ShortName>().is_err());
+    }
+}
