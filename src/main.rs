@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 
-/// At 256 connections a callback costs a seventh less CPU with it than with glibc's (docs/performance.md).
+/// At 256 connections a callback costs a seventh less CPU with it than with glibc's (docs/explanation/performance.md).
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
