@@ -22,8 +22,9 @@ use crate::spool::{Opened, Spool};
 /// After a failure, how long those who wait for an answer have to take it.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// After the deadline of a drain, how long sessions may take to close. One of the time-outs that README.md adds up
-/// under "Stopping"; the others are those of closing the spool, of ending the runtime and of flushing the log.
+/// After the deadline of a drain, how long sessions may take to close. One of the time-outs that
+/// docs/how-to/deploy.md adds up under "Stopping"; the others are those of closing the spool, of ending the runtime and
+/// of flushing the log.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The program, ready to run: files open, sockets bound.

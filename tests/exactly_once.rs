@@ -238,8 +238,8 @@ fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
     assert_eq!(kept.len(), 1, "{kept:?}");
 }
 
-/// A broker where the relay has the rights that README.md names, where the topics exist; and this one on the topic
-/// of the dead letters.
+/// A broker on which the topics exist and the relay has the rights that docs/reference/broker-layout-and-rights.md
+/// lists, and this one on the topic of the dead letters.
 fn strict(topic: &str, on_dead_letters: Operation) -> Kafka {
     let kafka = Kafka::start_with(&STRICT);
     let dead = format!("{topic}.dead");

@@ -251,10 +251,11 @@ mod tests {
     fn the_secrets_are_those_of_this_librdkafka() {
         let (_, version) = rdkafka::util::get_rdkafka_version();
         assert!(version.starts_with("2.12."), "{version}");
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
-        let begin = readme.find("These can come from files (`…_FILE`)").unwrap();
-        let (listed, _) = readme[begin..].split_once("\n\n").unwrap();
+        let page = "docs/reference/broker-layout-and-rights.md";
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        let page = std::fs::read_to_string(page).unwrap();
+        let begin = page.find("These can come from files (`…_FILE`)").unwrap();
+        let (listed, _) = page[begin..].split_once("\n\n").unwrap();
         for name in SECRETS {
             assert!(listed.contains(&format!("`{name}`")), "{name}\n{listed}");
         }
