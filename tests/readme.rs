@@ -8,8 +8,142 @@
 mod rig;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
-use rig::Setup;
+use rig::{Broker as _, Kafka, RabbitMq, Setup};
+
+/// How a command of the README is checked.
+enum Check {
+    /// A test of this file runs it.
+    Test(&'static str),
+    /// A step of `.ci/run` runs it, or what it depends on.
+    Step(&'static str),
+}
+
+/// The `sh` blocks of the README: how each begins, how many lines it has, and how it is checked.
+const BLOCKS: [(&str, usize, Check); 8] = [
+    (
+        "RECALL_SDK_APP_IDS=1400000001 cargo run --release\n",
+        1,
+        Check::Test("the_first_command_prints_the_sample_event"),
+    ),
+    (
+        "curl 'http://127.0.0.1:8080/?SdkAppid=",
+        2,
+        Check::Test("the_first_command_prints_the_sample_event"),
+    ),
+    (
+        "RECALL_SDK_APP_IDS=1400000001 cargo run --release -- send\n",
+        1,
+        Check::Test("send_is_understood_by_the_relay"),
+    ),
+    (
+        "RECALL_SDK_APP_IDS=1400000001 RECALL_KAFKA__BOOTSTRAP_SERVERS=",
+        1,
+        Check::Test("one_more_variable_connects_kafka"),
+    ),
+    (
+        "RECALL_SDK_APP_IDS=1400000001 RECALL_RABBITMQ__URI=",
+        1,
+        Check::Test("one_more_variable_connects_rabbitmq"),
+    ),
+    (
+        "docker compose --profile kafka up\n",
+        1,
+        Check::Step("compose file"),
+    ),
+    (
+        "curl http://127.0.0.1:8081/readyz\n",
+        2,
+        Check::Test("the_first_look_at_a_problem_finds_the_state_and_the_settings"),
+    ),
+    ("tests/run\n", 1, Check::Step("tests")),
+];
+
+#[test]
+fn every_command_is_checked() {
+    let this = read("tests/readme.rs");
+    let steps = read(".ci/run");
+    let blocks = blocks();
+    assert_eq!(blocks.len(), BLOCKS.len(), "sh blocks of the README");
+    for (block, (begin, lines, check)) in blocks.iter().zip(BLOCKS) {
+        let known = block.starts_with(begin) && block.lines().count() == lines;
+        assert!(known, "no test knows this: {block}");
+        match check {
+            Check::Test(name) => assert!(this.contains(&format!("fn {name}()")), "{name}"),
+            Check::Step(name) => assert!(steps.contains(&format!("\nstep \"{name}\" ")), "{name}"),
+        }
+    }
+    // What the Compose file's own check expects of that profile.
+    assert!(read("tests/compose").contains("\nexpect kafka relay-kafka kafka\n"));
+}
+
+/// The README's `sh` blocks.
+fn blocks() -> Vec<String> {
+    let readme = read("README.md");
+    let blocks = readme.split("\n```sh\n").skip(1);
+    blocks
+        .map(|rest| rest.split_once("```").unwrap().0.to_owned())
+        .collect()
+}
+
+/// The README's command in one line that begins like this.
+#[track_caller]
+fn command(begin: &str) -> Command {
+    let lines: Vec<_> = blocks()
+        .iter()
+        .flat_map(|block| block.lines())
+        .filter(|line| line.starts_with(begin))
+        .map(Command::parse)
+        .collect();
+    let [command] = <[_; 1]>::try_from(lines).expect(begin);
+    command
+}
+
+/// A line that runs the program: `VARIABLE=VALUE… cargo run --release [-- ARGUMENT…]`.
+#[derive(Debug)]
+struct Command {
+    variables: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Command {
+    #[track_caller]
+    fn parse(line: &str) -> Self {
+        let (variables, arguments) = line.split_once(" cargo run --release").expect(line);
+        let arguments = arguments.strip_prefix(" --").unwrap_or(arguments);
+        let variables = variables.split(' ').map(|assignment| {
+            let (name, value) = assignment.split_once('=').expect(line);
+            (name.to_owned(), value.to_owned())
+        });
+        Self {
+            variables: variables.collect(),
+            arguments: arguments.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Its variables, but for one that has another value here, and what keeps a test to itself.
+    #[track_caller]
+    fn setup(&self, other: Option<(&str, &str)>) -> Setup {
+        assert!(
+            other.is_none_or(|(name, _)| self.variables.iter().any(|(known, _)| known == name))
+        );
+        let setup = self
+            .variables
+            .iter()
+            .fold(Setup::new(), |setup, (name, value)| setup.set(name, value));
+        other.map_or(setup.clone(), |(name, value)| setup.with(name, value))
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        self.arguments.iter().map(String::as_str).collect()
+    }
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file)
+}
 
 /// The README's text between two marks.
 #[track_caller]
@@ -19,14 +153,13 @@ fn cut(begin: &str, end: &str) -> String {
 
 #[track_caller]
 fn cut_from(file: &str, begin: &str, end: &str) -> String {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = read(file);
     let (_, rest) = text.split_once(begin).expect(begin);
     rest.split_once(end).expect(end).0.to_owned()
 }
 
 #[test]
-fn the_sample_callback_becomes_the_sample_event() {
+fn the_first_command_prints_the_sample_event() {
     let query = cut("curl 'http://127.0.0.1:8080/?", "'");
     let body = cut("--data '", "'\n");
     let answer = cut("The answer:\n\n```json\n", "\n");
@@ -36,7 +169,8 @@ fn the_sample_callback_becomes_the_sample_event() {
     );
     let event = event.lines().last().unwrap();
 
-    let relay = Setup::new().start();
+    let first = Command::parse(blocks()[0].trim_end());
+    let relay = first.setup(None).start();
     for _ in 0..2 {
         let answered = relay.post(&query, &body);
         assert_eq!((answered.status, answered.text()), (200, answer.as_str()));
@@ -45,6 +179,62 @@ fn the_sample_callback_becomes_the_sample_event() {
     assert_eq!(printed.len(), 1, "{printed:?}");
     let (before, after) = around_received_at(&printed[0]);
     assert_eq!((before, after), around_received_at(event));
+
+    // The book has the same.
+    assert!(read("docs/reference/event.md").contains(event));
+    let tutorial = read("docs/tutorials/first-event.md");
+    for text in [&blocks()[0], &blocks()[1], &answer] {
+        assert!(tutorial.contains(text.as_str()), "{text}");
+    }
+}
+
+const TOPIC: &str = "im.message.recalled";
+const DEAD_LETTERS: &str = "im.message.recalled.dead-letter";
+
+#[test]
+fn one_more_variable_connects_kafka() {
+    let kafka = Kafka::start();
+    let servers = kafka.bootstrap_servers();
+    let command = command("RECALL_SDK_APP_IDS=1400000001 RECALL_KAFKA__");
+    let setup = command.setup(Some(("RECALL_KAFKA__BOOTSTRAP_SERVERS", &servers)));
+    publish(&setup, "kafka");
+    assert_eq!(kafka.recalls(TOPIC, 3).len(), 3);
+    assert_eq!(kafka.read(DEAD_LETTERS, 1, rig::PATIENCE).len(), 1);
+}
+
+#[test]
+fn one_more_variable_connects_rabbitmq() {
+    let rabbitmq = RabbitMq::start();
+    let uri = rabbitmq.uri();
+    let command = command("RECALL_SDK_APP_IDS=1400000001 RECALL_RABBITMQ__");
+    let setup = command.setup(Some(("RECALL_RABBITMQ__URI", &uri)));
+    publish(&setup, "rabbitmq");
+    assert_eq!(rabbitmq.recalls(TOPIC, 3).len(), 3);
+    assert_eq!(rabbitmq.read(DEAD_LETTERS, 1, rig::PATIENCE).len(), 1);
+}
+
+/// Three recalls, and one that cannot be parsed.
+fn publish(setup: &Setup, sink: &str) {
+    let relay = setup.start();
+    relay.recalls("a", 1..=3);
+    assert_eq!(relay.post(&rig::recall_query(), "{").status, 400);
+    relay.until_drained(sink);
+    relay.stop();
+}
+
+#[test]
+fn the_first_look_at_a_problem_finds_the_state_and_the_settings() {
+    let config = command("RECALL_SDK_APP_IDS=1400000001 cargo run --release -- config");
+    let setup = config.setup(None);
+    let relay = setup.start();
+    let path = cut("curl http://127.0.0.1:8081", "\n");
+    let readiness = relay.admin(&path);
+    assert_eq!(readiness.status, 200);
+    assert!(readiness.text().contains(r#""sinks":{"stdout":"#));
+    let (code, stdout, stderr) = setup.run(&config.arguments());
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("sdk_app_ids"), "{stdout}");
+    relay.stop();
 }
 
 /// What stands before and after the one thing that differs each time.
@@ -60,9 +250,11 @@ fn send_is_understood_by_the_relay() {
         .set("RECALL_AUTH__TOKENS", "old,hunter2")
         .start();
     let url = format!("http://{}/", relay.callbacks);
+    let command = command("RECALL_SDK_APP_IDS=1400000001 cargo run --release -- send");
     let send = |token: &str| {
-        let command = ["send", "--command", "all", "--count", "6", "--url", &url];
-        Setup::new().run(&[&command[..], &["--token", token]].concat())
+        let more = ["--command", "all", "--count", "6", "--url", &url];
+        let arguments = [&command.arguments()[..], &more, &["--token", token]].concat();
+        command.setup(None).run(&arguments)
     };
     let (code, stdout, stderr) = send("other");
     assert_eq!(code, 1, "{stdout}{stderr}");
@@ -91,8 +283,13 @@ fn send_is_understood_by_the_relay() {
 #[test]
 fn the_shipped_deployments_wait_for_the_longest_stop() {
     let seconds = |text: String| text.parse::<u64>().unwrap();
-    let drain = seconds(cut("| `drain_timeout` | `", "s`"));
-    let closing = seconds(cut("`http.stop_delay` + `drain_timeout` + ", " seconds"));
+    let drain = cut_from("config/recall-relay.toml", "\n#drain_timeout = \"", "s\"\n");
+    let closing = cut_from(
+        "docs/how-to/deploy.md",
+        "`http.stop_delay` + `drain_timeout` + ",
+        " seconds",
+    );
+    let (drain, closing) = (seconds(drain), seconds(closing));
     let kubernetes = "deploy/kubernetes.yaml";
     let delay = seconds(cut_from(
         kubernetes,

@@ -329,9 +329,7 @@ fn the_book_shows_the_shipped_example_and_its_twins_from_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/reference/settings.md")).unwrap();
     assert!(page.contains("{{#include ../../config/recall-relay.toml}}"));
-    let secrets = keys::known()
-        .iter()
-        .filter(|(key, _)| keys::is_secret(key));
+    let secrets = keys::known().iter().filter(|(key, _)| keys::is_secret(key));
     for (key, _) in secrets {
         let name = format!("RECALL_{}_FILE", key.to_uppercase().replace('.', "__"));
         assert!(page.contains(&name), "docs/reference/settings.md: {name}");
