@@ -199,7 +199,7 @@ fn one_more_variable_connects_kafka() {
     let setup = command.setup(Some(("RECALL_KAFKA__BOOTSTRAP_SERVERS", &servers)));
     publish(&setup, "kafka");
     assert_eq!(kafka.recalls(TOPIC, 3).len(), 3);
-    assert_eq!(kafka.read(DEAD_LETTERS, 1, rig::PATIENCE).len(), 1);
+    assert_eq!(kafka.read(DEAD_LETTERS, 1, rig::TIMEOUT).len(), 1);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn one_more_variable_connects_rabbitmq() {
     let setup = command.setup(Some(("RECALL_RABBITMQ__URI", &uri)));
     publish(&setup, "rabbitmq");
     assert_eq!(rabbitmq.recalls(TOPIC, 3).len(), 3);
-    assert_eq!(rabbitmq.read(DEAD_LETTERS, 1, rig::PATIENCE).len(), 1);
+    assert_eq!(rabbitmq.read(DEAD_LETTERS, 1, rig::TIMEOUT).len(), 1);
 }
 
 /// Three recalls, and one that cannot be parsed.
