@@ -308,3 +308,20 @@ fn a_log_that_nobody_reads_stops_nothing() {
     drop(held);
     assert_eq!(relay.stopped().len() as u64, sent);
 }
+
+/// Also of a program that was built by `cargo install`, for which a build's environment is not ours to set.
+#[test]
+fn the_allocator_has_one_arena() {
+    let program = Command::new(env!("CARGO_BIN_EXE_recall-relay"))
+        .arg("--version")
+        .env("MALLOC_CONF", "confirm_conf:true")
+        .output()
+        .unwrap();
+    let told = String::from_utf8(program.stderr).unwrap();
+    for setting in ["narenas:1", "dirty_decay_ms:200"] {
+        assert!(
+            told.contains(&format!("Set conf value: {setting}")),
+            "{told}"
+        );
+    }
+}
