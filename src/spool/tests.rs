@@ -170,7 +170,7 @@ async fn many_at_once_share_commits_and_all_are_kept() {
 async fn a_repeated_id_is_appended_once_also_after_a_reopen() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
-    let both = futures_util::join!(spool.append(event(7)), spool.append(event(7)));
+    let both = tokio::join!(spool.append(event(7)), spool.append(event(7)));
     assert_eq!(both, (Ok(Appended::New(Seq(1))), Ok(Appended::Repeated)));
     spool.close().await;
     let spool = open(&config(&folder));
@@ -188,7 +188,7 @@ async fn without_recent_ids_every_event_is_new_also_within_a_group() {
         ..config(&folder)
     };
     let spool = open(&config);
-    let both = futures_util::join!(spool.append(event(7)), spool.append(event(7)));
+    let both = tokio::join!(spool.append(event(7)), spool.append(event(7)));
     assert_eq!(both, (Ok(Appended::New(Seq(1))), Ok(Appended::New(Seq(2)))));
 }
 
