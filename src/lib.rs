@@ -9,7 +9,7 @@
 //!
 //! In the order in which a callback passes them:
 //!
-//! - [`receiver`] listens, limits, and answers; authenticates recalls;
+//! - [`receiver`] listens, limits, authenticates recalls, and answers;
 //! - [`callback`] knows the vendor's protocol: pure functions from a request to an event and an answer;
 //! - [`event`] is what is published: its id, its bytes;
 //! - [`spool`] keeps events on disk, in order, until every sink has confirmed them;
@@ -19,6 +19,8 @@
 //! - [`app`] builds and stops it, [`config`] assembles the settings, [`cli`] is the command line.
 //!
 //! [`setting`] and [`telemetry`] are used by every module: how a setting is read, and the log.
+//!
+//! The words are explained in `docs/reference/glossary.md`.
 
 pub mod admin;
 pub mod app;

@@ -260,7 +260,7 @@ mod tests {
             queue.append(append(1).0).await.unwrap();
             queue.state().commands.len()
         };
-        let ((), (), gathered) = tokio::join!(later(1, 2), later(2, 3), first);
+        let ((), (), gathered) = tokio::join!(biased; later(1, 2), later(2, 3), first);
         assert_eq!(gathered, 3);
         assert_eq!(numbers(queue.take(10, Duration::MAX)), [1, 2, 3]);
     }
