@@ -1,13 +1,13 @@
-//! The vendor's callback protocol: what a request is, whether it is authentic, what it says, and what
-//! to answer. Pure: no I/O, no clock.
+//! The vendor's callback protocol: classifies a request, checks its signature, parses it, and builds the answer. Pure:
+//! no I/O, no clock.
 //!
 //! Promises:
-//! - whatever is not a recall is answered `OK`/0, because any other answer to one of the vendor's
+//! - every request that is not a recall is answered `OK`/0, because any other answer to one of the vendor's
 //!   *before*-callbacks could block an application's users;
-//! - a recall whose identity is understood becomes an event, however odd its other fields;
-//! - an authentic recall that is not understood is kept whole, never dropped.
+//! - a recall whose identity can be parsed becomes an event, even if other fields are missing or invalid;
+//! - an authentic recall that cannot be parsed is stored whole as a dead letter, never dropped.
 //!
-//! It does not decide whether a request comes from the vendor's network: that is the receiver's.
+//! It does not check whether a request comes from the vendor's network: the receiver does.
 
 mod answer;
 mod classify;

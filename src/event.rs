@@ -1,8 +1,8 @@
-//! The event: what is published for a callback, its id, and its bytes.
+//! The event published for a callback: its id and its bytes.
 //!
-//! An event is CloudEvents 1.0 in structured mode. Its bytes are made once, when the callback
-//! arrives, and are the same in the spool and on every broker. Its id is a pure function of what the
-//! vendor said: a repeated callback, a restart and a replay all give the same id.
+//! An event is a CloudEvents 1.0 message in structured mode. Its bytes are made once, when the callback arrives, and
+//! are the same in the spool and on every broker. Its id is a pure function of the callback's content: a repeated
+//! callback, a restart and a replay all produce the same id.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub use time::UnixMillis;
 /// The `content-type` of every event.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// An event's number in the spool. Numbers are given out in order; no two committed events have the same.
+/// An event's number in the spool. Numbers are assigned in order; no two committed events have the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Seq(pub u64);
 
@@ -40,7 +40,7 @@ impl fmt::Display for Seq {
     }
 }
 
-/// What an event tells about.
+/// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Messages of a group were recalled.
@@ -49,7 +49,7 @@ pub enum Kind {
     C2c,
     /// Broadcasts of an official account were recalled.
     OfficialAccount,
-    /// An authentic callback could not be understood: a dead letter from the start.
+    /// An authentic callback could not be parsed. The event is a dead letter from the start.
     Rejected,
 }
 
@@ -77,13 +77,13 @@ impl Kind {
     }
 }
 
-/// An event, ready to be stored and published. What sinks need to know of the body stands beside it, so that
-/// nobody parses it again.
+/// An event, ready to be stored and published. The fields that sinks need are kept beside the body, so that no sink has
+/// to parse it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The CloudEvents `id`.
     pub id: Uuid,
-    /// What the event tells about.
+    /// What the event is about.
     pub kind: Kind,
     /// `partitionkey`: `<app>:<conversation>`, or `<app>` alone if the callback was rejected. Events with the
     /// same key are published in order.
@@ -94,12 +94,12 @@ pub struct Event {
     pub group_type: Option<Box<str>>,
     /// The CloudEvents `time`.
     pub time: UnixMillis,
-    /// The whole event as JSON, UTF-8: what is published.
+    /// The whole event as UTF-8 JSON: the published bytes.
     pub body: Bytes,
 }
 
 impl Event {
-    /// The application, in decimal.
+    /// The application id, in decimal.
     #[must_use]
     pub fn sdk_app_id(&self) -> &str {
         let app = self.conversation.split(':').next();
@@ -112,7 +112,8 @@ impl Event {
         format!("/tencent-im/{}", self.sdk_app_id())
     }
 
-    /// Identifies this event if its number was used for another event, as after the spool was restored from a backup.
+    /// Identifies this event even if its number was used for another event, for example after the spool was restored
+    /// from a backup.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint {

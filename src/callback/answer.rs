@@ -1,9 +1,9 @@
-//! The answer in the vendor's shape: `ActionStatus`, `ErrorInfo` and `ErrorCode`, all three required.
+//! The answer in the vendor's format: `ActionStatus`, `ErrorInfo` and `ErrorCode`, all three required.
 
 use bytes::Bytes;
 use serde::Serialize;
 
-/// What tells the vendor that all is well.
+/// The body that reports success to the vendor.
 pub const OK: &[u8] = br#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
 
 /// The `ErrorCode` of every answer that is not [`OK`].
@@ -17,7 +17,7 @@ struct AnswerBody<'a> {
     error_code: u32,
 }
 
-/// The body that tells why a callback was not taken.
+/// The body that reports why a callback was not accepted.
 #[must_use]
 #[expect(
     clippy::expect_used,

@@ -1,10 +1,10 @@
-//! What a request is, before anyone asks whether it is authentic.
+//! Classifies a request, before its signature is checked.
 
 use serde_json_borrow::{ObjectAsVec, Value};
 
 use super::{Query, Recall};
 
-/// What a request is.
+/// The class of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Class<'a> {
     /// It names a recall.
@@ -14,7 +14,7 @@ pub enum Class<'a> {
         /// The body.
         body: Body<'a>,
     },
-    /// It names a recall but carries nothing of one: the console's "verify" button.
+    /// It names a recall but carries no recall data: the console's "verify" button.
     Probe,
     /// Any other command, or none.
     Other {
@@ -23,14 +23,14 @@ pub enum Class<'a> {
     },
 }
 
-/// A body as far as it could be read.
+/// A body, parsed as far as possible.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body<'a> {
     /// A JSON object.
     Object(ObjectAsVec<'a>),
-    /// JSON, but no object.
+    /// JSON, but not an object.
     NoObject,
-    /// Not JSON; what the parser said.
+    /// Not JSON, with the parser's error.
     NoJson(String),
 }
 
@@ -43,7 +43,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The body's `CallbackCommand`, if it is text that is not empty.
+    /// The body's `CallbackCommand`, if it is a non-empty string.
     pub(super) fn command(&self) -> Option<&str> {
         let Self::Object(object) = self else {
             return None;
@@ -54,7 +54,7 @@ impl<'a> Body<'a> {
             .filter(|command| !command.is_empty())
     }
 
-    /// Whether any field is there that tells which messages were recalled.
+    /// Whether the body has any field that identifies recalled messages. True if the body is not a JSON object.
     fn tells_of_a_recall(&self) -> bool {
         match self {
             Self::Object(object) => IDENTITY.iter().any(|field| object.contains_key(field)),
@@ -63,7 +63,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The fields of all recall commands that tell which messages were recalled.
+/// The fields of all recall commands that identify the recalled messages.
 const IDENTITY: [&str; 8] = [
     "GroupId",
     "TopicId",
@@ -75,11 +75,11 @@ const IDENTITY: [&str; 8] = [
     "WithdrawMsgList",
 ];
 
-/// Tells what a request is. The command is the query's, else the body's; where either names a recall,
-/// the request is one.
+/// Classifies a request. The command is taken from the query, else from the body. If either names a recall, the request
+/// is a recall.
 ///
-/// A probe may name a recall in its query alone. A body that itself names a recall is never taken for
-/// a probe: should the vendor rename every field one day, the callbacks are kept as dead letters.
+/// A probe may name a recall in its query only. A body that names a recall itself is never classified as a probe: if
+/// the vendor ever renames all fields, the callbacks are stored as dead letters.
 #[must_use]
 pub fn classify<'a>(query: &Query<'_>, body: &'a [u8]) -> Class<'a> {
     let in_query = query.command().and_then(Recall::named);

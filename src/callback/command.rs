@@ -1,6 +1,6 @@
-//! The commands: the three that tell of a recall, and the names of the others, for counting.
+//! The commands: the three recalls, and the names of the others for metrics.
 
-/// A command that says "a message was recalled".
+/// A command that reports recalled messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Recall {
     /// In a group or a topic of a community.
@@ -31,11 +31,11 @@ impl Recall {
     }
 }
 
-/// What a command is counted as that is not in the vendor's documents.
+/// The metric label of a command that the vendor does not document.
 pub const OTHER_COMMAND: &str = "other";
 
-/// The command's own name if it is one that the vendor documents, else [`OTHER_COMMAND`]: what anyone
-/// on the internet sends must not become an endless number of time series.
+/// The command's own name if the vendor documents it, else [`OTHER_COMMAND`]: anyone on the internet can send a
+/// command, and that must not create an unbounded number of time series.
 #[must_use]
 pub fn known_command(command: Option<&str>) -> &'static str {
     let Some(command) = command else {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 /// The vendor's parameters.
 ///
-/// Names are matched without regard to case (siblings of the product spell them differently), in any
-/// order; unknown ones are ignored; of a repeated name the last one counts.
+/// Names are case-insensitive, because other products of the vendor spell them differently. The order does not matter,
+/// unknown names are ignored, and the last value of a repeated name wins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query<'a> {
     raw: &'a str,
@@ -17,14 +17,14 @@ pub struct Query<'a> {
     pub client_ip: Option<Cow<'a, str>>,
     /// `OptPlatform`.
     pub platform: Option<Cow<'a, str>>,
-    /// `RequestTime`, as received: it is hashed before it is read as a number.
+    /// `RequestTime`, as received: it is hashed before it is parsed as a number.
     pub request_time: Option<Cow<'a, str>>,
     /// `Sign`.
     pub sign: Option<Cow<'a, str>>,
 }
 
 impl<'a> Query<'a> {
-    /// Reads a query; anything can be read, bytes that are not UTF-8 are replaced.
+    /// Parses a query. Never fails: bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn parse(raw: &'a str) -> Self {
         let mut query = Self {
@@ -46,7 +46,7 @@ impl<'a> Query<'a> {
         query
     }
 
-    /// The command, if one is given that is not empty.
+    /// The command, if it is present and not empty.
     #[must_use]
     pub fn command(&self) -> Option<&str> {
         self.command
@@ -54,8 +54,8 @@ impl<'a> Query<'a> {
             .filter(|command| !command.is_empty())
     }
 
-    /// The query as it came, without `Sign` and `RequestTime`: those are as good as a password for a
-    /// minute, and differ when the vendor sends the same callback again.
+    /// The query as received, without `Sign` and `RequestTime`. For a minute those are as good as a password, and they
+    /// differ when the vendor sends the same callback again.
     #[must_use]
     pub fn without_signature(&self) -> String {
         let kept: Vec<&str> = self
@@ -70,7 +70,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Name and value of a pair. Nearly always there is nothing to decode.
+/// Decodes the name and the value of a pair. Nearly always there is nothing to decode.
 fn decode(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
     if pair.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         let mut pairs = form_urlencoded::parse(pair.as_bytes());

@@ -1,8 +1,8 @@
-//! What a recall callback says: from its body to the event, in every published version.
+//! Parses the body of a recall callback, in every version that the vendor has published, into an event.
 //!
-//! The identity of a recall (which conversation, which messages) must be parsed in full. Any other
-//! field that is missing or odd is left out of the event and reported beside it: subscribers must learn
-//! of a recall even when a detail of it is odd.
+//! The identity of a recall (its conversation and its messages) must be parsed in full. Any other field that is missing
+//! or unusable is left out of the event and reported in `ignored_fields`: subscribers must learn of a recall even if a
+//! detail of it is invalid.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -13,42 +13,42 @@ use super::classify::Body;
 use super::{Query, Recall};
 use crate::event::{Client, Conversation, Event, KeyParts, Recalled, RecalledMessage, UnixMillis};
 
-/// A recall that was parsed.
+/// A parsed recall.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedRecall {
-    /// What to publish.
+    /// The event to publish.
     pub event: Event,
-    /// Which fields the event does without, and why.
+    /// Which fields the event lacks, and why.
     pub ignored_fields: Vec<IgnoredField>,
 }
 
-/// A field that a recall's event does without.
+/// A field that is left out of a recall's event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IgnoredField {
-    /// It was not there.
+    /// The callback does not have it.
     Missing(&'static str),
-    /// It was there, and unusable.
+    /// The callback has it, but its value is unusable.
     Unusable(&'static str),
 }
 
-/// Why the identity of a recall could not be parsed, and where.
+/// Why the identity of a recall could not be parsed, and which field is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// The body is not JSON.
     #[error("body is not JSON: {0}")]
     NotJson(String),
-    /// The body is JSON of another shape.
+    /// The body is JSON but not an object.
     #[error("body is not a JSON object")]
     NotAnObject,
     /// The query and the body name different commands.
     #[error("query names {query} but body names {body}")]
     Command {
-        /// What the query names.
+        /// The command in the query.
         query: String,
-        /// What the body names.
+        /// The command in the body.
         body: String,
     },
-    /// A field that tells which conversation is missing, empty or of the wrong type.
+    /// A field that identifies the conversation is missing, empty or of the wrong type.
     #[error("{0} {1}")]
     Conversation(&'static str, &'static str),
     /// The list of messages, or one of them, is missing, empty or of the wrong type.
@@ -57,7 +57,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The fault as one word, for counting and for the dead letter's `reason`.
+    /// The error as one word, for metrics and for the dead letter's `reason`.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl ParseError {
     }
 }
 
-/// Characters of what was sent that are shown in an answer and in the log.
+/// How many characters of the received commands are shown in an answer and in the log.
 const SHOWN: usize = 100;
 
 const MISSING: &str = "is missing";
@@ -80,7 +80,7 @@ const NOT_TEXT: &str = "is not a string";
 /// Makes the event of a recall.
 ///
 /// # Errors
-/// Tells what could not be parsed, and where. The callback must then be kept whole.
+/// Returns which field could not be parsed, and why. The caller must then store the whole callback.
 pub fn parse_recall(
     sdk_app_id: u64,
     recall: Recall,
@@ -93,6 +93,7 @@ pub fn parse_recall(
         Body::NoObject => return Err(ParseError::NotAnObject),
         Body::NoJson(error) => return Err(ParseError::NotJson(error.clone())),
     };
+    // The commands have different identity fields: do not guess which of the two is meant.
     if let (Some(in_query), Some(in_body)) = (query.command(), body.command())
         && in_query != in_body
     {
@@ -102,6 +103,7 @@ pub fn parse_recall(
         });
     }
 
+    // Identity fields return an error. Details only add to `ignored_fields`.
     let mut fields = Fields {
         object,
         ignored_fields: Vec::new(),
@@ -154,14 +156,14 @@ pub fn parse_recall(
     })
 }
 
-/// The body's fields, and what was odd about them so far.
+/// The body's fields, and those ignored so far.
 struct Fields<'a> {
     object: &'a ObjectAsVec<'a>,
     ignored_fields: Vec<IgnoredField>,
 }
 
 impl<'a> Fields<'a> {
-    /// A text that tells which conversation.
+    /// A non-empty string that identifies the conversation.
     fn identity(&self, name: &'static str) -> Result<&'a str, ParseError> {
         match self.object.get(name) {
             None => Err(ParseError::Conversation(name, MISSING)),
@@ -171,7 +173,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The topic: absent where the group has none, which the vendor also writes as `""`.
+    /// The topic. None if the group has no topics; the vendor also writes that as `""`.
     fn topic(&self) -> Result<Option<&'a str>, ParseError> {
         match self.object.get("TopicId") {
             None => Ok(None),
@@ -222,7 +224,7 @@ impl<'a> Fields<'a> {
             .collect()
     }
 
-    /// A text that is only a detail.
+    /// A string that is not part of the identity.
     fn detail(&mut self, name: &'static str) -> Option<&'a str> {
         self.text(self.object.get(name), name)
     }
@@ -235,7 +237,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `EventTime`: milliseconds, as a number or as text.
+    /// `EventTime`: milliseconds, as a number or as a string.
     fn event_time(&mut self) -> Option<UnixMillis> {
         match self.object.get("EventTime") {
             None => self.odd(IgnoredField::Missing("EventTime")),
@@ -270,12 +272,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A field of what should be an object.
+/// A field of a value that should be an object.
 fn field<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
     value.as_object()?.get(name)
 }
 
-/// A number, or text made of decimal digits alone.
+/// A number, or a string that consists only of decimal digits.
 fn unsigned(value: &Value<'_>) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64(),
@@ -284,7 +286,7 @@ fn unsigned(value: &Value<'_>) -> Option<u64> {
     }
 }
 
-/// A message named by its `MsgKey`, usually `<MsgSeq>_<MsgRandom>_<MsgTime seconds>`.
+/// A message identified by its `MsgKey`, usually `<MsgSeq>_<MsgRandom>_<MsgTime seconds>`.
 fn message_by_key<'a>(path: &str, value: &'a Value<'_>) -> Result<RecalledMessage<'a>, ParseError> {
     match value {
         Value::Str(key) if key.is_empty() => Err(ParseError::Messages(path.to_owned(), EMPTY)),

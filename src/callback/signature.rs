@@ -1,7 +1,7 @@
 //! The vendor's signature: `Sign = lowercase_hex(SHA-256(token || RequestTime))`.
 //!
-//! Plain concatenation, not an HMAC; neither the body nor the rest of the query is covered. So within
-//! the allowed skew a captured signature fits another body: TLS and source addresses are what stops it.
+//! It is a plain concatenation, not an HMAC, and covers neither the body nor the rest of the query. So within the
+//! allowed skew, a captured signature is valid for another body; only TLS and the source address check prevent that.
 
 use std::time::Duration;
 
@@ -12,30 +12,30 @@ use super::Query;
 use crate::event::UnixMillis;
 use crate::setting::Secret;
 
-/// The tokens of which any may sign; none: signatures are not checked.
+/// The tokens; any of them may sign. If there is none, signatures are not checked.
 #[derive(Debug, Clone, Default)]
 pub struct Tokens(pub Vec<Secret>);
 
-/// Why a callback is not taken for authentic.
+/// Why a callback is not authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// No `Sign` or no `RequestTime`.
     #[error("Sign or RequestTime is missing")]
     Missing,
-    /// `Sign` is not what any token gives.
+    /// `Sign` does not match any token.
     #[error("Sign does not match")]
     Mismatch,
-    /// `RequestTime` is too far from now, or no time at all.
+    /// `RequestTime` is too far from now, or is not a time.
     #[error("RequestTime is stale")]
     Stale,
 }
 
-/// Checks a callback's signature at the time `now`; `RequestTime` may be `max_skew` away from it in
-/// either direction. Returns which token signed it, by its place from 1; none where signatures are not checked.
+/// Checks a callback's signature at the time `now`. `RequestTime` may differ from it by `max_skew` in either direction.
+/// Returns the position of the token that signed it, counted from 1; none if signatures are not checked.
 ///
 /// # Errors
-/// Tells why the signature does not count. Whether it matches is looked at before its age, so that
-/// only a holder of a token learns the relay's idea of the time.
+/// Returns why the signature is not accepted. The match is checked before the age, so that only a holder of a token can
+/// learn the relay's clock.
 pub fn check_signature(
     tokens: &Tokens,
     max_skew: Duration,
@@ -51,7 +51,7 @@ pub fn check_signature(
     let mut claimed = [0_u8; 32];
     hex::decode_to_slice(sign.as_bytes(), &mut claimed).map_err(|_| SignatureError::Mismatch)?;
 
-    // Every token is tried, whichever matches: the time taken must not tell which.
+    // Try every token, even after a match: the duration must not reveal which one matched.
     let signed_by = (1..).zip(&tokens.0).fold(0, |signed_by, (place, token)| {
         let expected = Sha256::new()
             .chain_update(token.expose())
@@ -66,7 +66,7 @@ pub fn check_signature(
     let signed_at: u64 = request_time.parse().map_err(|_| SignatureError::Stale)?;
     let now = u64::try_from(now.as_millis()).unwrap_or_default();
     let age = Duration::from_millis(now.abs_diff(signed_at.saturating_mul(1000)));
-    // The vendor counts in whole seconds, so a second has to pass before one is too many.
+    // `RequestTime` is in whole seconds, so the limit is exceeded only after one more second.
     if age >= max_skew + Duration::from_secs(1) {
         return Err(SignatureError::Stale);
     }

@@ -1,4 +1,4 @@
-//! How an event is written: CloudEvents 1.0, structured mode, as JSON.
+//! Serializes an event: CloudEvents 1.0, structured mode, JSON.
 
 use std::fmt;
 
@@ -61,8 +61,8 @@ impl Recalled<'_> {
 }
 
 impl Rejected<'_> {
-    /// Makes the event. It carries the body as text or in base64, whichever is shorter: text of control
-    /// characters grows six times as JSON, and then does not fit a Kafka message.
+    /// Makes the event. It carries the body as text or as base64, whichever is shorter: text of control characters
+    /// becomes six times as long in JSON, and would then not fit into a Kafka message.
     #[must_use]
     pub fn event(&self) -> Event {
         let text = std::str::from_utf8(self.body).ok();
@@ -104,10 +104,10 @@ impl Rejected<'_> {
     }
 }
 
-/// What JSON puts around a text.
+/// The bytes that JSON adds around a string.
 const QUOTES: usize = 2;
 
-/// The attributes in the order in which they are published.
+/// The attributes, in the order in which they are published.
 #[derive(Serialize)]
 struct CloudEvent<'a, D> {
     specversion: &'a str,

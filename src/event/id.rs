@@ -1,4 +1,4 @@
-//! The id of an event: a pure function of what the vendor said.
+//! The id of an event: a pure function of the callback's content.
 
 use serde::Serialize;
 use sha1::{Digest as _, Sha1};
@@ -13,8 +13,8 @@ pub(super) const NAMESPACE: Uuid = uuid!("afda6519-29bd-5e88-a7b3-75bca6e68e98")
 impl Recalled<'_> {
     /// `UUIDv5` of `[app, command, conversation ids, messages, EventTime]`.
     ///
-    /// `EventTime` counts only where a group message has no id of its own: a group that was destroyed
-    /// and created again counts its messages from 1 again.
+    /// `EventTime` is included only if a group message has no id of its own: if a group is deleted and created again,
+    /// its messages are numbered from 1 again.
     pub(super) fn id(&self) -> Uuid {
         let mut unidentified = false;
         let messages: Vec<MessageId<'_>> = self
@@ -57,7 +57,7 @@ enum MessageId<'a> {
 }
 
 pub(super) fn name_to_id(name: &impl Serialize) -> Uuid {
-    // As `Uuid::new_v5` does, which has a SHA-1 without the processor's instructions for it.
+    // Same result as `Uuid::new_v5`, whose SHA-1 does not use the CPU's SHA instructions.
     let hash = Sha1::new()
         .chain_update(NAMESPACE)
         .chain_update(to_json(name))

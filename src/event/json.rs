@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-/// Bytes of an event about one message, and some.
+/// Capacity for an event about one message, with some to spare.
 const USUAL_BYTES: usize = 768;
 
 #[expect(

@@ -1,4 +1,4 @@
-//! What a callback said, checked: what an event is made of.
+//! The validated content of a callback, from which an event is made.
 
 use std::borrow::Cow;
 
@@ -6,28 +6,28 @@ use serde::Serialize;
 
 use super::UnixMillis;
 
-/// What a recall callback said, checked: everything that the event tells.
+/// The validated content of a recall callback: everything that the event contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recalled<'a> {
     /// The application.
     pub sdk_app_id: u64,
-    /// The vendor's `CallbackCommand`; it counts for the id.
+    /// The vendor's `CallbackCommand`; part of the id.
     pub command: &'a str,
-    /// Where the messages were.
+    /// The conversation of the messages.
     pub conversation: Conversation<'a>,
-    /// Who recalled them.
+    /// The user who recalled them.
     pub operator_id: Option<&'a str>,
-    /// Which messages, in the order received; never empty.
+    /// The messages, in the order received; never empty.
     pub messages: Vec<RecalledMessage<'a>>,
-    /// When they were recalled (the vendor's `EventTime`).
+    /// When the messages were recalled (the vendor's `EventTime`).
     pub recalled_at: Option<UnixMillis>,
     /// When the callback arrived.
     pub received_at: UnixMillis,
-    /// Where the recall came from.
+    /// The client that recalled them.
     pub client: Client<'a>,
 }
 
-/// Where the recalled messages were.
+/// The conversation of the recalled messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Conversation<'a> {
@@ -35,7 +35,7 @@ pub enum Conversation<'a> {
     Group {
         /// The vendor's `GroupId`.
         group_id: &'a str,
-        /// The vendor's `Type`: an open set of names.
+        /// The vendor's `Type`; new values may be added.
         #[serde(skip_serializing_if = "Option::is_none")]
         group_type: Option<&'a str>,
         /// The vendor's `TopicId`.
@@ -46,7 +46,7 @@ pub enum Conversation<'a> {
     C2c {
         /// The sender of the message.
         from_account: &'a str,
-        /// Its receiver.
+        /// The receiver of the message.
         to_account: &'a str,
     },
     /// The broadcast of an official account.
@@ -60,42 +60,42 @@ pub enum Conversation<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum RecalledMessage<'a> {
-    /// Of a group.
+    /// A group message.
     Group {
-        /// Counts per group and, in communities, per topic.
+        /// Counted per group and, in communities, per topic.
         seq: u64,
-        /// Unique for ever; not told by older versions of the callback.
+        /// Unique, and never reused; older versions of the callback do not have it.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     },
-    /// Of any other conversation.
+    /// A message of any other conversation.
     Keyed {
         /// The vendor's `MsgKey`.
         key: &'a str,
-        /// What the key says, where it is `<seq>_<random>_<unix seconds>`.
+        /// The parts of the key, if it has the form `<seq>_<random>_<unix seconds>`.
         #[serde(flatten)]
         parts: Option<KeyParts>,
     },
 }
 
-/// What a `MsgKey` says.
+/// The parts of a `MsgKey`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyParts {
     /// The message's sequence number.
     pub seq: u64,
     /// The message's random number.
     pub random: u64,
-    /// When it was sent.
+    /// When the message was sent.
     pub sent_at: UnixMillis,
 }
 
-/// Where the recall came from, as far as the vendor told.
+/// The client that recalled the messages, as far as the vendor reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Client<'a> {
     /// The end user's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<Cow<'a, str>>,
-    /// `RESTAPI`, `Web`, `Android`, …: an open set of names.
+    /// `RESTAPI`, `Web`, `Android`, …; new values may be added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<Cow<'a, str>>,
 }
@@ -106,20 +106,20 @@ impl Client<'_> {
     }
 }
 
-/// An authentic callback that could not be understood, kept whole.
+/// An authentic callback that could not be parsed, stored whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected<'a> {
     /// The application.
     pub sdk_app_id: u64,
-    /// What was wrong, as one word.
+    /// The error as one word.
     pub reason: &'a str,
-    /// What was wrong and where, for people.
+    /// The error and its location, for people.
     pub detail: &'a str,
-    /// The command, as far as it was told.
+    /// The command, if known.
     pub command: Option<&'a str>,
     /// The query without `Sign` and `RequestTime`.
     pub query: &'a str,
-    /// The body as it came.
+    /// The body as received.
     pub body: &'a [u8],
     /// When the callback arrived.
     pub received_at: UnixMillis,

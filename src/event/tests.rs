@@ -180,7 +180,7 @@ fn a_rejected_callback_keeps_its_bytes_whatever_they_are() {
     assert_ne!(binary.event().id, event.id);
 }
 
-/// As the vendor's escapes and control characters would make it six times as long.
+/// Because JSON escapes would make control characters six times as long.
 #[test]
 fn a_rejected_body_is_base64_if_that_is_shorter() {
     fn rejected(body: &[u8]) -> Rejected<'_> {
@@ -207,7 +207,7 @@ fn a_rejected_body_is_base64_if_that_is_shorter() {
         let event = rejected(body.as_bytes()).event();
         assert!(text(&event).contains(expected), "{}", text(&event));
     }
-    // The form does not count for the id: that is of the text.
+    // The id does not depend on the encoding: it is made of the text.
     let id = name_to_id(&(7, "SdkAppid=7", "\"\"\""));
     assert_eq!(rejected(b"\"\"\"").event().id, id);
 }
@@ -247,7 +247,7 @@ fn what_sinks_need_to_know_stands_beside_the_body() {
     }
 }
 
-/// Any event, with this number as its id.
+/// An event with this number as its id.
 pub(crate) fn event(number: u128, body: impl Into<Bytes>) -> Event {
     Event {
         id: Uuid::from_u128(number),

@@ -1,4 +1,4 @@
-//! A point in time as the protocol and the event tell it.
+//! A point in time, as the protocol and the event represent it.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 use serde::{Serialize, Serializer};
 
-/// Milliseconds since the Unix epoch; shown as RFC 3339 in UTC with three decimals.
+/// Milliseconds since the Unix epoch; displayed as RFC 3339 in UTC with three decimals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixMillis(pub(super) i64);
 
 impl UnixMillis {
-    /// The point `millis` milliseconds after the Unix epoch; none before it or after the year 9999.
+    /// The time `millis` milliseconds after the Unix epoch; none if it is after the year 9999.
     #[must_use]
     pub fn new(millis: u64) -> Option<Self> {
         let millis = i64::try_from(millis).ok()?;
@@ -20,7 +20,7 @@ impl UnixMillis {
         Some(Self(millis))
     }
 
-    /// Now, by the system's clock; the epoch where the clock stands outside what [`Self::new`] takes.
+    /// The system clock's time; the epoch if the clock is outside the range of [`Self::new`].
     #[must_use]
     pub fn now() -> Self {
         SystemTime::now()

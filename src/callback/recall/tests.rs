@@ -75,7 +75,7 @@ fn reads_the_latest_version_with_the_time_as_text_or_number() {
     assert_eq!(seq_as_text, event);
 }
 
-/// JSON leaves it open; the vendor does not write it.
+/// JSON does not define duplicate names, and the vendor does not send them.
 #[test]
 fn of_a_repeated_field_the_first_counts() {
     let (event, _) = parsed(&group(
