@@ -1,16 +1,15 @@
-//! From the spool to a sink, one forwarder for each.
+//! Publishes events from the spool to a sink; each sink has its own forwarder.
 //!
 //! Promises:
-//! - events are handed over in the spool's order, and the cursor moves only over what is confirmed
-//!   without a gap;
-//! - while the broker is away it tries again for ever, with growing and jittered pauses, and says so in
-//!   the log once when that begins and once when it ends;
-//! - an event that the broker refuses when it is sent alone goes to the dead letters, and the others go
-//!   on;
-//! - where somebody else has taken its place it publishes nothing more until the next start;
-//! - at a stop it drains what is in the spool until the deadline, and leaves the rest there.
+//! - events are published in the spool's order, and the cursor advances only over a contiguous range of confirmed
+//!   events;
+//! - while the broker is down, it retries for ever, with growing and jittered pauses, and logs once when the outage
+//!   begins and once when it ends;
+//! - an event that the broker refuses even when it is sent alone becomes a dead letter, and publishing continues;
+//! - if another process has taken over its identity, it stops publishing until restarted;
+//! - on shutdown it drains the spool until the deadline, and leaves the rest in the spool.
 //!
-//! One forwarder knows nothing of another: a broker that is down holds nobody else up.
+//! Forwarders are independent of each other: a broker that is down does not delay other sinks.
 
 mod poison_search;
 mod session;
@@ -30,13 +29,13 @@ use crate::sink::{SessionError, Sink, Window};
 use crate::spool::{Cursor, Reader, Spool};
 use poison_search::PoisonSearch;
 
-/// How long connecting may take: longer than any client library's own limit.
+/// How long connecting may take: longer than the client libraries' own timeouts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A broker that has confirmed nothing for so long, with events in flight, counts as stalled.
+/// A broker that confirms nothing for this long while events are in flight counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// Takes events from the spool to one sink.
+/// Publishes events from the spool to one sink.
 #[derive(Debug)]
 pub struct Forwarder<S> {
     sink: S,
@@ -51,35 +50,35 @@ pub struct Forwarder<S> {
     stalled_after: Duration,
 }
 
-/// What the session says of itself.
+/// The status that the session reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Flowing,
-    /// Some events do not get through, whatever becomes of the others.
+    /// Some events are not accepted, even if others are confirmed.
     Stalled,
 }
 
-/// When a forwarder ends.
+/// Tells a forwarder to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    /// No event will be appended any more: end when all are confirmed.
+    /// No more events will be appended: stop when all are confirmed.
     pub drain: CancellationToken,
-    /// End now.
+    /// Stop now.
     pub now: CancellationToken,
 }
 
 /// How a session ended.
 enum SessionEnd {
-    /// The forwarder's work is done.
+    /// The forwarder was stopped.
     Stopped,
-    /// Connect again at once: one event has to be treated in another way.
+    /// Reconnect at once: one event must be handled differently.
     Again,
-    /// The session is lost: wait, then connect again.
+    /// The session is lost: pause, then reconnect.
     Lost(SessionError),
 }
 
 impl<S: Sink> Forwarder<S> {
-    /// A forwarder for a sink whose cursor is `cursor`.
+    /// A forwarder for a sink with this cursor.
     pub fn new(sink: S, spool: Spool, cursor: Cursor, state: SinkState, stop: Stop) -> Self {
         Self {
             sink,
@@ -95,7 +94,7 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// Forwards until it is stopped.
+    /// Forwards until stopped.
     pub async fn run(mut self) {
         let mut pauses = pauses();
         loop {
@@ -135,7 +134,7 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// A session; none where it is time to stop.
+    /// Connects. None if the forwarder must stop.
     async fn connect(&mut self) -> Option<Result<S::Session, SessionError>> {
         let stopped = self.stopped();
         tokio::select! {
@@ -148,7 +147,7 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// Waits until a forwarder without a session has to end: at the deadline, or when nothing is left.
+    /// Waits until a forwarder without a session must stop: at the deadline, or when every event is confirmed.
     fn stopped(&self) -> impl Future<Output = ()> + Send + use<S> {
         let (stop, spool, cursor) = (self.stop.clone(), self.spool.clone(), self.cursor.clone());
         async move {

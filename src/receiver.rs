@@ -1,12 +1,11 @@
-//! The receiver: what the vendor calls.
+//! The receiver: the HTTP server that the vendor calls.
 //!
 //! Promises:
-//! - `OK`/0 is answered to a recall only after its event is durable;
-//! - every request whose head could be read gets an answer in the vendor's shape;
-//! - nothing from outside waits or grows without a bound: connections, bodies, and the time that each
-//!   step may take are limited.
+//! - a recall is answered `OK`/0 only after its event is durable;
+//! - every request whose head can be read is answered in the vendor's format;
+//! - everything that a client can make wait or grow is bounded: connections, bodies, and the duration of each step.
 //!
-//! It knows nothing of brokers: whether they are there does not change an answer.
+//! It does not depend on the brokers: their state does not change any answer.
 
 mod answer;
 mod auth;
@@ -37,19 +36,19 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The path of the callback URL.
     pub path: String,
-    /// The largest body; a larger one is answered 413.
+    /// The largest accepted body; a larger one is answered 413.
     pub max_body_bytes: Size,
-    /// Bytes of all callbacks (query and body, and then the event) that are being received or wait for the disk;
-    /// beyond it callbacks are refused. Holds at least one.
+    /// Total bytes of all callbacks (query and body, then the event) that are being received or waiting for the disk.
+    /// Above it callbacks are refused. A single callback is always allowed.
     pub max_buffered_bytes: Size,
-    /// Connections open at once; more wait in the kernel's backlog.
+    /// Maximum number of open connections; further ones wait in the kernel's backlog.
     #[serde(deserialize_with = "setting::text")]
     pub max_connections: usize,
-    /// How long a request's head may take to arrive, and then its body; a slower body is answered 408.
+    /// How long a request's head may take to arrive, and then its body. A slower body is answered 408.
     pub read_timeout: Timeout,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Timeout,
-    /// At a stop: how long callbacks are still taken after `/readyz` says 503.
+    /// On shutdown: how long callbacks are still accepted after `/readyz` returns 503.
     pub stop_delay: Period,
 }
 
@@ -69,7 +68,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What every connection is held to.
+    /// The limits of each connection.
     #[must_use]
     pub const fn limits(&self) -> Limits {
         Limits {

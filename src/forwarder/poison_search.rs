@@ -1,27 +1,27 @@
-//! Finding out which event a broker refuses, when it only says that some event in flight is.
+//! Finds the event that a broker refuses if the broker only says that some event in flight is refused.
 //!
-//! librdkafka fails a whole batch for one record, and RabbitMQ closes the channel. So the window is
-//! halved until the refused event is alone in it; from then on it is marked for the dead letters, and
-//! once it has passed the window is whole again.
+//! librdkafka fails a whole batch because of one record, and RabbitMQ closes the channel. So the window is halved until
+//! the refused event is alone in it. That event is then marked poison and becomes a dead letter; once the cursor has
+//! passed it, the window is restored.
 
 use std::collections::BTreeMap;
 
 use crate::event::Seq;
 use crate::sink::Refusal;
 
-/// What is known of a refused event.
+/// The state of the search.
 #[derive(Debug, Default)]
 pub(super) struct PoisonSearch {
-    /// The window's size until an event has passed.
+    /// The size of the window until the cursor has passed an event, and that event.
     bisected: Option<(usize, Option<Seq>)>,
-    /// It is sent alone until it has passed.
+    /// The event that is sent alone until the cursor has passed it.
     alone: Option<Seq>,
-    /// What is known to be refused and has not passed, also by an earlier session.
+    /// Events known to be refused that the cursor has not passed, including those found in an earlier session.
     poison: BTreeMap<Seq, Refusal>,
 }
 
 impl PoisonSearch {
-    /// How many events may be in flight, of at most `whole`.
+    /// The maximum number of events in flight, at most `whole`.
     pub(super) fn window(&self, whole: usize) -> usize {
         match (self.alone, self.bisected) {
             (Some(_), _) => 1,
@@ -30,7 +30,7 @@ impl PoisonSearch {
         }
     }
 
-    /// The refused event is one of `among`, none of them after `last`.
+    /// The refused event is one of `among` events, none of them after `last`.
     pub(super) fn bisect(&mut self, among: usize, last: Option<Seq>) {
         let last = self
             .bisected
@@ -38,18 +38,18 @@ impl PoisonSearch {
         self.bisected = Some(((among / 2).max(1), last));
     }
 
-    /// It is this one, and nothing else was touched by that.
+    /// This event is refused, and no other event was affected.
     pub(super) fn mark_poison(&mut self, seq: Seq, refusal: Refusal) {
         self.poison.insert(seq, refusal);
     }
 
-    /// It is this one, found by sending it alone.
+    /// This event is refused: it was sent alone.
     pub(super) fn mark_poison_alone(&mut self, seq: Seq, refusal: Refusal) {
         self.mark_poison(seq, refusal);
         self.found(seq);
     }
 
-    /// It is this one, whatever becomes of it.
+    /// This event was found, whether or not it becomes a dead letter.
     pub(super) const fn found(&mut self, seq: Seq) {
         self.alone = Some(seq);
     }
@@ -59,17 +59,17 @@ impl PoisonSearch {
         self.poison.contains_key(&seq)
     }
 
-    /// Why an event is known to be refused, if it is.
+    /// Why an event is refused, if it is known to be.
     pub(super) fn refusal(&self, seq: Seq) -> Option<Refusal> {
         self.poison.get(&seq).cloned()
     }
 
-    /// Everything up to `cursor` is confirmed. Returns whether the search has ended and none was to blame:
-    /// then it was a batch as a whole that the broker did not take.
+    /// Every event up to `cursor` is confirmed. Returns true if the search has ended without a poison event: then the
+    /// broker refused the batch as a whole, not one of its events.
     pub(super) fn passed(&mut self, cursor: Seq) -> bool {
         self.poison = self.poison.split_off(&cursor.next());
         let found = self.alone.is_some_and(|alone| alone <= cursor);
-        // Where only a batch was too large, none is found.
+        // If only the batch was too large, no event is found.
         let none = self.bisected.is_some_and(|(_, last)| last <= Some(cursor));
         if found || none {
             (self.bisected, self.alone) = (None, None);
@@ -118,7 +118,8 @@ mod tests {
     fn where_only_a_batch_was_too_large_the_window_is_whole_once_all_of_it_has_passed() {
         let mut poison_search = PoisonSearch::default();
         poison_search.bisect(16, Some(Seq(20)));
-        // Narrowed further, it still is one of the first: a later last is looked out for too.
+        // After another bisection the poison event is still in the first range, so the search must also wait for a
+        // later last.
         poison_search.bisect(8, Some(Seq(12)));
         assert!(!poison_search.passed(Seq(19)));
         assert_eq!(poison_search.window(WHOLE), 4);

@@ -1,4 +1,4 @@
-//! One session of a forwarder: prefetches, keeps a window in flight, moves the cursor.
+//! One session of a forwarder: prefetches events, keeps a window in flight, advances the cursor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::event::Seq;
 use crate::sink::{CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink};
 use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
 
-/// Bytes of events in flight after which no more are read: librdkafka keeps a copy of each.
+/// Maximum bytes of events in flight: no more are read above it, because librdkafka keeps a copy of each.
 const WINDOW_BYTES: usize = 16 << 20;
 
 impl<S: Sink> Forwarder<S> {
@@ -30,6 +30,7 @@ impl<S: Sink> Forwarder<S> {
             Err(error) => return SessionEnd::Lost(SessionError::unavailable("spool", error)),
         };
         self.reader.seek(start);
+        // A sink with nothing to publish is up as soon as it is connected; otherwise wait for the first confirm.
         if start >= self.spool.status().last {
             self.state.up();
         }
@@ -40,6 +41,7 @@ impl<S: Sink> Forwarder<S> {
         loop {
             let draining = self.stop.drain.is_cancelled();
             let position = self.reader.position();
+            // All events are read and confirmed, and no more will be appended.
             if draining && self.window.is_empty() && position >= self.spool.status().last {
                 return SessionEnd::Stopped;
             }
@@ -48,6 +50,7 @@ impl<S: Sink> Forwarder<S> {
                 .window
                 .capacity(size, WINDOW_BYTES)
                 .min(throttle.batch());
+            // Biased: stopping comes first, then confirms, because they make capacity for the next read.
             tokio::select! {
                 biased;
                 () = self.stop.now.cancelled() => return SessionEnd::Stopped,
@@ -60,6 +63,7 @@ impl<S: Sink> Forwarder<S> {
                 }
                 read = read(&mut self.reader, capacity) => match read {
                     Ok(rows) => {
+                        // An empty window confirms nothing: start the stall timeout with its first event.
                         if self.window.is_empty() {
                             quiet_since = Instant::now();
                         }
@@ -71,7 +75,7 @@ impl<S: Sink> Forwarder<S> {
                     }
                 },
                 _ = tick.tick() => {
-                    // A session that says itself why nothing goes through knows more.
+                    // If the session reports its own reason for a stall, that reason is more precise.
                     let quiet = quiet_since.elapsed() >= self.stalled_after;
                     if quiet && self.flow == Flow::Flowing && !self.window.is_empty() {
                         let waited = self.stalled_after.as_secs();
@@ -84,8 +88,8 @@ impl<S: Sink> Forwarder<S> {
 
     /// The position to continue after: the higher of the spool's cursor and the position committed at the broker.
     ///
-    /// A spool that was restored from a backup gives numbers out again, and a sink may know them from before:
-    /// its position counts only if the spool has that very event.
+    /// A spool that was restored from a backup assigns numbers again that a sink may already know. So the committed
+    /// position is used only if the spool has the same event under that number.
     async fn start(&mut self, committed: Option<CommittedPosition>) -> Result<Seq, ReadError> {
         let ours = self.cursor.position();
         let Some(theirs) = committed.filter(|theirs| theirs.seq > ours) else {
@@ -133,7 +137,7 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// Acts on what a session reported; some end if the session is over.
+    /// Handles a session's report. Returns an end if the session is over.
     async fn progressed(
         &mut self,
         progress: Result<Progress, SessionError>,
@@ -165,7 +169,8 @@ impl<S: Sink> Forwarder<S> {
         None
     }
 
-    /// Events were refused by name: they go to the dead letters, or stay in the spool if those refuse them too.
+    /// Handles events that were refused individually. They become dead letters. Dead letters that were refused are
+    /// stored in the spool.
     async fn refused(
         &mut self,
         refused: Vec<(Seq, Refusal)>,
@@ -193,11 +198,11 @@ impl<S: Sink> Forwarder<S> {
         Some(SessionEnd::Lost(SessionError::unavailable("spool", error)))
     }
 
-    /// Some event in flight was refused and ended the session. If it was alone, it is this one.
+    /// Some event in flight was refused, which ended the session. If only one was in flight, it is that one.
     async fn one_was_refused(&mut self, refusal: Refusal) -> SessionEnd {
         let mut in_flight = self.window.in_flight();
         let dead_letters = if refusal.is_of_dead_letters() {
-            // No need to search: none of the dead letters in flight would be taken.
+            // No search is needed: the broker accepts none of the dead letters in flight.
             let in_flight = in_flight.filter(|delivery| delivery.is_dead_letter());
             in_flight
                 .map(|delivery| self.dead_letter(delivery, &refusal))
@@ -242,7 +247,7 @@ impl<S: Sink> Forwarder<S> {
         }
     }
 
-    /// Keeps in the spool the events that the dead letters refuse too, in one commit.
+    /// Stores in the spool, in one transaction, the dead letters that the broker refused.
     async fn store_dead_letters(&mut self, letters: Vec<DeadLetter>) -> Result<(), AppendError> {
         let Some(first) = letters.first() else {
             return Ok(());
@@ -258,7 +263,7 @@ impl<S: Sink> Forwarder<S> {
         );
         self.window.confirm(&seqs);
         for seq in seqs {
-            // An event that the broker refused first was counted then.
+            // If the broker refused the event itself before, it is already counted.
             if !self.poison_search.is_poison(seq) {
                 self.state.refused();
             }
@@ -285,7 +290,7 @@ impl<S: Sink> Forwarder<S> {
     }
 }
 
-/// Reads while there is capacity.
+/// Reads if there is capacity; otherwise waits for ever.
 async fn read(reader: &mut Reader, capacity: usize) -> Result<Vec<Row>, ReadError> {
     if capacity == 0 {
         std::future::pending().await

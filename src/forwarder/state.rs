@@ -1,4 +1,4 @@
-//! How a sink is doing: for the log, once per change, for health and for metrics.
+//! The state of a sink: logged once per change, and reported in health and metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,28 +10,28 @@ use tracing::{info, warn};
 use crate::sink::SessionError;
 use crate::telemetry::chain;
 
-/// Whether events go through.
+/// Whether a sink accepts events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     /// Not connected yet.
     Starting,
-    /// They go through.
+    /// The sink accepts events.
     Up,
-    /// They do not, for this reason; they stay in the spool.
+    /// The sink does not accept events; they stay in the spool.
     Down {
-        /// What is wrong.
+        /// The reason.
         reason: String,
-        /// Since when.
+        /// When this began.
         since: SystemTime,
     },
 }
 
-/// What a forwarder has done since the start.
+/// A forwarder's counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinkMetrics {
     /// Events that the broker confirmed.
     pub confirmed: u64,
-    /// Events that the broker will never take.
+    /// Events that the broker will never accept.
     pub refused: u64,
 }
 
@@ -62,13 +62,13 @@ impl SinkState {
         self.sink
     }
 
-    /// Whether events go through.
+    /// Whether the sink accepts events.
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
     }
 
-    /// What was done since the start.
+    /// The counters since the start.
     #[must_use]
     pub fn metrics(&self) -> SinkMetrics {
         SinkMetrics {

@@ -1,4 +1,4 @@
-//! The forwarder against a broker that does on demand what a real one cannot be made to do.
+//! The forwarder against a fake broker, which can be made to do what a real one cannot.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,33 +15,33 @@ use crate::spool::{self, Status};
 mod chaos;
 mod dead_letters;
 
-/// What the place of the dead letters takes.
+/// Which dead letters the broker accepts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum DeadLetterPolicy {
     #[default]
     All,
-    /// Not what is poison.
+    /// All but those of poison events.
     Harmless,
-    /// Nothing: one of them ends the session.
+    /// None: each of them ends the session.
     None,
 }
 
-/// What the broker does, and what it has.
+/// The broker's behaviour and its state.
 #[derive(Debug, Default)]
 struct Behaviour {
     down: bool,
-    /// Sessions end after so many confirms, with the rest of what was handed over lost.
+    /// Sessions end after this many confirms; all other events in flight are lost.
     lose_after: Option<usize>,
-    /// Events that end the session when they are among those handed over.
+    /// Events that end the session if they are published.
     poison: HashSet<Seq>,
     accepts_dead_letters: DeadLetterPolicy,
-    /// Confirms come in the reverse order, the first one never: it waits for the next session.
+    /// Confirms come in reverse order, except the first event's: it is confirmed only in the next session.
     confirm_all_but_first: bool,
-    /// Sessions report that they are stalled, if there is a reason, and confirm nothing.
+    /// Sessions confirm nothing, and report a stall if the reason is not empty.
     silent: Option<&'static str>,
     sessions: usize,
     largest_batch: usize,
-    /// How often batches were to be smaller.
+    /// How often the sink was told to make smaller batches.
     made_smaller: usize,
     published: Vec<Seq>,
     dead_letters: Vec<(Seq, Refusal)>,
@@ -232,7 +232,7 @@ impl Rig {
         }
     }
 
-    /// What no place took: number, reason and bytes.
+    /// The dead letters stored in the spool: number, reason and body.
     fn stored_dead_letters(&self) -> Vec<(u64, String, String)> {
         rusqlite::Connection::open(self.folder.path().join("spool.db"))
             .unwrap()
@@ -348,7 +348,7 @@ async fn silence_is_told_and_does_not_hide_what_the_session_says() {
             other => format!("{other:?}"),
         };
         rig.until("told", |rig| reason(rig) == told).await;
-        // Looks come once a second: at least one more comes, and hides nothing.
+        // The check runs once a second: at least one more runs, and must not replace the reason.
         sleep(Duration::from_secs(2)).await;
         assert_eq!(reason(&rig), told);
         broker.set().silent = None;

@@ -1,4 +1,4 @@
-//! How fast a backlog goes out while callbacks come in.
+//! Throttles catch-up while callbacks arrive.
 
 use std::time::Duration;
 
@@ -7,24 +7,23 @@ use tokio::time::{Instant, sleep};
 
 use crate::event::Seq;
 
-/// Events that are handed over before every other task gets its batch: callbacks wait for no longer than that
-/// takes.
+/// Events published before other tasks get to run: this bounds how long callbacks wait.
 const BATCH: u64 = 64;
 
-/// The same while no callbacks come in. Too few, and what a sink sends at once is small.
+/// The same while no callbacks arrive. If it is too small, sinks send small batches.
 const BATCH_ALONE: u64 = 1000;
 
-/// A sink that is further behind than that has a backlog.
+/// A sink with more unpublished events than this has a backlog.
 const BACKLOG: u64 = 1000;
 
-/// How long a backlog waits between two turns while callbacks come in.
+/// Pause between two batches of a backlog while callbacks arrive.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Callbacks come in as long as the last one is not older than this.
+/// Callbacks are arriving if the newest one is not older than this.
 const RECENT: Duration = Duration::from_millis(20);
 
-/// Hands events over in turns. While callbacks come in, a backlog goes out only a little faster than they do,
-/// or as fast as turns with a pause between them allow.
+/// Publishes events in batches. While callbacks arrive, a backlog is published only slightly faster than they arrive,
+/// or at the rate of one minimum batch per pause if that is higher.
 #[derive(Debug)]
 pub(super) struct Throttle {
     last: Seq,
@@ -42,7 +41,7 @@ impl Throttle {
         }
     }
 
-    /// How many events the next batch may have.
+    /// The maximum size of the next batch.
     pub(super) fn batch(&self) -> usize {
         let batch = if self.is_alone() {
             BATCH_ALONE
@@ -52,12 +51,12 @@ impl Throttle {
         usize::try_from(batch).unwrap_or(usize::MAX)
     }
 
-    /// Whether no callbacks come in.
+    /// Whether no callbacks arrive.
     fn is_alone(&self) -> bool {
         self.came_in_at.is_none_or(|at| at.elapsed() >= RECENT)
     }
 
-    /// Lets all others have their batch; `position` is what was handed over, `last` the newest event.
+    /// Lets other tasks run. `position` is the last event published, `last` the newest event.
     pub(super) async fn pause(&mut self, position: Seq, last: Seq) {
         self.came_in = last.0.saturating_sub(self.last.0);
         self.last = last;
@@ -81,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether a pause takes longer than until all others have had their batch.
+    /// Whether a pause lasts longer than one yield to other tasks.
     async fn pauses(throttle: &mut Throttle, position: u64, last: u64) -> bool {
         let began = Instant::now();
         let mut pause = pin!(throttle.pause(Seq(position), Seq(last)));
@@ -99,7 +98,7 @@ mod tests {
         let mut throttle = Throttle::new(Seq(5000));
         assert!(!pauses(&mut throttle, 0, 5000).await);
         assert!(pauses(&mut throttle, 64, 5001).await);
-        // The next commit may still be under way.
+        // The next commit may still be in progress.
         throttle.came_in_at = Some(Instant::now());
         assert!(pauses(&mut throttle, 128, 5001).await);
         sleep(RECENT).await;

@@ -1,4 +1,4 @@
-//! The answers: the one place where HTTP status codes are chosen.
+//! The answers. Only this module chooses HTTP status codes.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -9,10 +9,10 @@ use super::auth::AuthError;
 use super::{Kept, NotKept};
 use crate::callback::{self, ParseError};
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// A recall is durable.
+    /// A recall whose event is durable.
     Kept(Kept),
     /// Any other command.
     Ignored,
@@ -22,20 +22,20 @@ pub(super) enum Outcome {
     WrongMethod,
     TooLarge,
     TooSlow,
-    /// The peer went away while it sent the body.
+    /// The client disconnected while it sent the body.
     Broken,
-    /// A recall that is not let in.
+    /// A recall that is not authentic.
     Refused(AuthError),
-    /// A recall that was not understood, and is kept whole.
+    /// A recall that could not be parsed, and was stored as a dead letter.
     Rejected(ParseError),
-    /// A recall that was not understood and is not kept, and why not.
+    /// A recall that could not be parsed and was not stored, and why.
     Dropped(ParseError, NotKept),
-    /// An event that is not kept.
+    /// An event that was not stored.
     NotKept(NotKept),
 }
 
 impl Outcome {
-    /// The outcome as it is counted.
+    /// The outcome's label in metrics.
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Kept(Kept::New) => "accepted",

@@ -1,4 +1,4 @@
-//! Authentication: which recalls may become events. Other commands are not checked.
+//! Authentication: decides which recalls may become events. Other commands are not checked.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,13 +14,13 @@ use crate::setting::{List, Secret, Timeout};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The console's tokens, any of which may sign. If there is none, signatures are not checked.
+    /// The console's tokens; any of them may sign. If there is none, signatures are not checked.
     pub tokens: List<Secret>,
-    /// How far `RequestTime` may be from now.
+    /// How far `RequestTime` may differ from the current time.
     pub max_skew: Timeout,
-    /// Networks that recalls may come from, as CIDR; none: any.
+    /// Networks that recalls may come from, in CIDR notation. If there is none, any source is allowed.
     pub allowed_sources: List<Network>,
-    /// Networks of proxies whose `X-Forwarded-For` is believed, as CIDR.
+    /// Networks of proxies whose `X-Forwarded-For` is trusted, in CIDR notation.
     pub trusted_proxies: List<Network>,
 }
 
@@ -35,7 +35,7 @@ impl Default for Config {
     }
 }
 
-/// A network, or one address.
+/// A network, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(IpNet);
 
@@ -56,19 +56,19 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// Why a recall is refused.
+/// Why a recall was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// `auth.allowed_sources` does not contain its source.
     #[error("source address is not allowed")]
     Source,
-    /// No `SdkAppid`.
+    /// `SdkAppid` is missing.
     #[error("SdkAppid is missing")]
     NoApplication,
-    /// Another application's `SdkAppid`.
+    /// `SdkAppid` is another application's.
     #[error("SdkAppid is not one of this receiver's")]
     ForeignApplication,
-    /// The signature.
+    /// The signature is not valid.
     #[error("{0}")]
     Signature(callback::SignatureError),
 }
@@ -77,7 +77,7 @@ pub enum AuthError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Admitted {
     pub(super) sdk_app_id: u64,
-    /// Which token signed it; none if signatures are not checked.
+    /// The position of the token that signed it; none if signatures are not checked.
     pub(super) signed_by: Option<u32>,
 }
 
@@ -100,7 +100,7 @@ impl Auth {
         }
     }
 
-    /// Checks application and signature.
+    /// Checks the application and the signature.
     pub(super) fn admit(&self, query: &Query<'_>, now: UnixMillis) -> Result<Admitted, AuthError> {
         let sdk_app_id = query.sdk_app_id.as_deref().filter(|id| !id.is_empty());
         let sdk_app_id = sdk_app_id.ok_or(AuthError::NoApplication)?;
@@ -118,7 +118,7 @@ impl Auth {
         })
     }
 
-    /// Checks the signature alone; returns which token signed.
+    /// Checks only the signature. Returns the position of the token that signed.
     pub(super) fn check_signature(
         &self,
         query: &Query<'_>,
@@ -146,8 +146,8 @@ impl Auth {
         }
     }
 
-    /// The source address: the nearest one that is not a trusted proxy's. None if a trusted proxy forwards something
-    /// that is not an address.
+    /// The source address: the nearest hop that is not a trusted proxy. None if a trusted proxy forwards something that
+    /// is not an address.
     fn source(&self, headers: &HeaderMap, peer: IpAddr) -> Option<IpAddr> {
         let mut source = peer;
         let forwarded = headers
@@ -166,7 +166,7 @@ impl Auth {
     }
 }
 
-/// An address as proxies write it: some add the port, some put IPv6 into brackets.
+/// Parses an address as proxies write it: some add the port, some put IPv6 in brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let inside = text
         .strip_prefix('[')

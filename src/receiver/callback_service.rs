@@ -1,4 +1,4 @@
-//! From a request to its answer.
+//! Handles a request, from its head to its answer.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use crate::callback::{
 };
 use crate::event::{Event, Rejected, UnixMillis};
 
-/// Takes requests and answers them.
+/// Receives requests and answers them.
 #[derive(Debug)]
 pub struct CallbackService<D> {
     config: Config,
@@ -36,33 +36,33 @@ pub struct CallbackService<D> {
     logged_fields: Mutex<HashSet<IgnoredField>>,
 }
 
-/// A body and its memory permit, held until the event is durable or dropped, even if the client is gone: while a disk
-/// hangs, waiting events must not take more memory than `http.max_buffered_bytes`.
+/// A body and its memory permit, held until the event is durable or dropped, even if the client disconnects: while a
+/// disk hangs, waiting events must not take more memory than `http.max_buffered_bytes`.
 struct Buffered {
     body: Bytes,
     permit: OwnedSemaphorePermit,
 }
 
-/// A permit stands for this many bytes.
+/// Bytes per semaphore permit.
 const UNIT: usize = 256;
 
 fn units(bytes: usize) -> u32 {
     u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 
-/// What is known of a request besides its body. Its headers are dropped before the body is read: no permit covers
-/// their memory.
+/// What later steps need of a request besides its body. Its headers are dropped before the body is read, because no
+/// permit covers their memory.
 struct Head<'a> {
     query: Query<'a>,
-    /// Whether `auth.allowed_sources` allows its source.
+    /// Whether `auth.allowed_sources` allows the source address.
     source: Result<(), AuthError>,
     received_at: UnixMillis,
 }
 
-/// What becomes of a request.
+/// What to do with a request.
 enum Verdict {
     Answer(Outcome),
-    /// Its event is to be kept. If the recall could not be parsed, that is its dead letter.
+    /// Store the event. If the recall could not be parsed, the event is its dead letter.
     Keep {
         event: Event,
         permit: OwnedSemaphorePermit,
@@ -71,7 +71,7 @@ enum Verdict {
 }
 
 impl<D: Durability> CallbackService<D> {
-    /// A service that keeps events in `durability`.
+    /// A service that stores events in `durability`.
     #[must_use]
     pub fn new(config: Config, auth: Auth, durability: D, metrics: Metrics) -> Self {
         let permits =
@@ -96,7 +96,8 @@ impl<D: Durability> CallbackService<D> {
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let began = Instant::now();
-        // From here on only the event waits for the disk: hyper has its buffer back.
+        // The request is dropped here, so hyper can free its buffer. From now on only the event's memory is held while
+        // it waits for the disk.
         let (command, verdict) = self.receive(request, peer).await;
         let outcome = match verdict {
             Verdict::Answer(outcome) => outcome,
@@ -130,7 +131,7 @@ impl<D: Durability> CallbackService<D> {
         outcome.response()
     }
 
-    /// Reads a request and decides what becomes of it.
+    /// Reads a request and decides what to do with it.
     async fn receive<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Verdict)
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
@@ -170,7 +171,7 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
-    /// Decides what becomes of a request that has arrived in full.
+    /// Decides what to do with a request that was received in full.
     fn judge(&self, head: &Head<'_>, buffered: Buffered) -> (&'static str, Verdict) {
         let Buffered { body, permit } = buffered;
         match classify(&head.query, &body) {
@@ -194,7 +195,8 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
-    /// Reads a body, as large and as slow as it may be, behind a head of which so many bytes are kept.
+    /// Reads a body within the size limit and the timeout. `head` is the number of bytes of the request's head that are
+    /// kept.
     async fn read<B>(
         &self,
         head: usize,
@@ -214,7 +216,7 @@ impl<D: Durability> CallbackService<D> {
             .unwrap_or(Err(Outcome::TooSlow))
     }
 
-    /// Collects a body. Only bytes that have arrived take permits, those of the head included.
+    /// Collects a body. Permits cover only bytes that have arrived, those of the head included.
     async fn collect<B>(&self, head: usize, mut body: B, limit: usize) -> Result<Buffered, Outcome>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
@@ -231,7 +233,7 @@ impl<D: Durability> CallbackService<D> {
             if first.len() + rest.len() + length > limit {
                 return Err(Outcome::TooLarge);
             }
-            // Counted over the whole body: a sender that cuts it into single bytes takes no more.
+            // Permits are counted for the whole body, so a client that sends it byte by byte does not take more.
             self.enlarge(&mut permit, head + first.len() + rest.len() + length)?;
             if first.is_empty() {
                 first = data.copy_to_bytes(length);
@@ -247,7 +249,7 @@ impl<D: Durability> CallbackService<D> {
         Ok(Buffered { body, permit })
     }
 
-    /// Enlarges the permit to this many bytes. A single body always gets its permit, however large it is.
+    /// Enlarges the permit to this many bytes. A single body can always get its permit, however large it is.
     fn enlarge(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Outcome> {
         let all = usize::try_from(self.config.max_buffered_bytes.0).unwrap_or(usize::MAX);
         let bytes = bytes.min(all);
@@ -264,7 +266,7 @@ impl<D: Durability> CallbackService<D> {
             })
     }
 
-    /// Checks whether a recall may become an event; returns its application.
+    /// Checks whether a recall may become an event. Returns its application.
     fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, AuthError> {
         let admitted = head
             .source
@@ -300,7 +302,7 @@ impl<D: Durability> CallbackService<D> {
                 (event, Some(parse_error))
             }
         };
-        // It can be several times as long as the body that it was made of.
+        // The event can be several times as long as the body.
         if let Err(outcome) = self.enlarge(&mut permit, event.body.len()) {
             return Verdict::Answer(outcome);
         }
@@ -317,7 +319,7 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
-    /// The dead letter of a callback that could not be parsed: it holds the whole callback.
+    /// The dead letter of a callback that could not be parsed: it contains the whole callback.
     fn reject(
         head: &Head<'_>,
         sdk_app_id: u64,
@@ -357,7 +359,7 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
-    /// Counts the fields that a recall's event does without. Each is logged once.
+    /// Counts the fields that a recall's event lacks. Each is logged once.
     fn report(&self, ignored_fields: &[IgnoredField], recall: Recall) {
         for ignored in ignored_fields {
             let (field, problem) = match ignored {

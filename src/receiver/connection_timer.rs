@@ -1,8 +1,7 @@
-//! How long a connection may go without a request.
+//! Limits how long a connection may stay open without a request.
 //!
-//! hyper has one time-out for the time that a head may take and for the time that a kept-alive connection may be
-//! idle. The first should be short, the second longer than that of the proxy in front. So each connection
-//! has a timer of ours.
+//! hyper has one timeout both for receiving a head and for an idle keep-alive connection. The first should be short,
+//! and the second longer than the idle timeout of the proxy in front. So each connection has its own timer here.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,15 +16,15 @@ pub(super) struct ConnectionTimer {
     activity: Arc<Mutex<Activity>>,
 }
 
-/// What the peer is doing. hyper handles one request at a time on a connection; bytes that arrive before its answer is
-/// ready do not start the time of the next head.
+/// What the client is doing. hyper handles one request at a time on a connection; bytes that arrive before the answer
+/// is ready do not start the timeout of the next head.
 #[derive(Debug)]
 enum Activity {
-    /// It has sent part of a head since this moment, or has just connected: a head is due within `read_timeout`.
+    /// The client connected or began to send a head at this time. The head must be complete within `read_timeout`.
     Head(Instant),
-    /// It sends a body or waits for an answer. Whoever reads the body limits the time for it.
+    /// The client sends a body or waits for an answer. The reader of the body applies its own timeout.
     Request,
-    /// It has sent nothing since the last answer, and may stay silent for `idle_timeout`.
+    /// The client has sent nothing since the last answer, at this time. It may stay silent for `idle_timeout`.
     Idle(Instant),
 }
 
@@ -41,7 +40,7 @@ impl ConnectionTimer {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes have arrived.
+    /// Records that bytes have arrived.
     pub(super) fn received(&self) {
         let mut activity = self.activity();
         if matches!(*activity, Activity::Idle(_)) {
@@ -49,21 +48,22 @@ impl ConnectionTimer {
         }
     }
 
-    /// A head is complete.
+    /// Records that a head is complete.
     pub(super) fn request_opened(&self) {
         *self.activity() = Activity::Request;
     }
 
-    /// The answer is ready to be sent.
+    /// Records that the answer is ready to be sent.
     pub(super) fn request_answered(&self) {
         *self.activity() = Activity::Idle(Instant::now());
     }
 
-    /// Waits until the connection has to be closed.
+    /// Waits until the connection must be closed.
     pub(super) async fn overdue(&self) {
         loop {
             let now = Instant::now();
-            // A head may begin at any moment and is due `read_timeout` later: never sleep for longer.
+            // A head may begin at any moment and must be complete `read_timeout` later, so never sleep longer than
+            // that.
             let mut wake_at = now + *self.limits.read_timeout;
             let deadline = match *self.activity() {
                 Activity::Head(since) => Some(since + *self.limits.read_timeout),

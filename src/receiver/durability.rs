@@ -1,4 +1,4 @@
-//! What an answer waits for.
+//! Stores an event durably before it is answered.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use tokio::time::timeout;
 use crate::event::Event;
 use crate::spool::{AppendError, Appended, Spool};
 
-/// The vendor waits 2 s. If an event is not durable by then the answer is 503; the event may still be stored.
+/// The vendor waits 2 s. If an event is not durable by then, the answer is 503; the event may still be stored later.
 const ANSWER_LIMIT: Duration = Duration::from_millis(1900);
 
-/// Something that keeps events for good.
+/// Durable storage for events.
 pub trait Durability: Send + Sync + 'static {
-    /// Keeps an event; waits until it is durable. Holds `permit` until the event is durable or dropped, even if the
+    /// Stores an event and waits until it is durable. Holds `permit` until the event is durable or dropped, even if the
     /// client was answered before.
     fn keep(
         &self,
@@ -23,22 +23,22 @@ pub trait Durability: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Kept, NotKept>> + Send;
 }
 
-/// An event is safe.
+/// The event is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// It is now.
+    /// It was stored by this call.
     New,
-    /// It was before.
+    /// It had been stored before.
     Repeated,
 }
 
-/// An event is not kept, and why.
+/// Why an event was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotKept {
-    /// A later try may succeed.
+    /// A retry may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// The callback was rejected, and there is no space for dead letters.
+    /// The callback was rejected, and the quota for dead letters is used up.
     #[error("{0}")]
     DeadLettersFull(String),
 }
@@ -53,7 +53,7 @@ impl Durability for Spool {
         match appended {
             Ok(Appended::New(_)) => Ok(Kept::New),
             Ok(Appended::Repeated) => Ok(Kept::Repeated),
-            // What the disk said is for the log, not for the client.
+            // The disk's error is for the log, not for the client.
             Err(error @ (AppendError::Full(_) | AppendError::Busy)) => {
                 unavailable(&error.to_string())
             }

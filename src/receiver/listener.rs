@@ -1,4 +1,4 @@
-//! Accepting connections and serving HTTP/1.1 on them, within limits.
+//! Accepts connections and serves HTTP/1.1 on them, within limits.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,13 +27,13 @@ use tracing::{debug, info, warn};
 use super::connection_timer::ConnectionTimer;
 use crate::setting::Timeout;
 
-/// Bytes of a request's head, and of each read.
+/// Maximum size of a request's head, and of each read.
 const BUFFER: usize = 64 << 10;
 
-/// How long accepting pauses when the system has no more to give.
+/// How long to pause when the system is out of resources for new connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// An address cannot be listened on.
+/// The address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("could not listen on {address}")]
 pub struct BindError {
@@ -41,14 +41,14 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// What every connection is held to.
+/// The limits of each connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections open at once.
+    /// Maximum number of open connections.
     pub connections: usize,
-    /// How long a request's head may take to arrive; the first one's, from the connection's beginning.
+    /// How long a request's head may take to arrive. For the first request, this starts when the connection opens.
     pub read_timeout: Timeout,
-    /// How long a connection may stay open without a further request.
+    /// How long a connection may stay open without another request.
     pub idle_timeout: Timeout,
 }
 
@@ -61,10 +61,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds a socket; nothing is accepted yet.
+    /// Binds a socket, but does not accept connections yet.
     ///
     /// # Errors
-    /// Fails where the address cannot be listened on.
+    /// Fails if the address cannot be bound.
     pub async fn bind(address: SocketAddr, limits: Limits) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
@@ -76,14 +76,14 @@ impl Listener {
         })
     }
 
-    /// The address it is bound to.
+    /// The address that the socket is bound to.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves connections until `stop`; then closes the socket, lets open requests finish, and returns
-    /// when the last connection has ended. Dropping the future ends them all.
+    /// Serves connections until `stop` is cancelled. Then closes the socket, lets open requests finish, and returns
+    /// when the last connection has ended. Dropping the future closes all connections.
     pub async fn serve<S, F>(self, service: S, stop: CancellationToken)
     where
         S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
@@ -95,7 +95,7 @@ impl Listener {
         ));
         let mut failing = false;
         loop {
-            // Taken before accepting: a full server leaves connections in the kernel's backlog.
+            // Acquire the permit before accepting, so that a full server leaves connections in the kernel's backlog.
             let permit = tokio::select! {
                 () = stop.cancelled() => break,
                 Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
@@ -117,6 +117,7 @@ impl Listener {
             if std::mem::take(&mut failing) {
                 info!(address = %self.address, "connections are accepted again");
             }
+            // Answers are small: do not wait for more data to send (Nagle).
             let _ = stream.set_nodelay(true);
             connections.spawn(serve_connection(
                 stream,
@@ -126,8 +127,10 @@ impl Listener {
                 stop.clone(),
                 permit,
             ));
+            // Remove finished tasks, so that the set does not grow.
             while connections.try_join_next().is_some() {}
         }
+        // Refuse new connections while the open ones finish.
         drop(self.socket);
         while connections.join_next().await.is_some() {}
     }
@@ -168,8 +171,9 @@ async fn serve_connection<S, F>(
     let mut connection = pin!(
         http1::Builder::new()
             .max_buf_size(BUFFER)
-            // An answer is shorter than what it takes to send its head and body in two pieces.
+            // An answer is so short that copying its head and body into one buffer is cheaper than a vectored write.
             .writev(false)
+            // `ConnectionTimer` applies the timeouts instead.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(stream), service)
     );
@@ -182,7 +186,7 @@ async fn serve_connection<S, F>(
         connection.await
     };
     tokio::select! {
-        // If the whole machine was paused, both may be ready: bytes that have arrived are read first.
+        // If the whole machine was suspended, both may be ready: handle bytes that have arrived first.
         biased;
         ended = served => if let Err(error) = ended {
             debug!(%peer, %error, "connection ended");

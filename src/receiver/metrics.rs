@@ -1,4 +1,4 @@
-//! What the receiver counts.
+//! The receiver's metrics.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -38,7 +38,7 @@ pub struct Metrics {
     pub(super) bad_signatures: Family<CommandLabels, Counter>,
 }
 
-/// The vendor waits 2 s: what happens near that has to be seen.
+/// The vendor waits 2 s, so the buckets must resolve latencies close to that.
 const ANSWER_SECONDS: [f64; 14] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0,
 ];

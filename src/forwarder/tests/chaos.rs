@@ -1,5 +1,5 @@
-//! The forwarder against a broker that follows a random script, checked against a plain model at every
-//! step: which events the broker took, and which it said that it took.
+//! The forwarder against a broker that follows a random script. Every step is checked against a simple model of what
+//! the broker accepted and what it reported.
 
 mod broker;
 
@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use broker::{Act, Chaos, ChaosEnd, Model, Poison};
 
-/// Events of each history; the window is much smaller.
+/// Events in each history; the window is much smaller.
 const EVENTS: u64 = 50;
 const WINDOW: usize = 16;
 
@@ -51,7 +51,7 @@ async fn forward(spool: &Spool, broker: &Chaos, numbers: std::ops::RangeInclusiv
     }
 }
 
-/// Lets a forwarder forward through a broker that does as the model says.
+/// Runs a forwarder against a broker that follows the model's script.
 #[expect(clippy::disallowed_methods, reason = "the task is the test's")]
 async fn history(model: Model) {
     let poison = model.poison.clone();
@@ -79,7 +79,7 @@ async fn history(model: Model) {
     let task = tokio::spawn(forwarder.run());
     forward(&spool, &broker, 1..=EVENTS).await;
 
-    // Whatever was refused: afterwards the whole window is used again.
+    // Whatever was refused, the whole window must be used again afterwards.
     broker.model().wait_for = WINDOW;
     forward(&spool, &broker, EVENTS + 1..=EVENTS + WINDOW as u64).await;
     stop.drain.cancel();
@@ -116,7 +116,7 @@ async fn history(model: Model) {
         .unwrap();
     assert_eq!(kept, nowhere);
 
-    // Sixteen halve to eight, four, two, one; then the event goes to the dead letters, which may refuse.
+    // The window is halved from 16 to 8, 4, 2 and 1. Then the dead letter is sent, and may be refused too.
     let ended = 6 * poison.values().filter(|poison| poison.ends_session).count() as u64;
     assert!(model.sessions <= 1 + model.lost + ended, "{model:?}");
 }
@@ -128,10 +128,9 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Whatever the broker does: the cursor never passes what is not confirmed; exactly what is refused
-    /// goes to the dead letters, or stays in the spool's table where those refuse it too; everything else
-    /// is published, nothing twice in one session nor after its confirm, in order; and in the end the
-    /// window is whole again.
+    /// Whatever the broker does: the cursor never passes an unconfirmed event. Exactly the refused events become dead
+    /// letters, and those that are refused again are stored in the spool's table. All others are published in order,
+    /// none twice in one session or after its confirm. In the end the whole window is used again.
     #[test]
     fn nothing_is_lost_in_any_history(script in scripts(), poison in poisons()) {
         let model = Model { script, poison, ..Model::default() };

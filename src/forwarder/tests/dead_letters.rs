@@ -1,4 +1,4 @@
-//! What the broker refuses, and what not even the dead letters take.
+//! Events that the broker refuses, and dead letters that it refuses too.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! How much permit bodies take.
+//! How many permits bodies take.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ use crate::setting::Size;
 
 const QUERY: &str = "/?SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRecallMsg";
 
-/// Keeps nothing in time, and still has everything: a disk that hangs.
+/// A disk that hangs: never stores an event in time, and keeps all of them in memory.
 #[derive(Default)]
 struct Stuck(Mutex<Vec<(Event, OwnedSemaphorePermit)>>);
 
@@ -112,7 +112,7 @@ async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
 
 #[tokio::test]
 async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
-    // In base64 three bytes become four.
+    // Base64 makes four bytes of three.
     let body = || Full::from("\u{1}".repeat(60 << 10));
     for (permit, second) in [
         (100 << 10, "too many bodies at once"),

@@ -1,4 +1,4 @@
-//! A broker that follows a script, and notes what it did and what was wrong.
+//! A fake broker that follows a script, and records what it did and which rules were broken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -8,12 +8,12 @@ use crate::event::Seq;
 use crate::sink::{Delivery, Progress, Refusal, Session, SessionError, Sink, Window};
 use crate::spool::Cursor;
 
-/// What the broker does when it is asked what has happened.
+/// What the broker does when its progress is polled.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Act {
-    /// It takes and confirms so many of those in flight, the newest first or the oldest.
+    /// It accepts and confirms this many of the events in flight, the oldest or the newest first.
     Confirm(usize, ChaosEnd),
-    /// The session is lost; the broker took so many of those in flight without saying so.
+    /// The session is lost, after the broker accepted this many of the events in flight without confirming them.
     Lose(usize),
     Stall,
     Flow,
@@ -25,7 +25,7 @@ pub(super) enum ChaosEnd {
     Newest,
 }
 
-/// How the broker refuses an event, and whether its dead letters do too.
+/// How the broker refuses an event, and whether it refuses its dead letter too.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Poison {
     pub(super) ends_session: bool,
@@ -38,13 +38,13 @@ pub(super) struct Model {
     pub(super) poison: BTreeMap<u64, Poison>,
     pub(super) sessions: u64,
     pub(super) lost: u64,
-    /// What was confirmed, or refused by the dead letters too: the forwarder is done with it.
+    /// Events that were confirmed, or whose dead letters were refused too: they must not be published again.
     pub(super) done: BTreeSet<u64>,
     pub(super) published: BTreeSet<u64>,
     pub(super) dead_letters: BTreeSet<u64>,
-    /// It said that something does not get through, whatever becomes of the others.
+    /// The broker has reported that it does not accept some event, even if it confirms others.
     pub(super) stalled: bool,
-    /// Nothing is confirmed until so many are in flight, once.
+    /// Once, nothing is confirmed until this many are in flight.
     pub(super) wait_for: usize,
     pub(super) wrong: Vec<String>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Chaos {
 impl Chaos {
     pub(super) fn model(&self) -> MutexGuard<'_, Model> {
         let mut model = self.model.lock().unwrap();
-        // Whenever anybody looks: the cursor is not beyond what the forwarder was told.
+        // At each access, check that the cursor has not passed an event whose outcome was not reported.
         let cursor = self.cursor.get().map_or(0, |cursor| cursor.position().0);
         if let Some(passed) = (1..=cursor).find(|seq| !model.done.contains(seq)) {
             let wrong = format!("the cursor is at {cursor}, but {passed} is not confirmed");
@@ -105,7 +105,7 @@ impl ChaosSession {
         }
     }
 
-    /// Takes what is at `index`, for the topic or the dead letters.
+    /// Accepts the event at `index`, for the topic or as a dead letter.
     fn take(&mut self, model: &mut Model, index: usize) -> u64 {
         let delivery = self.in_flight.remove(index);
         let seq = delivery.seq.0;
@@ -176,7 +176,7 @@ impl ChaosSession {
         }
     }
 
-    /// Refuses one: all that is in flight is poison.
+    /// Refuses one event: all those in flight are poison.
     fn refuse(&mut self, model: &mut Model) -> Result<Progress, SessionError> {
         let seq = self.in_flight[0].seq.0;
         let poison = model.poison[&seq];
@@ -220,7 +220,7 @@ impl Session for ChaosSession {
     async fn progress(&mut self, _: &Window) -> Result<Progress, SessionError> {
         match self.outcome() {
             Some(outcome) => outcome,
-            // It is asked again when more is handed over.
+            // The forwarder polls again when it has published more.
             None => std::future::pending().await,
         }
     }
