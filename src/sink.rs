@@ -1,14 +1,12 @@
-//! The sinks: what speaks to one broker each.
+//! The sinks. Each one is the client of one broker.
 //!
-//! A [`Sink`] opens a [`Session`]; a session takes events in order and reports what became of them. It
-//! promises:
-//! - an event is reported as confirmed only when the broker itself confirmed it;
-//! - events with the same key become visible in the order in which they were handed over, also when a
-//!   session ends and the next one starts again from the cursor;
-//! - it never blocks the runtime, and keeps no more than it was handed.
+//! A [`Sink`] opens a [`Session`]. A session publishes events in order and reports their outcomes. It promises:
+//! - an event is reported as confirmed only when the broker itself has confirmed it;
+//! - events with the same key become visible in the order in which they were published, even if a session ends and the
+//!   next one starts again from the cursor;
+//! - it never blocks the runtime, and holds no more events than it was given.
 //!
-//! It does not retry for ever, does not read the spool and moves no cursor of the spool's: that is the
-//! forwarder's.
+//! A sink does not retry for ever, does not read the spool, and does not move the spool's cursor: the forwarder does.
 
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -28,94 +26,93 @@ use crate::event::{Event, Fingerprint, Kind, Seq};
 /// Any error of a client library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Something that events are published to.
+/// A destination that events are published to.
 pub trait Sink: Send + 'static {
-    /// What a connected client is.
+    /// A connected client.
     type Session: Session;
 
-    /// The sink's name: in the configuration, in the log, in metrics, and of its cursor.
+    /// The sink's name in the configuration, the log and the metrics, and the name of its cursor.
     fn name(&self) -> &'static str;
 
-    /// How many events may be handed over and not yet be confirmed.
+    /// The maximum number of published events that are not confirmed yet.
     fn window(&self) -> usize;
 
-    /// The broker takes each of some events that it did not take together: batches of the sessions to come
-    /// are to be smaller.
+    /// The broker accepts events individually that it refused as a batch: later sessions must make smaller batches.
     fn make_smaller_batches(&mut self) {}
 
-    /// Connects, and makes sure that there is something to publish to. Ends within a bounded time.
+    /// Connects, and ensures that the topics or queues exist. Returns within a bounded time.
     fn connect(&mut self) -> impl Future<Output = Result<Self::Session, SessionError>> + Send;
 }
 
 /// A connected client with events in flight.
 pub trait Session: Send {
-    /// The position that the sink itself has committed, if it keeps one. It counts if it is further than the
-    /// spool's cursor and the spool has the event that it names.
+    /// The position committed at the broker, if the sink keeps one. It is used if it is higher than the spool's cursor
+    /// and the spool has the event that it names.
     fn committed_position(&self) -> Option<CommittedPosition> {
         None
     }
 
-    /// Publishes events of the window, in order. Never more are unconfirmed than [`Sink::window`] says.
+    /// Publishes events of the window, in order. At most [`Sink::window`] events are unconfirmed at any time.
     fn publish(&mut self, window: &Window, seqs: &[Seq]);
 
-    /// What has happened since; waits until there is something. Cancel safe.
+    /// Waits for the next report. Cancel safe.
     ///
     /// # Errors
-    /// An error ends the session: what became of the events in flight is not known.
+    /// An error ends the session: the outcome of the events in flight is unknown.
     fn progress(
         &mut self,
         window: &Window,
     ) -> impl Future<Output = Result<Progress, SessionError>> + Send;
 
-    /// Lets go of the connection, in order where that is quick. Ends within a bounded time.
+    /// Closes the connection, gracefully if that is quick. Returns within a bounded time.
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
 /// A cursor that a sink keeps together with the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CommittedPosition {
-    /// Every event up to here is with the broker.
+    /// Every event up to this one is confirmed.
     pub seq: Seq,
-    /// The event that had this number; none if that is not known.
+    /// The event that had this number; none if that is unknown.
     pub event: Option<Fingerprint>,
 }
 
-/// An event on its way to a broker.
+/// An event to be published.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     /// The event's number.
     pub seq: Seq,
     /// The event.
     pub event: Arc<Event>,
-    /// Why the broker refused it, if it did: then it goes to the dead letters.
+    /// Why the broker refused the event, if it did. The event is then published as a dead letter.
     pub refusal: Option<Refusal>,
 }
 
 impl Delivery {
-    /// Whether it goes to the dead letters.
+    /// Whether it is published as a dead letter.
     #[must_use]
     pub fn is_dead_letter(&self) -> bool {
         self.refusal.is_some() || self.event.kind == Kind::Rejected
     }
 }
 
-/// Why a broker will never take an event.
+/// Why a broker will never accept an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// One word: the header `recall_reason`.
+    /// One word, for the header `recall_reason`.
     pub reason: &'static str,
-    /// For people: the header `recall_detail`.
+    /// The explanation for people, for the header `recall_detail`.
     pub detail: String,
 }
 
-/// The reason where a topic of dead letters takes none.
+/// The reason if the dead-letter topic refuses a dead letter.
 pub const DEAD_LETTER_TOPIC: &str = "dead_letter_topic";
 
-/// The reason where a queue of dead letters does not take one.
+/// The reason if the dead-letter queue refuses a dead letter.
 pub const DEAD_LETTER_QUEUE: &str = "dead_letter_queue";
 
 impl Refusal {
-    /// Whether it is the place of the dead letters that does not take them.
+    /// Whether the dead-letter topic or queue itself refuses dead letters.
     #[must_use]
     pub fn is_of_dead_letters(&self) -> bool {
         [DEAD_LETTER_TOPIC, DEAD_LETTER_QUEUE].contains(&self.reason)
@@ -128,35 +125,35 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What a session reports.
+/// A session's report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// The broker has these for good.
+    /// The broker has confirmed these.
     Confirmed(Vec<Seq>),
-    /// The broker will never take these, and no other event is affected.
+    /// The broker will never accept these; no other event is affected.
     Refused(Vec<(Seq, Refusal)>),
-    /// Nothing goes through for now, for this reason; the session goes on by itself.
+    /// The broker accepts nothing for now, for this reason. The session resumes by itself.
     Stalled(String),
-    /// It goes through again.
+    /// The broker accepts events again.
     Flowing,
 }
 
-/// Why a session ended, or none began: what the forwarder can do about it.
+/// Why a session ended or could not be opened, by how the forwarder handles it.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The broker is not there, or does not let us: wait and connect again.
+    /// The broker cannot be reached, or denies access: wait and reconnect.
     #[error("{0}")]
     Unavailable(String, #[source] Option<BoxError>),
-    /// One of the events in flight will never be taken: find out which by sending each alone.
+    /// One of the events in flight will never be accepted: bisect to find it.
     #[error("broker refused an event: {0}")]
     Refused(Refusal),
-    /// Somebody else has taken this relay's place: do not connect again.
+    /// Another process has taken over this relay's identity: do not reconnect.
     #[error("{0}")]
     Fenced(String),
 }
 
 impl SessionError {
-    /// The broker is not there.
+    /// Makes an [`Self::Unavailable`] error.
     pub fn unavailable(doing: impl Into<String>, error: impl Into<BoxError>) -> Self {
         Self::Unavailable(doing.into(), Some(error.into()))
     }

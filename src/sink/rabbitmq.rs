@@ -1,12 +1,12 @@
 //! RabbitMQ, through lapin: publisher confirms, `mandatory`, persistent messages.
 //!
 //! Promises beyond those of every sink:
-//! - at most one event of a conversation is unconfirmed, so that a nack cannot let a later one pass;
-//! - a message that no queue takes is not a success: it is held and sent again, or goes to the dead
-//!   letters, as `rabbitmq.unroutable` says;
-//! - while the broker blocks publishers (a memory or disk alarm) nothing times out.
+//! - at most one event of a conversation is unconfirmed, so a nack cannot let a later event overtake it;
+//! - a message that cannot be routed to a queue does not count as confirmed: it is held and published again, or becomes
+//!   a dead letter, as configured by `rabbitmq.unroutable`;
+//! - while the broker blocks publishers (a memory or disk alarm), nothing times out.
 //!
-//! One owner reconnects: the forwarder. lapin's own recovery is off.
+//! Only the forwarder reconnects: lapin's own recovery is off.
 
 mod channel;
 mod config;
@@ -35,7 +35,7 @@ pub struct RabbitMq {
     config: Config,
     next_host: usize,
     start: Start,
-    /// Whether the last session, or the last try, has confirmed anything.
+    /// Whether the last session, or the last attempt, has confirmed anything.
     last: Option<Arc<AtomicBool>>,
 }
 
@@ -63,7 +63,7 @@ impl Sink for RabbitMq {
         self.config.window
     }
 
-    /// Tries one host; the next call tries the next one, if this one never confirmed anything.
+    /// Tries one host. If it confirms nothing, the next call tries the next host.
     async fn connect(&mut self) -> Result<RabbitMqSession, SessionError> {
         let useless = |last: &Arc<AtomicBool>| !last.load(Ordering::Relaxed);
         if self.last.as_ref().is_some_and(useless) {

@@ -1,7 +1,7 @@
-//! The sink that is there when no broker is: one event a line (NDJSON) on standard output.
+//! The sink used if no broker is configured: writes one event per line (NDJSON) to standard output.
 //!
-//! Confirmed means written and flushed. Standard output may be a pipe that nobody reads, so a thread
-//! of its own writes it.
+//! Confirmed means written and flushed. A separate thread writes, because standard output may be a pipe that nobody
+//! reads.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::event::Seq;
 /// The name of this sink.
 pub const NAME: &str = "stdout";
 
-/// Events handed to the thread and not yet written.
+/// Maximum number of events given to the thread and not written yet.
 const WINDOW: usize = 1000;
 
 /// Standard output.
 #[derive(Debug, Default)]
 pub struct Stdout {
-    /// A write has failed, perhaps in the middle of a line: what comes next begins a new one.
+    /// A write has failed, perhaps in the middle of a line, so the next write starts a new line.
     torn: Arc<AtomicBool>,
 }
 
-/// A thread that writes.
+/// The thread that writes.
 #[derive(Debug)]
 pub struct StdoutSession {
     to_write: mpsc::Sender<Vec<Delivery>>,
@@ -110,7 +110,7 @@ impl Session for StdoutSession {
 }
 
 impl StdoutSession {
-    /// Gives the thread what is waiting, if it is free.
+    /// Sends the queued events to the thread, if it is idle.
     fn hand_over(&mut self) {
         if self.overflow.is_empty() {
             return;

@@ -5,24 +5,24 @@ use std::collections::{BTreeSet, VecDeque};
 use super::Delivery;
 use crate::event::Seq;
 
-/// Events that were handed to a session, in the spool's order. The forwarder owns them; a session keeps their
-/// numbers, and looks them up here.
+/// Events passed to a session, in the spool's order. The forwarder owns them; a session keeps only their numbers and
+/// looks them up here.
 ///
-/// The window outlives a session: what was confirmed ahead of the cursor is not published a second time by the
-/// next one. Per key that is right, because a sink confirms the events of a key in order.
+/// The window outlives a session: an event that was confirmed ahead of the cursor is not published again by the next
+/// session. This keeps the order per key, because a sink confirms the events of a key in order.
 #[derive(Debug, Default)]
 pub struct Window {
     slots: VecDeque<Slot>,
-    /// Of the events in flight.
+    /// The total size of the events in flight.
     bytes: usize,
-    /// Events after the cursor that an earlier session confirmed; they are not published again.
+    /// Events after the cursor that an earlier session confirmed. They are not published again.
     ahead: BTreeSet<Seq>,
 }
 
 #[derive(Debug)]
 struct Slot {
     seq: Seq,
-    /// None once it is confirmed.
+    /// None if the event is confirmed.
     in_flight: Option<Delivery>,
 }
 
@@ -36,7 +36,7 @@ impl Window {
         }
     }
 
-    /// The newest event in it.
+    /// The newest event in the window.
     pub(crate) fn last(&self) -> Option<Seq> {
         self.slots.back().map(|slot| slot.seq)
     }
@@ -45,7 +45,7 @@ impl Window {
         self.slots.is_empty()
     }
 
-    /// Takes an event in; returns whether it has to be sent.
+    /// Adds an event. Returns whether it must be published.
     pub(crate) fn admit(&mut self, delivery: Delivery) -> bool {
         let seq = delivery.seq;
         let in_flight = !self.ahead.remove(&seq);
@@ -59,7 +59,7 @@ impl Window {
         in_flight
     }
 
-    /// Passes over an event that cannot be read.
+    /// Skips an event that cannot be read.
     pub(crate) fn pass(&mut self, seq: Seq) {
         self.ahead.remove(&seq);
         self.slots.push_back(Slot {
@@ -68,7 +68,7 @@ impl Window {
         });
     }
 
-    /// Marks events as confirmed; returns how many were not yet.
+    /// Marks events as confirmed. Returns how many were unconfirmed.
     pub(crate) fn confirm(&mut self, seqs: &[Seq]) -> u64 {
         let mut confirmed = 0;
         for seq in seqs {
@@ -80,7 +80,7 @@ impl Window {
         confirmed
     }
 
-    /// Lets go of the confirmed prefix; returns the last event of it.
+    /// Removes the confirmed prefix. Returns its last event.
     pub(crate) fn advance(&mut self) -> Option<Seq> {
         let mut last = None;
         while self
@@ -93,7 +93,7 @@ impl Window {
         last
     }
 
-    /// What is not confirmed yet.
+    /// The unconfirmed events.
     pub(crate) fn in_flight(&self) -> impl Iterator<Item = &Delivery> {
         self.slots.iter().filter_map(|slot| slot.in_flight.as_ref())
     }
@@ -105,14 +105,14 @@ impl Window {
         self.slots.get(index)?.in_flight.as_ref()
     }
 
-    /// Puts a delivery in the place of the one with the same number.
+    /// Replaces the delivery with the same number.
     pub(crate) fn replace(&mut self, delivery: Delivery) {
         if let Some(slot) = self.slot(delivery.seq) {
             slot.in_flight = Some(delivery);
         }
     }
 
-    /// Forgets what is in flight: it will be read again.
+    /// Drops the events in flight: they will be read again.
     pub(crate) fn restart(&mut self) {
         self.bytes = 0;
         for slot in self.slots.drain(..) {
@@ -122,7 +122,7 @@ impl Window {
         }
     }
 
-    /// Forgets what was confirmed up to here: it will not be read again.
+    /// Forgets confirmed events up to this one: they will not be read again.
     pub(crate) fn forget(&mut self, seq: Seq) {
         self.ahead = self.ahead.split_off(&seq.next());
     }

@@ -12,29 +12,29 @@ use crate::setting::{self, Secret, Timeout};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS; several, separated by commas, are
-    /// tried in turn.
+    /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. Several URIs, separated by commas, are tried in
+    /// turn.
     pub uri: Secret,
     /// Certificates.
     pub tls: Tls,
     /// The topic exchange that events are published to.
     pub exchange: ShortName,
-    /// The queue that is bound to the exchange with `#`; empty: none of ours.
+    /// The queue that is bound to the exchange with `#`; if empty, the relay has no queue of its own.
     pub queue: ShortName,
-    /// The queue of what could not be understood, or is not accepted.
+    /// The queue of dead letters: callbacks that could not be parsed, and events that the broker refuses.
     pub dead_letter_queue: ShortName,
-    /// Whether exchange, queues and binding are declared; this takes the right to configure.
+    /// Whether to declare the exchange, the queues and the binding; this needs the `configure` permission.
     #[serde(deserialize_with = "setting::text")]
     pub declare: bool,
     /// The type of the queues that are declared.
     pub queue_type: QueueType,
-    /// Events in flight or waiting for an earlier one of their conversation. Too small and few
-    /// conversations go on at once; too large and more come twice after a crash.
+    /// Events in flight or waiting for an earlier event of their conversation. If it is too small, few conversations
+    /// are published in parallel; if too large, more events are duplicated after a crash.
     #[serde(deserialize_with = "setting::text")]
     pub window: usize,
-    /// How long a channel may wait without any confirm before the connection counts as dead.
+    /// How long a channel may wait without a confirm before the connection is considered dead.
     pub confirm_timeout: Timeout,
-    /// What happens to an event that no queue takes.
+    /// What to do with an event that cannot be routed to a queue.
     pub unroutable: Unroutable,
 }
 
@@ -55,17 +55,18 @@ impl Default for Config {
     }
 }
 
-/// Certificates, as PEM files; read at each connection, so that they can be changed under way.
+/// Certificates, as PEM files. They are read at each connection attempt, so that they can be replaced while the relay
+/// runs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// Authorities that are trusted besides the system's.
+    /// Certificate authorities to trust in addition to the system's.
     #[serde(deserialize_with = "setting::optional_text")]
     pub ca: Option<PathBuf>,
     /// The client's certificate.
     #[serde(deserialize_with = "setting::optional_text")]
     pub cert: Option<PathBuf>,
-    /// The client's key.
+    /// The client's private key.
     #[serde(deserialize_with = "setting::optional_text")]
     pub key: Option<PathBuf>,
 }
@@ -76,21 +77,21 @@ pub struct Tls {
 pub enum QueueType {
     /// Replicated; the default.
     Quorum,
-    /// On one node: for services that have no other.
+    /// On one node: for hosted brokers without quorum queues.
     Classic,
 }
 
-/// What happens to an event that no queue takes.
+/// What to do with an event that cannot be routed to a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unroutable {
-    /// It is held and sent again until a queue is bound.
+    /// Hold it, and publish it again until a queue is bound.
     Hold,
-    /// It goes to the dead letters.
+    /// Publish it as a dead letter.
     DeadLetter,
 }
 
-/// A name that AMQP can carry: at most 255 bytes.
+/// An AMQP short string: at most 255 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShortName(String);
 
@@ -137,7 +138,7 @@ impl Serialize for ShortName {
     }
 }
 
-/// A setting that cannot be used.
+/// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} {problem}")]
 pub struct SettingError {
@@ -148,10 +149,10 @@ pub struct SettingError {
 }
 
 impl Config {
-    /// Checks the settings as far as that goes without a broker.
+    /// Checks the settings as far as possible without a broker.
     ///
     /// # Errors
-    /// Says which setting is wrong, and why.
+    /// Returns which setting is wrong, and why.
     pub fn check(&self) -> Result<(), SettingError> {
         let error = |key, problem: &str| {
             Err(SettingError {
@@ -178,7 +179,7 @@ impl Config {
         Ok(())
     }
 
-    /// The hosts to try, in turn.
+    /// The hosts, in the order in which they are tried.
     pub(super) fn uris(&self) -> Result<Vec<AMQPUri>, SettingError> {
         self.uri
             .expose()
@@ -192,10 +193,10 @@ impl Config {
                     problem: format!("{problem} (number {} of the list)", index + 1),
                 };
                 if uri.contains("@[") || uri.contains("//[") {
-                    // lapin would take it for localhost.
+                    // lapin would use localhost instead.
                     return Err(problem("has an IPv6 address; use a name instead"));
                 }
-                // The parser's own words may quote the password.
+                // The parser's own error may quote the password.
                 uri.parse()
                     .map_err(|_| problem("is not like amqp://user:password@host:5672/vhost"))
             })

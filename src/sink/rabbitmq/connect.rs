@@ -1,4 +1,4 @@
-//! Connecting to one host, and making sure of exchange, queues and binding.
+//! Connects to one host, and declares the exchange, the queues and the binding.
 
 use std::io;
 use std::path::Path;
@@ -16,22 +16,21 @@ use super::config::{Config, QueueType, Tls};
 use super::socket::{ShutdownOnDrop, SocketHandle};
 use crate::sink::{BoxError, SessionError};
 
-/// How long connecting, opening channels and declaring may take. lapin's own limit covers TCP alone.
+/// How long connecting, opening channels and declaring may take. lapin's own timeout covers only TCP.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A node that has just started elects leaders for its quorum queues half a second after it accepts
-/// connections, and RabbitMQ 3.10 never does if a client was quicker (rabbitmq-server issue 10070). So
-/// whoever comes back leaves it that time.
+/// A node that has just started elects leaders for its quorum queues half a second after it accepts connections.
+/// RabbitMQ 3.10 never does if a client was faster (rabbitmq-server issue 10070). So wait this long after reconnecting.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a connection is the first that is tried.
+/// Whether this is the first connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     First,
     Again,
 }
 
-/// A connection on which everything is declared.
+/// A connection whose exchange, queues and binding are declared.
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) connection: Connection,
@@ -87,7 +86,7 @@ pub(super) async fn open(
     }
 }
 
-/// Connects as lapin would, and keeps a handle to the socket.
+/// Connects as lapin does, but keeps a handle to the socket.
 async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
@@ -99,7 +98,8 @@ async fn connect(
     Connection::connector(
         uri,
         runtime,
-        // Runs on the connection's own thread: what the caller no longer waits for must end there too.
+        // This runs on the connection's own thread, so the timeout must also end it after the caller has stopped
+        // waiting.
         async move |uri: AMQPUri, runtime| {
             let host = uri.authority.host.clone();
             let dialing = async {
@@ -143,8 +143,8 @@ async fn declare(config: &Config, channel: &Channel) -> lapin::Result<()> {
             durable: true,
             ..QueueDeclareOptions::default()
         };
-        // No other argument: the rest is for policies, and a queue that is declared with other
-        // arguments than it has is an error.
+        // Set no other argument: policies configure the rest, and declaring an existing queue with different arguments
+        // is an error.
         let mut arguments = FieldTable::default();
         let queue_type = match config.queue_type {
             QueueType::Quorum => "quorum",
@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    /// Threads of this process that lapin runs connections on.
+    /// The number of this process's threads that run lapin connections.
     fn threads() -> usize {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();
         tasks
@@ -232,7 +232,7 @@ mod tests {
                 let config = Config::default();
                 let opened = open(&config, uri.unwrap(), Start::First, limit).await;
                 let error = opened.unwrap_err().to_string();
-                // Here, or on lapin's thread, which has the same limit: whichever looks first.
+                // Either our timeout or the same timeout on lapin's thread fires first.
                 let given_up = error.contains("took longer") || error.contains("could not connect");
                 assert!(given_up, "{error}");
                 accepted.push(listener.accept().unwrap().0);

@@ -1,19 +1,19 @@
-//! Order within a conversation: at most one of its messages is in flight.
+//! Keeps the order within a conversation: at most one of its messages is in flight.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::event::Seq;
 use crate::sink::Delivery;
 
-/// Messages that wait for their turn, by their numbers.
+/// Numbers of the messages that wait to be published.
 #[derive(Debug, Default)]
 pub(super) struct KeyedQueue {
-    /// A key is here while one of its messages is ready or in flight, with those that wait for it.
+    /// The keys that have a message ready or in flight, each with the messages waiting for that one.
     busy: HashMap<Box<str>, VecDeque<Seq>>,
     ready: VecDeque<Seq>,
 }
 
-/// Messages with the same key are published one after the other; a dead letter has none.
+/// The key of a message. Messages with the same key are published one at a time; a dead letter has no key.
 fn key(delivery: &Delivery) -> Option<&str> {
     (!delivery.is_dead_letter()).then_some(&delivery.event.conversation)
 }
@@ -32,7 +32,7 @@ impl KeyedQueue {
         self.ready.push_back(delivery.seq);
     }
 
-    /// Messages that may be published now; no two of them have the same key.
+    /// Takes messages that may be published now; no two of them have the same key.
     pub(super) fn take_ready(&mut self, limit: usize) -> Vec<Seq> {
         self.ready.drain(..limit.min(self.ready.len())).collect()
     }
@@ -41,12 +41,12 @@ impl KeyedQueue {
         !self.ready.is_empty()
     }
 
-    /// Makes a message that was taken ready again: it is still its key's turn.
+    /// Makes a message that was taken ready again. The later messages of its key keep waiting.
     pub(super) fn requeue(&mut self, seq: Seq) {
         self.ready.push_back(seq);
     }
 
-    /// A message was confirmed, or goes elsewhere: the next of its key is ready.
+    /// Removes a message that was confirmed or refused. The next message of its key becomes ready.
     pub(super) fn complete(&mut self, delivery: &Delivery) {
         let Some(key) = key(delivery) else { return };
         match self.busy.get_mut(key).and_then(VecDeque::pop_front) {
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::event::{Event, Kind, tests::event};
 
-    /// One without a key is a dead letter.
+    /// A message; without a key it is a dead letter.
     fn message(seq: u64, key: Option<u8>) -> Delivery {
         let kind = key.map_or(Kind::Rejected, |_| Kind::Group);
         let conversation = key.unwrap_or_default().to_string().into();
@@ -84,12 +84,12 @@ mod tests {
 
     #[derive(Debug, Clone, Copy)]
     enum KeyedStep {
-        /// The next message is taken in; one without a key is a dead letter.
+        /// Adds the next message; without a key it is a dead letter.
         Push(Option<u8>),
         Take(usize),
-        /// One of those under way got through.
+        /// Completes one of the messages in flight.
         Done(usize),
-        /// One of those under way has to go again.
+        /// Requeues one of the messages in flight.
         Again(usize),
     }
 
@@ -103,7 +103,7 @@ mod tests {
         prop::collection::vec(step, 1..120)
     }
 
-    /// Whether `seq` may go: nothing before it of the same key is anywhere, or it has no key.
+    /// Whether `seq` may be published: no earlier message of its key is incomplete, or it has no key.
     fn is_next(open: &[(u64, Option<u8>)], seq: u64) -> bool {
         let key = open
             .iter()
@@ -116,12 +116,12 @@ mod tests {
     }
 
     proptest! {
-        /// With messages coming in under way: what is taken is always the oldest of its key that did not
-        /// get through, and whatever may go is ready.
+        /// Whenever messages are added: a message that is taken is always the oldest incomplete one of its key, and
+        /// every message that may be published is ready.
         #[test]
         fn the_oldest_of_each_key_is_ready_and_no_other(steps in steps()) {
             let mut queue = KeyedQueue::default();
-            // What was taken in and did not get through, in its queue.
+            // The incomplete messages, in the order in which they were added.
             let mut open: Vec<(u64, Option<u8>)> = Vec::new();
             let mut under_way: Vec<Delivery> = Vec::new();
             for (seq, step) in (1..).zip(steps) {
@@ -158,7 +158,8 @@ mod tests {
             }
         }
 
-        /// However rounds are cut and whatever has to go again, each key's messages get through in queue.
+        /// Whatever the batch sizes are and whichever messages are requeued, the messages of each key complete in
+        /// order.
         #[test]
         fn keys_keep_their_queue(
             keys in prop::collection::vec(0..4_u8, 1..60),

@@ -1,4 +1,4 @@
-//! An event as an AMQP message: where it goes and what it carries beside its body.
+//! Converts an event to an AMQP message: its exchange, routing key and properties.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
@@ -7,13 +7,13 @@ use super::config::Config;
 use crate::event::{CONTENT_TYPE, Event, Kind};
 use crate::sink::Delivery;
 
-/// `delivery_mode` of a message that survives the broker.
+/// The `delivery_mode` of a message that survives a broker restart.
 const PERSISTENT: u8 = 2;
 
-/// Characters of each part of a routing key.
+/// Maximum characters of each part of a routing key.
 const PART: usize = 64;
 
-/// The exchange and the routing key. The default exchange takes a dead letter to the queue of that name.
+/// The exchange and the routing key. The default exchange routes a dead letter to the queue of that name.
 pub(super) fn destination(delivery: &Delivery, config: &Config) -> (ShortString, ShortString) {
     if delivery.is_dead_letter() {
         (ShortString::default(), config.dead_letter_queue.as_amqp())
@@ -61,7 +61,7 @@ fn routing_key(event: &Event) -> String {
     key
 }
 
-/// Text for a field that AMQP limits to 255 bytes; lapin panics beyond.
+/// Text for an AMQP short string, cut to 255 bytes: lapin panics if it is longer.
 fn short(text: &str) -> ShortString {
     text[..text.floor_char_boundary(255)].into()
 }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     proptest! {
-        /// lapin panics if a short text is longer than AMQP allows, and a `.` would be one more part.
+        /// lapin panics if a short string is too long, and a `.` would add a part to the routing key.
         #[test]
         fn any_group_becomes_a_message(group_id in ".{0,300}", group_type in ".{0,300}", refused in any::<bool>()) {
             let recalled = Recalled {

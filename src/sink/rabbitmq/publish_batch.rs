@@ -1,9 +1,8 @@
-//! One batch on one channel: publish, wait for every confirm, match what was returned.
+//! Publishes one batch on one channel: publishes its messages, waits for every confirm, then matches returned messages.
 //!
-//! lapin hands a returned message to whichever confirm completes next, so the message that a confirm
-//! carries says nothing about the one that it confirms. Once every confirm of a channel has completed,
-//! though, every returned message has been handed to one of them: then, and only then, are they matched,
-//! by `message_id`.
+//! lapin attaches a returned message to whichever confirm completes next, so the message attached to a confirm is not
+//! necessarily the one that it confirms. But once every confirm of a channel has completed, every returned message is
+//! attached to one of them. Only then are they matched, by `message_id`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,27 +21,27 @@ use super::message;
 use crate::event::Seq;
 use crate::sink::Delivery;
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PublishOutcome {
     Confirmed,
-    /// No queue took it; what the broker said.
+    /// The message could not be routed to a queue; the broker's explanation.
     Returned(String),
-    /// The broker could not take it now.
+    /// The broker could not accept the message now.
     Nacked,
 }
 
-/// A batch that has ended.
+/// A finished batch.
 #[derive(Debug)]
 pub(super) struct PublishBatch {
-    /// The channel that it had.
+    /// The channel that it was published on.
     pub(super) id: ChannelId,
-    /// The one for the next batch.
+    /// The channel for the next batch.
     pub(super) channel: Channel,
     pub(super) outcomes: Result<Vec<(Seq, PublishOutcome)>, Error>,
 }
 
-/// When a batch last made progress: its confirms are awaited in the order of its messages.
+/// When a batch last made progress. Its confirms are awaited in the order of its messages.
 #[derive(Debug, Clone)]
 pub(super) struct Heartbeat(Arc<Mutex<Instant>>);
 
@@ -84,12 +83,12 @@ pub(super) async fn run(
     }
 }
 
-/// A channel that was told once that a quorum queue is full may never hear that it has capacity again:
-/// RabbitMQ 3.10 does not tell it when the queue's limit is lifted by clearing the policy. A new channel
-/// asks the queue itself.
+/// Replaces a channel after a nack. A channel that was told that a quorum queue is full may never learn that the queue
+/// has capacity again: RabbitMQ 3.10 does not tell it if the limit is lifted by clearing the policy. A new channel asks
+/// the queue itself.
 async fn replace(connection: &Connection, channel: Channel) -> Channel {
     let _ = channel.close(200, "OK".into()).await;
-    // Where there is none the connection is lost, and the next batch on the old one says so.
+    // If no channel can be opened, the connection is lost, and the next batch on the old channel reports that.
     open_channel(connection).await.unwrap_or(channel)
 }
 
@@ -99,6 +98,7 @@ async fn publish(
     config: &Config,
     heartbeat: &Heartbeat,
 ) -> Result<Vec<(Seq, PublishOutcome)>, Error> {
+    // `mandatory`: the broker returns a message that it cannot route, instead of dropping it.
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
@@ -121,6 +121,7 @@ async fn publish(
         }
     }
     let mut confirmed = Vec::with_capacity(confirms.len());
+    // Await the confirms even if a publish failed: one of them may carry the broker's reason.
     for confirm in confirms {
         match confirm.await {
             Ok(confirm) => confirmed.push(confirm),
@@ -137,7 +138,7 @@ async fn publish(
     }
 }
 
-/// Matches messages with their confirms, by order, and with what was returned, by id.
+/// Matches messages with their confirms by order, and with returned messages by id.
 fn match_confirms(
     deliveries: &[Delivery],
     confirms: Vec<Confirmation>,

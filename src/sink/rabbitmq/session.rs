@@ -1,4 +1,4 @@
-//! A connection with several channels, each of which publishes one batch after the other.
+//! A connection with several channels. Each channel publishes one batch at a time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,15 +22,15 @@ use super::socket::ShutdownOnDrop;
 use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window};
 
-/// After how long a message is sent again that no queue took, or that was nacked.
+/// How long to wait before a nacked or returned message is published again.
 const RETRY: Duration = Duration::from_secs(1);
 
 const NACKED: &str = "the broker does not accept events (nack): a queue is full?";
 
-/// How often the connection and the age of the confirms are looked at.
+/// How often to check the connection and the age of the oldest confirms.
 const CHECK: Duration = Duration::from_millis(500);
 
-/// How long a close in order may take: while the broker blocks, nothing is written.
+/// How long a graceful close may take. While the broker blocks the connection, nothing is written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection with messages in flight.
@@ -42,19 +42,19 @@ pub struct RabbitMqSession {
     idle: Vec<Channel>,
     batches: FuturesUnordered<BoxFuture<'static, PublishBatch>>,
     queue: KeyedQueue,
-    /// Messages that are to be published again, and when.
+    /// Messages to publish again, and when.
     retrying: VecDeque<(Instant, Seq)>,
     /// Messages that were nacked or returned at least once and are not confirmed yet. While there are any, the sink
     /// counts as stalled.
     not_accepted: BTreeSet<Seq>,
     refused: Vec<(Seq, Refusal)>,
-    /// Why our own queue must be gone: it takes everything, and something was returned.
+    /// Why our own queue must have been deleted: it is bound to everything, yet a message was returned.
     queue_gone: Option<String>,
     stalled: Option<String>,
     to_tell: bool,
-    /// Of the batch on each busy channel.
+    /// The heartbeat of the batch on each busy channel.
     heartbeats: BTreeMap<ChannelId, Heartbeat>,
-    /// Told to the sink: a host that confirms nothing is not tried again at once.
+    /// Shared with the sink: a host that confirms nothing is not tried again at once.
     has_confirmed: Arc<AtomicBool>,
     check_at: Instant,
 }
@@ -93,7 +93,7 @@ impl RabbitMqSession {
         }
     }
 
-    /// Starts a batch on every idle channel, while messages are ready.
+    /// Starts a batch on each idle channel while messages are ready.
     fn start_batches(&mut self, window: &Window) {
         let share = (self.config.window / CHANNELS).max(1);
         while self.queue.has_ready() {
@@ -117,7 +117,7 @@ impl RabbitMqSession {
         }
     }
 
-    /// Handles the outcomes of a batch; returns what was confirmed.
+    /// Handles the outcomes of a batch. Returns the confirmed messages.
     fn handle(&mut self, batch: PublishBatch, window: &Window) -> Result<Vec<Seq>, SessionError> {
         self.heartbeats.remove(&batch.id);
         let outcomes = batch.outcomes.map_err(failure)?;
@@ -133,7 +133,7 @@ impl RabbitMqSession {
                     self.complete(delivery);
                     confirmed.push(seq);
                 }
-                // An event that the dead letters refuse too stays in the spool: it must not hold up the rest.
+                // A dead letter that is refused too is stored in the spool, so that it does not block the others.
                 PublishOutcome::Returned(detail) if is_dead_letter => {
                     self.refuse(delivery, DEAD_LETTER_QUEUE, detail);
                 }
@@ -182,7 +182,7 @@ impl RabbitMqSession {
     }
 
     fn tell(&mut self, stalled: Option<String>) {
-        // Also where only the reason changes: it is what people look at.
+        // Also report it if only the reason has changed: operators read the reason.
         if self.stalled != stalled {
             self.to_tell = true;
             self.stalled = stalled;
@@ -199,8 +199,8 @@ impl RabbitMqSession {
         }
     }
 
-    /// Looks at the connection: gone, blocked, or silent for too long; and at our queue, which the next
-    /// session declares again.
+    /// Checks whether the connection is closed, blocked, or has not confirmed anything for too long; and whether our
+    /// queue was deleted, which the next session declares again.
     fn check(&mut self) -> Result<(), SessionError> {
         self.check_at = Instant::now() + CHECK;
         let status = self.connection.status();
@@ -234,9 +234,9 @@ impl RabbitMqSession {
     }
 }
 
-/// What a failed batch means. The broker closes the channel on a message that is too large for it, and on
-/// one for an exchange that the user may not write to. The default exchange is for dead letters alone: they
-/// must not stop the events, and are kept in the spool.
+/// Maps the error of a failed batch. The broker closes the channel if a message is too large for it, or if the user may
+/// not write to the exchange. Only dead letters use the default exchange: they must not block the events, and are
+/// stored in the spool.
 fn failure(error: Error) -> SessionError {
     let ErrorKind::ProtocolError(protocol) = error.kind() else {
         return SessionError::unavailable("could not publish", error);

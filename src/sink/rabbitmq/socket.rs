@@ -1,15 +1,15 @@
-//! The socket under a connection, kept so that it can be cut.
+//! A handle to the socket under a connection, so that it can be shut down.
 //!
-//! lapin runs each connection on a thread of its own, which ends when the socket does. To drop the future
-//! that connects, or the connection, stops neither: with a peer that accepts and says nothing, each attempt
-//! would leave a thread and a socket behind.
+//! lapin runs each connection on its own thread, which ends when the socket is closed. Dropping the connection, or the
+//! future that connects, stops neither: if the peer accepts but never answers, each attempt would leak a thread and a
+//! socket.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Whoever connects keeps the socket in this.
+/// Holds the socket of a connection attempt.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SocketHandle(Arc<Mutex<SocketState>>);
 
@@ -19,12 +19,12 @@ struct SocketState {
     is_shut_down: bool,
 }
 
-/// Cuts the line when dropped.
+/// Shuts down the socket when dropped.
 #[derive(Debug)]
 pub(super) struct ShutdownOnDrop(SocketHandle);
 
 impl SocketHandle {
-    /// The line is cut when what this returns is dropped.
+    /// Returns a guard that shuts down the socket when it is dropped.
     pub(super) fn shutdown_on_drop(&self) -> ShutdownOnDrop {
         ShutdownOnDrop(self.clone())
     }
@@ -32,7 +32,7 @@ impl SocketHandle {
     /// Keeps a duplicate of a socket.
     ///
     /// # Errors
-    /// Fails where the line has been cut meanwhile: the socket is not to be used.
+    /// Fails if the guard was dropped meanwhile: the socket must not be used.
     pub(super) fn keep(&self, socket: &impl AsFd) -> io::Result<()> {
         let duplicate = TcpStream::from(socket.as_fd().try_clone_to_owned()?);
         let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);

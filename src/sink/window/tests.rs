@@ -1,4 +1,4 @@
-//! The window by example, and against plain models in random histories.
+//! Tests the window with examples, and against simple models in random histories.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn sized(seq: u64, bytes: usize) -> Delivery {
     }
 }
 
-/// Takes events in; returns those that have to be sent.
+/// Adds events. Returns those that must be published.
 fn admit(window: &mut Window, seqs: impl IntoIterator<Item = u64>) -> Vec<u64> {
     seqs.into_iter()
         .filter(|seq| window.admit(delivery(*seq)))
@@ -62,7 +62,7 @@ fn what_was_confirmed_ahead_is_not_sent_again() {
     assert_eq!(window.advance(), Some(Seq(2)));
 }
 
-/// What a plain list knows of an event that was taken in.
+/// What the model knows of an added event.
 #[derive(Debug, Clone)]
 struct Known {
     seq: u64,
@@ -73,10 +73,9 @@ struct Known {
 
 #[derive(Debug, Clone)]
 enum WindowStep {
-    /// The next event is taken in: its distance from the one before, and its size; none where it
-    /// cannot be read.
+    /// Adds the next event: its distance from the previous one, and its size; none if it cannot be read.
     Admit(u64, Option<usize>),
-    /// Any number, also of none that is there.
+    /// Any numbers, including those that are not in the window.
     Confirm(Vec<u64>),
     Replace(u64),
     /// A new session reads from the cursor again.
@@ -104,8 +103,8 @@ fn take_in(window: &mut Window, event: &Known) -> bool {
 }
 
 proptest! {
-    /// Any history, against a list of what was taken in after the cursor: what has to be sent, how far
-    /// the cursor goes, and how much is in flight.
+    /// Compares the window, in any history, with a list of the events added after the cursor: which must be published,
+    /// how far the cursor advances, and how many bytes are in flight.
     #[test]
     fn is_what_a_plain_list_is(steps in steps()) {
         let mut window = Window::default();
@@ -166,15 +165,15 @@ proptest! {
             prop_assert_eq!(window.capacity(100, bytes), 0);
             prop_assert_eq!(window.capacity(list.len() / 2, bytes + 1), 0);
         }
-        // Nothing is remembered of what the cursor has passed.
+        // Nothing before the cursor is remembered.
         let all: Vec<Seq> = list.iter().map(|event| Seq(event.seq)).collect();
         window.confirm(&all);
         window.advance();
         prop_assert_eq!(window.ahead, BTreeSet::new());
     }
 
-    /// In whatever order events are confirmed, with restarts in between, the cursor never passes one
-    /// that is not, and in the end passes all.
+    /// In whatever order events are confirmed, and whenever sessions restart, the cursor never passes an unconfirmed
+    /// event, and in the end it passes all of them.
     #[test]
     fn the_cursor_never_passes_what_is_not_confirmed(
         order in Just((1..=30_u64).collect::<Vec<_>>()).prop_shuffle(),
