@@ -1,12 +1,13 @@
 //! Kafka, through librdkafka: an idempotent producer that waits for all in-sync replicas.
 //!
 //! Promises beyond those of every sink:
-//! - records of one key go to one partition, the one that a Java client would choose, in order: the first
-//!   record on a partition goes alone (`partition_state`); after a failed batch the producer stops
-//!   (`enable.gapless.guarantee`), and the next session starts again from the cursor;
-//! - no record is given up because time has passed (`message.timeout.ms` is 0);
-//! - with `kafka.exactly_once`, records and where they end are there together, or neither is (`transactions`);
-//!   there both of those are off: a batch that fails or takes too long is aborted as a whole, and sent again.
+//! - records with one key go in order to one partition, the one that a Java client would choose. The first record on a
+//!   partition is sent alone (`partition_state`). After a failed batch the producer stops (`enable.gapless.guarantee`),
+//!   and the next session starts again from the cursor;
+//! - no record fails because of its age (`message.timeout.ms` is 0);
+//! - with `kafka.exactly_once`, the records and the position where they end are committed together or not at all
+//!   (`transactions`). Then `enable.gapless.guarantee` and `message.timeout.ms` are not set: a batch that fails or
+//!   takes too long is aborted as a whole, and sent again.
 
 mod coordinator;
 mod errors;
@@ -47,38 +48,38 @@ use transactions::Transactions;
 /// The name of this sink.
 pub const NAME: &str = "kafka";
 
-/// How long one request to the cluster may take while connecting.
+/// Timeout of each request to the cluster while connecting.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Settings of the Kafka sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where to find the cluster: `host:port`, several separated by commas.
+    /// The bootstrap servers: `host:port`, several separated by commas.
     pub bootstrap_servers: String,
-    /// The topic of the events.
+    /// The topic that events are published to.
     pub topic: String,
-    /// The topic of what could not be understood, or is not accepted.
+    /// The topic of dead letters: callbacks that could not be parsed, and events that the broker refuses.
     pub dead_letter_topic: String,
-    /// Whether topics that are missing are created; this takes the right to do so.
+    /// Whether to create missing topics; this needs the permission to create them.
     #[serde(deserialize_with = "setting::text")]
     pub create_topics: bool,
-    /// Partitions of a topic that is created. Order holds within a partition: to add partitions later
-    /// moves conversations.
+    /// Partitions of a topic that the relay creates. Order is kept within a partition: adding partitions later moves
+    /// conversations to other partitions.
     #[serde(deserialize_with = "setting::text")]
     pub partitions: i32,
-    /// Replicas of a topic that is created; `-1` is the broker's default.
+    /// Replication factor of a topic that the relay creates; `-1` is the broker's default.
     #[serde(deserialize_with = "setting::text")]
     pub replication_factor: i32,
-    /// Events in flight. Too small and each batch waits for the one before; too large and more come
-    /// twice after a crash.
+    /// Events in flight. If it is too small, each batch waits for the previous one; if too large, more events are
+    /// duplicated after a crash.
     #[serde(deserialize_with = "setting::text")]
     pub window: usize,
-    /// Whether each event is there once for subscribers who read committed records only: batches are
-    /// transactions, and the cursor stands in the cluster. Takes longer, and more rights.
+    /// Whether subscribers that read only committed records see each event exactly once. Batches are then transactions,
+    /// and the cluster keeps the cursor. This is slower, and needs more permissions.
     #[serde(deserialize_with = "setting::text")]
     pub exactly_once: bool,
-    /// Any property of librdkafka, by its own name.
+    /// Any librdkafka property, by its own name.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -99,10 +100,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks the settings as far as that goes without a cluster.
+    /// Checks the settings as far as possible without a cluster.
     ///
     /// # Errors
-    /// Says which setting is wrong, and why.
+    /// Returns which setting is wrong, and why.
     pub fn check(&self) -> Result<(), PropertyError> {
         if self.bootstrap_servers.trim().is_empty() {
             return Err(PropertyError::of("kafka.bootstrap_servers", "is missing"));
@@ -126,8 +127,8 @@ impl Config {
             return Err(PropertyError::of("kafka.partitions", "must be at least 1"));
         }
         properties::check(&self.properties)?;
-        // Some properties are only checked against each other by a client, which connects to nobody
-        // where it is told of no server.
+        // librdkafka checks some properties against each other only when it creates a client. Without
+        // `bootstrap.servers`, the client connects to no broker.
         let mut client = self.client(self.exactly_once.then_some("check"));
         client.remove("bootstrap.servers");
         BaseProducer::from_config_and_context(&client, Silent)
@@ -135,7 +136,8 @@ impl Config {
             .map_err(|error| properties::explain(&error))
     }
 
-    /// What librdkafka is told: our defaults, the operator's properties, and what the promise rests on.
+    /// The client's configuration: our defaults, the operator's properties, and the properties that the promises depend
+    /// on.
     fn client(&self, transactional_id: Option<&str>) -> ClientConfig {
         let mut client = ClientConfig::new();
         for (name, value) in [
@@ -143,8 +145,8 @@ impl Config {
             ("allow.auto.create.topics", "false"),
             ("socket.keepalive.enable", "true"),
             ("queue.buffering.max.kbytes", "32768"),
-            // A topic that is gone is taken for one that is still to come, so long; the next session
-            // creates it again.
+            // For this long, librdkafka treats a deleted topic as one that does not exist yet. Then the session ends,
+            // and the next one creates the topic again.
             ("topic.metadata.propagation.max.ms", "5000"),
         ] {
             client.set(name, value);
@@ -162,7 +164,8 @@ impl Config {
         }
         if let Some(id) = transactional_id {
             client.set("transactional.id", id);
-            // A transaction that fails is aborted as a whole, and may take no longer than the cluster lets it.
+            // A failed transaction is aborted as a whole, so no gap can occur; and the cluster limits how long a
+            // transaction may take.
             client.remove("enable.gapless.guarantee");
             client.remove("message.timeout.ms");
         }
@@ -170,7 +173,7 @@ impl Config {
     }
 }
 
-/// A client that is made only to see whether it can be: what it logs is none of ours.
+/// The context of a short-lived client whose log and errors are not needed.
 struct Silent;
 
 impl ClientContext for Silent {
@@ -190,17 +193,17 @@ impl ConsumerContext for Silent {}
 #[derive(Debug)]
 pub struct Kafka {
     config: Config,
-    /// Where events are published exactly once.
+    /// Set if events are published exactly once.
     identity: Option<Identity>,
 }
 
-/// librdkafka's property, its default, and the smallest that is tried.
+/// The librdkafka property, its default, and the smallest value that the relay sets.
 const BATCH_SIZE: &str = "batch.size";
 const DEFAULT_BATCH_SIZE: u32 = 1_000_000;
 const SMALLEST_BATCH_SIZE: u32 = 1000;
 
 impl Kafka {
-    /// The cluster that `config` describes, for the events of this spool.
+    /// The cluster described by `config`, for the events of this spool.
     #[must_use]
     pub fn new(config: Config, spool_id: Uuid) -> Self {
         let identity = config.exactly_once.then(|| Identity::of(spool_id));

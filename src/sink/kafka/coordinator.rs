@@ -1,4 +1,4 @@
-//! The cluster's transaction coordinator, as this relay speaks to it: calls that block, on threads that may.
+//! Calls to the cluster's transaction coordinator. They block, so they run on blocking threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,35 +18,35 @@ use super::producer::Producer;
 use super::reports::Reports;
 use crate::sink::{CommittedPosition, SessionError};
 
-/// How long one call may block, but for the offset; what ends it is looked at in between.
+/// Timeout of one blocking call, except sending the offset. The stop flag and the deadline are checked between calls.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the group's coordinator may take: what is not done by then fails the transaction. While it does not answer
-/// at all the call takes longer.
+/// How long the group's coordinator may take to accept the offset; after that, the transaction fails. If the
+/// coordinator does not answer at all, the call takes longer.
 const OFFSET_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What another thread needs to be done with a report.
+/// How long another thread needs to finish handling a delivery report.
 const SHORTLY: Duration = Duration::from_micros(100);
 
-/// How long the cluster may take to let a new producer begin: what an earlier one has left is ended first.
+/// How long the cluster may take to initialize a new producer: it first ends the transaction of an earlier one.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the cluster may take to abort, after that another producer will see to it.
+/// How long the cluster may take to abort. After that, another producer ends the transaction.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whom the cluster takes this relay for.
+/// The identity under which the cluster knows this relay.
 #[derive(Debug)]
 pub(super) struct Identity {
-    /// The transactional id, and the name of the consumer group.
+    /// The transactional id, which is also the name of the consumer group.
     pub id: String,
-    /// This process.
+    /// Identifies this process.
     owner: Uuid,
-    /// Whose place it has taken; known once it has told the cluster so, or has tried to.
+    /// The owner that this process replaced; set when it has written its own owner to the cluster, or has tried to.
     replaced: Arc<OnceLock<Option<Uuid>>>,
 }
 
 impl Identity {
-    /// The relay of a spool.
+    /// The identity of a spool's relay.
     pub(super) fn of(spool_id: Uuid) -> Self {
         Self {
             id: format!("recall-relay-{spool_id}"),
@@ -56,7 +56,7 @@ impl Identity {
     }
 }
 
-/// What it takes to begin and end the transactions of one producer.
+/// Begins and ends the transactions of one producer.
 pub(super) struct Coordinator {
     producer: Arc<BaseProducer<Reports>>,
     offset: GroupOffset,
@@ -64,11 +64,11 @@ pub(super) struct Coordinator {
 }
 
 impl Coordinator {
-    /// Ends what an earlier producer has left, asks where it stood, and tells the cluster that from now on it is
-    /// this process that publishes. Returns where the relay stands, as far as the cluster knows.
+    /// Ends the transaction of an earlier producer, reads the committed position, and registers this process as its
+    /// owner. Returns the position, as far as the cluster knows it.
     ///
     /// # Errors
-    /// [`SessionError::Fenced`] where another process has said so since this one did.
+    /// [`SessionError::Fenced`] if another process has registered since this one did.
     pub(super) async fn open(
         session_producer: &Producer,
         client: &ClientConfig,
@@ -89,12 +89,13 @@ impl Coordinator {
                 let doing = format!("{doing} {id}");
                 move |error: KafkaError| SessionError::unavailable(doing, error)
             };
+            // This fences an earlier producer, and waits until its transaction has ended.
             retry(cancelled, || producer.init_transactions(CALL_TIMEOUT))
                 .map_err(failed("could not begin transactions as"))?;
             let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
                 .map_err(failed("could not read the offset of group"))?;
             let last_owner = committed.as_ref().and_then(|found| found.owner);
-            // Where the cluster has lost its newest offsets it is the one before us that it knows again.
+            // If the cluster has lost its newest offsets, it returns the owner that this process replaced.
             let is_known = last_owner.is_none_or(|last| last == owner)
                 || replaced
                     .get()
@@ -114,6 +115,7 @@ impl Coordinator {
                 offset,
                 over: Arc::clone(&over),
             };
+            // Write our owner now, so that another process with this id finds out that it was replaced.
             coordinator
                 .producer
                 .begin_transaction()
@@ -124,14 +126,14 @@ impl Coordinator {
         spawn_blocking(open).await.map_err(stopping)?
     }
 
-    /// What librdkafka holds against the transaction, if anything. It says so to whoever would begin another one.
+    /// The transaction's error, if any. librdkafka returns it only to a call that would begin another transaction.
     pub(super) async fn failure(self: &Arc<Self>) -> Option<KafkaError> {
         let coordinator = Arc::clone(self);
         let asked = spawn_blocking(move || coordinator.producer.begin_transaction());
         asked.await.ok()?.err()
     }
 
-    /// Ends the transaction with this offset in it, and begins another one.
+    /// Commits the transaction with this offset in it, and begins another one.
     pub(super) fn start_commit(
         self: &Arc<Self>,
         position: CommittedPosition,
@@ -142,14 +144,14 @@ impl Coordinator {
         })
     }
 
-    /// The cluster does not hear of the new transaction before that has records.
+    /// Beginning the next transaction is local: the cluster learns of it only with its first records.
     fn commit(&self, position: CommittedPosition, cancelled: impl Fn() -> bool) -> KafkaResult<()> {
         let producer = &self.producer;
         retry(&cancelled, || {
             self.offset.send(position, producer, OFFSET_TIMEOUT)
         })?;
-        // The last report is read by another thread, and counts until that is done with it. The call below would
-        // wait for more of them, which do not come.
+        // Another thread handles the last delivery report, and the record counts as in flight until it has finished.
+        // The call below would wait for further reports, which do not come.
         while producer.in_flight_count() > 0 && !cancelled() {
             thread::park_timeout(SHORTLY);
         }
@@ -172,7 +174,7 @@ impl Coordinator {
     }
 }
 
-/// What the cluster knows of where the relay stands.
+/// The position that the cluster keeps for the relay.
 fn position(group: &str, committed: Option<Committed>) -> CommittedPosition {
     if committed.is_none() {
         info!(
@@ -184,7 +186,7 @@ fn position(group: &str, committed: Option<Committed>) -> CommittedPosition {
     committed.map(|found| found.position).unwrap_or_default()
 }
 
-/// Calls again what was not done in time, as librdkafka wants it.
+/// Repeats a call that timed out, as librdkafka requires.
 fn retry(
     cancelled: impl Fn() -> bool,
     mut call: impl FnMut() -> KafkaResult<()>,
@@ -205,7 +207,7 @@ fn is_retriable(error: &KafkaError) -> bool {
     }
 }
 
-/// Whether another try may succeed, once the transaction is aborted.
+/// Whether a retry may succeed after the transaction is aborted.
 pub(super) fn is_abortable(error: &KafkaError) -> bool {
     matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
 }

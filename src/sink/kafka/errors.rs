@@ -1,18 +1,18 @@
-//! Errors, by what can be done about them.
+//! Classifies errors by how they can be handled.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::task::JoinError;
 
 use crate::sink::{Refusal, SessionError};
 
-/// What a record's error says about the record.
+/// The class of a record's error.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ErrorClass {
-    /// It, or one in its batch, will never be taken.
+    /// This record, or another in its batch, will never be accepted.
     Refused(&'static str),
-    /// Another one failed.
+    /// The record failed because another one failed.
     Consequence,
-    /// It may be taken later.
+    /// The record may be accepted later.
     Unavailable,
 }
 
@@ -30,13 +30,13 @@ pub(super) fn classify(code: RDKafkaErrorCode) -> ErrorClass {
     }
 }
 
-/// Whether a topic is closed to us until somebody changes that. One that is gone is made again by the next
-/// session.
+/// Whether access to the topic is denied until somebody grants it. A missing topic does not count: the next session
+/// creates it.
 pub(super) const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
-/// What librdkafka says of a record that it does not even take, if that is final.
+/// The refusal, if librdkafka did not accept a record into its queue and never will.
 pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
     match classify(error.rdkafka_error_code()?) {
         ErrorClass::Refused(reason) => Some(Refusal {
@@ -47,7 +47,7 @@ pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
     }
 }
 
-/// A thread for calls that block is not to be had any more.
+/// The error if no thread for a blocking call can be had any more.
 pub(super) fn stopping(error: JoinError) -> SessionError {
     SessionError::unavailable("the runtime is stopping", error)
 }

@@ -1,8 +1,8 @@
 //! The relay's position as the cluster keeps it: the offset of a consumer group without members.
 //!
-//! The offset is the number of the last event that was published, for partition 0 of the events' topic; no
-//! record needs to have it. Its metadata tell whose it is. It is written with the transaction that holds the
-//! event, so that both are there or neither.
+//! The offset is the number of the last published event. It is committed for partition 0 of the events' topic, where no
+//! record needs to have that offset. Its metadata name its owner and the event. It is written in the transaction that
+//! contains the event, so both are committed or neither is.
 
 use std::time::Duration;
 
@@ -19,26 +19,26 @@ use super::reports::Reports;
 use crate::event::{Fingerprint, Seq};
 use crate::sink::CommittedPosition;
 
-/// The partition that the offset is told of: every topic has this one.
+/// The partition that the offset is committed for; every topic has it.
 const PARTITION: i32 = 0;
 
 /// The committed offset of the relay's own group.
 pub(super) struct GroupOffset {
     topic: String,
-    /// Who writes it: this process.
+    /// The owner to write: this process.
     owner: Uuid,
     group: ConsumerGroupMetadata,
 }
 
-/// An offset that was committed once.
+/// A committed offset.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Committed {
     pub position: CommittedPosition,
-    /// The process that did so; none where it was set by other means.
+    /// The process that committed it; none if it was set by other means.
     pub owner: Option<Uuid>,
 }
 
-/// What stands beside the offset, as JSON.
+/// The metadata of the offset, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 struct Metadata {
     owner: Uuid,
@@ -46,7 +46,7 @@ struct Metadata {
 }
 
 impl GroupOffset {
-    /// Asks the cluster for the offset of a group; none where none is kept. Blocks.
+    /// Reads a group's offset from the cluster; none if the cluster keeps none. Blocks.
     pub(super) fn read(
         client: &ClientConfig,
         group: &str,
@@ -57,7 +57,7 @@ impl GroupOffset {
         let mut client = client.clone();
         client
             .set("group.id", group)
-            // An offset whose transaction has just ended may not be visible yet: this waits for it.
+            // An offset whose transaction has just ended may not be visible yet: this waits until it is.
             .set("isolation.level", "read_committed")
             .set("statistics.interval.ms", "0");
         let consumer = BaseConsumer::from_config_and_context(&client, Silent)?;
@@ -82,7 +82,7 @@ impl GroupOffset {
         Ok((offset, committed))
     }
 
-    /// Makes the offset part of the producer's transaction. Blocks.
+    /// Adds the offset to the producer's transaction. Blocks.
     pub(super) fn send(
         &self,
         position: CommittedPosition,

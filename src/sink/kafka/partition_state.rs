@@ -1,23 +1,23 @@
-//! On which partitions the brokers know this producer, and what waits until they do.
+//! Tracks on which partitions the brokers know this producer, and which records wait until they do.
 //!
-//! A broker that knows an idempotent producer refuses a batch if the one before it is missing. From a producer
-//! that it does not know, it takes whatever comes first: if the first of several batches in flight fails and
-//! the second is appended, the first has lost its place. librdkafka even reports it as delivered. So the first
-//! record on a partition is sent alone, and the others wait until it is confirmed.
+//! A broker that knows an idempotent producer refuses a batch if the previous one is missing. From an unknown producer,
+//! it accepts any sequence number: if the first of several batches in flight fails and the second is appended, the
+//! first can no longer be appended, and librdkafka even reports it as delivered. So the first record on a partition is
+//! sent alone, and the others wait until it is confirmed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::event::Seq;
 
-/// Brokers forget a producer that has appended nothing for a day (`producer.id.expiration.ms`). Long before
-/// that we count as unknown again.
+/// Brokers forget a producer that has appended nothing for a day (`producer.id.expiration.ms`). Long before that, the
+/// relay treats itself as unknown again.
 const KNOWN_FOR: Duration = Duration::from_hours(1);
 
 /// A partition that records go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Partition {
-    /// Of the dead letters' topic, not of the events'.
+    /// In the dead-letter topic, not in the events' topic.
     pub dead_letter: bool,
     pub number: i32,
 }
@@ -30,7 +30,7 @@ pub(super) struct Partitions(BTreeMap<Partition, PartitionState>);
 struct PartitionState {
     known: bool,
     in_flight: usize,
-    /// When something was last confirmed, or sent with nothing else in flight.
+    /// When a record was last confirmed, or sent with no other in flight.
     since: Instant,
     waiting: VecDeque<Seq>,
 }
@@ -45,7 +45,7 @@ impl Partitions {
         })
     }
 
-    /// Whether a record may be sent now; else it has to wait.
+    /// Whether a record may be sent now; otherwise it must wait.
     pub(super) fn is_free(&mut self, partition: Partition, now: Instant) -> bool {
         let state = self.state(partition, now);
         if state.in_flight == 0 && now.duration_since(state.since) >= KNOWN_FOR {
@@ -54,12 +54,12 @@ impl Partitions {
         state.known || state.in_flight == 0
     }
 
-    /// Keeps a record until it may be sent.
+    /// Queues a record until it may be sent.
     pub(super) fn wait(&mut self, partition: Partition, seq: Seq, now: Instant) {
         self.state(partition, now).waiting.push_back(seq);
     }
 
-    /// A record was sent.
+    /// Records that a record was sent.
     pub(super) fn sent(&mut self, partition: Partition, now: Instant) {
         let state = self.state(partition, now);
         if state.in_flight == 0 {
@@ -68,7 +68,7 @@ impl Partitions {
         state.in_flight += 1;
     }
 
-    /// A record was confirmed; returns what has waited for that, in order.
+    /// Records that a record was confirmed. Returns the records that waited for it, in order.
     pub(super) fn confirmed(&mut self, partition: Partition, now: Instant) -> VecDeque<Seq> {
         let state = self.state(partition, now);
         state.in_flight = state.in_flight.saturating_sub(1);
@@ -77,8 +77,8 @@ impl Partitions {
         std::mem::take(&mut state.waiting)
     }
 
-    /// A partition whose records in flight have waited for so long that its broker may have forgotten us.
-    /// Only another producer can go on there.
+    /// A partition whose records have been in flight for so long that its broker may have forgotten this producer. Only
+    /// a new producer can continue there.
     pub(super) fn forgotten(&self, now: Instant) -> Option<Partition> {
         let forgotten = |state: &PartitionState| {
             state.in_flight > 0 && now.saturating_duration_since(state.since) >= KNOWN_FOR
@@ -90,7 +90,7 @@ impl Partitions {
     }
 }
 
-/// The partition of a key, of so many: the one that a Java client would choose.
+/// The partition of a key, out of `count`: the one that a Java client would choose.
 #[expect(clippy::cast_possible_wrap, reason = "31 bits")]
 pub(super) fn partition_of(key: &[u8], count: i32) -> i32 {
     (murmur2(key) & 0x7fff_ffff) as i32 % count.max(1)

@@ -10,27 +10,27 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use super::reports::Reports;
 use super::topics::{self, PartitionCounts};
 
-/// How long one poll waits; what ends the thread is looked at in between.
+/// Timeout of one poll. The stop flag is checked between polls.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How often a cluster that could not be reached is asked whether it is back.
+/// How often to check whether an unreachable cluster is back.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often the topics are asked whether they have got more partitions: as often as librdkafka would.
+/// How often to check whether partitions were added: as often as librdkafka would.
 const COUNT_EVERY: Duration = Duration::from_mins(5);
 
 pub(super) struct Poller {
     pub producer: Arc<BaseProducer<Reports>>,
     pub topic: String,
     pub dead_letter_topic: String,
-    /// Known once the topics are.
+    /// Set when the topics have been looked up.
     pub partitions: Arc<OnceLock<PartitionCounts>>,
     pub over: Arc<AtomicBool>,
 }
 
 impl Poller {
-    /// Polls until it is over.
+    /// Polls until stopped.
     pub(super) fn run(&self) {
         let mut probe_due = Instant::now();
         let mut count_due = Instant::now() + COUNT_EVERY;
@@ -41,7 +41,7 @@ impl Poller {
             let now = Instant::now();
             if reports.is_stalled() && probe_due <= now {
                 if self.metadata(&self.topic).is_some() {
-                    // Errors from before the answer may still wait in the queue: they are no news.
+                    // Handle errors from before the answer first: they may still be in the queue, and are out of date.
                     self.producer.poll(POLL);
                     reports.flowing();
                 }
@@ -60,7 +60,7 @@ impl Poller {
         client.fetch_metadata(Some(topic), PROBE_TIMEOUT).ok()
     }
 
-    /// Says so where a topic has not as many partitions as the session counts with: another session will.
+    /// A reason to end the session if a topic's partition count has changed; the next session uses the new count.
     fn partitions_added(&self) -> Option<String> {
         let counted = self.partitions.get()?;
         [

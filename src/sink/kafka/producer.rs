@@ -1,4 +1,4 @@
-//! One producer: what waits to be sent, what is sent, and what the cluster says of it.
+//! One producer: queues records, sends them, and handles the reports about them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +22,10 @@ use super::topics::PartitionCounts;
 use crate::event::{CONTENT_TYPE, Seq};
 use crate::sink::{Delivery, Progress, SessionError, Window};
 
-/// How often we look whether a partition has confirmed nothing for too long.
+/// How often to check whether a partition has confirmed nothing for too long.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// How long the thread may take to notice that it is over.
+/// How long the polling thread may take to notice the stop flag.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A producer with records in flight.
@@ -33,17 +33,17 @@ pub(super) struct Producer {
     client: Arc<BaseProducer<Reports>>,
     topic: String,
     dead_letter_topic: String,
-    /// Known once the topics are.
+    /// Set when the topics have been looked up.
     counts: Arc<OnceLock<PartitionCounts>>,
     partitions: Partitions,
-    /// Not sent yet: librdkafka's queue is full.
+    /// Not sent yet, because librdkafka's queue is full.
     backlog: VecDeque<Seq>,
     over: Arc<AtomicBool>,
     ended: oneshot::Receiver<()>,
 }
 
 impl Producer {
-    /// Makes a producer; it connects in the background.
+    /// Creates a producer; it connects in the background.
     pub(super) fn open(
         client: &ClientConfig,
         topic: &str,
@@ -86,7 +86,7 @@ impl Producer {
         &self.client
     }
 
-    /// The topics are there and have so many partitions.
+    /// Sets the partition counts. The topics exist.
     pub(super) fn starts(&mut self, partitions: PartitionCounts) {
         let _ = self.counts.set(partitions);
     }
@@ -106,7 +106,7 @@ impl Producer {
         self.send_backlog(window);
     }
 
-    /// What has happened since; waits until there is something. Cancel safe.
+    /// Waits for the next report. Cancel safe.
     pub(super) async fn progress(&mut self, window: &Window) -> Result<Progress, SessionError> {
         loop {
             if let Some(partition) = self.partitions.forgotten(Instant::now()) {
@@ -126,16 +126,16 @@ impl Producer {
         self.publish(window, seqs);
     }
 
-    /// Gives up what is under way, and lets go of the connections. Ends within a bounded time.
+    /// Purges the records in flight and closes the connections. Returns within a bounded time.
     pub(super) async fn close(mut self) {
         self.over.store(true, Ordering::Release);
         self.client.purge(PurgeConfig::default().queue().inflight());
         let _ = timeout(CLOSE_TIMEOUT, &mut self.ended).await;
-        // To destroy a producer blocks.
+        // Destroying a producer blocks.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
-    /// Hands librdkafka the records that may be sent and that its queue takes.
+    /// Sends the records that may be sent, until librdkafka's queue is full.
     fn send_backlog(&mut self, window: &Window) {
         let now = Instant::now();
         while let Some(seq) = self.backlog.pop_front() {
@@ -173,7 +173,7 @@ impl Producer {
         }
     }
 
-    /// Where a record goes. We choose the partition, not librdkafka, because what waits for what depends
+    /// The partition of a record. The relay computes it instead of librdkafka, because which records must wait depends
     /// on it.
     fn partition(&self, delivery: &Delivery) -> Partition {
         let dead_letter = delivery.is_dead_letter();
@@ -203,7 +203,7 @@ impl Producer {
         self.client.send(record).map_err(|(error, _)| error)
     }
 
-    /// Passes a report on, after what has waited for it was sent.
+    /// Passes a report on, after sending the records that waited for it.
     fn act_on(&mut self, report: ProducerReport, window: &Window) -> Progress {
         let progress = match report {
             ProducerReport::Confirmed(confirmed) => {

@@ -1,10 +1,10 @@
-//! librdkafka's properties: their names, those that are ours to set, and those that are secret.
+//! librdkafka's properties: their names, those that the relay sets, and those that are secret.
 
 use std::collections::BTreeMap;
 
 use rdkafka::error::KafkaError;
 
-/// What the promise rests on; nobody else sets these.
+/// The properties that the promises depend on; operators cannot set them.
 pub(super) const PROMISE: [(&str, &str); 7] = [
     ("enable.idempotence", "true"),
     ("acks", "all"),
@@ -12,11 +12,11 @@ pub(super) const PROMISE: [(&str, &str); 7] = [
     ("enable.gapless.guarantee", "true"),
     ("partitioner", "murmur2_random"),
     ("queuing.strategy", "fifo"),
-    // Tells us when a producer has lost every broker; see `reports`.
+    // Needed to detect that a producer has lost every broker; see `reports`.
     ("statistics.interval.ms", "5000"),
 ];
 
-/// Other names of those, and what else would break the promise.
+/// Aliases of those, and other properties that would break the promises.
 const REFUSED: [&str; 7] = [
     "request.required.acks",
     "delivery.timeout.ms",
@@ -27,12 +27,12 @@ const REFUSED: [&str; 7] = [
     "transaction.timeout.ms",
 ];
 
-/// Names that have a setting of their own.
+/// Properties that have their own setting.
 const ELSEWHERE: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
 
-/// Properties whose values are never shown, and that may be read from a file: what librdkafka 2.12 calls
-/// sensitive, by every name. Not the paths among them (`ssl.key.location`,
-/// `sasl.oauthbearer.assertion.private.key.file`): whoever looks for a file that is not found must see them.
+/// Properties whose values are never shown, and that may be read from a file: those that librdkafka 2.12 calls
+/// sensitive, with all aliases. The paths among them are not included (`ssl.key.location`,
+/// `sasl.oauthbearer.assertion.private.key.file`), because an operator looking for a missing file must see them.
 pub const SECRETS: [&str; 11] = [
     "sasl.oauthbearer.assertion.private.key.passphrase",
     "sasl.oauthbearer.assertion.private.key.pem",
@@ -47,7 +47,7 @@ pub const SECRETS: [&str; 11] = [
     "ssl.keystore.password",
 ];
 
-/// Names with an underscore of their own: in these it does not stand for a dot.
+/// Names that contain an underscore, which does not stand for a dot.
 const WITH_UNDERSCORE: [&str; 5] = [
     "log_level",
     "enabled_events",
@@ -56,7 +56,7 @@ const WITH_UNDERSCORE: [&str; 5] = [
     "ssl_ca",
 ];
 
-/// Names that operators use, to tell the nearest one of a name that is not known.
+/// Common names, used to suggest the nearest one for an unknown name.
 const COMMON: [&str; 61] = [
     "api.version.request",
     "batch.num.messages",
@@ -121,7 +121,7 @@ const COMMON: [&str; 61] = [
     "ssl.key.pem",
 ];
 
-/// A property that cannot be used.
+/// An invalid property.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} {problem}")]
 pub struct PropertyError {
@@ -144,8 +144,8 @@ impl PropertyError {
     }
 }
 
-/// A property's own name from how it is written in the environment, where `_` stands for `.` unless the
-/// real name has it.
+/// The property's own name, from its spelling in an environment variable, where `_` stands for `.` unless the real name
+/// contains it.
 #[must_use]
 pub fn normalize(name: &str) -> String {
     let name = name.to_ascii_lowercase();
@@ -156,7 +156,7 @@ pub fn normalize(name: &str) -> String {
     }
 }
 
-/// Refuses what would break the promise.
+/// Refuses properties that would break the promises.
 pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), PropertyError> {
     for name in properties.keys() {
         if name.starts_with("test.") {
@@ -180,7 +180,7 @@ pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), Propert
     Ok(())
 }
 
-/// Why librdkafka does not take the configuration, without the value.
+/// Explains why librdkafka refuses the configuration, without the value.
 pub(super) fn explain(error: &KafkaError) -> PropertyError {
     let KafkaError::ClientConfig(_, description, name, _) = error else {
         return PropertyError::of("kafka", error.to_string());
@@ -202,7 +202,8 @@ pub(super) fn explain(error: &KafkaError) -> PropertyError {
     if name.is_empty() {
         return PropertyError::of("kafka.properties", description);
     }
-    // Of a property that was left out when librdkafka was built, librdkafka says only that: no value.
+    // If a property was left out when librdkafka was built, the description says only that, and does not contain the
+    // value.
     let left_out = description.contains("not supported in this build");
     if SECRETS.contains(&name.as_str()) && !left_out {
         return PropertyError::property(name, "has a value that librdkafka does not take");
@@ -234,7 +235,7 @@ mod tests {
     #[test]
     fn every_name_of_ours_is_one_of_librdkafkas() {
         for name in COMMON.iter().chain(&SECRETS) {
-            // A value that fits none: what is said of it tells whether the name is known.
+            // The value is valid for no property; the error shows whether the name is known.
             let native = ClientConfig::new()
                 .set(*name, "\u{1}")
                 .create_native_config();
@@ -245,8 +246,8 @@ mod tests {
         }
     }
 
-    /// The list of secrets was made by hand, from `_RK_SENSITIVE` and the aliases in `rdkafka_conf.c`: make
-    /// it again for another version.
+    /// The list of secrets was made by hand from `_RK_SENSITIVE` and the aliases in `rdkafka_conf.c`: repeat that for
+    /// another version.
     #[test]
     fn the_secrets_are_those_of_this_librdkafka() {
         let (_, version) = rdkafka::util::get_rdkafka_version();

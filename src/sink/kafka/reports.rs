@@ -1,4 +1,4 @@
-//! What librdkafka reports, gathered by the thread that polls it and read by the session.
+//! librdkafka's reports, collected by the polling thread and read by the session.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use super::partition_state::Partition;
 use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError};
 
-/// A fatal error fails everything in flight. For so long we wait for the record that was its cause.
+/// A fatal error fails everything in flight. This is how long to wait for the report of the record that caused it.
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The reports of one producer.
@@ -28,10 +28,10 @@ pub(super) struct Reports {
     news: Notify,
 }
 
-/// What a session acts on.
+/// A report for the session.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProducerReport {
-    /// The cluster has these for good.
+    /// The cluster has confirmed these.
     Confirmed(Vec<(Partition, Seq)>),
     /// Anything else.
     Other(Progress),
@@ -43,11 +43,11 @@ struct Inbox {
     refused: Vec<(Seq, Refusal)>,
     stalled: Stalled,
     failure: Option<ProducerFailure>,
-    /// It is the producer that has failed: no record will be taken any more.
+    /// The producer itself has failed: it accepts no more records.
     is_over: bool,
 }
 
-/// Whether brokers can be reached.
+/// Whether the brokers are unreachable.
 #[derive(Debug, Default)]
 struct Stalled {
     now: bool,
@@ -57,9 +57,9 @@ struct Stalled {
 
 #[derive(Debug)]
 enum ProducerFailure {
-    /// Something failed as the consequence of something else.
+    /// Something failed as a consequence of another failure.
     Consequence { reason: String, since: Instant },
-    /// This is why.
+    /// The cause.
     Cause(Cause),
 }
 
@@ -74,7 +74,8 @@ impl Reports {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a record unless something has failed: after a failed record none may pass it. None where it did not.
+    /// Sends a record unless something has failed, because no record may overtake a failed one. Returns none if it did
+    /// not send.
     pub(super) fn unless_failed(
         &self,
         send: impl FnOnce() -> KafkaResult<()>,
@@ -85,23 +86,23 @@ impl Reports {
         outcome
     }
 
-    /// Reports that librdkafka did not even take a record, and never will.
+    /// Reports that librdkafka did not accept a record into its queue, and never will.
     pub(super) fn refuse(&self, seq: Seq, refusal: Refusal) {
         self.inbox().refused.push((seq, refusal));
         self.news.notify_one();
     }
 
-    /// Whether brokers cannot be reached, as far as is known.
+    /// Whether the brokers are unreachable, as far as is known.
     pub(super) fn is_stalled(&self) -> bool {
         self.inbox().stalled.now
     }
 
-    /// What librdkafka said last of a broker, if anything: more telling than that a request failed.
+    /// librdkafka's last error about a broker, if any. It says more than that a request failed.
     pub(super) fn last_error(&self) -> Option<String> {
         Some(self.inbox().stalled.reason.clone()).filter(|reason| !reason.is_empty())
     }
 
-    /// Reports that brokers can be reached.
+    /// Reports that the brokers are reachable.
     pub(super) fn flowing(&self) {
         let mut inbox = self.inbox();
         if inbox.stalled.now {
@@ -115,12 +116,12 @@ impl Reports {
         }
     }
 
-    /// Whether the producer itself has failed, and not only some of its records.
+    /// Whether the producer itself has failed, not only some of its records.
     pub(super) fn is_over(&self) -> bool {
         self.inbox().is_over
     }
 
-    /// What has happened since.
+    /// Waits for the next report.
     pub(super) async fn next(&self) -> Result<ProducerReport, SessionError> {
         loop {
             if let Some(report) = self.inbox().take() {
@@ -130,7 +131,7 @@ impl Reports {
         }
     }
 
-    /// Wakes the session, should it wait for the cause of a failure.
+    /// Wakes the session if it waits for the cause of a failure.
     pub(super) fn tick(&self) {
         if matches!(
             self.inbox().failure,
@@ -217,8 +218,8 @@ impl Inbox {
     }
 }
 
-/// What a record is known by while it is in flight: the event's number, and whether it goes to the dead
-/// letters. Those must not stop the events: where their topic is closed, the spool keeps them.
+/// Identifies a record in flight: the event's number, and whether it is a dead letter. Dead letters must not block the
+/// events: if their topic refuses them, they are stored in the spool.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RecordId(usize);
 
@@ -247,7 +248,7 @@ impl RecordId {
     }
 }
 
-/// Of librdkafka's statistics, what tells whether there is anybody left to be asked.
+/// The part of librdkafka's statistics that shows whether the producer still knows a broker.
 #[derive(Deserialize)]
 struct Statistics {
     brokers: BTreeMap<String, BrokerStatistics>,
@@ -259,7 +260,7 @@ struct BrokerStatistics {
 }
 
 impl Statistics {
-    /// Beside the cluster's brokers librdkafka counts some of its own: `internal` and `logical`.
+    /// In addition to the cluster's brokers, librdkafka lists some of its own: `internal` and `logical`.
     fn knows_brokers(&self) -> bool {
         let mut brokers = self.brokers.values();
         brokers.any(|broker| ["configured", "learned"].contains(&broker.source.as_str()))
@@ -271,8 +272,8 @@ impl ClientContext for Reports {
         debug!(target: "librdkafka", ?level, facility, "{message}");
     }
 
-    /// A producer that was told that the cluster has no brokers, as a broker that is just coming back may
-    /// say, forgets all of them and asks nobody any more (librdkafka's issue 5301).
+    /// A broker that is just restarting may report that the cluster has no brokers. The producer then forgets all
+    /// brokers and sends no more requests (librdkafka issue 5301).
     fn stats_raw(&self, statistics: &[u8]) {
         match serde_json::from_slice::<Statistics>(statistics) {
             Ok(statistics) if statistics.knows_brokers() => {}
@@ -299,7 +300,7 @@ impl ClientContext for Reports {
                     }
                 }
             }
-            // Of one broker; more telling than the word that all are down, which follows.
+            // An error about one broker. It says more than `AllBrokersDown`, which follows.
             _ => reason.clone_into(&mut inbox.stalled.reason),
         }
         drop(inbox);
@@ -380,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn a_dead_letter_whose_topic_is_closed_is_refused() {
         let closed = RDKafkaErrorCode::TopicAuthorizationFailed;
-        // The next session makes it again.
+        // The next session creates it again.
         let gone = RDKafkaErrorCode::UnknownTopicOrPartition;
         for (id, code, refused) in [
             (RecordId(3), closed, true),

@@ -1,4 +1,4 @@
-//! A session: events as they come, or in transactions.
+//! A session: publishes events as they arrive, or in transactions.
 
 use super::producer::Producer;
 use super::transactions::Transactions;
@@ -8,7 +8,7 @@ use crate::sink::{CommittedPosition, Progress, Session, SessionError, Window};
 /// A producer with records in flight.
 pub struct KafkaSession {
     producer: Producer,
-    /// Where events are published exactly once.
+    /// Set if events are published exactly once.
     transactions: Option<Transactions>,
 }
 

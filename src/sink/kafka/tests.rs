@@ -1,5 +1,5 @@
-//! A session against librdkafka's own mock brokers, which fail requests on demand. Like a real broker
-//! that has not seen this producer yet, they take whatever sequence comes first.
+//! A session against librdkafka's own mock brokers, which fail requests on demand. Like a real broker that does not
+//! know the producer yet, they accept any sequence number.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,19 +28,19 @@ impl Brokers {
         for topic in [TOPIC, "dead"] {
             cluster.create_topic(topic, partitions, 1).unwrap();
         }
-        // Long enough for several requests to be under way.
+        // Long enough for several requests to be in flight.
         cluster
             .broker_round_trip_time(1, Duration::from_millis(100))
             .unwrap();
         Self(cluster)
     }
 
-    /// The next request to produce fails so, and appends nothing.
+    /// Makes the next produce request fail with this error and append nothing.
     fn fail_once(&self, error: RDKafkaRespErr) {
         self.0.request_errors(RDKafkaApiKey::Produce, &[error]);
     }
 
-    /// A sink that makes a batch of each record, so that several are in flight.
+    /// A sink that sends each record as its own batch, so that several are in flight.
     fn sink(&self) -> Kafka {
         self.sink_that(false)
     }
@@ -103,8 +103,8 @@ fn window(numbers: std::ops::RangeInclusive<u64>) -> Window {
     window
 }
 
-/// Publishes one after the other, so that they are not all in one batch; the numbers that are reported
-/// as confirmed, in that order, and how it ended if it did before all were.
+/// Publishes the events one by one, so that they are not all in one batch. Returns the confirmed numbers in the order
+/// of the reports, and the error if the session ended before all were confirmed.
 async fn publish(sink: &mut Kafka, window: Window) -> (Vec<u64>, Option<SessionError>) {
     publish_in(sink.connect().await.unwrap(), window).await
 }
@@ -156,7 +156,7 @@ async fn nothing_passes_what_a_new_session_could_not_publish() {
     assert_eq!(brokers.read(0), [0_u128; 0]);
 }
 
-/// Errors that records of a transaction meet.
+/// Errors in sending a transaction's records.
 const OF_RECORDS: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     (
         RDKafkaApiKey::Produce,
@@ -168,7 +168,7 @@ const OF_RECORDS: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     ),
 ];
 
-/// Errors that its offset meets, once all records are there.
+/// Errors in committing its offset, after all records have arrived.
 const OF_THE_OFFSET: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     (
         RDKafkaApiKey::AddOffsetsToTxn,
@@ -180,7 +180,7 @@ const OF_THE_OFFSET: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     ),
 ];
 
-/// Publishes in a session during which so many requests of a kind fail.
+/// Publishes in a session in which this many requests of one kind fail.
 async fn publish_while_failing(
     (request, error): (RDKafkaApiKey, RDKafkaRespErr),
     times: usize,
@@ -215,7 +215,7 @@ async fn what_fails_again_ends_the_session() {
     }
 }
 
-/// The reason is told, and not only that librdkafka has let go of the records.
+/// The error names the reason, not only that librdkafka has purged the records.
 #[tokio::test]
 async fn a_right_that_is_missing_is_named() {
     let (_, end) = publish_while_failing(OF_RECORDS[1], 1).await;
@@ -223,7 +223,7 @@ async fn a_right_that_is_missing_is_named() {
     assert!(reason.contains("authorization failed"), "{reason}");
 }
 
-/// As it does where the cluster goes away in the meantime.
+/// An abort also fails if the cluster goes away in the meantime.
 #[tokio::test]
 async fn an_abort_that_fails_ends_the_session() {
     let brokers = Brokers::start(1);

@@ -1,4 +1,4 @@
-//! Makes sure that the cluster is there and has the topics, and counts their partitions.
+//! Checks that the cluster is reachable, ensures that the topics exist, and counts their partitions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::reports::Reports;
 use super::{Config, REQUEST_TIMEOUT};
 use crate::sink::SessionError;
 
-/// How long a topic that was just created may take to appear, and how often we look.
+/// How long a newly created topic may take to appear, and how often to check.
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -28,7 +28,7 @@ pub(super) struct PartitionCounts {
     pub dead_letters: i32,
 }
 
-/// Asks the cluster for both topics, and creates what is missing where that is wanted.
+/// Looks up both topics, and creates missing ones if configured.
 pub(super) async fn ensure(
     config: &Config,
     producer: &Arc<BaseProducer<Reports>>,
@@ -68,7 +68,7 @@ async fn ensure_one(
     }
 }
 
-/// How many partitions a topic has, or what is wrong with it.
+/// A topic's partition count, or its error.
 async fn look_up(
     producer: &Arc<BaseProducer<Reports>>,
     topic: &str,
@@ -88,7 +88,7 @@ async fn look_up(
     Ok(partitions(&metadata, topic))
 }
 
-/// What `metadata` says of a topic.
+/// A topic's partition count according to `metadata`.
 pub(super) fn partitions(metadata: &Metadata, topic: &str) -> Result<i32, RDKafkaErrorCode> {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let found = found.ok_or(RDKafkaErrorCode::UnknownTopic)?;
@@ -111,7 +111,7 @@ async fn create(config: &Config, topic: &str) -> Result<(), SessionError> {
         .request_timeout(Some(REQUEST_TIMEOUT))
         .operation_timeout(Some(REQUEST_TIMEOUT));
     let outcomes = admin.create_topics([&wanted], &options).await;
-    // To drop the client blocks.
+    // Dropping the client blocks.
     let _ = tokio::task::spawn_blocking(move || drop(admin)).await;
     let outcomes = outcomes.map_err(failed)?;
     for outcome in outcomes {

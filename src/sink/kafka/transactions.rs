@@ -1,11 +1,12 @@
-//! Exactly once: each batch of events in one transaction with where it ends.
+//! Exactly once: each batch of events is one transaction, which also contains the position where the batch ends.
 //!
-//! A transaction takes what has come while the one before was committed, so that batches grow with the
+//! A transaction contains the events that arrived while the previous one was committed, so batches grow with the
 //! backlog; a session's first ones are small.
 //!
-//! Where only the commit has failed, and may succeed when it is tried again, the transaction is aborted and the same batch
-//! is sent again, twice at most. After any other failure the session ends, and the next one asks the cluster where it
-//! stands: where records have failed, librdkafka may count wrong, and a new producer begins a new epoch.
+//! If only the commit failed and a retry may succeed, the transaction is aborted and the same batch is sent again, at
+//! most twice. After any other failure the session ends, and the next one reads the committed position from the
+//! cluster: after failed records, librdkafka may reuse their sequence numbers, and only a new producer begins a new
+//! epoch.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,21 +26,21 @@ use crate::sink::{
     CommittedPosition, DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError, Window,
 };
 
-/// How often a batch is sent again in a session.
+/// How often a batch is sent again.
 const TRIES: u8 = 2;
 
-/// If no record of a batch is acknowledged for this long, the session ends: its topic may be gone, for example, which
-/// librdkafka waits for. The next session creates it again.
+/// If no record of a batch is acknowledged for this long, the session ends. For example, the topic may be deleted, and
+/// librdkafka waits for it. The next session creates it again.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// librdkafka's `transaction.timeout.ms`: what is not committed by then has been aborted by the cluster.
+/// librdkafka's `transaction.timeout.ms`: the cluster aborts a transaction that is not committed by then.
 const COMMITTING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes of the events of a session's first transaction. Each one that succeeds doubles what the next may take: on a
-/// line on which a large one takes too long, the small ones get through again and again.
+/// Maximum bytes of the events in a session's first transaction. Each successful transaction doubles the limit of the
+/// next. If the connection is too slow for a large transaction, each session still commits the small ones.
 const FIRST_BATCH: usize = 64 << 10;
 
-/// The offset of a group without members is forgotten some days after it was written last
+/// The cluster deletes the offset of a group without members some days after it was last written
 /// (`offsets.retention.minutes`, 7 days by default).
 const REFRESH_EVERY: Duration = Duration::from_hours(12);
 
@@ -48,9 +49,9 @@ pub(super) struct Transactions {
     coordinator: Arc<Coordinator>,
     position: CommittedPosition,
     refresh_due: Instant,
-    /// What the next transactions take.
+    /// The events of the next transactions.
     pending: VecDeque<Seq>,
-    /// Bytes after which the next one takes no more events.
+    /// Bytes after which the next transaction accepts no more events.
     enough: usize,
     batch: Option<Batch>,
 }
@@ -59,21 +60,21 @@ pub(super) struct Transactions {
 struct Batch {
     seqs: Vec<Seq>,
     stage: Stage,
-    /// When something was last heard of it.
+    /// When the batch last made progress.
     news: Instant,
-    /// How often it may be sent again.
+    /// How often the batch may still be sent again.
     tries: u8,
 }
 
 enum Stage {
-    /// So many records are not with the cluster yet.
+    /// This many records have no outcome yet.
     Sending(usize),
     Committing(JoinHandle<KafkaResult<()>>),
     Aborting(JoinHandle<KafkaResult<()>>),
 }
 
 impl Transactions {
-    /// Those of a producer whose last one ended at `position`.
+    /// The transactions of a producer whose last transaction ended at `position`.
     pub(super) fn new(coordinator: Coordinator, position: CommittedPosition) -> Self {
         Self {
             coordinator: Arc::new(coordinator),
@@ -85,13 +86,13 @@ impl Transactions {
         }
     }
 
-    /// Where the last transaction ended.
+    /// The position at which the last transaction ended.
     pub(super) const fn position(&self) -> CommittedPosition {
         self.position
     }
 
-    /// Queues events of the window for the next transactions, in order. An event of the current batch was refused: it
-    /// is sent again at once, as a dead letter.
+    /// Queues events of the window for the next transactions, in order. If an event of the current batch was refused,
+    /// it is sent again at once, as a dead letter.
     pub(super) fn publish(&mut self, window: &Window, seqs: &[Seq], producer: &mut Producer) {
         for seq in seqs {
             let in_batch = self.batch.as_ref().is_some_and(|batch| batch.has(*seq));
@@ -104,7 +105,7 @@ impl Transactions {
         self.send_next(window, producer);
     }
 
-    /// What has happened since; waits until there is something. Cancel safe.
+    /// Waits for the next report. Cancel safe.
     pub(super) async fn progress(
         &mut self,
         window: &Window,
@@ -115,6 +116,7 @@ impl Transactions {
             let Some(batch) = &mut self.batch else {
                 tokio::select! {
                     progress = producer.progress(window) => return progress,
+                    // Nothing was committed for long: commit the position again, before the cluster deletes it.
                     () = sleep_until(self.refresh_due) => {
                         self.batch = Some(Batch::of(Vec::new()));
                         continue;
@@ -122,6 +124,7 @@ impl Transactions {
                 }
             };
             match &mut batch.stage {
+                // All records have arrived: commit them with the position.
                 Stage::Sending(0) => {
                     let position = batch.end(window).unwrap_or(self.position);
                     batch.enter(Stage::Committing(self.coordinator.start_commit(position)));
@@ -129,7 +132,7 @@ impl Transactions {
                 Stage::Sending(_) => match batch.heard(SENDING_TIMEOUT, window, producer).await {
                     Ok(Progress::Confirmed(seqs)) => batch.arrived(seqs.len()),
                     Ok(Progress::Refused(refused)) => {
-                        // The spool keeps refused dead letters before this is called again.
+                        // The session is polled again only after the spool has stored the refused dead letters.
                         let dead_letters = refused.iter().filter(|(seq, _)| {
                             let delivery = window.delivery(*seq);
                             delivery.is_some_and(Delivery::is_dead_letter)
@@ -140,6 +143,7 @@ impl Transactions {
                     Ok(other) => return Ok(other),
                     Err(error) if producer.reports().is_over() => return Err(error),
                     Err(error) => {
+                        // The producer's error does not say why the records failed; the transaction's error does.
                         let failure = self.coordinator.failure().await;
                         return Err(batch.failed(error, failure, window));
                     }
@@ -172,6 +176,7 @@ impl Transactions {
                         SessionError::unavailable("could not abort a transaction", error)
                     })?;
                     batch.tries -= 1;
+                    // An event stored as a dead letter is no longer in the window.
                     batch.seqs.retain(|seq| window.delivery(*seq).is_some());
                     batch.enter(Stage::Sending(batch.seqs.len()));
                     producer.publish_anew(window, &batch.seqs);
@@ -180,11 +185,11 @@ impl Transactions {
         }
     }
 
-    /// Gives up what is under way; subscribers need not wait for it.
+    /// Aborts a transaction in progress, so that subscribers need not wait for it.
     pub(super) async fn close(self, producer: &Producer) {
         let aborting = match self.batch.map(|batch| batch.stage) {
             Some(Stage::Sending(_)) => Some(self.coordinator.start_abort()),
-            // One that has failed has told so, and cannot be awaited again.
+            // A failed abort has already returned its error, and cannot be awaited again.
             Some(Stage::Aborting(aborting)) if !aborting.is_finished() => Some(aborting),
             _ => None,
         };
@@ -220,7 +225,7 @@ impl Transactions {
         self.batch = Some(batch);
     }
 
-    /// The batch is with the cluster for good.
+    /// Completes a batch after its commit.
     fn committed(&mut self, window: &Window) -> Option<Progress> {
         let batch = self.batch.take()?;
         self.position = batch.end(window).unwrap_or(self.position);
@@ -246,7 +251,7 @@ impl Batch {
         self.news = Instant::now();
     }
 
-    /// What the producer has heard since, within this time from the last news.
+    /// Waits for the producer's next progress. Fails if there is none `within` this time after the last.
     async fn heard(
         &mut self,
         within: Duration,
@@ -259,9 +264,9 @@ impl Batch {
         Ok(progress)
     }
 
-    /// Where the relay stands once it is committed; none where it is empty.
+    /// The position after the batch is committed; none if the batch is empty.
     fn end(&self, window: &Window) -> Option<CommittedPosition> {
-        // One that the spool keeps as a dead letter is not in the window any more.
+        // An event stored as a dead letter is no longer in the window.
         let mut last_first = self.seqs.iter().rev();
         let last = last_first.find_map(|seq| window.delivery(*seq))?;
         Some(CommittedPosition {
@@ -270,7 +275,7 @@ impl Batch {
         })
     }
 
-    /// So many records are with the cluster, or will never be.
+    /// Counts records that have arrived, or never will.
     fn arrived(&mut self, records: usize) {
         if let Stage::Sending(missing) = &mut self.stage {
             *missing = missing.saturating_sub(records);
@@ -281,7 +286,8 @@ impl Batch {
         self.seqs.binary_search(&seq).is_ok()
     }
 
-    /// What the failure of its records says of it. librdkafka tells of the records only that they were let go.
+    /// The session's error after records of the batch failed. For the records, librdkafka reports only that they were
+    /// purged; the transaction's error has the cause.
     fn failed(
         &self,
         error: SessionError,
@@ -294,7 +300,7 @@ impl Batch {
             return error;
         };
         if failure.code() == RDKafkaErrorCode::State {
-            // It has nothing against the transaction but that it is under way.
+            // The only error is that a transaction is in progress, so it has not failed.
             return error;
         }
         let detail = failure.string();
