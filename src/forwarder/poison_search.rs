@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    fn is_letter(poison_search: &PoisonSearch, seq: u64) -> bool {
+    fn is_dead_letter(poison_search: &PoisonSearch, seq: u64) -> bool {
         poison_search.refusal(Seq(seq)) == Some(refusal())
     }
 
@@ -105,13 +105,13 @@ mod tests {
         }
         poison_search.mark_poison_alone(Seq(7), refusal());
         assert_eq!(poison_search.window(WHOLE), 1);
-        assert!(is_letter(&poison_search, 7) && !is_letter(&poison_search, 8));
+        assert!(is_dead_letter(&poison_search, 7) && !is_dead_letter(&poison_search, 8));
         assert!(!poison_search.passed(Seq(6)));
         assert_eq!(poison_search.window(WHOLE), 1);
-        assert!(is_letter(&poison_search, 7));
+        assert!(is_dead_letter(&poison_search, 7));
         assert!(!poison_search.passed(Seq(7)), "one was to blame");
         assert_eq!(poison_search.window(WHOLE), 16);
-        assert!(!is_letter(&poison_search, 7));
+        assert!(!is_dead_letter(&poison_search, 7));
     }
 
     #[test]
@@ -144,6 +144,6 @@ mod tests {
         poison_search.mark_poison(Seq(5), refusal());
         assert_eq!(poison_search.window(WHOLE), 16);
         poison_search.passed(Seq(3));
-        assert!(!is_letter(&poison_search, 3) && is_letter(&poison_search, 5));
+        assert!(!is_dead_letter(&poison_search, 3) && is_dead_letter(&poison_search, 5));
     }
 }

@@ -248,14 +248,20 @@ impl<S: Sink> Forwarder<S> {
     }
 
     /// Stores in the spool, in one transaction, the dead letters that the broker refused.
-    async fn store_dead_letters(&mut self, letters: Vec<DeadLetter>) -> Result<(), AppendError> {
-        let Some(first) = letters.first() else {
+    async fn store_dead_letters(
+        &mut self,
+        dead_letters: Vec<DeadLetter>,
+    ) -> Result<(), AppendError> {
+        let Some(first) = dead_letters.first() else {
             return Ok(());
         };
-        let (sink, events, seq, id) = (first.sink, letters.len(), first.seq, first.event.id);
+        let (sink, events, seq, id) = (first.sink, dead_letters.len(), first.seq, first.event.id);
         let (reason, detail) = (first.reason, first.detail.clone());
-        let seqs: Vec<Seq> = letters.iter().map(|letter| letter.seq).collect();
-        self.spool.store_dead_letters(letters).await?;
+        let seqs: Vec<Seq> = dead_letters
+            .iter()
+            .map(|dead_letter| dead_letter.seq)
+            .collect();
+        self.spool.store_dead_letters(dead_letters).await?;
         error!(
             sink, events, first_seq = %seq, first_id = %id, reason, detail,
             "the broker refused these events as dead letters, too; they are in the spool's table dead_letters: \

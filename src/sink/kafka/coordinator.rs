@@ -64,7 +64,7 @@ pub(super) struct Coordinator {
 }
 
 impl Coordinator {
-    /// Ends the transaction of an earlier producer, reads the committed position, and registers this process as its
+    /// Ends the transaction of an earlier producer, reads the committed position, and registers this process as the
     /// owner. Returns the position, as far as the cluster knows it.
     ///
     /// # Errors

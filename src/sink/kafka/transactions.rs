@@ -305,8 +305,8 @@ impl Batch {
         }
         let detail = failure.string();
         let mut deliveries = self.seqs.iter().filter_map(|seq| window.delivery(*seq));
-        let only_letters = deliveries.all(Delivery::is_dead_letter);
-        if only_letters && is_missing_right(failure.code()) {
+        let only_dead_letters = deliveries.all(Delivery::is_dead_letter);
+        if only_dead_letters && is_missing_right(failure.code()) {
             let reason = DEAD_LETTER_TOPIC;
             return SessionError::Refused(Refusal { reason, detail });
         }

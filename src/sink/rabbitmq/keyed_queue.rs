@@ -161,7 +161,7 @@ mod tests {
         /// Whatever the batch sizes are and whichever messages are requeued, the messages of each key complete in
         /// order.
         #[test]
-        fn keys_keep_their_queue(
+        fn keys_keep_their_order(
             keys in prop::collection::vec(0..4_u8, 1..60),
             limits in prop::collection::vec(1..5_usize, 200),
             again in prop::collection::vec(prop::bool::weighted(0.3), 400),
@@ -174,12 +174,12 @@ mod tests {
             let mut through: Vec<(u8, u64)> = Vec::new();
             let key_of = |seq: Seq| keys[usize::try_from(seq.0).unwrap()];
             for limit in limits.into_iter().chain(std::iter::repeat_n(10, 100)) {
-                let round = queue.take_ready(limit);
-                let mut in_round: Vec<_> = round.iter().map(|seq| key_of(*seq)).collect();
-                in_round.sort_unstable();
-                in_round.dedup();
-                prop_assert_eq!(in_round.len(), round.len());
-                for seq in round {
+                let batch = queue.take_ready(limit);
+                let mut keys_in_batch: Vec<_> = batch.iter().map(|seq| key_of(*seq)).collect();
+                keys_in_batch.sort_unstable();
+                keys_in_batch.dedup();
+                prop_assert_eq!(keys_in_batch.len(), batch.len());
+                for seq in batch {
                     if again.next().unwrap_or(false) {
                         queue.requeue(seq);
                     } else {

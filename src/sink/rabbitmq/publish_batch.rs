@@ -83,8 +83,8 @@ pub(super) async fn run(
     }
 }
 
-/// Replaces a channel after a nack. A channel that was told that a quorum queue is full may never learn that the queue
-/// has capacity again: RabbitMQ 3.10 does not tell it if the limit is lifted by clearing the policy. A new channel asks
+/// Replaces a channel after a nack. A channel notified that a quorum queue is full may never learn that the queue has
+/// capacity again: RabbitMQ 3.10 does not notify it if the limit is lifted by clearing the policy. A new channel asks
 /// the queue itself.
 async fn replace(connection: &Connection, channel: Channel) -> Channel {
     let _ = channel.close(200, "OK".into()).await;

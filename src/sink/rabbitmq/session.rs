@@ -159,7 +159,7 @@ impl RabbitMqSession {
             self.has_confirmed.store(true, Ordering::Relaxed);
         }
         if self.not_accepted.is_empty() && !self.connection.status().blocked() {
-            self.tell(None);
+            self.set_stalled(None);
         }
         Ok(confirmed)
     }
@@ -178,10 +178,10 @@ impl RabbitMqSession {
     fn retry(&mut self, seq: Seq, reason: String) {
         self.not_accepted.insert(seq);
         self.retrying.push_back((Instant::now() + RETRY, seq));
-        self.tell(Some(reason));
+        self.set_stalled(Some(reason));
     }
 
-    fn tell(&mut self, stalled: Option<String>) {
+    fn set_stalled(&mut self, stalled: Option<String>) {
         // Also report it if only the reason has changed: operators read the reason.
         if self.stalled != stalled {
             self.to_tell = true;
@@ -216,9 +216,9 @@ impl RabbitMqSession {
         if status.blocked() {
             self.heartbeats.values().for_each(Heartbeat::beat);
             let reason = "the broker blocks publishers (a memory or disk alarm)";
-            self.tell(Some(reason.to_owned()));
+            self.set_stalled(Some(reason.to_owned()));
         } else if self.not_accepted.is_empty() {
-            self.tell(None);
+            self.set_stalled(None);
         }
         let limit = *self.config.confirm_timeout;
         if self

@@ -133,14 +133,14 @@ proptest! {
                     prop_assert_eq!(window.confirm(&seqs), confirmed);
                 }
                 WindowStep::Replace(seq) => {
-                    let letter = window.delivery(Seq(seq)).cloned().map(|delivery| Delivery {
+                    let dead_letter = window.delivery(Seq(seq)).cloned().map(|delivery| Delivery {
                         refusal: Some(Refusal { reason: "r", detail: String::new() }),
                         ..delivery
                     });
                     let known = list.iter().any(|event| event.seq == seq && !event.confirmed);
-                    prop_assert_eq!(letter.is_some(), known);
-                    if let Some(letter) = letter {
-                        window.replace(letter);
+                    prop_assert_eq!(dead_letter.is_some(), known);
+                    if let Some(dead_letter) = dead_letter {
+                        window.replace(dead_letter);
                         prop_assert!(window.delivery(Seq(seq)).is_some_and(Delivery::is_dead_letter));
                     }
                 }
