@@ -71,9 +71,9 @@ impl Outcome {
             ),
             Self::Broken => fail(StatusCode::BAD_REQUEST, "body could not be read"),
             Self::Refused(refusal) => fail(StatusCode::FORBIDDEN, &refusal.to_string()),
-            Self::Rejected(error) => fail(StatusCode::BAD_REQUEST, &error.to_string()),
-            Self::Dropped(error, reason) => {
-                let text = format!("{error}; it is not kept: {reason}");
+            Self::Rejected(fault) => fail(StatusCode::BAD_REQUEST, &fault.to_string()),
+            Self::Dropped(fault, reason) => {
+                let text = format!("{fault}; it is not kept: {reason}");
                 fail(StatusCode::BAD_REQUEST, &text)
             }
             Self::NotKept(reason) => fail(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string()),
