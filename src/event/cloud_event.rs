@@ -26,6 +26,7 @@ impl Recalled<'_> {
             Conversation::C2c { .. } => (Kind::C2c, None, None),
             Conversation::OfficialAccount { .. } => (Kind::OfficialAccount, None, None),
         };
+        // A topic is a conversation of its own.
         let conversation = format!("{}:{}", self.sdk_app_id, topic_id.unwrap_or(&subject));
         let time = self.recalled_at.unwrap_or(self.received_at);
         let body = to_json(&CloudEvent {

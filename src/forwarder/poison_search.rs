@@ -118,8 +118,7 @@ mod tests {
     fn where_only_a_batch_was_too_large_the_window_is_whole_once_all_of_it_has_passed() {
         let mut poison_search = PoisonSearch::default();
         poison_search.bisect(16, Some(Seq(20)));
-        // After another bisection the poison event is still in the first range, so the search must also wait for a
-        // later last.
+        // Further bisections keep the highest `last` so far.
         poison_search.bisect(8, Some(Seq(12)));
         assert!(!poison_search.passed(Seq(19)));
         assert_eq!(poison_search.window(WHOLE), 4);

@@ -50,6 +50,7 @@ pub(super) async fn open(
         let properties =
             ConnectionProperties::default().with_connection_name(LongString::from("recall-relay"));
         let socket = SocketHandle::default();
+        // If connecting fails or times out, dropping this ends lapin's thread.
         let shutdown = socket.shutdown_on_drop();
         let connection = connect(uri, tls, properties, socket, limit).await?;
         if start == Start::Again {
