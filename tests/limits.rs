@@ -262,7 +262,7 @@ fn rejected_callbacks_beyond_their_budget_are_not_kept_and_events_are() {
     until("an ERROR for each that is lost", || {
         let log = relay.log();
         let lost = log.lines().filter(|line| {
-            line.contains("ERROR") && line.contains("a recall that could not be understood is lost")
+            line.contains("ERROR") && line.contains("a recall that could not be parsed is lost")
         });
         (lost.count() == 13).then_some(())
     });
