@@ -1,7 +1,7 @@
 //! The listener for operators: health, readiness, metrics.
 //!
-//! `/readyz` is 200 while a callback can be stored durably, whatever the brokers do: to take a relay out
-//! of service because a broker is down would lose callbacks. How the sinks are doing is in its body.
+//! `/readyz` answers 200 while a callback can be stored durably, whatever the state of the brokers: taking a relay
+//! out of service because a broker is down would lose callbacks. Its body reports the state of the sinks.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ pub use collector::CollectedMetrics;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The address to listen on; not for the public.
+    /// The address to listen on; it must not be public.
     #[serde(deserialize_with = "setting::text")]
     pub listen: SocketAddr,
 }
@@ -45,7 +45,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What every connection is held to: a handful of probes and a scraper.
+    /// The limits of each connection. The clients are a few probes and a scraper.
     #[must_use]
     pub const fn limits(&self) -> Limits {
         Limits {
@@ -59,24 +59,24 @@ impl Config {
 /// A sink as operators see it.
 #[derive(Debug, Clone)]
 pub struct SinkView {
-    /// How it is doing.
+    /// Its state.
     pub state: SinkState,
-    /// Where it stands.
+    /// Its cursor.
     pub cursor: Cursor,
 }
 
-/// What is served.
+/// The service behind the listener.
 #[derive(Debug)]
 pub struct Admin {
     spool: Spool,
     sinks: Vec<SinkView>,
     registry: Registry,
-    /// Who asks for the metrics may go; what reads the disk for it stays.
+    /// Limits the scrapes that read the disk: such a scrape goes on after its client has disconnected.
     scrapes: Arc<Semaphore>,
     stopping: AtomicBool,
 }
 
-/// Scrapes at once.
+/// The maximum of concurrent scrapes.
 const SCRAPES: usize = 8;
 
 #[derive(Debug, Serialize)]
@@ -95,10 +95,10 @@ struct SpoolBody {
     last_seq: u64,
     unreadable: u64,
     lost: u64,
-    /// What this start found to be damaged, and where that is now.
+    /// What this start found to be damaged, and the path of the quarantined file.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged: Option<String>,
-    /// Damaged files that are still there.
+    /// Quarantined files that nobody has removed yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     put_aside: Vec<String>,
 }
@@ -115,7 +115,7 @@ struct SinkBody {
 }
 
 impl Admin {
-    /// Serves what these tell; registers the metrics of spool and sinks.
+    /// Serves the state of this spool and these sinks, and registers their metrics.
     #[must_use]
     pub fn new(spool: Spool, sinks: Vec<SinkView>, mut registry: Registry) -> Self {
         registry.register_collector(Box::new(CollectedMetrics::new(
@@ -131,7 +131,7 @@ impl Admin {
         }
     }
 
-    /// From now on the relay is not ready: it is about to stop.
+    /// Makes `/readyz` report that the relay is stopping, and so is not ready.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
     }

@@ -1,4 +1,5 @@
-//! The program: built from its settings, run until told to stop, stopped in the data's order.
+//! The program: builds it from its settings, runs it until it is told to stop, and stops its parts in the order in
+//! which data flows through them.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,15 +20,14 @@ use crate::receiver::{Auth, CallbackService, Listener, Metrics};
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
 
-/// After a failure, how long those who wait for an answer have to take it.
+/// After a failure, how long clients have to receive answers that are pending.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// After the deadline of a drain, how long sessions may take to close. One of the time-outs that
-/// docs/how-to/deploy.md adds up under "Stopping"; the others are those of closing the spool, of ending the runtime and
-/// of flushing the log.
+/// How long sessions may take to close after the deadline of a drain. docs/how-to/deploy.md adds up this timeout and
+/// those for closing the spool, shutting down the runtime and flushing the log, under "Stopping".
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The program, ready to run: files open, sockets bound.
+/// The program, ready to run: its files are open and its sockets are bound.
 pub struct App {
     config: Config,
     spool: Spool,
@@ -38,7 +38,7 @@ pub struct App {
     sinks: Sinks,
 }
 
-/// The forwarders, and how to stop them.
+/// The forwarders, and the handle that stops them.
 struct Sinks {
     spool: Spool,
     stop: Stop,
@@ -47,10 +47,10 @@ struct Sinks {
 }
 
 impl App {
-    /// Opens the spool, binds the sockets, makes the sinks. The forwarders begin at once.
+    /// Opens the spool, binds the sockets and creates the sinks. The forwarders start at once.
     ///
     /// # Errors
-    /// Fails where the spool cannot be opened or an address cannot be listened on.
+    /// Fails if the spool cannot be opened or an address cannot be bound.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let names = sink_names(&config);
         let (spool_config, spool_names) = (config.spool.clone(), names.clone());
@@ -95,22 +95,22 @@ impl App {
         })
     }
 
-    /// Where callbacks are taken.
+    /// The address that accepts callbacks.
     #[must_use]
     pub const fn callback_address(&self) -> SocketAddr {
         self.callbacks.address()
     }
 
-    /// Where operators are answered.
+    /// The address that serves operators.
     #[must_use]
     pub const fn admin_address(&self) -> SocketAddr {
         self.operators.address()
     }
 
-    /// Runs until `stop`, then stops in order.
+    /// Runs until `stop` completes, then stops in order.
     ///
     /// # Errors
-    /// Fails where the spool can no longer be trusted, or a part of the program ended by itself.
+    /// Fails if the spool has failed for good, or if a part of the program ended by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             config,
@@ -142,6 +142,8 @@ impl App {
             Some(ended) = sinks.running.join_next() => Some(ended_by_itself("forwarder", ended)),
         };
 
+        // `/readyz` fails first, and callbacks are still accepted for `stop_delay`, so that a load balancer can stop
+        // sending them here.
         admin.stopping();
         let failure = if failure.is_some() {
             failure
@@ -154,8 +156,8 @@ impl App {
         };
         let deadline = Instant::now() + *config.drain_timeout;
         stop_callbacks.cancel();
-        // Somebody who is slow to send must not take the sinks' time. After a failure nobody waits for
-        // long: each second until the next start is a second of callbacks.
+        // A client that is slow to send must not use up the sinks' time. After a failure the timeout is short:
+        // each second until the next start is a second of lost callbacks.
         let limit = if failure.is_none() {
             *config.drain_timeout / 2
         } else {
@@ -170,11 +172,13 @@ impl App {
                 Instant::now()
             })
             .await;
+        // The spool may have failed during the drain.
         let failed_late = match spool.status().refusing {
             Some(error) if error.is_final() => Some(anyhow!(error)),
             _ => None,
         };
         spool.close().await;
+        // The listener for operators stops last: they can watch the stop.
         stop_admin.cancel();
         admin_server.shutdown().await;
         if let Some(error) = failure.or(failed_late) {
@@ -192,7 +196,7 @@ fn ended_by_itself(part: &str, ended: Result<(), tokio::task::JoinError>) -> any
     }
 }
 
-/// The sinks that are configured, or standard output.
+/// The configured sinks; standard output if there are none.
 #[must_use]
 pub fn sink_names(config: &Config) -> Vec<&'static str> {
     let mut names = Vec::new();
@@ -242,7 +246,7 @@ impl Sinks {
         Ok(())
     }
 
-    /// Lets the forwarders publish what is left until the deadline.
+    /// Lets the forwarders publish the remaining events until the deadline.
     async fn drain(&mut self, deadline: Instant) {
         self.stop.drain.cancel();
         let all = async { while self.running.join_next().await.is_some() {} };

@@ -19,15 +19,15 @@ use crate::telemetry::{self, chain};
 /// The program could not do what it was asked.
 const FAILED: u8 = 1;
 
-/// `EX_CONFIG` of sysexits.h: the configuration cannot be used.
+/// `EX_CONFIG` of sysexits.h: the configuration is unusable.
 const BAD_CONFIGURATION: u8 = 78;
 
-/// Acknowledges Tencent Cloud IM recall callbacks at once and publishes each as an event to Kafka or
+/// Acknowledges Tencent Cloud IM recall callbacks at once and publishes each one as an event to Kafka or
 /// RabbitMQ, losing none.
 #[derive(Debug, Parser)]
 #[command(name = "recall-relay", version)]
 struct Cli {
-    /// Settings, as TOML; variables `RECALL_…` of the environment win over it
+    /// TOML file with settings; environment variables `RECALL_…` override it
     #[arg(long, env = "RECALL_CONFIG", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -36,18 +36,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Take callbacks and publish events [default]
+    /// Accept callbacks and publish events [default]
     Run,
     /// Ask the running relay whether it is ready; for container health checks
     Ready,
-    /// Print the settings in force and where each comes from; secrets hidden
+    /// Print the settings in effect and the source of each; secrets are hidden
     Config,
-    /// Look after the spool of a relay that is not running
+    /// Maintain the spool of a relay that is not running
     Spool(spool::SpoolArgs),
     Send(Box<send::SendArgs>),
 }
 
-/// Runs the program with these arguments; the first is its name.
+/// Runs the program with these arguments; the first one is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -71,7 +71,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Prints what clap has to say; its own codes: 0 for help and version, 2 for bad usage.
+/// Prints clap's message and returns clap's exit code: 0 for help and version, 2 for bad usage.
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
@@ -94,7 +94,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// The last word of a command that failed.
+/// Prints why a command failed.
 fn print_error(error: &anyhow::Error) {
     telemetry::say(&format!("recall-relay: {}", chain(error.as_ref())));
 }

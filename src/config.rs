@@ -1,8 +1,8 @@
-//! The settings of the whole program: layered, checked, and shown.
+//! The settings of the whole program: merges, checks and lists them.
 //!
-//! Built-in defaults, then a TOML file, then the environment. Each module owns its settings; this one
-//! only assembles them. An unknown key is an error that names the nearest known one, and no error or
-//! listing ever shows a secret.
+//! The environment overrides a TOML file, which overrides the built-in defaults. Each module defines its own settings;
+//! this one only assembles them. An unknown key is an error that suggests the nearest known one. No error or listing
+//! ever shows a secret.
 
 mod keys;
 mod layer;
@@ -26,10 +26,10 @@ use layer::Layer;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The applications whose recalls are taken: the vendor's `SdkAppid`.
+    /// The applications whose recalls are accepted: the vendor's `SdkAppid`.
     pub sdk_app_ids: List<u64>,
-    /// At a stop: how long open requests and then the sinks may take. What is not published by then
-    /// stays in the spool. Closing the connections to brokers may take 3 s more.
+    /// At a stop, how long open requests and then the sinks may take. Events that are not published by then stay
+    /// in the spool. Closing the connections to brokers may take 3 s more.
     pub drain_timeout: Timeout,
     /// The listener for callbacks.
     pub http: receiver::Config,
@@ -39,10 +39,10 @@ pub struct Config {
     pub admin: admin::Config,
     /// The spool.
     pub spool: spool::Config,
-    /// Kafka, where it is a sink.
+    /// Kafka, if it is a sink.
     #[cfg(feature = "kafka")]
     pub kafka: Option<sink::kafka::Config>,
-    /// RabbitMQ, where it is a sink.
+    /// RabbitMQ, if it is a sink.
     #[cfg(feature = "rabbitmq")]
     pub rabbitmq: Option<sink::rabbitmq::Config>,
     /// The log.
@@ -67,14 +67,14 @@ impl Default for Config {
     }
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// It is built in.
+    /// The built-in default.
     Default,
     /// The configuration file.
     File(String),
-    /// A variable of the environment, or the file that it names.
+    /// An environment variable, or the file that it names.
     Environment(String),
 }
 
@@ -88,7 +88,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Something wrong with a setting: which one, where it was set, and what.
+/// A problem with a setting: which setting, where it was set, and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     key: String,
@@ -106,7 +106,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The configuration cannot be used.
+/// The configuration is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError(Vec<Problem>);
 
@@ -120,7 +120,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Settings that were checked, and where each came from.
+/// Checked settings, and the source of each.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The settings.
@@ -129,7 +129,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Layers a file, if there is one, and an environment over the defaults, and checks the result.
+    /// Merges the defaults, a file if there is one, and an environment, and checks the result.
     ///
     /// # Errors
     /// Names every setting that is unknown, unusable or missing.
@@ -143,6 +143,7 @@ impl Loaded {
         }
         layers.push(Layer::from_environment(environment).map_err(ConfigError)?);
 
+        // Unknown keys are reported first: a misspelt key is often why another setting is missing.
         let sources: BTreeMap<String, Source> = layers
             .iter()
             .flat_map(|layer| layer.sources.clone())
@@ -184,13 +185,13 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Where a setting's value comes from.
+    /// The source of a setting's value.
     #[must_use]
     pub fn source(&self, key: &str) -> Source {
         self.sources.get(key).cloned().unwrap_or(Source::Default)
     }
 
-    /// Every setting that is in force, its value, and where it comes from; secrets hidden.
+    /// Every setting in effect, its value and its source; secrets are hidden.
     #[must_use]
     pub fn listing(&self) -> Vec<(String, String, Source)> {
         keys::flatten(&self.config)
@@ -226,7 +227,7 @@ impl Loaded {
             let text = "must be a path alone: it begins with `/`, and has no `?` and no `#`";
             wrong("http.path", text.to_owned());
         }
-        // SQLite opens the file that the URI names, but the lock and the salvage use the text as a file name.
+        // SQLite would open the file that the URI names, but the lock and the salvage use the text as a file name.
         if config.spool.path.to_string_lossy().starts_with("file:") {
             let text = "must be a path, not a URI: leave out `file:`, or write `./file:…` if that is the file's name";
             wrong("spool.path", text.to_owned());
@@ -263,10 +264,10 @@ impl Loaded {
     }
 }
 
-/// What figment could not read, without the value where that is a secret.
+/// What figment could not read; without the value if it is a secret.
 fn explain(error: &figment::Error, sources: &BTreeMap<String, Source>) -> Problem {
     let key = error.path.join(".");
-    // The key of an element of an array is not one that was set, and none that is known to be secret.
+    // figment names the key of an array's element. That key was not set and is not known to be secret: its array's is.
     let set = sources.iter().find(|(set, _)| is_within(&key, set));
     let text = if keys::is_secret(set.map_or(&key, |(set, _)| set)) {
         "has a value of the wrong type".to_owned()
@@ -280,13 +281,13 @@ fn explain(error: &figment::Error, sources: &BTreeMap<String, Source>) -> Proble
     }
 }
 
-/// Whether a key is that of a setting, or of a part of its value.
+/// Whether a key belongs to a setting or to a part of its value.
 fn is_within(key: &str, setting: &str) -> bool {
     key.strip_prefix(setting)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// A part of a layer, by key.
+/// A section within a layer, by key.
 fn child<'a>(dict: &'a mut Dict, name: &str) -> Option<&'a mut Dict> {
     match dict.get_mut(name)? {
         figment::value::Value::Dict(_, child) => Some(child),

@@ -1,26 +1,26 @@
-//! recall-relay acknowledges Tencent Cloud IM recall callbacks at once and publishes each as an event to
-//! Kafka or RabbitMQ. **A callback that was answered OK is on disk, and reaches the broker, whatever
-//! breaks in between.**
+//! recall-relay acknowledges Tencent Cloud IM recall callbacks at once and publishes each one as an event to
+//! Kafka or RabbitMQ. **A callback that was answered OK is on disk and reaches the broker, whatever fails
+//! in between.**
 //!
 //! ```text
 //! vendor ── POST ──▶ receiver ── append ──▶ spool ──▶ forwarder ──▶ sink ──▶ broker
 //!           ◀─ OK/0 ── after the commit ────┘  ▲ cursor per sink ◀── confirmed ──┘
 //! ```
 //!
-//! In the order in which a callback passes them:
+//! The modules, in the order in which a callback passes through them:
 //!
-//! - [`receiver`] listens, limits, authenticates recalls, and answers;
-//! - [`callback`] knows the vendor's protocol: pure functions from a request to an event and an answer;
-//! - [`event`] is what is published: its id, its bytes;
+//! - [`receiver`] accepts connections, enforces limits, authenticates recalls and answers them;
+//! - [`callback`] implements the vendor's protocol: pure functions from a request to an event and an answer;
+//! - [`event`] defines what is published: an event's id and bytes;
 //! - [`spool`] keeps events on disk, in order, until every sink has confirmed them;
-//! - [`forwarder`] takes them from the spool to a sink and moves the cursor;
-//! - [`sink`] speaks to one broker: Kafka, RabbitMQ, or standard output;
-//! - [`admin`] tells operators how all this is doing;
-//! - [`app`] builds and stops it, [`config`] assembles the settings, [`cli`] is the command line.
+//! - [`forwarder`] reads events from the spool, publishes them to a sink and advances the cursor;
+//! - [`sink`] is the client of one broker: Kafka, RabbitMQ or standard output;
+//! - [`admin`] serves health, readiness and metrics to operators;
+//! - [`app`] starts and stops all of these, [`config`] assembles the settings, [`cli`] is the command line.
 //!
-//! [`setting`] and [`telemetry`] are used by every module: how a setting is read, and the log.
+//! Every module uses [`setting`] (parsing a setting) and [`telemetry`] (the log).
 //!
-//! The words are explained in `docs/reference/glossary.md`.
+//! `docs/reference/glossary.md` explains the terms.
 
 pub mod admin;
 pub mod app;

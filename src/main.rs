@@ -1,15 +1,16 @@
-//! The program; everything is in the library.
+//! The program; all code is in the library.
 
 use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 
-/// At 256 connections a callback costs a seventh less CPU with it than with glibc's (docs/explanation/performance.md).
+/// At 256 connections a callback takes a seventh less CPU with jemalloc than with glibc's allocator
+/// (docs/explanation/performance.md).
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// jemalloc reads this symbol at the start. One arena for all threads, and freed memory is returned to the system soon:
-/// a third less memory while a backlog is published, at the same speed (docs/explanation/performance.md).
+/// jemalloc reads this symbol when it starts. With one arena for all threads, and freed memory returned to the system
+/// early, publishing a backlog takes a third less memory at the same speed (docs/explanation/performance.md).
 #[expect(
     unsafe_code,
     reason = "jemalloc finds its settings by the name of a symbol"

@@ -1,7 +1,7 @@
-//! The types a setting's text is parsed into: durations, sizes, lists, secrets.
+//! The types that a setting's text is parsed into: durations, sizes, lists, secrets.
 //!
-//! Every setting can come from the environment, where everything is text, and from TOML, where a
-//! number is a number. So each type here, and [`text`] for the types of other crates, accepts both.
+//! Every setting can come from the environment, where every value is text, and from TOML, where numbers have
+//! their own type. So each type here accepts both, and so does [`text`] for the types of other crates.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,10 +13,10 @@ use bytesize::ByteSize;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// Deserializes anything that can be parsed from text; numbers and booleans are read as text too.
+/// Deserializes any type that can be parsed from text; a number or boolean is parsed as text, too.
 ///
 /// # Errors
-/// Fails where the value is neither text, number nor boolean, or where parsing it fails.
+/// Fails if the value is neither text, number nor boolean, or if parsing it fails.
 pub fn text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -51,7 +51,7 @@ where
     deserializer.deserialize_any(Text(PhantomData))
 }
 
-/// [`text`] for a setting that may be absent; empty text is absent too.
+/// [`text`] for an optional setting; empty text counts as absent.
 ///
 /// # Errors
 /// As [`text`].
@@ -76,10 +76,10 @@ pub struct Period(pub Duration);
 pub struct Timeout(Duration);
 
 impl Timeout {
-    /// A limit of so many seconds.
+    /// A limit of `seconds`.
     ///
     /// # Panics
-    /// Where `seconds` is zero: in a constant, that is, while compiling.
+    /// If `seconds` is zero. In a constant, this fails the compilation.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
         assert!(seconds > 0, "a limit of zero");
@@ -168,7 +168,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Several values: in text separated by commas, in TOML one value or an array.
+/// Several values: separated by commas in text, one value or an array in TOML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
@@ -190,7 +190,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Items<T>(PhantomData<T>);
 
-        /// One element of an array, read as text whatever its type.
+        /// One element of an array, read as text whatever its type is.
         struct Item(String);
 
         impl<'de> Deserialize<'de> for Item {
@@ -228,7 +228,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
                 while let Some(Item(item)) = items.next_element()? {
                     let item = item.trim();
                     if item.is_empty() {
-                        // An empty token would let anybody sign; left out, nobody would have to.
+                        // With an empty token anybody could sign. If it were skipped, nobody would have to sign.
                         return Err(de::Error::custom("has an element that is empty"));
                     }
                     list.push(item.parse().map_err(de::Error::custom)?);
@@ -251,12 +251,12 @@ impl<T: fmt::Display> fmt::Display for List<T> {
     }
 }
 
-/// Text that is never shown: neither by `Debug` nor by `Display`, nor in an error.
+/// Text that is never shown: not by `Debug`, not by `Display`, not in an error.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for those who must use it.
+    /// The text itself, for code that must use it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

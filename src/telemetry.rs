@@ -1,4 +1,4 @@
-//! The log: on standard error, as text for people or JSON for machines.
+//! The log, written to standard error as text for people or as JSON for machines.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -19,9 +19,9 @@ use lines::Lines;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How lines are written: `text` or `json`; not set: text on a terminal, else JSON.
+    /// The format of lines: `text` or `json`; if it is not set, text on a terminal, otherwise JSON.
     pub format: Option<Format>,
-    /// What is logged, in the words of `tracing`: `info`, or `info,recall_relay=debug`.
+    /// What is logged, as a filter of `tracing`: `info`, or `info,recall_relay=debug`.
     pub filter: String,
 }
 
@@ -34,7 +34,7 @@ impl Default for Config {
     }
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -44,7 +44,7 @@ pub enum Format {
     Json,
 }
 
-/// The log's filter could not be read.
+/// The log's filter could not be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("log.filter `{filter}` cannot be read")]
 pub struct FilterError {
@@ -52,11 +52,11 @@ pub struct FilterError {
     source: tracing_subscriber::filter::ParseError,
 }
 
-/// lapin logs every failed attempt and whole returned messages; what matters of them we say ourselves,
-/// once.
+/// Targets that are off by default. lapin logs every failed attempt and whole returned messages; we log what
+/// matters ourselves, once.
 const QUIET: [&str; 2] = ["lapin=off", "librdkafka=off"];
 
-/// The log. When it is dropped, what was logged is written, unless that takes longer than two seconds.
+/// The log. Dropping it writes what was logged, unless that takes longer than two seconds.
 #[derive(Debug)]
 #[must_use]
 pub struct Log(Lines);
@@ -70,7 +70,7 @@ impl Drop for Log {
 /// Starts the log.
 ///
 /// # Errors
-/// Fails where the filter cannot be read ([`FilterError`]), or there is no thread to be had.
+/// Fails if the filter cannot be parsed ([`FilterError`]) or no thread can be started.
 pub fn start(config: &Config) -> anyhow::Result<Log> {
     let filter = QUIET
         .iter()
@@ -93,7 +93,7 @@ pub fn start(config: &Config) -> anyhow::Result<Log> {
     let lines = Lines::start().context("could not start a thread for the log")?;
     let log = Log(lines.clone());
     let layer = tracing_subscriber::fmt::layer().with_writer(move || lines.clone());
-    // A second start in the same process keeps the first one's log.
+    // If the log was started before in this process, that one stays.
     let _ = match format {
         Format::Text => registry
             .with(layer.with_ansi(io::stderr().is_terminal()))
@@ -103,13 +103,13 @@ pub fn start(config: &Config) -> anyhow::Result<Log> {
     Ok(log)
 }
 
-/// How many log lines this process has dropped because standard error was not read, or could not be written.
+/// How many log lines this process has dropped because nobody read standard error or writing to it failed.
 #[must_use]
 pub fn dropped_lines() -> u64 {
     lines::DROPPED.load(Ordering::Relaxed)
 }
 
-/// Says something on standard error, whatever becomes of the log; does not wait long for who reads it.
+/// Writes to standard error, whether or not the log was started. Does not wait long if nobody reads it.
 pub fn say(text: &str) {
     if let Ok(mut lines) = Lines::start() {
         let _ = lines.write_all(format!("{text}\n").as_bytes());
@@ -117,7 +117,7 @@ pub fn say(text: &str) {
     }
 }
 
-/// An error and all its sources in one line: neither of the log's formats shows the sources.
+/// An error and all its sources in one line: neither log format shows the sources.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

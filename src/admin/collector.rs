@@ -1,4 +1,4 @@
-//! The metrics of spool, sinks and log, read at each scrape.
+//! The metrics of the spool, the sinks and the log, read at each scrape.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::forwarder::Health;
 use crate::spool::{Spool, Status};
 use crate::telemetry::dropped_lines;
 
-/// Reads the metrics of spool and sinks. Blocks: it asks the spool's file for the age of events.
+/// Reads the metrics of the spool and the sinks. Blocks: it reads the age of events from the spool's file.
 #[derive(Debug)]
 pub struct CollectedMetrics {
     spool: Spool,
@@ -27,7 +27,7 @@ impl CollectedMetrics {
         Self { spool, sinks }
     }
 
-    /// Seconds since the oldest event was appended that a sink has not confirmed; 0 where there is none.
+    /// Age in seconds of the oldest event that a sink has not confirmed, since it was appended; 0 if there is none.
     fn oldest_seconds(&self, sink: &SinkView) -> f64 {
         let appended_at = self
             .spool

@@ -1,4 +1,4 @@
-//! `recall-relay config`: what is in force, and where each value comes from.
+//! `recall-relay config`: prints the settings in effect and the source of each value.
 
 use std::io::{self, Write as _};
 

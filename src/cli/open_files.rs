@@ -1,13 +1,14 @@
-//! How many files the process may have open: each connection is one.
+//! The limit of open files: each connection uses one.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
-/// What else is open: the spool's files, operators, brokers, the libraries' own.
+/// Files that are open besides callback connections: the spool's files, connections of operators and to brokers, and
+/// those of the libraries.
 const RESERVE: u64 = 256;
 
-/// Raises the limit as far as the system lets us, and says so where it is still too low for as many
-/// connections as are configured: those above it would wait for nothing in the kernel's backlog.
+/// Raises the limit as far as the system allows. Logs a warning if it is still too low for the configured number of
+/// connections: further ones would wait in the kernel's backlog in vain.
 pub(super) fn raise_nofile_limit(connections: usize) {
     let wanted = (connections as u64).saturating_add(RESERVE);
     match raise() {
@@ -20,7 +21,7 @@ pub(super) fn raise_nofile_limit(connections: usize) {
     }
 }
 
-/// Raises the soft limit to the hard one; returns what it is then.
+/// Raises the soft limit to the hard limit and returns it.
 fn raise() -> nix::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {

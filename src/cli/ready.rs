@@ -14,10 +14,10 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 
-/// Container health checks wait 30 s by default; an answer this late is none.
+/// How long to wait for the answer. Container health checks wait 30 s by default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The largest answer that is read.
+/// The maximum size of an answer.
 const ANSWER_BYTES: usize = 64 << 10;
 
 pub(super) fn run(config: &Config) -> anyhow::Result<()> {
@@ -32,7 +32,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The address to ask for one that is listened on.
+/// The address to connect to, for an address that the relay listens on.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

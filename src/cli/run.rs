@@ -1,4 +1,4 @@
-//! `recall-relay run`: the relay itself.
+//! `recall-relay run`: runs the relay.
 
 use std::process;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::app::App;
 use crate::config::Config;
 use crate::telemetry::{self, chain};
 
-/// At the end, how long work that blocks a thread may take.
+/// How long blocking tasks may run after the relay has stopped.
 const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the last line of the log may take to be written.
+/// How long the log's thread has to write the last line.
 const LAST_LINE: Duration = Duration::from_millis(50);
 
 /// Runs until SIGTERM or SIGINT. A second signal ends the process at once.
@@ -42,7 +42,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
                 signal,
                 "received again: ending at once; what is not published stays in the spool"
             );
-            // The line is written by another thread.
+            // Another thread writes the line.
             sleep(LAST_LINE).await;
             end_at_once();
         });
@@ -52,7 +52,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
         }
         outcome
     });
-    // A client library that still waits for a name server, say.
+    // A blocking task may be left, such as a client library's DNS lookup.
     runtime.shutdown_timeout(BLOCKING_TIMEOUT);
     outcome
 }

@@ -1,19 +1,19 @@
 //! `recall-relay send`: acts as the vendor against a running relay.
 //!
 //! Promises:
-//! - every callback recalls messages of its own, also across runs; with `--first-seq` a run can be
-//!   repeated byte for byte, apart from the signature;
-//! - the callbacks of a conversation are sent in order, each after the one before was answered or
-//!   given up;
-//! - a callback is sent once: an answer that is not OK, or none, is counted and never tried again, as
+//! - no two callbacks recall the same message, even across runs; with `--first-seq` a run can be repeated byte
+//!   for byte, except for the signature;
+//! - the callbacks of a conversation are sent in order, each one after the previous one was answered or timed
+//!   out;
+//! - each callback is sent once: if the answer is not OK, or there is none, that is counted and not retried, as
 //!   the vendor does by default;
-//! - with `--rate`, a callback that had to wait for the answer to an earlier one is measured from when
-//!   it was due, so that a relay that stalls cannot hide it by being asked less often (coordinated
-//!   omission). One that did not have to wait is measured from when it was sent: that the timer woke
-//!   up late, by up to two milliseconds, is not the relay's doing;
-//! - memory does not grow with the number of callbacks or conversations.
+//! - with `--rate`, the latency of a callback that had to wait for an earlier answer is measured from when it
+//!   was due, so that a relay that stalls cannot hide the stall (coordinated omission). The latency of a
+//!   callback that did not have to wait is measured from when it was sent: the timer may wake up two
+//!   milliseconds late, and that is not the relay's fault;
+//! - memory use does not grow with the number of callbacks or conversations.
 //!
-//! It does not speak TLS, and does not check what reaches the broker.
+//! It does not support TLS and does not check what reaches the broker.
 
 mod callbacks;
 mod connection;
@@ -40,42 +40,42 @@ use self::request::{Endpoint, Vendor};
 use self::traffic::Traffic;
 use crate::setting::{Secret, Timeout};
 
-/// JSON numbers above this are not exact in every reader.
+/// Some JSON parsers do not read larger numbers exactly.
 const MAX_FIRST_SEQ: u64 = 1 << 53;
 
-/// Act as the vendor: send callbacks to a running relay and report how they are answered.
+/// Act as the vendor: send callbacks to a running relay and report the answers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SendArgs {
-    /// Where the relay takes callbacks; parameters of its own are kept
+    /// URL that the relay accepts callbacks at; its query parameters are kept
     #[arg(long, default_value = "http://127.0.0.1:8080/")]
     url: Endpoint,
 
-    /// The application whose callbacks these are; of a list, the first
+    /// The application that the callbacks belong to; of a list, the first is used
     #[arg(long, env = "RECALL_SDK_APP_IDS", value_name = "ID", value_parser = first_app_id)]
     sdk_app_id: u64,
 
-    /// Signs each callback; others can see it in the list of processes. Without --token and
+    /// Token that signs each callback; other users can see it in the process list. Without --token and
     /// --token-file: `RECALL_AUTH__TOKENS` or `RECALL_AUTH__TOKENS_FILE`; without those: no signature
     #[arg(long, conflicts_with = "token_file")]
     token: Option<Secret>,
 
-    /// A file with the token; of a list, the first is taken
+    /// File that contains the token; of a list, the first is used
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// What is sent
+    /// Kind of callback to send
     #[arg(long, value_enum, default_value_t = SendCommand::Group, help_heading = "Callbacks")]
     command: SendCommand,
 
-    /// Version of the vendor's documents that the bodies follow
+    /// Version of the vendor's documentation that the bodies follow
     #[arg(long, value_enum, default_value_t = PayloadVersion::V3, value_name = "VERSION", help_heading = "Callbacks")]
     payload_version: PayloadVersion,
 
-    /// How `EventTime` is written
+    /// Format of `EventTime`
     #[arg(long, value_enum, default_value_t = EventTimeForm::String, value_name = "FORM", help_heading = "Callbacks")]
     event_time: EventTimeForm,
 
-    /// `Type` of the groups; in a `Community`, each conversation is a topic
+    /// `Type` of the groups; if it is `Community`, each conversation is a topic
     #[arg(
         long,
         default_value = "Public",
@@ -84,42 +84,42 @@ pub struct SendArgs {
     )]
     group_type: String,
 
-    /// Recalled messages in each callback (C2C has one always)
+    /// Recalled messages per callback (C2C always has one)
     #[arg(long, default_value_t = 1, value_name = "NUMBER", help_heading = "Callbacks",
           value_parser = clap::value_parser!(u64).range(1..=1000))]
     messages: u64,
 
-    /// Conversations of each command, in turn [default: as many as connections]
+    /// Conversations of each command, used in turn [default: as many as connections]
     #[arg(long, value_name = "NUMBER", help_heading = "Callbacks",
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     conversations: Option<u64>,
 
-    /// First `MsgSeq` of every conversation; the same number makes the same callbacks again
-    /// [default: microseconds since 1970, and never the same twice]
+    /// First `MsgSeq` of every conversation; the same number produces the same callbacks
+    /// [default: microseconds since 1970, different for each run]
     #[arg(long, value_name = "SEQ", help_heading = "Callbacks",
           value_parser = clap::value_parser!(u64).range(1..=MAX_FIRST_SEQ))]
     first_seq: Option<u64>,
 
-    /// How many callbacks [default: 1, or without end where there is a --duration]
+    /// Number of callbacks to send [default: 1, or unlimited with --duration]
     #[arg(long, short = 'n', value_name = "NUMBER", help_heading = "Traffic",
           value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// Stops after this time, whatever the count
+    /// Stop after this time, whatever the count
     #[arg(long, value_name = "TIME", help_heading = "Traffic")]
     duration: Option<Timeout>,
 
-    /// Callbacks per second on all connections together; one that is late because an earlier one
-    /// was not answered in time is measured from when it was due [default: as fast as answers come]
+    /// Callbacks per second on all connections together; if a callback is late because an earlier one was not
+    /// answered in time, its latency is measured from when it was due [default: as fast as answers arrive]
     #[arg(long, value_name = "NUMBER", help_heading = "Traffic", value_parser = rate)]
     rate: Option<f64>,
 
-    /// Connections kept open, each with one callback at a time
+    /// Connections to keep open; each sends one callback at a time
     #[arg(long, short = 'c', default_value_t = 1, value_name = "NUMBER", help_heading = "Traffic",
           value_parser = clap::value_parser!(u64).range(1..=65_535))]
     connections: u64,
 
-    /// A callback not answered by then is given up; the vendor's limit is 2 seconds
+    /// How long to wait for an answer; the vendor waits 2 seconds
     #[arg(
         long,
         default_value = "2s",
@@ -128,7 +128,7 @@ pub struct SendArgs {
     )]
     timeout: Timeout,
 
-    /// Prints the callbacks as lines for the shell (curl) instead of sending them
+    /// Print the callbacks as curl commands instead of sending them
     #[arg(long, conflicts_with_all = ["duration", "rate"])]
     print: bool,
 }
@@ -141,7 +141,7 @@ enum SendCommand {
     C2c,
     /// A message of an official account was recalled
     OfficialAccount,
-    /// Those three in turn
+    /// The three above in turn
     All,
     /// The console's "verify" button: an empty body, no application, no signature
     Probe,
@@ -166,13 +166,13 @@ impl SendCommand {
     }
 }
 
-/// Sends, or prints, what `args` ask for, and prints a summary on stdout.
+/// Sends the callbacks that `args` asks for and prints a summary on stdout, or only prints the callbacks.
 ///
-/// Ctrl-C ends it early: the open requests are still waited for; a second one ends it at once.
+/// Ctrl-C stops sending; open requests are still waited for. A second Ctrl-C ends it at once.
 ///
 /// # Errors
-/// Fails where the relay cannot be reached to begin with, or where a callback was not answered with
-/// HTTP 200, OK and `ErrorCode` 0; with a [`clap::Error`] where the options do not go together.
+/// Fails if the relay cannot be reached at the start, or if a callback was not answered with HTTP 200, OK and
+/// `ErrorCode` 0; with a [`clap::Error`] if the options conflict.
 pub async fn run(args: SendArgs) -> anyhow::Result<()> {
     send(args, &mut io::stdout()).await
 }
@@ -188,6 +188,7 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
         );
         return Err(bad_usage(&problem).into());
     }
+    // With `--duration` the time ends the run, unless `--count` does.
     let endless = args.duration.is_some();
     let count = args.count.unwrap_or(if endless { u64::MAX } else { 1 });
     let traffic = Traffic {
@@ -243,15 +244,15 @@ fn print(traffic: &Traffic, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Options that do not go together, in a way that clap has no word for.
+/// The error for options that conflict in a way that clap's attributes cannot express.
 fn bad_usage(problem: &str) -> clap::Error {
     <SendArgs as clap::Args>::augment_args(clap::Command::new("recall-relay send"))
         .error(clap::error::ErrorKind::ArgumentConflict, problem)
 }
 
-/// Finds the token: what the command line names, else what the environment has for the relay.
+/// Finds the token: from the command line, otherwise from the relay's environment variables.
 fn token(args: &SendArgs) -> anyhow::Result<Option<Secret>> {
-    // Not clap's `env`: a variable of the relay would then beat, or clash with, the other option.
+    // Not clap's `env`: one of these variables would then override the other option or conflict with it.
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let named = args.token.is_some() || args.token_file.is_some();
     let (text, file) = if named {

@@ -1,4 +1,4 @@
-//! `recall-relay spool`: looking after the spool of a relay that is not running.
+//! `recall-relay spool`: maintains the spool of a relay that is not running.
 
 use anyhow::bail;
 use clap::Subcommand;
@@ -15,7 +15,7 @@ pub(super) struct SpoolArgs {
 
 #[derive(Debug, Subcommand)]
 enum SpoolCommand {
-    /// Let go of the events that a sink which is not configured any more has not confirmed
+    /// Delete the cursor of a sink that is no longer configured, so that its unconfirmed events can be purged
     Forget {
         /// The sink's name: `kafka` or `rabbitmq`
         sink: String,

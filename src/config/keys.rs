@@ -1,4 +1,4 @@
-//! The names of all settings, read off the settings themselves.
+//! The keys of all settings, derived from the settings' types.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use super::Config;
 
-/// Settings whose values are never shown, besides Kafka's secret properties.
+/// Settings whose values are never shown, in addition to Kafka's secret properties.
 const SECRETS: [&str; 2] = ["auth.tokens", "rabbitmq.uri"];
 
-/// Where keys are librdkafka's to know.
+/// The prefix of keys that librdkafka defines.
 pub(super) const PROPERTIES: &str = "kafka.properties.";
 
 /// Every key, and its default value.
 static KNOWN: LazyLock<Vec<(String, String)>> = LazyLock::new(|| flatten(&every_section()));
 
-/// The defaults with every optional section present.
+/// The defaults with all optional sections.
 fn every_section() -> Config {
     Config {
         #[cfg(feature = "kafka")]
@@ -27,13 +27,13 @@ fn every_section() -> Config {
     }
 }
 
-/// Every key of a build with all its sections, and its default.
+/// Every key and its default, in a build with all sections.
 #[cfg(all(test, feature = "kafka", feature = "rabbitmq"))]
 pub(super) fn known() -> &'static [(String, String)] {
     &KNOWN
 }
 
-/// Each setting's key and value, in the order of their names.
+/// Each setting's key and value, sorted by name.
 pub(super) fn flatten(config: &Config) -> Vec<(String, String)> {
     let mut flat = Vec::new();
     if let Ok(value) = serde_json::to_value(config) {
@@ -54,7 +54,7 @@ fn walk(key: String, value: &Value, flat: &mut Vec<(String, String)>) {
                 walk(key, value, flat);
             }
         }
-        // A section or a setting that is not there.
+        // A section that is absent; below, a setting that is.
         Value::Null if !key.contains('.') => {}
         Value::Null => flat.push((key, String::new())),
         Value::String(text) => flat.push((key, text.clone())),
@@ -73,13 +73,13 @@ pub(super) fn is_secret(key: &str) -> bool {
     false
 }
 
-/// Whether a key is one of ours, or librdkafka's to know.
+/// Whether a key is a setting of ours or one that librdkafka defines.
 pub(super) fn is_setting(key: &str) -> bool {
     KNOWN.iter().any(|(known, _)| known == key)
         || (cfg!(feature = "kafka") && key.starts_with(PROPERTIES))
 }
 
-/// Why a key is not one of ours; none where it is.
+/// Why a key is not a setting; `None` if it is one.
 pub(super) fn unknown(key: &str) -> Option<String> {
     if is_setting(key) {
         return None;
@@ -92,7 +92,7 @@ pub(super) fn unknown(key: &str) -> Option<String> {
     }))
 }
 
-/// Why a key is not that of a section; none where it is.
+/// Why a key is not a section; `None` if it is one.
 pub(super) fn unknown_section(key: &str) -> Option<String> {
     let properties = PROPERTIES.trim_end_matches('.');
     let sections: BTreeSet<&str> = KNOWN
@@ -109,7 +109,7 @@ pub(super) fn unknown_section(key: &str) -> Option<String> {
     }))
 }
 
-/// What is said of a key of a section that this build has not.
+/// The error for a key in a section that this build does not have.
 fn not_built_in(key: &str) -> Option<String> {
     let built_in = [
         ("kafka", cfg!(feature = "kafka")),

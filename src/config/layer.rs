@@ -1,8 +1,8 @@
-//! One layer of settings: a file, or the environment.
+//! One layer of settings: a file or the environment.
 //!
-//! Values of the environment stay text: guessing types would turn the token `00712` into 712. The keys
-//! of Kafka's properties are brought to librdkafka's own form before layers are merged, or the same
-//! property set in both would be two.
+//! Environment values stay text: guessing their types would turn the token `00712` into 712. The keys of Kafka's
+//! properties are normalized to librdkafka's form before layers are merged; otherwise a property that is set in both
+//! layers would become two properties.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,21 +14,21 @@ use figment::{Metadata, Profile, Provider};
 
 use super::{Problem, Source, child, keys};
 
-/// The prefix of our variables.
+/// The prefix of our environment variables.
 const PREFIX: &str = "RECALL_";
 
-/// Names the configuration file; read by the command line.
+/// The variable that names the configuration file; the command line reads it.
 const CONFIG_FILE: &str = "RECALL_CONFIG";
 
-/// What a secret's key ends in where the value is the path of a file with it.
+/// The suffix of a secret's key if the value is the path of a file that contains the secret.
 const FILE_SUFFIX: &str = "_file";
 
-/// A layer, and where each of its values comes from.
+/// A layer, and the source of each of its values.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layer {
     values: Dict,
     pub(super) sources: BTreeMap<String, Source>,
-    /// Sections that are there without a setting in them: a section can turn something on.
+    /// Sections without a setting: the section alone can turn something on.
     pub(super) empty_sections: BTreeMap<String, Source>,
 }
 
@@ -56,7 +56,7 @@ impl Layer {
         let text = fs::read_to_string(path)
             .map_err(|error| problem(format!("cannot be read: {error}")))?;
         let values: Dict = toml::from_str(&text).map_err(|error| {
-            // The whole error quotes the line, which may hold a secret.
+            // The error's full text quotes the line, which may contain a secret.
             let line = error
                 .span()
                 .and_then(|span| text.get(..span.start))
@@ -76,7 +76,7 @@ impl Layer {
         layer.or(problems)
     }
 
-    /// Reads our variables of an environment.
+    /// Reads our variables from an environment.
     pub(super) fn from_environment(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Vec<Problem>> {
@@ -111,7 +111,7 @@ impl Layer {
         }
     }
 
-    /// Takes a value in; a secret may be given by the path of a file.
+    /// Adds a value; a secret may be given as the path of a file.
     fn insert(&mut self, key: &str, value: Value, source: Source, problems: &mut Vec<Problem>) {
         let (key, value) = match key.strip_suffix(FILE_SUFFIX).map(normalize) {
             Some(secret) if keys::is_secret(&secret) => {
@@ -144,7 +144,7 @@ impl Layer {
             (path, name)
         };
         let Some(dict) = self.section(path) else {
-            // A value stands where a section belongs; its key is reported as unknown.
+            // A part of the path is a value, not a section; its key is reported as unknown.
             return;
         };
         let is_property = key.starts_with(keys::PROPERTIES);
@@ -154,7 +154,7 @@ impl Layer {
         );
     }
 
-    /// The values of a section, which is there from now on; none where it cannot be.
+    /// The values of a section, which is created if it is missing; `None` if a value has its key.
     fn section<'a>(&mut self, path: impl IntoIterator<Item = &'a str>) -> Option<&mut Dict> {
         let mut dict = &mut self.values;
         for part in path {
@@ -166,7 +166,7 @@ impl Layer {
     }
 }
 
-/// librdkafka's own form of a property's key; any other key as it is.
+/// Returns a property's key in librdkafka's form, and any other key unchanged.
 fn normalize(key: &str) -> String {
     #[cfg(feature = "kafka")]
     if let Some(property) = key.strip_prefix(keys::PROPERTIES) {
@@ -179,7 +179,7 @@ fn normalize(key: &str) -> String {
     key.to_owned()
 }
 
-/// librdkafka takes every value as text.
+/// Converts a value to text: librdkafka accepts only text.
 fn as_text(value: Value) -> Value {
     match &value {
         Value::Bool(_, flag) => Value::from(flag.to_string()),
@@ -196,7 +196,7 @@ fn is_empty_table(value: &Value) -> bool {
     matches!(value, Value::Dict(_, table) if table.is_empty())
 }
 
-/// Every value of nested tables, and every empty table, with its whole key.
+/// Every value of nested tables, and every empty table, with its full key.
 fn leaves(prefix: &str, dict: Dict) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for (name, value) in dict {
@@ -213,8 +213,8 @@ fn leaves(prefix: &str, dict: Dict) -> Vec<(String, Value)> {
     found
 }
 
-/// Whether a variable is a setting. What Kubernetes injects for a Service whose name begins with
-/// `recall` is not.
+/// Whether a variable is a setting. The variables that Kubernetes injects for a Service whose name begins with
+/// `recall` are not.
 fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX) && name != CONFIG_FILE && !is_of_kubernetes(name)
 }

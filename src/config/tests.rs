@@ -122,7 +122,7 @@ fn an_empty_section_counts() {
         let file = format!("sdk_app_ids = 1\n[{section}]\n");
         load(Some(&file), &[]).unwrap_err().to_string()
     };
-    // Whoever uncomments a broker's section wants that broker, not standard output.
+    // A user who uncomments a broker's section wants that broker, not standard output.
     for (section, missing) in [
         ("kafka", "kafka.bootstrap_servers: is missing"),
         ("kafka.properties", "kafka.bootstrap_servers: is missing"),
@@ -143,7 +143,7 @@ fn an_empty_section_counts() {
     }
     assert!(refused("auth.tokens").contains("auth.tokens (from"));
 
-    // Those that turn nothing on do no harm, nor does one whose settings come from elsewhere.
+    // Empty sections that turn nothing on are accepted, and so is one whose settings are in the environment.
     let file = "sdk_app_ids = 1\n[http]\n[auth]\n[spool]\n[kafka]\n";
     let servers = ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "h:1");
     let loaded = load(Some(file), &[servers]).unwrap();
@@ -211,7 +211,7 @@ fn secrets_are_never_shown() {
     )
     .unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
-    // Some are known by two names; a build without OIDC refuses them before they could be listed.
+    // Some properties have two names; a build without OIDC rejects them before they can be listed.
     for property in [
         "sasl.oauthbearer.client.secret",
         "sasl.oauthbearer.client.credentials.client.secret",
@@ -220,7 +220,7 @@ fn secrets_are_never_shown() {
         assert!(keys::is_secret(&format!("{}{property}", keys::PROPERTIES)));
     }
 
-    // An element of an array has a key of its own.
+    // An element of an array has its own key.
     let error = load(Some("sdk_app_ids = 1\nauth.tokens = [712.5]"), &[]).unwrap_err();
     assert!(
         error.to_string().contains("auth.tokens.0 (from "),
@@ -283,7 +283,7 @@ fn the_shipped_example_is_what_is_built_in() {
     let loaded = Loaded::load(Some(Path::new(example)), []).unwrap();
     assert_eq!(loaded.config.sdk_app_ids.0, [1_400_000_001]);
 
-    // Every setting is there, commented out with its default.
+    // The file has every setting, commented out, with its default.
     let uncommented: String = text
         .lines()
         .map(|line| {

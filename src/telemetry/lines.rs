@@ -1,7 +1,7 @@
-//! Lines on their way to standard error.
+//! The queue of log lines and the thread that writes them to standard error.
 //!
-//! It may be a pipe that nobody reads. So a thread of its own writes the lines, and no caller, such as the spool's
-//! writer, waits for it. Lines that cannot be queued or written are dropped and counted.
+//! Standard error may be a pipe that nobody reads. So a separate thread writes the lines, and no caller, such as the
+//! spool's writer, waits for it. Lines that cannot be queued or written are dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,25 +9,25 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that wait to be written; further ones are dropped.
+/// How many lines may be queued; further ones are dropped.
 const WAITING: usize = 4096;
 
-/// Lines that were dropped, of the whole process.
+/// How many lines the whole process has dropped.
 pub(super) static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How long, at the end, what waits may take to be written.
+/// How long a flush waits for space in the queue, and then for the queued lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The pause between two attempts to queue something while the queue is full.
+/// The pause between two attempts to queue a flush while the queue is full.
 const TRY_EVERY: Duration = Duration::from_millis(10);
 
 enum LogMessage {
     Line(Vec<u8>),
-    /// Everything before it was written.
+    /// Sent back when everything queued before it was written.
     Flush(SyncSender<()>),
 }
 
-/// Where lines are put.
+/// A handle to the queue of lines.
 #[derive(Debug, Clone)]
 pub(super) struct Lines(SyncSender<LogMessage>);
 
@@ -41,7 +41,7 @@ impl Lines {
         Ok(Self(lines))
     }
 
-    /// Waits until what was put there is written, but not for long.
+    /// Waits until the queued lines are written, but not for long.
     pub(super) fn flush_all(&self) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         let (done, flushed) = sync_channel(1);
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn lines_that_cannot_be_queued_are_counted() {
-        // The writer is blocked: it takes nothing out of the queue.
+        // The writer is blocked: it takes no line from the queue.
         let (lines, queue) = sync_channel(1);
         let mut lines = Lines(lines);
         let mut write = |line: &[u8]| {

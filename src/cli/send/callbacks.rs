@@ -1,7 +1,7 @@
-//! The callbacks themselves: bodies as the vendor writes them, compact, with sorted keys.
+//! Creates the callbacks: bodies as the vendor writes them, compact, with sorted keys.
 //!
-//! Every callback recalls messages of its own, and the `MsgSeq` of a conversation grows by one
-//! from message to message, so that a subscriber can be checked for gaps, repeats and order.
+//! No two callbacks recall the same message, and within a conversation `MsgSeq` increases by one from message to
+//! message. So a subscriber can check for gaps, duplicates and order.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::order::{Order, Place};
 
-/// The time of the first callback of a run that is to be repeatable: 2022-12-09T08:26:54.123Z.
+/// The time of the first callback of a repeatable run: 2022-12-09T08:26:54.123Z.
 const REPEATABLE_START_MS: u64 = 1_670_574_414_123;
 
-/// What the callback tells of.
+/// What the callback reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackKind {
     /// A group message was recalled.
@@ -28,7 +28,7 @@ pub enum CallbackKind {
 }
 
 impl CallbackKind {
-    /// The vendor's name of it, as in the query.
+    /// The vendor's name for it, as in the query.
     pub const fn command(self) -> &'static str {
         match self {
             Self::Group | Self::Probe => "Group.CallbackAfterRecallMsg",
@@ -39,49 +39,49 @@ impl CallbackKind {
     }
 }
 
-/// Which version of the vendor's documents the body follows.
+/// The version of the vendor's documentation that the body follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum PayloadVersion {
     /// Group without `TopicId`, `EventTime` and `MsgId`; C2C with `UnreadMsgNum`
     V1,
     /// Group with `EventTime` (and `TopicId` in communities); C2C with `EventTime`
     V2,
-    /// As v2, and each group message with its `MsgId`
+    /// Like v2, and each group message has its `MsgId`
     V3,
 }
 
-/// How `EventTime` is written.
+/// The format of `EventTime`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum EventTimeForm {
-    /// As the international documents have it
+    /// As in the international documentation
     String,
-    /// As the Chinese documents have it
+    /// As in the Chinese documentation
     Number,
 }
 
-/// Where `EventTime` comes from.
+/// The source of `EventTime`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {
-    /// The present.
+    /// The current time.
     Now,
-    /// A fixed instant and a millisecond for every callback: the same in every run.
+    /// A fixed start plus one millisecond per callback: the same in every run.
     Repeatable,
 }
 
-/// Makes the callback of every number.
+/// Creates the callback of each number.
 #[derive(Debug)]
 pub struct Callbacks {
-    /// What is sent, in turn.
+    /// The kinds to send, in turn.
     pub kinds: &'static [CallbackKind],
-    /// Form of the recall bodies.
+    /// Version of the recall bodies.
     pub version: PayloadVersion,
-    /// Form of `EventTime`.
+    /// Format of `EventTime`.
     pub event_time: EventTimeForm,
     /// `Type` of the groups.
     pub group_type: String,
     /// Conversations of each kind.
     pub conversations: u64,
-    /// Recalled messages in each callback; a C2C callback holds one only.
+    /// Recalled messages per callback; a C2C callback always has one.
     pub messages: u64,
     /// The first `MsgSeq` of every conversation.
     pub first_seq: u64,
@@ -92,9 +92,9 @@ pub struct Callbacks {
 /// One callback, before it is signed.
 #[derive(Debug)]
 pub struct Callback {
-    /// What it tells of.
+    /// What it reports.
     pub kind: CallbackKind,
-    /// The bytes that are posted.
+    /// The request body.
     pub body: Bytes,
 }
 
@@ -105,7 +105,7 @@ enum EventTime {
     Number(u64),
 }
 
-// The fields of every body stand in the order of their names on the wire.
+// The fields of every body are sorted by their names on the wire.
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -162,7 +162,7 @@ struct KeyedMessage {
 }
 
 impl Callbacks {
-    /// The order in which they are dealt out.
+    /// How the callbacks are assigned to commands and conversations.
     pub const fn order(&self) -> Order {
         Order {
             commands: self.kinds.len() as u64,
@@ -170,10 +170,10 @@ impl Callbacks {
         }
     }
 
-    /// Makes callback `number`.
+    /// Creates callback `number`.
     ///
     /// # Errors
-    /// Never, as far as is known: serializing these bodies cannot fail.
+    /// No known case: serializing these bodies cannot fail.
     pub fn make(&self, number: u64) -> anyhow::Result<Callback> {
         let order = self.order();
         let place = order.place(number);
@@ -279,7 +279,7 @@ fn msg_key(seq: u64, at_ms: u64) -> String {
     format!("{seq}_{}_{}", random(seq), at_ms / 1000)
 }
 
-/// A number of 32 bits that looks random and differs for any two seqs that differ in their low 32 bits.
+/// A 32-bit number that looks random. It differs for any two `seq` whose low 32 bits differ.
 const fn random(seq: u64) -> u64 {
     seq.wrapping_mul(2_654_435_761) & 0xffff_ffff
 }

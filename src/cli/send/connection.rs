@@ -1,7 +1,7 @@
-//! One keep-alive connection to the relay, with one request on it at a time.
+//! A keep-alive connection to the relay with one request at a time.
 //!
-//! It is polled by whoever waits for the answer, without a task of its own: a load generator should
-//! take as little as it can from a relay on the same machine.
+//! The caller that waits for the answer polls it; it has no task of its own, because a load generator should take as
+//! little CPU as it can from a relay on the same machine.
 
 use std::error::Error;
 use std::fmt;
@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 
 use super::request::Endpoint;
 
-/// An answer longer than this is not the vendor's JSON.
+/// The maximum length of an answer: the vendor's JSON is shorter.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// What came back.
+/// The relay's answer.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
@@ -29,16 +29,16 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Why nothing came back.
+/// Why there was no answer.
 #[derive(Debug)]
 pub enum SendFailure {
-    /// There is no connection to be had.
+    /// The connection could not be opened.
     Connect(io::Error),
-    /// The connection broke after the request was on its way: it may have arrived.
+    /// The connection broke after a part of the request was written: the request may have arrived.
     Lost(Box<dyn Error + Send + Sync>),
 }
 
-/// Opens itself when it is first used, and again after it was closed or broken.
+/// Opened when it is first used, and again after it was closed or has broken.
 #[derive(Debug)]
 pub struct Connection {
     endpoint: Endpoint,
@@ -49,21 +49,21 @@ type Io = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
 
 struct Open {
     sender: SendRequest<Full<Bytes>>,
-    /// What moves the bytes; `None` when it has ended.
+    /// The future that reads and writes the socket; `None` when it has ended.
     io: Option<Pin<Box<Io>>>,
 }
 
-/// How an exchange can fail.
+/// Why an exchange failed.
 enum Broken {
-    /// Not a byte of it was written: the relay had closed the idle connection. hyper, which reads
-    /// before it writes, notices even if nobody polled the connection since.
+    /// No byte of the request was written: the relay had closed the idle connection. hyper reads before it writes, so
+    /// it notices even if nobody has polled the connection since.
     Unsent(Box<Request<Full<Bytes>>>),
-    /// It may have arrived.
+    /// The request may have arrived.
     Lost(Box<dyn Error + Send + Sync>),
 }
 
 impl Connection {
-    /// A connection to `endpoint`, not open yet.
+    /// A connection to `endpoint` that is not open yet.
     pub const fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
@@ -71,10 +71,10 @@ impl Connection {
         }
     }
 
-    /// Opens the connection, so that the first request need not.
+    /// Opens the connection, so that the first request does not have to.
     ///
     /// # Errors
-    /// Fails where the relay cannot be reached.
+    /// Fails if the relay cannot be reached.
     pub async fn open(&mut self) -> Result<(), SendFailure> {
         self.open = Some(Open::new(&self.endpoint).await?);
         Ok(())
@@ -82,12 +82,12 @@ impl Connection {
 
     /// Posts a request and waits for the whole answer.
     ///
-    /// Cancel safety: dropped before it has ended, it closes the connection; a late answer is never
-    /// taken for that of the next request. A request is repeated only if the relay had closed the
-    /// connection before anything of it was written.
+    /// Cancel safety: dropping the future closes the connection, so that a late answer is never taken for the answer
+    /// to the next request. A request is sent again only if the relay had closed the connection before any of it was
+    /// written.
     ///
     /// # Errors
-    /// Fails where no connection can be had, or where it breaks before the answer is complete.
+    /// Fails if no connection can be opened, or if it breaks before the answer is complete.
     pub async fn post(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, SendFailure> {
         let request = match self.open.take() {
             None => request,
@@ -158,7 +158,7 @@ impl Open {
             tokio::select! {
                 biased;
                 done = &mut exchange => return done,
-                // What it failed with is told to the exchange as well.
+                // The exchange gets the error, too.
                 _ = io.as_mut() => self.io = None,
             }
         }
@@ -206,7 +206,7 @@ mod tests {
         assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
     }
 
-    /// Answers one request on a new connection, and leaves that open.
+    /// Answers one request on a new connection, and keeps it open.
     async fn answer_first(listener: &TcpListener, status: &str) -> TcpStream {
         let (mut stream, _) = listener.accept().await.unwrap();
         read(&mut stream).await;
@@ -236,7 +236,7 @@ mod tests {
         assert!(connection.open.is_some());
         relay.shutdown().await.unwrap();
         drop(relay);
-        // Time passes between callbacks; here just enough for the runtime to look at its sockets.
+        // Time passes between callbacks; here just enough for the runtime to poll its sockets.
         tokio::task::yield_now().await;
         let relay = timeout(LIMIT, answer_first(&listener, "202 Accepted"));
         let (relay, second) = tokio::join!(relay, timeout(LIMIT, connection.post(request())));

@@ -1,25 +1,25 @@
 //! Which conversation a callback belongs to, and which connection sends it.
 //!
-//! Callbacks are numbered from 0. The number alone decides everything, so a run can be repeated and
-//! nothing has to be remembered per conversation: they may be millions.
+//! Callbacks are numbered from 0. Both depend only on the number. So a run can be repeated, and there is no state per
+//! conversation, of which there may be millions.
 
-/// How the numbered callbacks are dealt out to commands and conversations, in turn.
+/// Assigns the numbered callbacks to commands and conversations in turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Order {
-    /// Commands that are sent one after the other for each conversation.
+    /// The number of commands; all of them are sent for one conversation, then for the next.
     pub commands: u64,
     /// Conversations of each command.
     pub conversations: u64,
 }
 
-/// Where the callback of one number belongs.
+/// What the callback of a number is assigned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The command, counted from 0.
     pub command: u64,
     /// The conversation, counted from 0.
     pub conversation: u64,
-    /// How many callbacks this conversation had before.
+    /// How many callbacks this conversation has had before.
     pub turn: u64,
 }
 
@@ -36,8 +36,8 @@ impl Order {
 
     /// Lists the numbers below `count` that connection `of` of `connections` sends, ascending.
     ///
-    /// A conversation is the business of one connection, which waits for each answer: so the
-    /// callbacks of a conversation never overtake each other.
+    /// One connection sends all callbacks of a conversation and waits for each answer, so they never overtake each
+    /// other.
     pub fn share(self, of: u64, connections: u64, count: u64) -> impl Iterator<Item = u64> + Send {
         let mut next = Place {
             command: 0,

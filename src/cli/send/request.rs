@@ -1,4 +1,4 @@
-//! The request around a callback: the URL's parameters and the signature.
+//! The request for a callback: the URL's parameters and the signature.
 
 use std::str::FromStr;
 
@@ -14,16 +14,16 @@ use sha2::{Digest as _, Sha256};
 use super::callbacks::{Callback, CallbackKind};
 use crate::setting::Secret;
 
-/// Where a relay listens.
+/// The address and path that a relay listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Name or address, without brackets.
+    /// Host name or IP address, without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Host and port as they stand in the URL.
+    /// Host and port as in the URL.
     pub authority: String,
-    /// The rest of the URL, which may have parameters already.
+    /// The rest of the URL; it may have parameters.
     path_and_query: String,
 }
 
@@ -59,22 +59,22 @@ impl FromStr for Endpoint {
     }
 }
 
-/// What the vendor says about itself in every request.
+/// What identifies the vendor in every request.
 #[derive(Debug)]
 pub struct Vendor {
-    /// Where it posts.
+    /// The relay to post to.
     pub endpoint: Endpoint,
-    /// The application whose callbacks these are.
+    /// The application that the callbacks belong to.
     pub sdk_app_id: u64,
-    /// Signs the requests; without one they carry no signature.
+    /// Signs the requests; if there is none, they have no signature.
     pub token: Option<Secret>,
 }
 
 impl Vendor {
-    /// Makes the request that posts `callback`, signed at `now` (unix seconds).
+    /// Builds the request that posts `callback`, signed at `now` (Unix seconds).
     ///
     /// # Errors
-    /// Fails where the URL cannot stand in a request.
+    /// Fails if the URL is not valid in a request.
     pub fn request(&self, callback: &Callback, now: u64) -> anyhow::Result<Request<Full<Bytes>>> {
         Request::post(self.target(callback.kind, now))
             .header(HOST, &self.endpoint.authority)
@@ -82,7 +82,7 @@ impl Vendor {
             .context("making a request")
     }
 
-    /// Writes the same request as a line for the shell.
+    /// The same request as a shell command.
     pub fn curl(&self, callback: &Callback, now: u64) -> String {
         let Endpoint { authority, .. } = &self.endpoint;
         let url = format!("http://{authority}{}", self.target(callback.kind, now));
@@ -94,7 +94,7 @@ impl Vendor {
         )
     }
 
-    /// Path and parameters; a probe names neither application nor signature.
+    /// Path and parameters; a probe has no application and no signature.
     fn target(&self, kind: CallbackKind, now: u64) -> String {
         let mut target = self.endpoint.path_and_query.clone();
         match target.chars().last() {
@@ -125,8 +125,8 @@ impl Vendor {
     }
 }
 
-/// SHA-256 of token and time, one after the other. On purpose not the receiver's own code: what both
-/// sides take from one function, neither side checks.
+/// SHA-256 of the token followed by the time. This does not use the receiver's code on purpose: if both sides
+/// called one function, neither would check it.
 fn sign(token: &Secret, request_time: &str) -> String {
     let hash = Sha256::new()
         .chain_update(token.expose())

@@ -1,4 +1,4 @@
-//! What became of the callbacks: counted while they are sent, printed at the end.
+//! The outcomes of the callbacks: counted while they are sent, printed at the end.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,24 +11,24 @@ use serde::Deserialize;
 
 use super::connection::{Answer, SendFailure};
 
-/// So many different failures are listed; the rest is counted together.
+/// How many different failures are listed; the others are counted together.
 const MAX_FAILURES_LISTED: usize = 20;
-/// Longer reasons are cut.
+/// Longer reasons are truncated.
 const MAX_REASON_CHARS: usize = 160;
 const REST: &str = "others";
 
-/// What became of one callback.
+/// The outcome of one callback.
 #[derive(Debug)]
 pub enum SendOutcome {
     /// It was answered in time.
     Answered(Answer),
-    /// It was given up.
+    /// There was no answer in time.
     TimedOut,
-    /// There was no connection, or it broke.
+    /// The connection could not be opened, or it broke.
     Failed(SendFailure),
 }
 
-/// The answer as the vendor wants it; all three fields are required.
+/// The answer that the vendor expects; all three fields are required.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct VendorAnswer {
@@ -48,10 +48,10 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Nothing yet.
+    /// An empty summary.
     ///
     /// # Errors
-    /// Fails where memory for the histogram cannot be had.
+    /// Fails if memory for the histogram cannot be allocated.
     pub fn new() -> anyhow::Result<Self> {
         let hour = 3_600_000_000;
         Ok(Self {
@@ -67,10 +67,10 @@ impl Summary {
         self.sent += 1;
     }
 
-    /// Counts what became of a callback, `latency` after it was due.
+    /// Counts the outcome of a callback, `latency` after it was due.
     ///
-    /// A time-out counts in the percentiles with the time until it was given up: without it a relay
-    /// that hangs would look fast. A failed connection does not: it is no answer, and often quick.
+    /// A timeout counts in the percentiles with the time that was waited; otherwise a relay that hangs would look
+    /// fast. A failed connection does not count: it is not an answer, and often fails quickly.
     pub fn ended(&mut self, outcome: &SendOutcome, latency: Duration) {
         if !matches!(outcome, SendOutcome::Failed(_)) {
             let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
@@ -96,7 +96,7 @@ impl Summary {
         self.sent - self.ok
     }
 
-    /// Puts the counts into words.
+    /// Formats the counts for people.
     pub const fn report(&self, elapsed: Duration) -> SendReport<'_> {
         SendReport {
             summary: self,
@@ -105,7 +105,7 @@ impl Summary {
     }
 }
 
-/// Says what is wrong with the outcome, if anything is.
+/// What is wrong with the outcome, if anything is.
 fn failure(outcome: &SendOutcome) -> Option<String> {
     let answer = match outcome {
         SendOutcome::Answered(answer) => answer,
@@ -129,14 +129,14 @@ fn failure(outcome: &SendOutcome) -> Option<String> {
     )))
 }
 
-/// The text as one short line without control characters: it came from outside.
+/// The text as one short line without control characters: it is untrusted input.
 fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let text: String = text.chars().take(MAX_REASON_CHARS).map(clean).collect();
     text.trim_end().to_owned()
 }
 
-/// A [`Summary`] in words.
+/// A [`Summary`] for people.
 #[derive(Debug)]
 pub struct SendReport<'a> {
     summary: &'a Summary,

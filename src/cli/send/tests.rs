@@ -1,4 +1,4 @@
-//! Against a relay that is a few lines long.
+//! Tests against a stub relay.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ struct TestCli {
     args: SendArgs,
 }
 
-/// What a relay does with its `n`th callback.
+/// How the stub relay treats its `n`th callback.
 #[derive(Clone, Copy, PartialEq)]
 enum Does {
     Answer,
@@ -38,10 +38,10 @@ enum Does {
     Hang,
 }
 
-/// What a relay saw: each body, and the connection it came on.
+/// What the stub relay has received: each body, and the connection that it arrived on.
 type Seen = Arc<Mutex<Vec<(usize, serde_json::Value)>>>;
 
-/// Answers, `does` says how, while the returned set lives.
+/// Starts a stub relay that treats each callback as `does` says until the returned set is dropped.
 async fn relay(does: fn(usize) -> Does) -> (String, Seen, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -67,7 +67,7 @@ async fn relay(does: fn(usize) -> Does) -> (String, Seen, JoinSet<()>) {
                         Ok::<_, Infallible>(answer(does(number)).await)
                     }
                 });
-                // A connection that the other side gave up is none of our concern.
+                // It does not matter if the other side has closed the connection.
                 let _ = http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .await;
@@ -96,7 +96,7 @@ async fn send(url: &str, options: &[&str]) -> anyhow::Result<()> {
     send_and_read(url, options).await.0
 }
 
-/// As [`send`], with what was printed.
+/// Like [`send`], but also returns what was printed.
 async fn send_and_read(url: &str, options: &[&str]) -> (anyhow::Result<()>, String) {
     let fixed = [
         "send",

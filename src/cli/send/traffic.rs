@@ -1,4 +1,4 @@
-//! When callbacks are sent, on how many connections, and until when.
+//! Sends the callbacks: when, over how many connections, and until when.
 
 use std::io::{self, IsTerminal as _};
 use std::pin::pin;
@@ -18,23 +18,25 @@ use super::connection::{Connection, SendFailure};
 use super::request::Vendor;
 use super::summary::{SendOutcome, Summary};
 
-/// Without a rate, a relay that is gone would otherwise use up the whole count within a second.
+/// The pause after a failed connection if there is no rate: otherwise, with no relay running, the whole count would be
+/// used up within a second.
 const PAUSE_WITHOUT_CONNECTION: Duration = Duration::from_millis(100);
 
-/// What is to be sent, and how fast.
+/// What to send, and how fast.
 #[derive(Debug)]
 pub struct Traffic {
-    /// Makes the bodies.
+    /// Creates the bodies.
     pub callbacks: Callbacks,
-    /// Makes the requests.
+    /// Builds the requests.
     pub vendor: Vendor,
-    /// How many callbacks.
+    /// The number of callbacks.
     pub count: u64,
-    /// Connections, each with one callback at a time; not more than conversations.
+    /// The number of connections; each sends one callback at a time. There are at least as many conversations.
     pub connections: u64,
-    /// Callbacks per second on all connections; without one, each follows the answer before it.
+    /// Callbacks per second on all connections; if it is not set, a connection sends the next callback when it has the
+    /// previous answer.
     pub rate: Option<f64>,
-    /// A callback not answered by then is given up.
+    /// How long to wait for an answer.
     pub timeout: Duration,
 }
 
@@ -47,11 +49,11 @@ struct SendProgress {
 }
 
 impl Traffic {
-    /// Sends until `count` callbacks are answered, `duration` has passed, or Ctrl-C; what is open
-    /// then is still waited for, unless Ctrl-C comes again. Returns with the time that took.
+    /// Sends until `count` callbacks are answered, `duration` has passed or Ctrl-C is pressed. Open requests are still
+    /// waited for, unless Ctrl-C is pressed again. Also returns how long that took.
     ///
     /// # Errors
-    /// Fails where the relay cannot be reached to begin with.
+    /// Fails if the relay cannot be reached at the start.
     pub async fn run(self, duration: Duration) -> anyhow::Result<(Summary, Duration)> {
         let connections = self.connect().await?;
         let progress = Arc::new(SendProgress {
@@ -68,6 +70,8 @@ impl Traffic {
         }
         drop(stopped);
 
+        // The end of `duration` and the first Ctrl-C only stop new requests. The loop ends when all connections have
+        // finished, or at the second Ctrl-C.
         let mut time_is_up = pin!(sleep(duration));
         let mut ctrl_c = pin!(signal::ctrl_c());
         let mut interrupted = false;
@@ -99,7 +103,7 @@ impl Traffic {
         Ok((summary.unwrap_or_else(PoisonError::into_inner), elapsed))
     }
 
-    /// Opens all connections, so that the first callbacks do not measure that.
+    /// Opens all connections, so that the latency of the first callbacks does not include it.
     async fn connect(&self) -> anyhow::Result<Vec<Connection>> {
         let endpoint = &self.vendor.endpoint;
         let limit = self.timeout;
@@ -126,7 +130,7 @@ impl Traffic {
 }
 
 impl SendProgress {
-    /// Sends the callbacks of one connection, one after the other.
+    /// Sends the callbacks of one connection, one at a time.
     async fn send_share(
         self: Arc<Self>,
         of: u64,
@@ -154,8 +158,8 @@ impl SendProgress {
         Ok(())
     }
 
-    /// Waits until a callback is due, and returns the instant from which its latency counts; `None`
-    /// once sending has been stopped.
+    /// Waits until a callback is due, and returns the instant that its latency is measured from; `None` if sending has
+    /// been stopped.
     async fn wait_until_due(
         &self,
         number: u64,
@@ -196,7 +200,7 @@ impl SendProgress {
     }
 }
 
-/// A bar on stderr, where somebody may be looking.
+/// A progress bar on stderr, hidden if stderr is not a terminal.
 fn bar(count: u64) -> anyhow::Result<ProgressBar> {
     let (bar, template) = match count {
         u64::MAX => (ProgressBar::no_length(), "{spinner} {human_pos}  {per_sec}"),
