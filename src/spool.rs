@@ -1,19 +1,19 @@
-//! The spool: every event between its callback's answer and its broker's confirm, in one SQLite file.
+//! The spool: one SQLite file that keeps every event from its callback's answer until its brokers confirm it.
 //!
 //! Promises:
-//! - [`Spool::append`] returns `Ok` only after the commit that holds the event was synced to disk;
+//! - [`Spool::append`] returns `Ok` only after the commit that contains the event was synced to disk;
 //! - events are read in the order of their numbers, and no two committed events have the same number;
 //! - no event is purged before every sink that pins it has confirmed it, however old it is;
 //! - an event whose id is among the recent ones is not appended again;
-//! - what cannot be kept is refused, never dropped;
-//! - a damaged file does not stop a start: what can be read of it is kept, what is lost is counted.
+//! - an event that cannot be stored is refused, never dropped;
+//! - a damaged file does not prevent a start: events that can be read from it are kept, lost ones are counted.
 //!
-//! It does not work on a network file system (WAL needs shared memory), and it does not replicate: the spool
-//! is only as durable as its disk.
+//! It does not work on a network file system (WAL needs shared memory), and it does not replicate: the spool is only
+//! as durable as its disk.
 //!
-//! One thread owns the writing connection. It takes everything that is waiting, commits it in one transaction
-//! and wakes all waiters. Cursors are saved in the same transaction, or without a sync of their own while
-//! nothing is appended: a cursor that is lost only means that events are published again.
+//! One thread owns the writing connection. It takes everything that is queued, commits it in one transaction and
+//! wakes all waiters. It saves the cursors in the same transaction or, while nothing is appended, in a commit that is
+//! not synced: if a cursor is lost, events are only published again.
 
 mod append;
 mod config;
@@ -60,7 +60,7 @@ use crate::event::{Event, Seq, UnixMillis};
 use queue::{Append, Queue, Refused, WriterCommand};
 use shared::Shared;
 
-/// How long closing waits for the disk.
+/// How long closing the spool waits for the disk.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A handle to the open spool; cheap to clone.
@@ -82,35 +82,35 @@ impl Drop for QueueHandle {
     }
 }
 
-/// A spool that was just opened, and what it found.
+/// A spool that was just opened, and its orphaned cursors.
 #[derive(Debug)]
 pub struct Opened {
     /// The spool.
     pub spool: Spool,
-    /// Sinks that are not configured but whose cursors still pin events, and how many.
+    /// Sinks that are not configured but whose cursors still pin events, and how many events each pins.
     pub orphans: Vec<(String, u64)>,
 }
 
 impl Spool {
-    /// Opens the spool, creating it where there is none, and starts its writer. A sink that is new
-    /// starts at the oldest event kept. Blocks.
+    /// Opens the spool, creating it if there is none, and starts its writer. A new sink starts at the oldest event
+    /// kept. Blocks.
     ///
     /// # Errors
-    /// Fails where another process has it open, where it is not ours or of a newer version, and where
-    /// it cannot be read or written.
+    /// Fails if another process has the spool open, if the file is not a spool or is of a newer version, or if it
+    /// cannot be read or written.
     pub fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
         writer::open(config, sinks)
     }
 
-    /// Appends an event, or finds that it is there. Waits until the commit that holds it is on disk.
+    /// Appends an event unless its id is among the recent ones. Waits until the commit that contains it is on disk.
     ///
     /// # Errors
-    /// Tells why the event is not kept. Dropping the future does not take the event back.
+    /// Returns why the event was not stored. Dropping the future does not cancel the append.
     pub async fn append(&self, event: Event) -> Result<Appended, AppendError> {
         self.append_from(event, None).await
     }
 
-    /// As [`Self::append`]; `permit` is held while the event waits, even if the future is dropped.
+    /// Like [`Self::append`]; `permit` is held until the commit is done, even if the future is dropped.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -133,8 +133,8 @@ impl Spool {
         }
     }
 
-    /// Keeps events that neither the broker's topic nor its dead letters took, until somebody looks at them.
-    /// Waits until they are on disk, all of them or none.
+    /// Stores events as dead letters, until an operator looks at them: neither the broker's topic nor its
+    /// dead-letter topic accepted them. Waits until all of them, or none, are on disk.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -144,22 +144,23 @@ impl Spool {
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Reads the events after `position`, and those to come.
+    /// Returns a reader of the events after `position`, including future ones.
     #[must_use]
     pub fn reader(&self, position: Seq) -> Reader {
         Reader::new(&self.path, position, Arc::clone(&self.shared))
     }
 
-    /// Distinguishes this spool from any other, but not from its copies: a random number from when it was made.
+    /// A random number from when the spool was created. It distinguishes this spool from any other, but not from
+    /// its copies.
     #[must_use]
     pub fn id(&self) -> Uuid {
         self.shared.spool_id
     }
 
-    /// The event of a number; none where there is none, or it is damaged. Blocks.
+    /// The event with this number; `None` if there is none or it is damaged. Blocks.
     ///
     /// # Errors
-    /// Fails where the file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn event(&self, seq: Seq) -> Result<Option<Event>, ReadError> {
         reader::event(&self.path, seq)
     }
@@ -167,7 +168,7 @@ impl Spool {
     /// When the oldest event after `position` was appended. Blocks.
     ///
     /// # Errors
-    /// Fails where the file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn appended_after(&self, position: Seq) -> Result<Option<UnixMillis>, ReadError> {
         reader::appended_after(&self.path, position)
     }
@@ -178,7 +179,7 @@ impl Spool {
         self.shared.cursors.get(sink).cloned()
     }
 
-    /// What it holds now, and whether it takes more.
+    /// The current state: what the spool holds, and whether it accepts events.
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = self.shared.status.borrow().clone();
@@ -189,26 +190,26 @@ impl Spool {
         status
     }
 
-    /// Logs when the disk hangs and when it has recovered. The writer cannot log this: it is blocked. Never
-    /// returns.
+    /// Logs when the disk hangs and when it has recovered. The writer cannot log this, because it is blocked.
+    /// Never returns.
     pub async fn watch(&self) -> Infallible {
         self.shared.stall.watch().await
     }
 
-    /// How many events could not be read back since the start.
+    /// How many events could not be read back since this process started.
     #[must_use]
     pub fn unreadable(&self) -> u64 {
         self.shared.unreadable().len() as u64
     }
 
-    /// How many events were kept once and are lost, by damage that this or an earlier start has found.
+    /// How many stored events are lost because of damage that this start or an earlier one has found.
     #[must_use]
     pub fn lost(&self) -> u64 {
         let lost = self.shared.gaps.iter().filter(|gap| gap.lost);
         lost.map(|gap| gap.last.0 + 1 - gap.first.0).sum()
     }
 
-    /// What this start has found to be damaged.
+    /// The damage that this start has found.
     #[must_use]
     pub fn report(&self) -> &SalvageReport {
         &self.shared.report
@@ -227,15 +228,15 @@ impl Spool {
         refusing.unwrap_or_else(closed)
     }
 
-    /// Commits what is waiting, saves the cursors and closes the file. Ends within a bounded time, also
-    /// where the disk does not.
+    /// Commits what is queued, saves the cursors and closes the file. Returns within a bounded time, even if the
+    /// disk hangs.
     pub async fn close(self) {
         let writer = self
             .writer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        // Where it cannot be told it is about to end.
+        // If the queue is closed, the writer is about to end anyway.
         let _ = self.put(WriterCommand::Close);
         let closed = async {
             if let Some(writer) = writer {
@@ -254,10 +255,11 @@ fn closed() -> AppendError {
     AppendError::Failed("it is closed".to_owned())
 }
 
-/// Lets go of the events that the cursor of a sink pins. Blocks; the relay must not be running.
+/// Deletes the cursor of a sink, so that it no longer pins events; `Ok(false)` if there is no such cursor. Blocks; the
+/// relay must not be running.
 ///
 /// # Errors
-/// As [`Spool::open`], and where there is no spool; `Ok(false)` where no such cursor is kept.
+/// As [`Spool::open`]; also fails if there is no spool.
 pub fn forget(config: &Config, sink: &str) -> Result<bool, OpenError> {
     if !config.path.exists() {
         return Err(OpenError::Missing(config.path.clone()));

@@ -54,7 +54,7 @@ fn walk(key: String, value: &Value, flat: &mut Vec<(String, String)>) {
                 walk(key, value, flat);
             }
         }
-        // A section that is absent; below, a setting that is.
+        // A key without a dot: the section or the setting is absent.
         Value::Null if !key.contains('.') => {}
         Value::Null => flat.push((key, String::new())),
         Value::String(text) => flat.push((key, text.clone())),

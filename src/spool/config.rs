@@ -14,24 +14,23 @@ pub struct Config {
     /// The database file; it must be on a local disk. Its folder is created if it is missing.
     #[serde(deserialize_with = "setting::text")]
     pub path: PathBuf,
-    /// If the used pages reach this size, forwarded events are purged; if that is not enough, callbacks are
-    /// refused. If it is too small, a long outage of a broker fills it; if it is too large, the disk is full first.
+    /// When the used pages reach this size, forwarded events are purged; if that is not enough, callbacks are
+    /// refused. If it is too small, a long outage of a broker fills it; if it is too large, the disk fills up first.
     pub max_bytes: Size,
-    /// Disk space that is left alone: free space and the file's free pages together never go below.
+    /// Disk space that the spool leaves unused: free space and the file's free pages together never fall below it.
     pub reserve: Size,
-    /// How long events stay after they were appended. Events that are not forwarded stay longer; with zero, events
-    /// are purged once they are forwarded.
+    /// How long events are kept after they were appended. Unforwarded events are kept longer; if this is zero,
+    /// events are purged when they have been forwarded.
     pub retention: Period,
-    /// How many of the latest ids are remembered to recognise a repeated callback. 40 bytes of memory
-    /// each.
+    /// How many of the latest ids are kept in memory to recognise a repeated callback. Each takes 40 bytes.
     #[serde(deserialize_with = "setting::text")]
     pub recent_ids: usize,
-    /// How many callbacks may wait for a commit; more are refused. Each holds its body in memory.
+    /// How many callbacks may wait for a commit; further ones are refused. Each keeps its body in memory.
     #[serde(deserialize_with = "setting::text")]
     pub max_waiting: usize,
-    /// Bytes of dead letters: of rejected callbacks that are not forwarded yet, and of the table of events that
-    /// were accepted nowhere. Beyond it a rejected callback is not kept, and an event that the dead letters refuse
-    /// too counts as not forwarded.
+    /// The maximum size of dead letters: rejected callbacks that are not forwarded yet, and the table of events that
+    /// no topic accepted. If it is reached, a rejected callback is not stored, and an event that the dead-letter
+    /// topic refuses, too, counts as not forwarded.
     pub max_dead_letter_bytes: Size,
 }
 

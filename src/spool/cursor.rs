@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::event::Seq;
 
-/// A sink's cursor: the last event up to which all are confirmed.
+/// A sink's cursor: the last event for which it and all events before it are confirmed.
 #[derive(Debug, Clone)]
 pub struct Cursor(Arc<AtomicU64>);
 
@@ -14,13 +14,13 @@ impl Cursor {
         Self(Arc::new(AtomicU64::new(seq.0)))
     }
 
-    /// Where it stands.
+    /// The number of that event.
     #[must_use]
     pub fn position(&self) -> Seq {
         Seq(self.0.load(Ordering::Acquire))
     }
 
-    /// Moves it forward; it never moves back. It is saved with the next commit, or soon.
+    /// Moves the cursor forward; it never moves back. The next commit or the next maintenance saves it.
     pub fn advance(&self, seq: Seq) {
         self.0.fetch_max(seq.0, Ordering::AcqRel);
     }

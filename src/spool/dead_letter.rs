@@ -1,10 +1,10 @@
-//! An event that the spool keeps as a dead letter.
+//! A dead letter that the spool keeps.
 
 use std::sync::Arc;
 
 use crate::event::{Event, Seq};
 
-/// An event that a sink could publish neither to its topic nor as a dead letter, and why.
+/// An event that a sink could publish neither to its topic nor as a dead letter, and the reason.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
     /// The sink.
@@ -13,8 +13,8 @@ pub struct DeadLetter {
     pub seq: Seq,
     /// The event.
     pub event: Arc<Event>,
-    /// Why, in one word.
+    /// The reason as one word.
     pub reason: &'static str,
-    /// Why, for people.
+    /// The reason for people.
     pub detail: String,
 }

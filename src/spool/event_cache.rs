@@ -1,17 +1,17 @@
-//! The newest events, still in memory: a sink that keeps up need not read back what was just written.
+//! A cache of the newest events: a sink that keeps up does not have to read back what was just written.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::event::{Event, Seq};
 
-/// Bytes of events that are cached. In tests so few that readers fall behind.
+/// The size of the cache in bytes. In tests it is so small that readers fall behind.
 const BYTES: usize = if cfg!(test) { 4 << 10 } else { 512 << 10 };
 
-/// What an event takes besides its bytes.
+/// The memory that an event takes in addition to its body.
 const OVERHEAD: usize = size_of::<Event>() + 128;
 
-/// A bounded window of events that are on disk; the oldest go first.
+/// A bounded window of events that are on disk; the oldest are evicted first.
 #[derive(Debug, Default)]
 pub(super) struct EventCache(Mutex<CachedEvents>);
 
@@ -26,7 +26,7 @@ impl EventCache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds events that were committed, in their order.
+    /// Adds committed events, in order.
     pub(super) fn add(&self, events: impl IntoIterator<Item = (Seq, Arc<Event>)>) {
         let mut window = self.window();
         for (seq, event) in events {
@@ -40,7 +40,7 @@ impl EventCache {
         }
     }
 
-    /// The events from number `first` on without a gap, at most `limit`; none if `first` is not cached.
+    /// At most `limit` consecutive events from number `first` on; empty if `first` is not cached.
     pub(super) fn from(&self, first: Seq, limit: usize) -> Vec<(Seq, Arc<Event>)> {
         let window = self.window();
         let start = window.events.partition_point(|(seq, _)| *seq < first);

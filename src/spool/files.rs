@@ -1,4 +1,4 @@
-//! The spool's folder, its files and their names, its lock, and who may read them.
+//! The spool's folder and files: their names and permissions, and the lock.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -9,18 +9,18 @@ use nix::fcntl::OFlag;
 
 use super::watermark::Watermark;
 
-/// The lock that keeps a second process out, held until dropped. Its file holds the high-water mark, and after
-/// it [`DAMAGED`] if the next start has to salvage.
+/// The lock that excludes a second process; it is held until it is dropped. Its file contains the high-water mark,
+/// followed by [`DAMAGED`] if the next start has to salvage.
 ///
-/// A file of its own: opening and closing the database file by other means would drop SQLite's locks.
+/// It is a separate file because closing another handle to the database file would drop SQLite's locks.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
-/// What stands after the high-water mark of a damaged spool.
+/// Follows the high-water mark of a damaged spool.
 const DAMAGED: &[u8] = b"damaged\n";
 
 impl Lock {
-    /// The high-water mark; none if there is none, or it is damaged itself.
+    /// The high-water mark; `None` if there is none or it is damaged itself.
     pub(super) fn watermark(&self) -> io::Result<Option<Watermark>> {
         let mut line = [0; Watermark::LENGTH];
         let length = self.read(&mut line, 0)?;
@@ -42,13 +42,13 @@ impl Lock {
         Ok(mark == DAMAGED)
     }
 
-    /// Makes the next start salvage what the database holds.
+    /// Makes the next start salvage the database.
     pub(super) fn mark_damaged(&self) -> io::Result<()> {
         self.0.write_all_at(DAMAGED, Watermark::LENGTH as u64)?;
         self.0.sync_data()
     }
 
-    /// The database was salvaged.
+    /// Removes the mark of damage: the database was salvaged.
     pub(super) fn clear_damaged(&self) -> io::Result<()> {
         self.0
             .write_all_at(&[0; DAMAGED.len()], Watermark::LENGTH as u64)
@@ -66,8 +66,8 @@ impl Lock {
     }
 }
 
-/// Follows symbolic links to where the database is, or is to be: SQLite puts its WAL beside the target, and
-/// so do we with the other files. Makes the folder if it is missing.
+/// Follows symbolic links to the database file, which need not exist: SQLite puts its WAL beside the target of a
+/// link, so our other files must be there, too. Creates the folder if it is missing.
 pub(super) fn resolve(database: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(database) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -82,15 +82,15 @@ pub(super) fn resolve(database: &Path) -> io::Result<PathBuf> {
     Ok(fs::canonicalize(folder)?.join(name))
 }
 
-/// Makes the folder (0700) and every folder above it that is missing, and syncs their parents, so that
-/// a power cut does not take the folder away from under a synced file.
+/// Creates the folder and all missing folders above it (mode 0700), and syncs their parents, so that a power cut
+/// cannot remove the folder of a synced file.
 fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }
     let parent = folder.parent().unwrap_or(Path::new(""));
     create_folder(parent)?;
-    // Recursive: somebody else may make it at the same time.
+    // Recursive, because then it is no error if another process creates the folder at the same time.
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -101,7 +101,7 @@ fn create_folder(folder: &Path) -> io::Result<()> {
 /// Takes the lock beside the database file.
 ///
 /// # Errors
-/// `WouldBlock` where another process holds it.
+/// `WouldBlock` if another process holds it.
 pub(super) fn lock(database: &Path) -> io::Result<Lock> {
     let file = open_private(&beside(database, ".lock"))?;
     match file.try_lock() {
@@ -111,7 +111,7 @@ pub(super) fn lock(database: &Path) -> io::Result<Lock> {
     }
 }
 
-/// Makes the database file (0600) if there is none; SQLite gives its other files the same mode.
+/// Creates the database file (mode 0600) if there is none; SQLite gives its other files the same mode.
 pub(super) fn create_database(path: &Path) -> io::Result<()> {
     if fs::exists(path)? {
         return Ok(());
@@ -120,24 +120,24 @@ pub(super) fn create_database(path: &Path) -> io::Result<()> {
     sync_folder_of(path)
 }
 
-/// A file beside the database: SQLite's WAL is `-wal`, for example.
+/// The path of a file beside the database: the suffix of SQLite's WAL is `-wal`, for example.
 pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     PathBuf::from(path)
 }
 
-/// SQLite's WAL.
+/// The path of SQLite's WAL.
 pub(super) fn wal(database: &Path) -> PathBuf {
     beside(database, "-wal")
 }
 
-/// Bytes of the disk that SQLite's WAL takes.
+/// The size of SQLite's WAL in bytes.
 pub(super) fn wal_size(database: &Path) -> u64 {
     fs::metadata(wal(database)).map_or(0, |wal| wal.len())
 }
 
-/// Removes a file, if it is there.
+/// Removes a file if it exists.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -145,8 +145,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens one of our own files, or makes it for its owner alone. A link in its place is not followed: it
-/// would be somebody else's file.
+/// Opens one of our own files, or creates it with access for its owner only. Does not follow a symbolic link: it
+/// would lead to a file that is not ours.
 pub(super) fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
@@ -168,7 +168,7 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Makes sure that the names in the file's folder are on disk.
+/// Syncs the names in the file's folder to disk.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }

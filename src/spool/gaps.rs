@@ -1,13 +1,13 @@
-//! Numbers that no event has: the table `gaps`.
+//! Gaps, which are numbers that no event has: the table `gaps`.
 
 use rusqlite::{Connection, params};
 
 use crate::event::Seq;
 
-/// Records the numbers after `start` that are neither in one of the ranges of `known` events nor in a known gap: up
-/// to `confirmed` they are not missed, from there to `committed` their events are lost.
+/// Records the numbers after `start` that are neither in a range of `known` events nor in a known gap. Up to
+/// `confirmed` their events were confirmed; after it, up to `committed`, their events are lost.
 ///
-/// Numbers are given out without a gap, and only to events that were committed.
+/// This is sound because numbers are assigned without gaps, and only to committed events.
 pub(super) fn record_missing(
     connection: &Connection,
     mut known: Vec<(Seq, Seq)>,
@@ -22,7 +22,7 @@ pub(super) fn record_missing(
     record_gaps(connection, &known, start.max(confirmed), committed, true)
 }
 
-/// Records the numbers from `start` to `end` that are in none of the ranges, which are sorted.
+/// Records the numbers after `start`, up to `end`, that are in none of the `known` ranges, which are sorted.
 pub(super) fn record_gaps(
     connection: &Connection,
     known: &[(Seq, Seq)],
@@ -42,12 +42,12 @@ pub(super) fn record_gaps(
     Ok(())
 }
 
-/// Numbers that no event has.
+/// A range of numbers that no event has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gap {
     pub(super) first: Seq,
     pub(super) last: Seq,
-    /// Whether events were lost that not every sink had confirmed.
+    /// Whether the gap's events were lost before every sink had confirmed them.
     pub(super) lost: bool,
 }
 

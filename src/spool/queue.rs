@@ -1,8 +1,8 @@
-//! The writer's queue: many push to it, one thread takes everything at once.
+//! The writer's queue: many tasks push to it, and one thread takes everything at once.
 //!
-//! A commit costs the same for one event as for a hundred. So the first caller gathers others before it wakes
-//! the writer: it yields to every task that is ready to run and may push more. If none is ready, the writer is
-//! woken at once.
+//! A commit costs the same for one event as for a hundred. So the first caller gathers others before it wakes the
+//! writer: it yields to every task that is ready to run and may push more. If no task is ready, it wakes the writer
+//! at once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,13 +15,14 @@ use super::DeadLetter;
 use super::{AppendError, Appended};
 use crate::event::Event;
 
-/// How many times the gathering caller yields, at most, before it wakes the writer.
+/// How many times at most the gathering caller yields before it wakes the writer.
 const ROUNDS: usize = 4;
 
-/// Bytes of events after which no more are taken at once, so that nobody waits long for the commit of large ones.
+/// When a batch has this many bytes, no more events are added to it, so that a commit of large events does not delay
+/// the others for long.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
-/// What the writer is asked to do.
+/// A command to the writer.
 #[derive(Debug)]
 pub(super) enum WriterCommand {
     Append(Append),
@@ -41,37 +42,37 @@ impl WriterCommand {
     }
 }
 
-/// An event, and who waits for it.
+/// An event, and the waiter for its append.
 #[derive(Debug)]
 pub(super) struct Append {
     pub(super) event: Arc<Event>,
     pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
-    /// Its memory permit, held while it waits.
+    /// The event's memory permit, held until the commit is done.
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Why something was not put there.
+/// Why a command was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     Full,
     Closed,
 }
 
-/// What waits.
+/// The queue of commands.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
     filled: Condvar,
-    /// Events that may wait.
+    /// How many commands may be queued before events are refused.
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
 struct QueueState {
     commands: VecDeque<WriterCommand>,
-    /// Somebody gathers, and will wake the writer.
+    /// A caller is gathering others and will wake the writer.
     gathering: bool,
-    /// The writer may take what there is.
+    /// The writer may take what is queued.
     released: bool,
     closed: bool,
 }
@@ -131,7 +132,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Puts a command there, however many wait, and wakes the writer.
+    /// Pushes a command, even if the queue is full, and wakes the writer.
     pub(super) fn put(&self, command: WriterCommand) -> Result<(), Refused> {
         let mut state = self.state();
         if state.closed {
@@ -150,7 +151,7 @@ impl Queue {
     }
 
     /// Waits until the queue is released or `timeout` has passed. Returns up to `limit` commands and about
-    /// [`BYTES_AT_ONCE`]; none if the queue is closed and empty.
+    /// [`BYTES_AT_ONCE`] bytes; `None` if the queue is closed and empty.
     pub(super) fn take(&self, limit: usize, timeout: Duration) -> Option<Vec<WriterCommand>> {
         let sleeping = |state: &mut QueueState| !state.released && !state.closed;
         let woken = self
@@ -172,13 +173,13 @@ impl Queue {
         Some(commands)
     }
 
-    /// Nothing is put there any more; what is there can still be taken.
+    /// Rejects further commands; those in the queue can still be taken.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.filled.notify_one();
     }
 
-    /// Nobody takes anything any more: those who wait hear so.
+    /// Closes the queue and drops its commands, so that their waiters return.
     pub(super) fn abandon(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -225,7 +226,7 @@ mod tests {
             numbers(queue.take(15, Duration::ZERO)),
             (0..15).collect::<Vec<_>>()
         );
-        // The rest waits for nobody.
+        // The rest can be taken without waiting.
         assert_eq!(
             numbers(queue.take(15, Duration::MAX)),
             (15..20).collect::<Vec<_>>()
@@ -246,7 +247,7 @@ mod tests {
         }
     }
 
-    /// For as long as others come, and these need not wait for it.
+    /// As long as others arrive; those return at once.
     #[tokio::test]
     async fn the_first_gathers_what_comes_while_it_does() {
         let queue = Queue::new(100);
@@ -279,7 +280,7 @@ mod tests {
         let queue = Queue::new(100);
         assert!(queue.append(append(1).0).now_or_never().is_none());
         assert_eq!(numbers(queue.take(10, Duration::MAX)), [1]);
-        // And the next one gathers again.
+        // The next caller gathers again.
         assert!(queue.append(append(2).0).now_or_never().is_none());
     }
 

@@ -1,4 +1,4 @@
-//! How much more the spool may hold: `spool.max_bytes`, and the disk less `spool.reserve`.
+//! The quota: how much the spool may hold within `spool.max_bytes` and the disk less `spool.reserve`.
 
 use nix::sys::statvfs::statvfs;
 use rusqlite::Connection;
@@ -6,16 +6,16 @@ use rusqlite::Connection;
 use super::schema::PAGE_SIZE;
 use super::{Config, files};
 
-/// Fewer free bytes than this count as none in the published state, so that it does not flap with the size of each
+/// If fewer bytes than this are free, the published state is full, so that it does not flap with the size of each
 /// callback. A small event may still fit.
 pub(super) const HEADROOM: u64 = 64 << 10;
 
-/// How many bytes have to be free again after there were none, so that the state does not flap with every
+/// How many bytes must be free before a full spool counts as free again, so that the state does not flap with every
 /// event that is forwarded.
 pub(super) const ENOUGH: u64 = 2 * HEADROOM;
 
-/// SQLite writes whole pages to the WAL before they take a free page of the file: bytes of the WAL per byte of an
-/// event, and for a commit without events.
+/// Bytes of the WAL per byte of an event, and per commit: SQLite writes whole pages to the WAL before it uses a free
+/// page of the file.
 const WAL_COST: u64 = 2;
 const COMMIT_COST: u64 = 64 << 10;
 
@@ -27,7 +27,7 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Reads it from the file, as the transaction under way sees it.
+    /// Reads the usage from the file, as the current transaction sees it.
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         let pragma = |name| {
             let mut pragma = connection.prepare_cached(name)?;
@@ -50,7 +50,7 @@ pub(super) enum Limit {
     Disk,
 }
 
-/// Bytes of events that fit, and what limits them.
+/// How many bytes of events fit, and what limits them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FreeSpace {
     pub(super) bytes: u64,
@@ -58,7 +58,7 @@ pub(super) struct FreeSpace {
 }
 
 impl FreeSpace {
-    /// Asks the disk.
+    /// Measures the free space, including that of the disk.
     pub(super) fn measure(config: &Config, usage: Usage) -> Self {
         Self::of(config, usage, free_disk(config))
     }
@@ -82,7 +82,7 @@ impl FreeSpace {
         }
     }
 
-    /// Why there is no more, for people.
+    /// Explains the limit for people.
     pub(super) fn explain(self, config: &Config) -> String {
         match self.limit {
             Limit::MaxBytes => format!(
@@ -97,14 +97,14 @@ impl FreeSpace {
     }
 }
 
-/// Free bytes of the disk; without limit if it does not say: SQLite will report when it is full.
+/// Free bytes of the disk; no limit if they cannot be read: SQLite reports when the disk is full.
 fn free_disk(config: &Config) -> u64 {
     statvfs(files::folder_of(&config.path)).map_or(u64::MAX, |disk| {
         disk.blocks_available().saturating_mul(disk.fragment_size())
     })
 }
 
-/// What an event of this many bytes takes in the file: a row's overhead, and half-filled pages.
+/// How many bytes an event of this size takes in the file, with a row's overhead and partly filled pages.
 pub(super) const fn cost(bytes: usize) -> u64 {
     let bytes = bytes as u64;
     bytes + bytes / 8 + 64
@@ -115,8 +115,7 @@ mod tests {
     use super::*;
     use crate::setting::Size;
 
-    /// All in KiB: of 1000 that the spool may take, so many are used; of a disk with a reserve of 100, so
-    /// many are free.
+    /// All in KiB: the spool may take 1000 and uses `used`; the disk has a reserve of 100 and `disk` free.
     fn free_space(used: u64, free_pages: u64, disk: u64) -> (u64, Limit) {
         let config = Config {
             max_bytes: Size(1000 << 10),

@@ -1,4 +1,4 @@
-//! Reads the spool from a position on, and waits for what is appended.
+//! Reads the spool from a position, and waits for further events.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -17,49 +17,49 @@ use super::{Shared, Status, schema};
 use crate::event::{Event, Seq, UnixMillis};
 use crate::telemetry::chain;
 
-/// Why the spool could not be read. If that is damage, and it lasts, the spool has failed, too: the next start keeps
-/// what can be read of it.
+/// Why the spool could not be read. If the cause is damage that lasts, the spool fails, too, and the next start keeps
+/// what can be read from it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// SQLite.
+    /// SQLite failed.
     #[error("could not read the spool")]
     Database(#[from] rusqlite::Error),
-    /// Events are not where they should be.
+    /// Events are missing, and their numbers are not in a known gap.
     #[error("events {0} to {1} are missing in the spool")]
     Missing(Seq, Seq),
 }
 
-/// Rows that one read takes: as many as are wanted at once, within these bounds. On a core that callbacks keep
-/// busy, callbacks wait for it.
+/// Bounds of the number of rows per read; within them it is the number that the caller wants at once. On a core that
+/// is busy with callbacks, a read delays them.
 const READ_AT_LEAST: usize = 500;
 const READ_AT_MOST: usize = 1000;
 
-/// Bytes of events after which a read stops.
+/// A read stops when it has this many bytes of events.
 const READ_BYTES: usize = 1 << 20;
 
 /// A reader that follows the spool.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
-    /// Opened by the first read.
+    /// The first read opens it.
     connection: Arc<Mutex<Option<Connection>>>,
     position: Seq,
-    /// Rows that were read and not yet returned.
+    /// Rows that were read but not returned yet.
     ahead: VecDeque<Row>,
     status: watch::Receiver<Status>,
     shared: Arc<Shared>,
-    /// A read under way on a blocking thread.
+    /// A read that is running on a blocking thread.
     reading: Option<JoinHandle<Result<Vec<Row>, ReadError>>>,
     suspicion: SuspectedDamage,
 }
 
-/// A number of the spool, and its event.
+/// A number and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// The number.
     pub seq: Seq,
-    /// None if the event cannot be read, or if a gap ends here. No number between the previous row's and this one has
-    /// an event.
+    /// `None` if the event cannot be read or if a gap ends here. No number between the previous row's and this one
+    /// has an event.
     pub event: Option<Arc<Event>>,
 }
 
@@ -77,24 +77,24 @@ impl Reader {
         }
     }
 
-    /// Continues after another position.
+    /// Continues reading after another position.
     pub fn seek(&mut self, position: Seq) {
         self.position = position;
         self.ahead.clear();
         self.reading = None;
     }
 
-    /// Everything up to here was returned, or is gone.
+    /// Every event up to here was returned or no longer exists.
     #[must_use]
     pub const fn position(&self) -> Seq {
         self.position
     }
 
-    /// The next rows, at most `limit` of them; waits until there are some. Cancel safe.
+    /// Returns the next rows, at most `limit`; waits until there are some. Cancel safe.
     ///
     /// # Errors
-    /// Fails if the file cannot be read; may be called again. If it turns out to be damaged the spool fails for
-    /// good.
+    /// Fails if the file cannot be read; may be called again. If the file turns out to be damaged, the spool fails
+    /// for good.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         let limit = limit.max(1);
         loop {
@@ -105,7 +105,7 @@ impl Reader {
             }
             if self.reading.is_none() {
                 let position = self.position;
-                // The sender is in `shared`: it cannot be gone.
+                // This cannot fail: `shared` holds the sender.
                 let _ = self.status.wait_for(|status| status.last > position).await;
                 let cached = self.shared.cache.from(position.next(), limit);
                 if let Some((newest, _)) = cached.last() {
@@ -127,6 +127,7 @@ impl Reader {
                 // The runtime is shutting down.
                 return std::future::pending().await;
             };
+            // Missing rows are damage at once; SQLite's errors are damage only if they last.
             match &rows {
                 Ok(_) => self.suspicion.clear(),
                 Err(error @ ReadError::Missing(..)) => self.shared.found_damage(&error.to_string()),
@@ -140,7 +141,7 @@ impl Reader {
         }
     }
 
-    /// Begins to read what comes next; `limit` is how many rows are wanted at once.
+    /// Starts to read the next rows; `limit` is how many the caller wants at once.
     fn read(&self, limit: usize) -> JoinHandle<Result<Vec<Row>, ReadError>> {
         let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
         let connection = Arc::clone(&self.connection);
@@ -148,7 +149,7 @@ impl Reader {
             let status = self.status.borrow();
             (status.first, status.last)
         };
-        // What was purged had been confirmed to every sink, also to the one that reads here.
+        // Purged events were confirmed by every sink, including the one that reads here.
         let expected = self.position.next().max(first);
         let rows = limit.clamp(READ_AT_LEAST, READ_AT_MOST);
         tokio::task::spawn_blocking(move || {
@@ -162,7 +163,7 @@ impl Reader {
     }
 }
 
-/// A connection for reading. It must come from SQLite, in this process: any other way to close the file
+/// Opens a connection for reading. Within this process only SQLite may open the file: closing any other handle to it
 /// would drop SQLite's locks.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -186,7 +187,7 @@ pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<UnixMi
     Ok(millis.optional()?.and_then(UnixMillis::new))
 }
 
-/// Reads at most `limit` rows from number `expected` on. `last` is there, or in a known gap.
+/// Reads at most `limit` rows from number `expected` on. `last` exists or is in a known gap.
 fn read(
     connection: &Connection,
     expected: Seq,
@@ -221,7 +222,7 @@ fn read(
     Ok(rows)
 }
 
-/// Numbers without an event must be in known gaps: a damaged page can hide events without an error of SQLite's.
+/// Checks that numbers without an event are in known gaps: a damaged page can hide events without an SQLite error.
 fn check_gap(gaps: &[Gap], first: Seq, last: Seq) -> Result<(), ReadError> {
     if first > last {
         return Ok(());
@@ -237,7 +238,7 @@ fn check_gap(gaps: &[Gap], first: Seq, last: Seq) -> Result<(), ReadError> {
     }
 }
 
-/// A row of `events`; none if it is not what was written.
+/// Decodes a row of `events`; `None` if it does not match its checksum.
 fn decode(seq: Seq, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<StoredEvent>> {
     let mut columns = [ValueRef::Null; COLUMNS];
     for (index, column) in (1..).zip(&mut columns) {
@@ -258,7 +259,7 @@ mod tests {
     use crate::spool::tests::{append_all, config};
     use crate::spool::{AppendError, Spool};
 
-    /// Why events are refused after every read has failed for a while, as those of this file do.
+    /// Why events are refused after all reads of `failing` have failed for a while.
     async fn refusing_after_reading(failing: &Path) -> Option<AppendError> {
         let folder = TempDir::new().unwrap();
         let spool = Spool::open(&config(&folder), &["sink"]).unwrap().spool;

@@ -1,11 +1,11 @@
-//! The ids of the latest events: how a repeated callback is recognised.
+//! The ids of the latest events, to recognise a repeated callback.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::RangeBounds;
 
 use uuid::Uuid;
 
-/// A window of ids that is bounded between groups; the oldest go first.
+/// A window of ids; the oldest are removed first. It may exceed its capacity while a group is appended.
 #[derive(Debug)]
 pub(super) struct RecentIds {
     capacity: usize,
@@ -26,7 +26,7 @@ impl RecentIds {
         self.ids.contains(id)
     }
 
-    /// Remembers an id; false where it was there.
+    /// Adds an id; returns false if it was present.
     pub(super) fn insert(&mut self, id: Uuid) -> bool {
         if self.capacity == 0 {
             return true;
@@ -38,12 +38,12 @@ impl RecentIds {
         is_new
     }
 
-    /// Forgets the ids of a group that was not kept: so many of the newest.
+    /// Removes the `newest` ids, those of a group that was not committed.
     pub(super) fn take_back(&mut self, newest: usize) {
         self.forget(self.order.len().saturating_sub(newest)..);
     }
 
-    /// Forgets the oldest that are too many.
+    /// Removes the oldest ids that exceed the capacity.
     pub(super) fn trim(&mut self) {
         self.forget(..self.order.len().saturating_sub(self.capacity));
     }
