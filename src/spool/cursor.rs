@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::event::Seq;
 
-/// A sink's cursor: the last event for which it and all events before it are confirmed.
+/// A sink's cursor: it has confirmed every event up to this position.
 #[derive(Debug, Clone)]
 pub struct Cursor(Arc<AtomicU64>);
 
@@ -14,7 +14,7 @@ impl Cursor {
         Self(Arc::new(AtomicU64::new(seq.0)))
     }
 
-    /// The number of that event.
+    /// The number of the last event that is confirmed.
     #[must_use]
     pub fn position(&self) -> Seq {
         Seq(self.0.load(Ordering::Acquire))

@@ -1,15 +1,15 @@
-//! Salvage of a damaged file: what can be read is kept, what is lost is counted, the file is quarantined.
+//! Salvages a damaged file: copies the events that can be read to a new file, counts lost events, and quarantines the
+//! damaged file.
 //!
 //! Promises:
-//! - a damaged spool stops a start only if the new file cannot be written, and none of its data is deleted or
-//!   changed: it is renamed to `spool.db.damaged-<when>`, its WAL beside it;
-//! - every event that lies whole in the file, or in the WAL up to the first frame that is damaged, is kept with
-//!   its number;
-//! - events that are lost are counted and named by their numbers;
+//! - a damaged spool prevents a start only if the new file cannot be written; none of its data is deleted or changed:
+//!   it is renamed to `spool.db.damaged-<when>`, and its WAL with it;
+//! - every event that is intact in the file, or in the WAL before the first damaged frame, is kept with its number;
+//! - lost events are counted and named by their numbers;
 //! - a cursor that cannot be read starts again at the oldest event kept.
 //!
-//! It repairs nothing but our own tables, and does not look for damage: [`super::store::Store::open`] calls it if
-//! the file cannot be opened, or if the last run marked the spool as damaged.
+//! It restores only our own tables, and does not search for damage: [`super::store::Store::open`] calls it if the file
+//! cannot be opened or if the last run marked the spool as damaged.
 
 mod pages;
 mod record;
@@ -35,24 +35,24 @@ use crate::event::Seq;
 use pages::Pages;
 use replace::{replace, salvaged};
 
-/// The largest number that a spool gives out: anything above it is damage.
+/// The largest number that a spool assigns: a larger one is damage.
 pub(super) const LARGEST: u64 = 1 << 62;
 
 /// Why nothing was salvaged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Neither a row in it nor a high-water mark beside it says that the file is a spool.
+    /// The file is not a spool: it has no row of ours, and there is no high-water mark beside it.
     #[error("it is not a spool of recall-relay")]
     Foreign,
-    /// The files.
+    /// A file operation failed.
     #[error("could not read or write its files")]
     Files(#[from] io::Error),
-    /// The new database.
+    /// The new database could not be written.
     #[error("could not write a new database")]
     Database(#[from] rusqlite::Error),
 }
 
-/// Makes a new database of what can be read of a damaged one and of its WAL, and replaces it.
+/// Creates a new database from what can be read of a damaged one and its WAL, and replaces the damaged one.
 pub(super) fn salvage(
     database: &Path,
     watermark: Option<Watermark>,
@@ -64,7 +64,8 @@ pub(super) fn salvage(
     }
     files::open_private(&new)?;
     let connection = schema::connect(&new, OpenFlags::default())?;
-    // The file is synced as a whole before it replaces the other; if that is cut short, it is made again.
+    // The whole file is synced before it replaces the damaged one. If that is interrupted, the next start creates it
+    // again.
     connection.pragma_update(None, "synchronous", "off")?;
     schema::create(&connection)?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -73,7 +74,7 @@ pub(super) fn salvage(
     let mut insert = connection.prepare(schema::INSERT)?;
     Pages::open(database)?.each_row(|row| {
         match schema::insert(&mut insert, row.seq, row.appended_at, &row.event) {
-            // A page may be there several times, in the file and in the WAL.
+            // The file and the WAL may contain several copies of a page.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {}
             outcome => {
                 outcome?;
@@ -98,7 +99,7 @@ pub(super) fn salvage(
 
     let committed = watermark.map_or(0, |mark| mark.last.0).max(last.0);
     let next = copy_small_tables(database, &connection, watermark, committed)?;
-    // No number above the lowest cursor was purged. A cursor that cannot be read may be at 0.
+    // Only numbers up to the lowest cursor were purged. A cursor that cannot be read may be at 0.
     let cursors = SavedCursor::load_all(&connection)?;
     let unknown = SavedCursor {
         seq: Seq(0),
@@ -108,7 +109,7 @@ pub(super) fn salvage(
     let pinning = pinning.filter(|cursor| cursor.pins);
     let lowest = pinning.map(|cursor| cursor.seq.0).min();
     let confirmed = watermark.map_or(lowest.unwrap_or(0), |mark| mark.confirmed.0);
-    // Without a high-water mark nobody knows what was before the first event that is found.
+    // Without a high-water mark, it is unknown what came before the first event that was found.
     let start = match (watermark, first) {
         (Some(_), Some(first)) => confirmed.min(first.0 - 1),
         (None, Some(first)) => first.0 - 1,
@@ -121,7 +122,7 @@ pub(super) fn salvage(
     let next = next
         .max(committed.max(highest.unwrap_or(0)) + 1)
         .min(LARGEST);
-    // Only `cursors`, `identity` or `recent_ids` names these numbers: they may never have been used, and do not
+    // Only `cursors`, `identity` or `recent_ids` mentions these numbers. They may never have been used, so they do not
     // count as lost.
     gaps::record_gaps(&connection, &[], Seq(committed), Seq(next - 1), false)?;
     schema::save_next_seq(&connection, Seq(next))?;
@@ -136,9 +137,8 @@ pub(super) fn salvage(
     })
 }
 
-/// Copies what SQLite can still read of the other tables: what is wrong with a cursor is found when it is
-/// loaded, gaps that cannot be true are left out. Returns a number that was never given out, as far as these
-/// tables tell.
+/// Copies what SQLite can still read of the other tables. Skips gaps that contradict the events or each other; a damaged
+/// cursor is detected when it is loaded. Returns a number that was never assigned, according to these tables.
 fn copy_small_tables(
     database: &Path,
     new: &Connection,
@@ -162,7 +162,7 @@ fn copy_small_tables(
             next = next_seq;
         }
     }
-    // The high-water mark has a checksum; the row has none.
+    // The high-water mark overrides the row: it has a checksum, and the row has none.
     if let Some(id) = watermark
         .map(|mark| mark.spool_id)
         .filter(|id| !id.is_nil())
@@ -196,7 +196,7 @@ fn copy_rows(old: &Connection, new: &Connection, table: &str) -> rusqlite::Resul
             let value = ToSqlOutput::Borrowed(row.get_ref(column)?);
             insert.raw_bind_parameter(column + 1, value)?;
         }
-        // A row that breaks the table's own rules is none.
+        // A row that violates the table's constraints is skipped.
         let _ = insert.raw_execute();
     }
     Ok(())

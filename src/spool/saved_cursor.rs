@@ -16,7 +16,7 @@ pub(super) struct SavedCursor {
 }
 
 impl SavedCursor {
-    /// Reads the cursor of each sink; none if the row is not what was written.
+    /// Reads the cursor of each sink; `None` if its row does not match its checksum.
     pub(super) fn load_all(
         connection: &Connection,
     ) -> rusqlite::Result<BTreeMap<String, Option<Self>>> {
@@ -37,7 +37,7 @@ impl SavedCursor {
             .collect()
     }
 
-    /// Writes the row. The checksum is there because a cursor that is too high would pass over events.
+    /// Writes the row. It has a checksum because a cursor that is too high would skip events.
     pub(super) fn save(self, sink: &str, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached("INSERT OR REPLACE INTO cursors VALUES (?1, ?2, ?3, ?4)")?

@@ -1,4 +1,4 @@
-//! The tables, and how an event is written in a row of them.
+//! The tables, and the encoding of an event as a row.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,14 +17,14 @@ pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
 /// `PRAGMA user_version`: the version of the tables below.
 pub(super) const VERSION: i32 = 1;
 
-/// Bytes of a page. Salvage has to know them: a file whose first page is damaged does not say.
+/// The size of a page in bytes. It is fixed, because the salvage cannot read it from a file whose first page is damaged.
 pub(super) const PAGE_SIZE: usize = 4096;
 
-/// Columns of `events` after its number.
+/// The number of columns of `events` after `seq`.
 pub(super) const COLUMNS: usize = 9;
 
-/// Two pragmas have to come before the first table. Free pages stay in the file, as space that is already
-/// paid for when the disk runs full.
+/// The two pragmas have to precede the first table. Without auto-vacuum free pages stay in the file and can be used when
+/// the disk is full.
 const CREATE: &str = "
 PRAGMA page_size = 4096;
 PRAGMA auto_vacuum = NONE;
@@ -79,11 +79,11 @@ CREATE TABLE identity (
 INSERT INTO identity VALUES (randomblob(16), 1);
 ";
 
-/// How long a connection waits for another one that has locked the file.
+/// How long a connection waits for a lock that another connection holds.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the file without URI parsing, and leaves its WAL alone when the connection is closed: SQLite would
-/// checkpoint it, even into a damaged file.
+/// Opens the file without parsing its name as a URI. Closing the connection does not checkpoint the WAL: SQLite would
+/// do that even if the file is damaged.
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(path, flags.difference(OpenFlags::SQLITE_OPEN_URI))?;
@@ -92,7 +92,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     Ok(connection)
 }
 
-/// Makes the tables of a new file.
+/// Creates the tables of a new file.
 pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(CREATE)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -100,7 +100,7 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("COMMIT")
 }
 
-/// Makes sure that no number below `next` is given out again, even if all tables are empty.
+/// Makes sure that no number below `next` is assigned again, even if all tables are empty.
 pub(super) fn save_next_seq(connection: &Connection, next: Seq) -> rusqlite::Result<()> {
     connection
         .prepare_cached("UPDATE identity SET next_seq = ?1")?
@@ -117,11 +117,11 @@ pub(super) struct StoredEvent {
     pub(super) event: Event,
 }
 
-/// Inserts events: prepared once for many.
+/// The statement that inserts an event; it is prepared once for many.
 pub(super) const INSERT: &str =
     "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
-/// Inserts an event with a statement of [`INSERT`].
+/// Inserts an event with a statement prepared from [`INSERT`].
 pub(super) fn insert(
     statement: &mut Statement<'_>,
     seq: Seq,
@@ -144,12 +144,12 @@ pub(super) fn insert(
         .map(|_| ())
 }
 
-/// A body as TEXT, without another look at whether it is UTF-8.
+/// A body as TEXT, without checking again that it is UTF-8.
 pub(super) fn text(body: &Bytes) -> ToSqlOutput<'_> {
     ToSqlOutput::Borrowed(ValueRef::Text(body))
 }
 
-/// Reads an event's columns; none if they are not what was written.
+/// Decodes an event's columns; `None` if they do not match the checksum.
 pub(super) fn decode(seq: Seq, columns: [ValueRef<'_>; COLUMNS]) -> Option<StoredEvent> {
     let [
         ValueRef::Blob(id),
@@ -183,14 +183,14 @@ pub(super) fn decode(seq: Seq, columns: [ValueRef<'_>; COLUMNS]) -> Option<Store
 }
 
 fn checksum(seq: Seq, appended_at: i64, event: &Event) -> u32 {
-    // In one piece: the checksum of a few bytes takes as long as that of many.
+    // Collect the columns first: updating the checksum with a few bytes takes as long as with many.
     let mut columns = Vec::with_capacity(256);
     columns.extend(seq.0.to_le_bytes());
     columns.extend(appended_at.to_le_bytes());
     columns.extend(event.time.as_millis().to_le_bytes());
     columns.extend(event.id.as_bytes());
     columns.push(kind_to_row(event.kind));
-    // No text contains the byte that ends it.
+    // 0xff ends each text; UTF-8 never contains it.
     for text in [
         Some(&event.conversation),
         event.subject.as_ref(),
@@ -205,7 +205,7 @@ fn checksum(seq: Seq, appended_at: i64, event: &Event) -> u32 {
     hasher.finalize()
 }
 
-/// How an event's kind is written.
+/// The encoding of an event's kind.
 pub(super) const fn kind_to_row(kind: Kind) -> u8 {
     match kind {
         Kind::Group => 0,

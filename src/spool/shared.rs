@@ -1,4 +1,4 @@
-//! What the writer's thread, the readers and the handles share.
+//! State that the writer's thread, the readers and the handles share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,15 +16,15 @@ use super::stall::StallDetector;
 use super::{AppendError, Cursor, SalvageReport, Status};
 use crate::event::Seq;
 
-/// What is known of the open spool.
+/// The shared state of an open spool.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) spool_id: Uuid,
     pub(super) status: watch::Sender<Status>,
-    /// Cancelled when the spool has failed for good: waiting for that does not wake up for every commit.
+    /// Cancelled when the spool fails for good. Unlike `status`, it does not wake its waiters for every commit.
     pub(super) failed: CancellationToken,
     pub(super) cursors: BTreeMap<String, Cursor>,
-    /// Only a start adds some.
+    /// Constant: only a start adds gaps.
     pub(super) gaps: Vec<Gap>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
     pub(super) stall: StallDetector,
@@ -55,7 +55,7 @@ impl Shared {
         }
     }
 
-    /// Ends the work on a damaged file; the next start salvages what it holds.
+    /// Stops the work on a damaged file; the next start salvages it.
     pub(super) fn found_damage(&self, what: &str) {
         if let Err(error) = self.lock.mark_damaged() {
             error!(%error, "the spool could not be marked as damaged for the next start");

@@ -1,4 +1,4 @@
-//! Detects a writer that is stalled: a disk that hangs reports nothing by itself.
+//! Detects a stalled writer: a disk that hangs reports no error.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// A writer that is at work on one group for longer than this is stuck.
+/// A writer that works on one group for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// How often the log's watcher looks.
+/// How often [`StallDetector::watch`] checks the writer.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the writer must work without a stall before the recovery is logged.
 const CALM: Duration = Duration::from_secs(5);
 
-/// Since when the writer has been at work on what it took last.
+/// When the writer began to work on its current group; `None` while it is idle.
 #[derive(Debug, Default)]
 pub(super) struct StallDetector(Mutex<Option<Instant>>);
 
@@ -29,12 +29,12 @@ impl StallDetector {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// How long it has been at work, if it is stuck.
+    /// How long the writer has been working, if it is stuck.
     pub(super) fn stuck(&self) -> Option<Duration> {
         self.longer_than(STUCK_AFTER)
     }
 
-    /// Tells the log when it is stuck, and when it has not been for a while.
+    /// Logs when the writer is stuck, and when it has worked without a stall for a while.
     pub(super) async fn watch(&self) -> Infallible {
         let mut stuck_at: Option<Instant> = None;
         loop {
@@ -49,7 +49,7 @@ impl StallDetector {
         }
     }
 
-    /// How long it has been at work, if that is longer than `limit`.
+    /// How long the writer has been working, if that is longer than `limit`.
     fn longer_than(&self, limit: Duration) -> Option<Duration> {
         let since = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(since.elapsed()).filter(|elapsed| *elapsed > limit)

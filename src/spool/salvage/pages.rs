@@ -1,8 +1,8 @@
-//! Events read straight out of SQLite's pages, without trusting anything above them.
+//! Reads events directly from SQLite's pages, without trusting the structures above them.
 //!
-//! A row of `events` is never changed once it is written, has a checksum of its own, and its number is that of
-//! no other committed event. So any copy of it that matches its checksum is right, wherever it lies: in a page of the file,
-//! in a committed one of the WAL, or in one that is not in use any more.
+//! A row of `events` is never changed after it was written, has its own checksum, and shares its number with no other
+//! committed event. So any copy that matches its checksum is correct, wherever it is: in a page of the file, in a
+//! committed page of the WAL, or in a page that is no longer in use.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -18,18 +18,18 @@ use super::wal::{self, Frame};
 use crate::spool::files;
 use crate::spool::schema::{PAGE_SIZE, StoredEvent};
 
-/// How often a read that fails is repeated, over all pages, and the pause before: a disk may recover soon.
+/// The maximum number of retries of failed reads, over all pages, and the pause before each: a disk may recover soon.
 const RETRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The pages of a database that no connection has open, and those of its WAL.
+/// The pages of a database that no connection has open, and of its WAL.
 #[derive(Debug)]
 pub(super) struct Pages {
     file: File,
     length: u64,
     wal: Option<File>,
     frames: Vec<Frame>,
-    /// Where the WAL has the newest copy of a page.
+    /// The position in the WAL of the newest copy of a page.
     newest: HashMap<u32, u64>,
     retries: Cell<u32>,
 }
@@ -57,7 +57,7 @@ impl Pages {
         Ok(pages)
     }
 
-    /// Visits every row that is found, in no order, and some more than once.
+    /// Visits every row that is found, in no particular order; some rows are visited more than once.
     pub(super) fn each_row<E>(
         &self,
         mut visit: impl FnMut(StoredEvent) -> Result<(), E>,
@@ -81,7 +81,8 @@ impl Pages {
         Ok(())
     }
 
-    /// The row of a cell, if it is one of ours. What does not fit into the page lies in a chain of others.
+    /// Decodes a cell's row, if it is one of ours. The part that does not fit into the page is in a chain of overflow
+    /// pages.
     fn row(&self, cell: record::Cell<'_>) -> Option<StoredEvent> {
         let Some(mut next) = cell.overflow else {
             return decode(cell.seq, cell.local);
@@ -105,7 +106,7 @@ impl Pages {
         decode(cell.seq, &record)
     }
 
-    /// Fills a buffer; with zeros beyond the end, and if the disk does not return what it has.
+    /// Fills a buffer from the file; with zeros after the end of the file and where reading fails.
     fn read(&self, file: &File, buffer: &mut [u8], at: u64) {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -127,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder can be opened, and every read of it fails.
+    /// The file is a folder: it can be opened, but every read fails.
     #[test]
     fn a_read_that_fails_is_repeated_and_then_counts_as_zeros() {
         let folder = TempDir::new().unwrap();

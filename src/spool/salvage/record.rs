@@ -1,31 +1,31 @@
-//! The cells of a page, and the records in them.
+//! Parses the cells of a page and the records in them, as in SQLite's document "Database File Format".
 //!
-//! As SQLite's document "Database File Format" has it: nothing here is trusted but the checksum of a row.
+//! The only thing it trusts is the checksum of a row.
 
 use rusqlite::types::ValueRef;
 
 use crate::event::Seq;
 use crate::spool::schema::{self, COLUMNS, PAGE_SIZE, StoredEvent};
 
-/// The type of a page that holds rows of a table.
+/// The type of a page that contains rows of a table.
 const TABLE_LEAF: u8 = 0x0d;
 const LEAF_HEADER: usize = 8;
 
-/// The longest row that is looked for: an event is not much longer than the callback that it tells of.
+/// The maximum length of a row: an event is not much longer than its callback.
 const LONGEST: usize = 64 << 20;
 
-/// A cell of a page of a table: a row's number, and its record as far as it lies in the page.
+/// A cell of a table's leaf page: a row's number, and the part of its record that is in the page.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell<'a> {
     pub(super) seq: Seq,
     pub(super) length: usize,
     pub(super) local: &'a [u8],
-    /// The page where the record goes on.
+    /// The page in which the record continues.
     pub(super) overflow: Option<u32>,
 }
 
-/// The cells of a page, where it is one of a table. The first page of a file never is one of ours: it has
-/// the file's header, and SQLite's own table.
+/// The cells of a page, if it is a table's leaf. The first page of a file never has our rows: it contains the file's
+/// header and SQLite's schema table.
 pub(super) fn cells(page: &[u8]) -> impl Iterator<Item = Cell<'_>> {
     let count = page
         .get(3..)
@@ -61,7 +61,7 @@ fn cell(bytes: &[u8]) -> Option<Cell<'_>> {
     })
 }
 
-/// How much of a record of a table lies in the page itself.
+/// How many bytes of a table's record are in the page itself.
 const fn held_locally(length: usize) -> usize {
     let most = PAGE_SIZE - 35;
     if length <= most {
@@ -72,7 +72,7 @@ const fn held_locally(length: usize) -> usize {
     if held <= most { held } else { least }
 }
 
-/// Big-endian groups of seven bits; a ninth byte counts whole.
+/// Big-endian groups of seven bits; the ninth byte has eight.
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0;
     for (index, byte) in bytes.iter().enumerate().take(9) {
@@ -87,12 +87,12 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-/// The row of `events` in a record, if it is one, and whole.
+/// Decodes a row of `events`, if the record is one and is intact.
 pub(super) fn decode(seq: Seq, record: &[u8]) -> Option<StoredEvent> {
     let (header_length, _) = varint(record)?;
     let (header, body) = record.split_at_checked(usize::try_from(header_length).ok()?)?;
     let (_, types) = varint(header)?;
-    // The number is the cell's: its place in the record is empty.
+    // The number is in the cell; its column in the record is NULL.
     let (kind, mut types) = varint(types)?;
     let (ValueRef::Null, mut rest) = read_value(kind, body)? else {
         return None;
@@ -106,7 +106,7 @@ pub(super) fn decode(seq: Seq, record: &[u8]) -> Option<StoredEvent> {
     schema::decode(seq, columns).filter(|_| types.is_empty())
 }
 
-/// A value by its serial type.
+/// Reads a value by its serial type.
 fn read_value(kind: u64, bytes: &[u8]) -> Option<(ValueRef<'_>, &[u8])> {
     let integer = |length: usize| {
         let (taken, rest) = bytes.split_at_checked(length)?;

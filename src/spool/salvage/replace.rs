@@ -1,4 +1,4 @@
-//! Replaces a damaged database by what was salvaged from it: safe at every moment.
+//! Replaces a damaged database with what was salvaged from it. It can be interrupted at any moment without loss.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,18 +9,18 @@ use uuid::Uuid;
 
 use crate::spool::files::{beside, folder_of, remove, sync_folder_of, wal};
 
-/// Follows the database's name in that of a quarantined one.
+/// Follows the database's name in the name of a quarantined file.
 const QUARANTINED: &str = ".damaged-";
 
-/// The new database while it is being filled.
+/// The path of the new database while it is being written.
 pub(super) fn salvaged(database: &Path) -> PathBuf {
     beside(database, ".salvaged")
 }
 
-/// Replaces a damaged database by the salvaged one. Returns where the damaged one is now.
+/// Replaces a damaged database with the salvaged one. Returns the new path of the damaged one.
 ///
-/// The damaged one moves first: while there is no database, the salvaged one is complete, and [`finish`] can
-/// take over.
+/// The damaged one is moved first: while there is no database, the salvaged one is complete, and [`finish`] can finish
+/// the replacement.
 pub(super) fn replace(database: &Path) -> io::Result<PathBuf> {
     File::open(salvaged(database))?.sync_all()?;
     let path = unused_name(database, Timestamp::now())?;
@@ -31,7 +31,7 @@ pub(super) fn replace(database: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Ends a replacement that was cut short, if there is one.
+/// Finishes a replacement that was interrupted, if there is one.
 pub(in crate::spool) fn finish(database: &Path) -> io::Result<()> {
     if fs::exists(database)? || !fs::exists(salvaged(database))? {
         return Ok(());
@@ -40,7 +40,7 @@ pub(in crate::spool) fn finish(database: &Path) -> io::Result<()> {
     take_place(database)
 }
 
-/// Quarantined databases, oldest first: somebody should look at them, and then remove them.
+/// Quarantined databases, oldest first. An operator should inspect and then remove them.
 pub(in crate::spool) fn quarantined(database: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let name = database.file_name().unwrap_or_default().to_string_lossy();
@@ -57,7 +57,7 @@ pub(in crate::spool) fn quarantined(database: &Path) -> io::Result<Vec<PathBuf>>
     Ok(found)
 }
 
-/// The WAL goes with the database that it belongs to.
+/// Moves the WAL together with its database.
 fn move_wal(database: &Path, path: &Path) -> io::Result<()> {
     if fs::exists(wal(database))? {
         fs::rename(wal(database), wal(path))?;
@@ -71,7 +71,7 @@ fn take_place(database: &Path) -> io::Result<()> {
     sync_folder_of(database)
 }
 
-/// A name that tells when: `spool.db.damaged-20261124T101530Z`.
+/// A name with the time, such as `spool.db.damaged-20261124T101530Z`.
 fn unused_name(database: &Path, now: Timestamp) -> io::Result<PathBuf> {
     let now = now.strftime("%Y%m%dT%H%M%SZ");
     let name = beside(database, &format!("{QUARANTINED}{now}"));
@@ -96,8 +96,8 @@ mod tests {
         names
     }
 
-    /// Whenever it is cut short, the next start finds either the damaged database and its log, or what
-    /// was salvaged; and the damaged one is kept.
+    /// Whenever it is interrupted, the next start finds either the damaged database and its WAL, or the salvaged
+    /// database; the damaged one is kept.
     #[test]
     fn can_be_cut_short_anywhere() {
         for moved in 0..=3 {
@@ -132,7 +132,7 @@ mod tests {
         }
     }
 
-    /// Nor over a log whose database somebody has removed.
+    /// Not even a WAL whose database was removed.
     #[test]
     fn nothing_that_was_quarantined_is_written_over() {
         let folder = TempDir::new().unwrap();

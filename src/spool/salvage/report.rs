@@ -1,4 +1,4 @@
-//! What a salvage has found, and what is logged of it.
+//! The report of a salvage, and its log lines.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,17 +7,17 @@ use tracing::{error, warn};
 
 use crate::event::Seq;
 
-/// How many lost ranges are logged; the table `gaps` has all of them.
+/// How many lost ranges are logged; the table `gaps` lists all of them.
 const NAMED: usize = 20;
 
-/// What a start found to be damaged, and what became of it.
+/// The damage that a start has found, and its consequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SalvageReport {
     /// The damaged file, if one was quarantined.
     pub quarantined: Option<Quarantined>,
     /// First and last number of each range of unconfirmed events that were lost.
     pub lost: Vec<(Seq, Seq)>,
-    /// Sinks whose cursor was damaged, or is missing after a salvage: they start again at the oldest event kept.
+    /// Sinks whose cursor was damaged or is missing after a salvage. They start again at the oldest event kept.
     pub cursors: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct SalvageReport {
 pub struct Quarantined {
     /// What was wrong with it.
     pub reason: String,
-    /// Where it is now.
+    /// Its new path.
     pub path: PathBuf,
     /// How many events could be read.
     pub kept: u64,
@@ -43,7 +43,7 @@ impl fmt::Display for Quarantined {
 }
 
 impl SalvageReport {
-    /// Logs what is in it.
+    /// Logs the report.
     pub(in crate::spool) fn log(&self) {
         if let Some(Quarantined { reason, path, kept }) = &self.quarantined {
             let quarantined = path.display();

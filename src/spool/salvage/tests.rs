@@ -1,4 +1,4 @@
-//! Damage of every kind, done to the files of a spool that was killed.
+//! Damages the files of a killed spool in every way.
 
 pub(in crate::spool) mod database;
 mod pages;
@@ -23,7 +23,7 @@ use crate::spool::{Appended, Config, Opened, Spool};
 
 const PAGE: u64 = 4096;
 
-/// Nothing here takes so long, unless it takes for ever.
+/// No step takes this long unless it hangs.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Every tenth event is larger than a page.
@@ -32,15 +32,15 @@ fn event(number: u64) -> Event {
     tests::event(number.into(), format!("{number:<length$}"))
 }
 
-/// The files of a spool that was killed with these events in it.
+/// The files of a killed spool that contains these events.
 struct Killed {
     folder: TempDir,
     events: u64,
 }
 
 impl Killed {
-    /// Events up to `in_file` were checkpointed, the others are in the WAL. The sink has
-    /// confirmed all up to `cursor`.
+    /// Events up to `in_file` were checkpointed, the others are in the WAL. The sink has confirmed all events up to
+    /// `cursor`.
     async fn new(in_file: u64, events: u64, cursor: u64) -> Self {
         let home = TempDir::new().unwrap();
         for (from, to, killed) in [(1, in_file, false), (in_file + 1, events, true)] {
@@ -82,8 +82,8 @@ impl Killed {
         super::quarantined(&self.database()).unwrap()
     }
 
-    /// Starts on the files, again where damage shows only later, until all is read. Returns what a sink
-    /// gets, the numbers that are lost, and where it began.
+    /// Opens the spool, again if damage shows only while it is read, until everything was read. Returns the events that
+    /// a sink gets, the lost numbers, and the cursor that the sink starts at.
     async fn restart(&self) -> (BTreeMap<u64, Event>, Vec<u64>, u64) {
         let config = config(&self.folder);
         let mut lost = BTreeSet::new();
@@ -106,7 +106,7 @@ impl Killed {
                     "{appended:?}"
                 );
                 assert_eq!(spool.lost(), lost.len() as u64);
-                // A row that does not match its checksum, in a page that SQLite can read, is passed over.
+                // A row that does not match its checksum is skipped if SQLite can read its page.
                 lost.extend(spool.shared.unreadable().iter().map(|seq| seq.0));
                 spool.close().await;
                 return (read, lost.into_iter().collect(), start.0);
@@ -119,7 +119,7 @@ impl Killed {
     }
 }
 
-/// Through a handle of our own: the lock's owner has the file open.
+/// Uses a separate handle: the lock's owner has the file open.
 fn read_watermark(folder: &Path) -> Option<Watermark> {
     let line = fs::read(folder.join("spool.db.lock")).ok()?;
     let line = str::from_utf8(line.get(..Watermark::LENGTH)?).ok()?;
@@ -130,7 +130,7 @@ fn open(config: &Config) -> Opened {
     Spool::open(config, &["sink"]).unwrap()
 }
 
-/// Every event after a position; none where damage is found. What cannot be read is left out.
+/// Every event after a position, without unreadable ones; `None` if damage is found.
 async fn read_all(spool: &Spool, start: Seq) -> Option<BTreeMap<u64, Event>> {
     let mut reader = spool.reader(start);
     let mut read = BTreeMap::new();
@@ -138,7 +138,7 @@ async fn read_all(spool: &Spool, start: Seq) -> Option<BTreeMap<u64, Event>> {
     while reader.position() < spool.status().last {
         let rows = timeout(TIMEOUT, reader.next(7)).await.unwrap();
         if let Err(error) = rows {
-            // It is damage once it has lasted.
+            // An error counts as damage only after it has lasted.
             let refusing = spool.status().refusing;
             if refusing.is_some_and(|refusing| refusing.is_final()) {
                 return None;
@@ -196,7 +196,7 @@ async fn a_garbled_head_costs_no_event() {
         fs::read(killed.wal()).unwrap(),
     );
     let (read, lost, start) = killed.restart().await;
-    // Nobody can tell any more where the sink stood.
+    // The sink's cursor is unknown.
     assert_eq!(
         (numbers(&read), lost, start),
         ((1..=100).collect(), vec![], 0)
@@ -227,7 +227,7 @@ async fn a_garbled_head_costs_no_event() {
     spool.close().await;
 }
 
-/// Even if the high-water mark is gone, too.
+/// Even if the high-water mark is missing, too.
 #[tokio::test]
 async fn a_spool_is_known_by_its_events() {
     let killed = Killed::new(100, 100, 30).await;
@@ -244,7 +244,7 @@ async fn a_spool_is_known_by_its_events() {
     spool.close().await;
 }
 
-/// The file without its head, and what was committed to the WAL since the last checkpoint.
+/// The file has lost its beginning; the WAL contains the commits since the last checkpoint.
 #[tokio::test]
 async fn what_lies_in_the_wal_of_a_damaged_file_is_kept() {
     let killed = Killed::new(40, 100, 30).await;
@@ -321,7 +321,7 @@ async fn a_log_that_is_gone_is_noticed() {
     assert_eq!(lost, (41..=100).collect::<Vec<_>>());
 }
 
-/// SQLite does not believe what follows a damaged frame, and neither do we.
+/// SQLite ignores what follows a damaged frame, and so do we.
 #[tokio::test]
 async fn a_garbled_frame_costs_what_follows_in_the_wal() {
     let killed = Killed::new(40, 100, 30).await;
@@ -337,19 +337,19 @@ async fn a_garbled_frame_costs_what_follows_in_the_wal() {
     assert!(killed.quarantined().is_empty());
 }
 
-/// What a transaction that failed has left in the WAL was answered 503.
+/// A failed transaction has left frames in the WAL, but its callbacks were answered with 503.
 #[tokio::test]
 async fn frames_that_were_not_committed_are_not_salvaged() {
     let killed = Killed::new(40, 60, 30).await;
     let wal = fs::read(killed.wal()).unwrap();
-    // The frame that ends the last commit: without it the group was never committed.
+    // Remove the frame that ends the last commit: without it the group is not committed.
     let length = wal.len() - 4096 - 24;
     let file = fs::OpenOptions::new().write(true).open(killed.wal());
     file.unwrap().set_len(length as u64).unwrap();
     garble(&killed.database(), 0, 100);
     let (read, lost, _) = killed.restart().await;
     let read = numbers(&read);
-    // Groups of nine: the last one has the events from 59 on.
+    // Groups have nine events: the last group begins with event 59.
     assert_eq!(read.last(), Some(&58));
     assert_eq!(lost, [59, 60]);
 }
@@ -377,7 +377,7 @@ async fn a_cursor_that_is_not_what_was_written_starts_again_at_the_oldest_event(
     spool.close().await;
 }
 
-/// Rows that SQLite passes over without an error of its own, as a bit that flips in a page of keys does.
+/// SQLite may skip rows without an error, for example if a bit flips in an interior page.
 #[tokio::test]
 async fn rows_that_are_passed_over_are_damage() {
     let killed = Killed::new(100, 100, 30).await;
@@ -388,13 +388,13 @@ async fn rows_that_are_passed_over_are_damage() {
     connection.close().unwrap();
     let (read, lost, start) = killed.restart().await;
     assert_eq!(start, 30);
-    // Their pages still hold them: what is deleted is not overwritten at once.
+    // Their pages still contain them: deleted rows are not overwritten at once.
     let mut all = [numbers(&read), lost].concat();
     all.sort_unstable();
     assert_eq!(all, (31..=100).collect::<Vec<_>>());
 }
 
-/// Also where every sink has passed it since.
+/// Even if every sink's cursor has passed it since.
 #[tokio::test]
 async fn what_was_lost_once_stays_counted_after_the_next_damage() {
     let killed = Killed::new(40, 100, 30).await;
@@ -458,8 +458,8 @@ impl Damage {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Whatever happens to the files, the start succeeds, what is read is what was written, and every
-    /// event that is not read is named as lost or reported as unreadable.
+    /// Whatever happens to the files, the start succeeds, every event that is read equals what was written, and every
+    /// other event is named as lost or reported as unreadable.
     #[test]
     fn no_damage_stops_a_start_or_goes_unnoticed(
         damages in prop::collection::vec(damage(), 1..4), in_file in 20..60_u64, cursor in 0..20_u64,

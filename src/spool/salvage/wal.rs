@@ -1,8 +1,7 @@
-//! The frames of a WAL that SQLite itself would recover.
+//! Finds the frames of a WAL that SQLite itself would recover.
 //!
-//! As SQLite's document "WAL-mode File Format" has it: a frame counts if it has the salts of the header and
-//! the running checksum, and if a frame that ends a commit follows. What a transaction that failed has left
-//! behind does not count.
+//! As in SQLite's document "WAL-mode File Format", a frame is valid if its salts match the header, its checksum matches
+//! the running one, and it ends a commit or a later valid frame does. The frames of a failed transaction are not valid.
 
 use crate::spool::schema::PAGE_SIZE;
 
@@ -10,7 +9,7 @@ const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 const FRAME: usize = FRAME_HEADER + PAGE_SIZE;
 
-/// The header's first word without its last bit, which says how the words of the checksum are written.
+/// The header's first word without its last bit, which is the byte order of the checksum's words.
 const MAGIC: u32 = 0x377f_0682;
 
 /// A page in a WAL.
@@ -18,12 +17,12 @@ const MAGIC: u32 = 0x377f_0682;
 pub(super) struct Frame {
     /// Counts from 1.
     pub(super) page: u32,
-    /// Where its bytes begin.
+    /// The position of the page's content in the WAL.
     pub(super) at: u64,
 }
 
-/// The committed frames of a WAL, oldest first. `read` fills a buffer from a position of the file, with
-/// zeros beyond its end.
+/// The committed frames of a WAL, oldest first. `read` fills a buffer from a position in the file, with zeros after its
+/// end.
 pub(super) fn committed(read: impl Fn(&mut [u8], u64)) -> Vec<Frame> {
     let mut header = [0; HEADER];
     read(&mut header, 0);

@@ -1,4 +1,4 @@
-//! A spool's database that a test fills by itself.
+//! A spool's database that a test fills itself.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use crate::event::{Seq, tests};
 use crate::spool::schema::{self, StoredEvent};
 
-/// Makes one that has no WAL.
+/// Creates a database that has no WAL.
 pub(in crate::spool) fn create(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection

@@ -1,4 +1,4 @@
-//! Rows that SQLite has written, read without it.
+//! Reads rows that SQLite has written without using SQLite.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -26,7 +26,7 @@ fn found(path: &Path) -> Vec<StoredEvent> {
     found.into_values().collect()
 }
 
-/// Lets SQLite write rows with ascending numbers, and finds the same.
+/// Has SQLite write rows with ascending numbers, and asserts that the same rows are found.
 fn assert_found(written: &[StoredEvent]) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("spool.db");
@@ -55,7 +55,7 @@ fn of_length(seq: u64, length: usize) -> StoredEvent {
     row
 }
 
-/// Of every number of bytes in which SQLite writes a row's number.
+/// Row numbers of every length in bytes that SQLite uses for them.
 #[test]
 fn rows_of_any_number_are_found() {
     let edges = (0..=62).step_by(7).map(|bits| 1 << bits);
@@ -67,7 +67,7 @@ fn rows_of_any_number_are_found() {
     assert_found(&rows);
 }
 
-/// Of every number of bytes in which SQLite writes an integer.
+/// Integers of every length in bytes that SQLite uses for them.
 #[test]
 fn rows_with_any_integer_are_found() {
     let edges = [7, 15, 23, 31, 47, 63].map(|bits| i64::MAX >> (63 - bits));
@@ -86,8 +86,8 @@ fn rows_with_any_integer_are_found() {
     assert_found(&rows);
 }
 
-/// Where a row begins to go on in another page, and how much of it then stays in the first, depends on its
-/// length. Without the event it is 56 to 59 bytes long.
+/// A row's length determines whether it overflows into other pages, and how much of it then stays in the first. Without
+/// the event it is 56 to 59 bytes long.
 #[test]
 fn rows_of_any_length_are_found() {
     let edges = [4061, 4580, 8153, 8672, 12_245];
