@@ -91,6 +91,7 @@ pub(super) fn salvage(
     let first = known.iter().map(|(first, _)| *first).min();
     let last = known.iter().map(|(_, last)| *last).max();
     let last = last.unwrap_or(Seq(0));
+    // A file without a row of ours and without a high-water mark may be another program's: it must not be moved.
     if kept == 0 && watermark.is_none() {
         drop(connection);
         files::remove(&new)?;
@@ -137,8 +138,8 @@ pub(super) fn salvage(
     })
 }
 
-/// Copies what SQLite can still read of the other tables. Skips gaps that contradict the events or each other; a damaged
-/// cursor is detected when it is loaded. Returns a number that was never assigned, according to these tables.
+/// Copies what SQLite can still read of the other tables. Skips gaps that contradict the events or each other; a
+/// damaged cursor is detected when it is loaded. Returns a number that was never assigned, according to these tables.
 fn copy_small_tables(
     database: &Path,
     new: &Connection,

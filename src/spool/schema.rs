@@ -17,14 +17,14 @@ pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
 /// `PRAGMA user_version`: the version of the tables below.
 pub(super) const VERSION: i32 = 1;
 
-/// The size of a page in bytes. It is fixed, because the salvage cannot read it from a file whose first page is damaged.
+/// The size of a page in bytes. It is fixed because the salvage cannot read it from a file whose first page is damaged.
 pub(super) const PAGE_SIZE: usize = 4096;
 
 /// The number of columns of `events` after `seq`.
 pub(super) const COLUMNS: usize = 9;
 
-/// The two pragmas have to precede the first table. Without auto-vacuum free pages stay in the file and can be used when
-/// the disk is full.
+/// The two pragmas have to precede the first table. Without auto-vacuum, free pages stay in the file and can be used
+/// when the disk is full.
 const CREATE: &str = "
 PRAGMA page_size = 4096;
 PRAGMA auto_vacuum = NONE;

@@ -1,4 +1,4 @@
-//! The writing side of the file: synchronous, one owner, no locks. The caller chooses the thread.
+//! Writes the file: synchronous, with one owner and no locks. The caller chooses the thread.
 
 mod errors;
 mod open;
@@ -30,41 +30,41 @@ use purge::Purge;
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Connection,
-    /// With a path without links.
+    /// The settings; `path` has no symbolic links.
     pub(super) config: Config,
-    /// What distinguishes this spool from any other.
+    /// Distinguishes this spool from any other.
     pub(super) spool_id: Uuid,
-    /// The oldest event kept, or the next to come.
+    /// The oldest event kept; if there is none, the next one.
     pub(super) first: Seq,
     next: Seq,
-    /// After the last transaction: nobody else writes.
+    /// The usage after the last transaction. It is accurate because nobody else writes.
     pub(super) usage: Usage,
     recent: RecentIds,
-    /// The cursors as they are on disk.
+    /// The cursors that are saved on disk.
     pub(super) saved_cursors: BTreeMap<String, SavedCursor>,
-    /// Bytes of the bodies in the table of dead letters.
+    /// Bytes of the bodies in the table `dead_letters`.
     dead_letter_bytes: u64,
-    /// Bytes of rejected callbacks that are not forwarded, or were not when they were last counted.
+    /// Bytes of rejected callbacks that had not been forwarded when they were last counted.
     rejected_bytes: u64,
-    /// What this start has found to be damaged.
+    /// The damage that this start has found.
     pub(super) report: SalvageReport,
     pub(super) lock: Arc<Lock>,
 }
 
 impl Store {
-    /// The newest event, or the one before the first.
+    /// The newest event; if there is none, the number before `first`.
     pub(super) const fn last(&self) -> Seq {
         Seq(self.next.0 - 1)
     }
 
-    /// The numbers that no event has.
+    /// The ranges of numbers that no event has.
     pub(super) fn gaps(&self) -> Result<Vec<Gap>, AppendError> {
         gaps::load(&self.connection).map_err(|error| classify(&error))
     }
 
-    /// Appends a group in one transaction and syncs it, together with the cursors.
+    /// Appends a group in one transaction together with the cursors, and syncs it.
     ///
-    /// The outer error is the whole group's: nothing of it is kept, and its numbers are given out again.
+    /// The outer error applies to the whole group: none of it is stored, and its numbers are assigned again.
     pub(super) fn append(
         &mut self,
         events: &[Arc<Event>],
@@ -76,6 +76,7 @@ impl Store {
         let mut rejected_bytes = self.rejected_bytes;
         let mut outcomes = Vec::with_capacity(events.len());
         let mut to_insert = Vec::with_capacity(events.len());
+        // Check the limits before the transaction: an event that exceeds one is refused alone, not with its group.
         for event in events {
             let cost = quota::cost(event.body.len());
             let is_new = !self.recent.contains(&event.id);
@@ -105,7 +106,7 @@ impl Store {
         let moved = self.moved(cursors);
         let mut outcome = self.insert(&to_insert, &moved, purge);
         if purge.is_some() && !matches!(outcome, Ok(()) | Err(AppendError::Failed(_))) {
-            // A purge that fails must keep no event out.
+            // If the purge fails, the events are inserted without it.
             outcome = self.insert(&to_insert, &moved, None);
         }
         if let Err(error) = outcome {
@@ -120,7 +121,7 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// Inserts events in one transaction, saves the cursors that have moved, and purges others.
+    /// Inserts events, saves the cursors that have moved, and purges other events, in one transaction.
     fn insert(
         &mut self,
         events: &[(Seq, &Event)],
@@ -142,7 +143,7 @@ impl Store {
         Ok(())
     }
 
-    /// Saves the cursors that have moved, without a sync: a power cut may lose the move, not the row.
+    /// Saves the cursors that have moved, without a sync: a power cut may lose the move but not the row.
     pub(super) fn save_cursors(
         &mut self,
         cursors: &BTreeMap<String, Cursor>,
@@ -157,14 +158,14 @@ impl Store {
         Ok(())
     }
 
-    /// Writes something and syncs it, to find out whether that works again.
+    /// Writes something and syncs it, to check whether writing works again.
     pub(super) fn probe(&mut self) -> Result<(), AppendError> {
         let next = self.next;
         self.transaction(|connection| schema::save_next_seq(connection, next))
     }
 
-    /// Writes the high-water mark beside the file. If that fails it stays an old one: less would be known of a
-    /// loss, and nothing is lost by it.
+    /// Writes the high-water mark beside the file. If that fails, the old mark stays: nothing is lost, but a later
+    /// loss of events might not be noticed in full.
     pub(super) fn write_watermark(&self, cursors: &BTreeMap<String, Cursor>) {
         let _ = self.lock.write_watermark(Watermark {
             spool_id: self.spool_id,
@@ -173,9 +174,8 @@ impl Store {
         });
     }
 
-    /// Keeps events that a sink could publish neither to its topic nor as dead letters, all of them in one
-    /// transaction or none. Rejected callbacks were checked against `spool.max_dead_letter_bytes` when they were
-    /// appended.
+    /// Stores events that a sink could publish neither to its topic nor as dead letters, all in one transaction.
+    /// Rejected callbacks were checked against `spool.max_dead_letter_bytes` when they were appended.
     pub(super) fn store_dead_letters(
         &mut self,
         letters: &[DeadLetter],
@@ -193,6 +193,7 @@ impl Store {
             let counted = letters.iter().filter(|letter| counts(letter.event.kind));
             counted.map(|letter| letter.event.body.len() as u64).sum()
         };
+        // Rejected callbacks were counted when they were appended.
         let new = bytes(|kind| kind != Kind::Rejected);
         if new > 0 && new > self.dead_letter_budget(self.rejected_bytes) {
             return Err(self.dead_letters_full());
@@ -245,7 +246,7 @@ impl Store {
         ))
     }
 
-    /// Counts the rejected callbacks that are not forwarded yet, if there may be any.
+    /// Counts the bytes of rejected callbacks that are not forwarded yet, if there may be any.
     pub(super) fn count_rejected(
         &mut self,
         cursors: &BTreeMap<String, Cursor>,
@@ -257,7 +258,7 @@ impl Store {
         Ok(())
     }
 
-    /// The cursors that are not on disk as they are.
+    /// The cursors that differ from those on disk.
     fn moved(&self, cursors: &BTreeMap<String, Cursor>) -> BTreeMap<String, SavedCursor> {
         let now = |cursor: &Cursor| SavedCursor {
             seq: cursor.position(),
@@ -270,7 +271,7 @@ impl Store {
             .collect()
     }
 
-    /// Runs `work` with commits that are not synced: the next synced one covers them.
+    /// Runs `work` with commits that are not synced; the next synced commit syncs them, too.
     fn unsynced<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, AppendError>,
@@ -279,7 +280,7 @@ impl Store {
             .execute_batch("PRAGMA synchronous = normal")
             .map_err(|error| classify(&error))?;
         let outcome = work(self);
-        // Whatever happened: no answer may ever rest on a commit that was not synced.
+        // Even after an error: a callback must never be answered OK for a commit that was not synced.
         self.connection
             .execute_batch("PRAGMA synchronous = full")
             .map_err(|error| {
@@ -288,7 +289,7 @@ impl Store {
         outcome
     }
 
-    /// Runs `work` in one transaction: all of it, or nothing.
+    /// Runs `work` in one transaction; rolls it back if it fails.
     fn transaction(
         &mut self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
@@ -315,7 +316,7 @@ impl Store {
         }
         let error = classify(&error);
         if matches!(error, AppendError::Full(_)) {
-            // It may be the WAL that takes the space.
+            // The WAL may have used up the space.
             self.checkpoint_all()?;
         }
         Err(error)

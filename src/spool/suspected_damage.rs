@@ -1,13 +1,13 @@
-//! Suspected damage: what looks like damage may pass.
+//! Suspected damage: an error that looks like damage may be temporary.
 
 use std::time::{Duration, Instant};
 
-/// Suspected damage. SQLite reports a disk that fails to read like a damaged file
-/// (`SQLITE_IOERR_CORRUPTFS`), and the disk may recover: only what lasts is damage.
+/// Suspected damage. SQLite reports a disk that fails to read as a damaged file (`SQLITE_IOERR_CORRUPTFS`), and the
+/// disk may recover: only an error that lasts is damage.
 #[derive(Debug, Default)]
 pub(super) struct SuspectedDamage(Option<Instant>);
 
-/// What looks damaged for this long is damaged.
+/// If the file looks damaged for this long, it is damaged.
 const LASTS: Duration = if cfg!(any(test, fuzzing)) {
     Duration::from_millis(100)
 } else {
@@ -15,12 +15,12 @@ const LASTS: Duration = if cfg!(any(test, fuzzing)) {
 };
 
 impl SuspectedDamage {
-    /// The file looks damaged; returns whether it is.
+    /// Records that the file looks damaged; returns whether it is, because this has lasted.
     pub(super) fn confirm(&mut self) -> bool {
         self.0.get_or_insert_with(Instant::now).elapsed() >= LASTS
     }
 
-    /// The same work has succeeded.
+    /// Records that the same work has succeeded.
     pub(super) const fn clear(&mut self) {
         self.0 = None;
     }

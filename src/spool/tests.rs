@@ -488,7 +488,7 @@ async fn damage_that_is_met_after_the_file_was_opened_does_not_stop_a_start() {
     }
 }
 
-/// SQLite puts its WAL beside the target of a link: so must we with everything else.
+/// SQLite puts its WAL beside the target of a link, so all other files must be there, too.
 #[tokio::test]
 async fn two_links_to_one_spool_are_one_spool() {
     let folder = TempDir::new().unwrap();
@@ -517,7 +517,7 @@ async fn two_links_to_one_spool_are_one_spool() {
     }
 }
 
-/// They lead to files of somebody else.
+/// They lead to another user's files.
 #[test]
 fn planted_links_are_not_followed() {
     for name in ["spool.db.lock", "spool.db-wal", "spool.db-shm"] {
@@ -525,7 +525,7 @@ fn planted_links_are_not_followed() {
         let victim = folder.path().join("victim");
         fs::write(&victim, "diary").unwrap();
         std::os::unix::fs::symlink(&victim, folder.path().join(name)).unwrap();
-        // SQLite removes the WAL of an empty file: then the start succeeds.
+        // SQLite deletes the WAL of an empty file: then the start succeeds.
         let _ = Spool::open(&config(&folder), &["sink"]);
         assert_eq!(fs::read_to_string(&victim).unwrap(), "diary", "{name}");
     }
@@ -566,7 +566,7 @@ fn steps() -> impl Strategy<Value = Vec<SpoolStep>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Random histories against a `Vec`: what is not confirmed is always there, in order, whole.
+    /// Compares random histories with a `Vec`: unconfirmed events are always kept, in order and intact.
     #[test]
     fn keeps_what_is_not_confirmed(steps in steps(), keep in any::<bool>()) {
         let runtime = Runtime::new().unwrap();

@@ -1,15 +1,15 @@
-//! The high-water mark beside the spool: what its file should hold, written in another file.
+//! The high-water mark: a record beside the spool of what its database should contain.
 //!
-//! A database that has lost its end, its WAL, or everything cannot say so itself. The high-water mark is one
-//! line in the lock file, written after each append and each saved cursor, and never synced. After a power cut
-//! `last` may be older than the database, which was synced before it, but is never newer. `confirmed` may be newer
-//! than the saved cursors, which is safe: those events were confirmed.
+//! A database that has lost its end, its WAL or everything cannot detect that itself. The high-water mark is one line
+//! in the lock file, written after each append and each saved cursor, and never synced. After a power cut `last` may be
+//! older than the database, which was synced before it, but never newer. `confirmed` may be newer than the saved
+//! cursors, which is safe: those events were confirmed.
 
 use uuid::Uuid;
 
 use crate::event::Seq;
 
-/// What the high-water mark says.
+/// The contents of the high-water mark.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Watermark {
     /// The spool that it belongs to.
@@ -21,7 +21,7 @@ pub(super) struct Watermark {
 }
 
 impl Watermark {
-    /// Bytes of the line.
+    /// The length of the line in bytes.
     pub(super) const LENGTH: usize = 109;
 
     pub(super) fn encode(self) -> String {
@@ -31,7 +31,7 @@ impl Watermark {
         format!("{text}crc {checksum:08x}\n")
     }
 
-    /// None if the line is not what was written.
+    /// Parses the line; `None` if it does not match its checksum.
     pub(super) fn decode(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let ["spool", id, "last", last, "confirmed", confirmed, "crc", _] = words[..] else {

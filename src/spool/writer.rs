@@ -1,4 +1,4 @@
-//! The writer's thread: takes everything that is waiting, commits it in one transaction, wakes all waiters.
+//! The writer's thread: takes everything that is queued, commits it in one transaction, and wakes all waiters.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,14 +23,14 @@ use super::{
 };
 use crate::event::Event;
 
-/// Events that one transaction holds at most: what bounds its time on a slow disk.
+/// The maximum number of events in a transaction: it bounds the transaction's time on a slow disk.
 const GROUP: usize = 1024;
 
-/// How often cursors are saved while nothing is appended, and old events deleted.
+/// The interval at which cursors are saved, if nothing is appended, and old events are purged.
 const MAINTENANCE: Duration = Duration::from_millis(100);
 
-/// The pause after a purge while more events are to be purged, as a multiple of the time that it took:
-/// callbacks that arrive meanwhile wait for it.
+/// While more events are to be purged, the pause after each purge, as a multiple of the purge's time: callbacks that
+/// arrive during a purge wait for it.
 const PURGE_PAUSE: u32 = 3;
 
 pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
@@ -113,17 +113,17 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
 
 struct Writer {
     store: Store,
-    /// Appends may fail while the maintenance works, and the other way round.
+    /// Separate from `maintaining`: appends may fail while the maintenance works, and the other way round.
     appending: SuspectedDamage,
     maintaining: SuspectedDamage,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     maintenance_due: Instant,
-    /// Its end was asked for, and went well.
+    /// The writer was told to close, and did so in order.
     closed: bool,
 }
 
-/// Whatever ended the thread, a panic included: nothing is appended any more.
+/// When the thread ends for any reason, including a panic, the spool refuses further events.
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.closed {
@@ -134,13 +134,13 @@ impl Drop for Writer {
     }
 }
 
-/// A waiter, and the memory permit that is given back with the answer.
+/// A waiter, and the memory permit that is released with the answer.
 type Waiter = (
     oneshot::Sender<Result<Appended, AppendError>>,
     Option<OwnedSemaphorePermit>,
 );
 
-/// Dead letters, and the waiter for them.
+/// Dead letters, and their waiter.
 type LettersWaiter = (Vec<DeadLetter>, oneshot::Sender<Result<(), AppendError>>);
 
 impl Writer {
@@ -184,7 +184,7 @@ impl Writer {
         }
     }
 
-    /// Does what was taken, and the maintenance if it is due. An error ends the thread.
+    /// Executes the commands that were taken, and the maintenance if it is due. An error ends the thread.
     fn work(
         &mut self,
         events: &mut Vec<Arc<Event>>,
@@ -201,7 +201,7 @@ impl Writer {
                 .store_dead_letters(&letters, &self.shared.cursors);
             let _ = reply.send(outcome.clone());
             match outcome {
-                // The forwarder says so; callbacks may still be accepted.
+                // The forwarder reports it; callbacks may still be accepted.
                 Ok(()) | Err(AppendError::Full(_) | AppendError::DeadLettersFull(_)) => {}
                 Err(error) => self.handle_error(&error, |writer| &mut writer.appending)?,
             }
@@ -238,8 +238,7 @@ impl Writer {
                     .iter()
                     .filter_map(|outcome| outcome.as_ref().err())
                     .find(is_full);
-                // Whether there is space again is for the maintenance to say: a smaller event may fit if the
-                // last did not.
+                // Only the maintenance clears the full state: a smaller event may fit when the last one did not.
                 self.publish_status(match (full, self.refusing()) {
                     (Some(full), _) if self.store.free_space().bytes < HEADROOM => {
                         Some(full.clone())
@@ -248,9 +247,9 @@ impl Writer {
                     _ => None,
                 });
                 for ((reply, permit), outcome) in waiters.drain(..).zip(outcomes) {
-                    // Before the answer: the client may send the next callback at once.
+                    // Release it before the answer: the client may send the next callback at once.
                     drop(permit);
-                    // The client may be gone; the event is kept all the same.
+                    // The client may have disconnected; the event is stored all the same.
                     let _ = reply.send(outcome.clone());
                 }
                 Ok(())
@@ -265,7 +264,7 @@ impl Writer {
         }
     }
 
-    /// Saves the cursors, purges expired events, and finds out whether there is space again.
+    /// Saves the cursors, purges expired events, and checks whether there is space again.
     fn maintain(&mut self) -> Result<(), AppendError> {
         let began = Instant::now();
         if !self.shared.quarantined().is_empty()
@@ -275,6 +274,7 @@ impl Writer {
         }
         let cursors = &self.shared.cursors;
         let refusing = self.refusing();
+        // After a failed write, a probe checks whether writing works again.
         let may_work_again = matches!(refusing, Some(AppendError::Io(_)));
         let enough = match refusing {
             Some(AppendError::Full(_)) => ENOUGH,
@@ -308,7 +308,7 @@ impl Writer {
         self.shared.status.borrow().refusing.clone()
     }
 
-    /// Publishes an error; returns it if it ends the thread.
+    /// Publishes an error; returns `Err` if it ends the thread.
     fn handle_error(
         &mut self,
         error: &AppendError,
@@ -330,7 +330,7 @@ impl Writer {
         }
     }
 
-    /// Publishes the spool's state, and logs it when it changes. A failure is final.
+    /// Publishes the spool's state, and logs when callbacks are refused or accepted again. A final error stays.
     fn publish_status(&self, refusing: Option<AppendError>) {
         let used_bytes = self.store.usage.used_bytes;
         self.shared.status.send_modify(|status| {

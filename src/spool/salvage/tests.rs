@@ -244,7 +244,7 @@ async fn a_spool_is_known_by_its_events() {
     spool.close().await;
 }
 
-/// The file has lost its beginning; the WAL contains the commits since the last checkpoint.
+/// Salvage reads the file's pages and what was committed to the WAL since the last checkpoint.
 #[tokio::test]
 async fn what_lies_in_the_wal_of_a_damaged_file_is_kept() {
     let killed = Killed::new(40, 100, 30).await;

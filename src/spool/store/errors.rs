@@ -1,15 +1,15 @@
-//! What SQLite's errors mean for the spool.
+//! Maps SQLite's errors to the spool's.
 
 use rusqlite::{ErrorCode, ffi};
 
 use crate::spool::AppendError;
 
-/// Whether an error says that the file is not what was written: its structure, its tables, or the types
-/// in them.
+/// Whether an error says that the file is damaged: its structure, its tables or the types in them are not what was
+/// written.
 pub(in crate::spool) fn is_damage(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => {
-            // A page that is there in part: the file was cut off.
+            // A part of a page is missing: the file was truncated.
             let is_cut_off = failure.extended_code == ffi::SQLITE_IOERR_SHORT_READ;
             let of_structure = matches!(
                 failure.code,
@@ -30,8 +30,8 @@ pub(in crate::spool) fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// What a failed transaction means. A failed fsync is final: the system may have thrown away the pages
-/// that it could not write, so nothing that this process believes about the file is sure any more.
+/// Classifies a failed transaction. A failed fsync is final: the kernel may have dropped the pages that it could not
+/// write, so this process no longer knows what is in the file.
 pub(super) fn classify(error: &rusqlite::Error) -> AppendError {
     let text = error.to_string();
     if is_damage(error) {

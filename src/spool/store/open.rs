@@ -1,4 +1,4 @@
-//! Opens the file: what it is, what it holds, and the cursors of the configured sinks.
+//! Opens the file: identifies it, loads its contents, and reconciles the cursors with the configured sinks.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,14 +17,15 @@ use crate::spool::salvage::{self, LARGEST, SalvageReport};
 use crate::spool::watermark::Watermark;
 use crate::spool::{AppendError, Config, gaps, schema};
 
-/// Why the spool could not be opened. [`Self::Locked`], [`Self::Missing`], [`Self::Foreign`] and [`Self::Newer`]
-/// change nothing; before the others the WAL may have been checkpointed, or a damaged file quarantined.
+/// Why the spool could not be opened. If it is [`Self::Locked`], [`Self::Missing`], [`Self::Foreign`] or
+/// [`Self::Newer`], nothing was changed; in the other cases the WAL may have been checkpointed or a damaged file
+/// quarantined.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
     #[error("spool {} is in use by another process", .0.display())]
     Locked(PathBuf),
-    /// There is no file.
+    /// The file does not exist.
     #[error("there is no spool {}", .0.display())]
     Missing(PathBuf),
     /// The file is not a spool.
@@ -37,10 +38,10 @@ pub enum OpenError {
         path: PathBuf,
         /// Its format.
         found: i32,
-        /// The newest format that is known.
+        /// The newest format that this program can read.
         known: i32,
     },
-    /// The folder or the files beside the database.
+    /// The folder or the files beside the database could not be read or written.
     #[error("could not prepare the files of spool {}", .path.display())]
     Files {
         /// The database file.
@@ -48,7 +49,7 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file is damaged, and a new one that was made of it is, too.
+    /// The file is damaged, and so is the new one that was salvaged from it.
     #[error("spool {} is damaged: {reason}", .path.display())]
     Damaged {
         /// The database file.
@@ -64,7 +65,7 @@ pub enum OpenError {
         /// What went wrong.
         source: salvage::Error,
     },
-    /// The database.
+    /// SQLite failed.
     #[error("could not open spool {}", .path.display())]
     Database {
         /// The database file.
@@ -74,17 +75,17 @@ pub enum OpenError {
     },
 }
 
-/// The name of the sink that pins nothing once it is not configured.
+/// The sink that pins nothing when it is no longer configured.
 const STDOUT: &str = "stdout";
 
-/// No program has so many formats: such a version is a damaged one.
+/// A version this large is damage: there will never be so many formats.
 const LARGEST_VERSION: i32 = 1000;
 
-/// The size to which the WAL is truncated, should it have grown larger once.
+/// The size that the WAL is truncated to if it has grown larger.
 const WAL_LIMIT: i64 = 16 << 20;
 
 impl Store {
-    /// Opens the file, creating it if there is none, and salvaging what it holds if it is damaged.
+    /// Opens the file. Creates it if there is none; salvages it if it is damaged.
     pub(in crate::spool) fn open(config: &Config) -> Result<Self, OpenError> {
         let files_error = |source| OpenError::Files {
             path: config.path.clone(),
@@ -97,6 +98,8 @@ impl Store {
             }
             lock => Arc::new(lock.map_err(files_error)?),
         };
+        // A salvage that was interrupted may have left the database under another name: finish it before
+        // `create_database` creates an empty one.
         salvage::finish(&path).map_err(files_error)?;
         files::create_database(&path).map_err(files_error)?;
         let mut watermark = lock.watermark().map_err(files_error)?;
@@ -105,7 +108,7 @@ impl Store {
             ..config.clone()
         };
         let reason = if lock.is_damaged().map_err(files_error)? {
-            // Only a spool is marked.
+            // Only a spool is ever marked, so the file must not be refused as foreign.
             watermark.get_or_insert_default();
             "damage was found while it was in use".to_owned()
         } else {
@@ -121,7 +124,7 @@ impl Store {
                 source => OpenError::Salvage { path, source },
             }
         })?;
-        // The new file has recorded what the high-water mark says.
+        // No high-water mark here: the new file has already recorded the gaps that it implies.
         let mut store = Self::open_database(&config, &lock, None)?;
         lock.clear_damaged().map_err(files_error)?;
         store.report.quarantined = report.quarantined;
@@ -148,7 +151,7 @@ impl Store {
             }
         };
         let held_events = watermark.is_some_and(|mark| mark.last > Seq(0));
-        // Before SQLite looks: it deletes the WAL of an empty file.
+        // Check this before SQLite opens the file: it deletes the WAL of an empty file.
         if held_events && fs::metadata(path).is_ok_and(|file| file.len() == 0) {
             return Err(damaged("it is empty"));
         }
@@ -183,11 +186,11 @@ impl Store {
         }
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "temp_store", "memory")?;
-        // SQLite's own checkpoints swallow a failed sync, and make some commit wait.
+        // SQLite's automatic checkpoints ignore a failed sync, and delay the commit that triggers them.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update_and_check(None, "journal_size_limit", WAL_LIMIT, |_| Ok(()))?;
-        // A WAL that is found may never have been synced: its writer was killed, or its sync failed. What it
-        // holds must be on disk before anything is believed to be, or appended after it.
+        // The WAL of an earlier run may never have been synced: its writer was killed, or a sync failed. Its frames
+        // must be on disk before we rely on them or append to them.
         let busy: bool =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy {
@@ -195,6 +198,7 @@ impl Store {
         }
         let mut report = SalvageReport::default();
         let (_, last) = bounds(&connection)?;
+        // If the high-water mark is newer than the file, the file has lost its newest events.
         if let Some(mark) = watermark.filter(|mark| mark.last > last) {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             let confirmed = mark.confirmed.max(last);
@@ -217,7 +221,7 @@ impl Store {
         drop(rows);
         drop(statement);
 
-        // A damaged cursor starts again at the oldest event.
+        // A sink whose cursor is damaged starts again at the oldest event.
         let unknown = SavedCursor {
             seq: Seq(first.0 - 1),
             pins: true,
@@ -253,9 +257,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes sure that every configured sink has a cursor on disk; drops the one of stdout if it is not the
-    /// sink; and finds out which removed sinks pin nothing, because they had confirmed everything. That stays
-    /// so until they come back.
+    /// Makes sure that every configured sink has a cursor on disk. Deletes the cursor of stdout if it is not the sink.
+    /// Marks the cursors of removed sinks that had confirmed everything as pinning nothing, until the sink is
+    /// configured again.
     pub(in crate::spool) fn reconcile_cursors(
         &mut self,
         sinks: &[&str],
@@ -305,9 +309,9 @@ impl Store {
     }
 }
 
-/// The oldest event, or the next to come; and the newest number that was given out.
+/// The oldest event, or the next one if there is none; and the newest number that was assigned.
 fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
-    // Two queries: to find both ends in one, SQLite would read the whole table.
+    // Two subqueries, because SQLite would read the whole table to find min and max in one.
     let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
                          (SELECT next_seq FROM identity)";
     connection.query_row(bounds, [], |row| {
@@ -321,7 +325,7 @@ fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
     })
 }
 
-/// The file's application, version, and number of tables and indices.
+/// The file's application id, version, and number of tables and indices.
 fn identify(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
     Ok((
         connection.pragma_query_value(None, "application_id", |row| row.get(0))?,
@@ -330,7 +334,7 @@ fn identify(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
     ))
 }
 
-/// Why the spool cannot be opened, as SQLite would say it.
+/// An error of our own in SQLite's type: why the spool cannot be opened.
 fn invalid(reason: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(reason))
 }

@@ -1,4 +1,4 @@
-//! Purges the oldest events once they are forwarded: when, how many, and in which transaction.
+//! Purges the oldest events that are forwarded: decides when, how many, and in which transaction.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -9,28 +9,28 @@ use super::{Store, classify};
 use crate::event::{Seq, UnixMillis};
 use crate::spool::{AppendError, Cursor, schema};
 
-/// Rows per purge. With an insert this is the minimum, because a purge of fewer would write more pages than it
-/// frees; if the insert has more rows, up to as many are purged. In the maintenance it is the maximum, so that
+/// Rows per purge. Together with an insert it is the minimum, because a smaller purge would write more pages than it
+/// frees; if the insert has more rows, the purge may have as many. In the maintenance it is the maximum, so that
 /// callbacks do not wait long.
 const BATCH: u64 = 64;
 
-/// The oldest events, to be purged.
+/// A range of the oldest events to purge.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Purge {
     first: u64,
     last: u64,
-    /// The first number whose id is still to be recognised.
+    /// The first number whose id must still be recognised.
     recent_from: u64,
 }
 
 impl Purge {
-    /// The oldest event that stays, or the next to come.
+    /// The oldest event after the purge; if there is none, the next one.
     pub(super) const fn first_after(self) -> Seq {
         Seq(self.last + 1)
     }
 
-    /// Deletes the events; ids that are to be recognised stay. Some ids may be there already: a salvage may
-    /// find events that were purged before.
+    /// Deletes the events, but keeps the ids that must still be recognised. Some ids may exist already, because a
+    /// salvage may find events that were purged before.
     pub(super) fn run(self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
@@ -50,14 +50,14 @@ impl Purge {
 
 impl Store {
     /// Events to delete in the same transaction as the insert of `coming` others, so that SQLite reuses their
-    /// pages. None if there are only a few.
+    /// pages. `None` if there are fewer than [`BATCH`].
     pub(super) fn purge_with_insert(
         &self,
         coming: usize,
         cursors: &BTreeMap<String, Cursor>,
     ) -> Option<Purge> {
         let counts = BATCH..=BATCH.max(coming as u64);
-        // What cannot be read is reported by the maintenance, which reads it, too.
+        // An error is ignored here: the maintenance reads the same rows and reports it.
         self.purgeable(cursors, Some(self.cutoff()), counts).ok()?
     }
 
@@ -82,7 +82,7 @@ impl Store {
         self.unsynced(|store| {
             store.transaction(|connection| {
                 purge.run(connection)?;
-                // The table may be empty now, and the number must not be given out again.
+                // The table may be empty now, and a number must not be assigned again.
                 schema::save_next_seq(connection, next)
             })
         })?;
@@ -90,14 +90,14 @@ impl Store {
         Ok(true)
     }
 
-    /// Unix milliseconds: the retention of events that were appended later is not over.
+    /// The time, in Unix milliseconds, after which events were appended whose retention is not over.
     fn cutoff(&self) -> i64 {
         let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
         UnixMillis::now().as_millis().saturating_sub(retention)
     }
 
-    /// The oldest events, as far as they are forwarded and were not appended after `cutoff`: as many as
-    /// `counts` allows, or none.
+    /// The oldest events that are forwarded and were not appended after `cutoff`: as many as `counts` allows, `None`
+    /// if there are fewer.
     fn purgeable(
         &self,
         cursors: &BTreeMap<String, Cursor>,
@@ -108,7 +108,8 @@ impl Store {
         let enough = |last: u64| last + 1 >= first + counts.start();
         let mut last = self.forwarded(cursors).0.min(first + counts.end() - 1);
         if let Some(cutoff) = cutoff.filter(|_| enough(last)) {
-            // The clock may have been set back: the events before a young one make a range without a gap.
+            // The clock may have been set back, so later events can be older. Stop before the first young event:
+            // a purge is one contiguous range.
             let young: Option<u64> = self
                 .connection
                 .prepare_cached(
@@ -131,8 +132,8 @@ impl Store {
         }))
     }
 
-    /// The newest event that every sink which pins events has confirmed. A sink that is no longer configured
-    /// pins them if it had not confirmed everything when it was removed.
+    /// The newest event that every pinning sink has confirmed. A sink that is no longer configured pins events if it
+    /// had not confirmed everything when it was removed.
     pub(super) fn forwarded(&self, cursors: &BTreeMap<String, Cursor>) -> Seq {
         let removed = self
             .saved_cursors
@@ -166,7 +167,7 @@ mod tests {
         .unwrap()
     }
 
-    /// An append waits for no more than that.
+    /// So an append waits for at most one batch.
     #[test]
     fn expired_events_are_purged_in_batches() {
         let folder = TempDir::new().unwrap();
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(store.purge_expired(&cursors), Ok(false));
     }
 
-    /// The oldest event kept, after `coming` more were appended when so many had been forwarded.
+    /// Appends `coming` events when `forwarded` have been forwarded; returns the oldest event kept.
     fn first_after(store: &mut Store, forwarded: u64, coming: u64) -> u64 {
         let next = u128::from(store.next.0);
         let coming = events(next..next + u128::from(coming), 1000);
@@ -207,7 +208,7 @@ mod tests {
         assert_eq!(first_after(&mut store, 1000, 100), 301);
     }
 
-    /// Those are written once, where they would be written twice in commits of their own.
+    /// Such pages are written once; with separate commits they would be written twice.
     #[test]
     fn new_events_reuse_the_pages_of_purged_ones() {
         let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Free space: how much there is, and what makes more.
+//! Measures free space and makes more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,20 +7,21 @@ use super::{Store, classify};
 use crate::spool::quota::{FreeSpace, HEADROOM, Limit};
 use crate::spool::{AppendError, Cursor, files, schema};
 
-/// Pages in the WAL at which it is checkpointed: one MiB. More make answers wait longer for it, now and then;
-/// fewer write the same pages, and sync, more often.
+/// The number of pages in the WAL at which it is checkpointed: one MiB. With more, some answers wait longer for a
+/// checkpoint; with fewer, the same pages are written, and synced, more often.
 const WAL_PAGES: i64 = 256;
 
 /// How long a full checkpoint waits for readers.
 const READERS_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Store {
-    /// How much fits now; if `wanted` bytes do not, after a checkpoint and a purge of forwarded events.
+    /// Returns the free space. If it is less than `wanted`, checkpoints the WAL and purges forwarded events first.
     pub(in crate::spool) fn make_space(
         &mut self,
         wanted: u64,
         cursors: &BTreeMap<String, Cursor>,
     ) -> Result<FreeSpace, AppendError> {
+        // Set when a reader prevents a full checkpoint: then another attempt would not help.
         let mut wal_is_read = false;
         loop {
             let free = self.free_space();
@@ -36,17 +37,17 @@ impl Store {
         }
     }
 
-    /// How much fits now.
+    /// The current free space.
     pub(in crate::spool) fn free_space(&self) -> FreeSpace {
         FreeSpace::measure(&self.config, self.usage)
     }
 
-    /// Why nothing fits, for people.
+    /// Explains for people why nothing fits.
     pub(in crate::spool) fn explain(&self, free: FreeSpace) -> String {
         free.explain(&self.config)
     }
 
-    /// Checkpoints the WAL once it is large enough, and syncs both files.
+    /// Checkpoints the WAL if it is large enough, and syncs both files.
     pub(in crate::spool) fn checkpoint(&mut self) -> Result<(), AppendError> {
         let waiting = self.checkpoint_as("PRAGMA wal_checkpoint(NOOP)")?;
         if waiting >= WAL_PAGES {
@@ -55,7 +56,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns how many pages of the WAL are not checkpointed.
+    /// Runs a checkpoint pragma; returns how many pages of the WAL are not checkpointed.
     fn checkpoint_as(&self, pragma: &str) -> Result<i64, AppendError> {
         self.connection
             .prepare_cached(pragma)
@@ -65,8 +66,8 @@ impl Store {
             .map_err(|error| classify(&error))
     }
 
-    /// Checkpoints the WAL, so that the file alone holds everything, and truncates it. Does not wait long for
-    /// readers: returns whether it could.
+    /// Checkpoints the WAL, so that the file alone contains everything, and truncates it. Does not wait long for
+    /// readers; returns whether it succeeded.
     pub(in crate::spool) fn checkpoint_all(&self) -> Result<bool, AppendError> {
         let wait = |time| self.connection.busy_timeout(time);
         wait(READERS_TIMEOUT)
@@ -93,7 +94,7 @@ mod tests {
     use crate::spool::store::tests::{cursors, events};
     use crate::spool::tests::config;
 
-    /// Only if it helps, and without waiting long for readers.
+    /// But only if it helps, and without waiting long for readers.
     #[test]
     fn a_checkpoint_makes_space_on_a_full_disk() {
         let folder = TempDir::new().unwrap();

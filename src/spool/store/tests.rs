@@ -6,13 +6,13 @@ use crate::event::tests::event;
 use crate::setting::Size;
 use crate::spool::tests::config;
 
-/// An event of so many bytes for each number.
+/// An event with a body of `length` bytes for each number.
 pub(super) fn events(numbers: impl IntoIterator<Item = u128>, length: usize) -> Vec<Arc<Event>> {
     let event = |number| Arc::new(event(number, vec![b'x'; length]));
     numbers.into_iter().map(event).collect()
 }
 
-/// Those of one sink, which has confirmed everything up to `seq`.
+/// The cursors of one sink that has confirmed everything up to `seq`.
 pub(super) fn cursors(seq: u64) -> BTreeMap<String, Cursor> {
     [("sink".to_owned(), Cursor::new(Seq(seq)))].into()
 }
@@ -53,13 +53,13 @@ fn a_probe_tells_whether_something_can_be_written() {
     store.probe().unwrap();
 }
 
-/// Frames of a group that failed stay in the WAL until others overwrite them. A crash must not bring them
-/// back: the vendor was told 503, and may have sent one of them again.
+/// Frames of a failed group stay in the WAL until others overwrite them. They must not be recovered after a crash:
+/// their callbacks were answered with 503, and the vendor may have sent one of them again.
 #[test]
 fn a_group_that_failed_does_not_come_back_after_a_crash() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
-    // A group that outgrows the page cache writes frames before it commits.
+    // A group that exceeds the page cache writes frames before it commits.
     let fail = "PRAGMA cache_size = 10;
                 CREATE TEMP TRIGGER refuse BEFORE INSERT ON events WHEN new.seq = 40
                 BEGIN SELECT raise(ABORT, 'no'); END";
@@ -86,7 +86,7 @@ fn a_group_that_failed_does_not_come_back_after_a_crash() {
     assert_eq!(ids, hex::encode_upper(Uuid::from_u128(30).as_bytes()));
 }
 
-/// Its numbers are given out again: nothing else ever had them.
+/// Its numbers are assigned again: no event ever had them.
 #[test]
 fn a_group_that_failed_leaves_no_gap() {
     let folder = TempDir::new().unwrap();
@@ -125,7 +125,7 @@ fn count(store: &Store, table: &str) -> u64 {
         .unwrap()
 }
 
-/// A closed dead-letter topic and large bodies would eat the reserve otherwise.
+/// Otherwise a closed dead-letter topic and large bodies would use up the reserve.
 #[test]
 fn dead_letters_obey_the_quota() {
     let folder = TempDir::new().unwrap();
@@ -180,11 +180,11 @@ fn dead_letters_have_a_budget() {
     store.append(&events([5], 20_000), &cursors(0)).unwrap()[0]
         .as_ref()
         .unwrap();
-    // What is forwarded does not count any more.
+    // Forwarded callbacks no longer count.
     store.count_rejected(&cursors(1)).unwrap();
     append(&mut store, 6, 1).unwrap();
 
-    // An event that is refused counts as soon as it is stored, a rejected callback counted before.
+    // An event that is refused counts when it is stored; a rejected callback was counted before.
     let refused = store.store_dead_letters(&dead_letters([5], Kind::Group, 2000), &cursors(1));
     let refused = refused.unwrap_err();
     assert!(
@@ -200,7 +200,7 @@ fn dead_letters_have_a_budget() {
         .unwrap();
     assert!(full(&append(&mut store, 7, 3)));
 
-    // Both are counted at a start, too.
+    // A start counts both, too.
     store.save_cursors(&cursors(3)).unwrap();
     let counted = (store.dead_letter_bytes, store.rejected_bytes);
     assert_eq!(counted, (5000, 3000));
@@ -209,7 +209,7 @@ fn dead_letters_have_a_budget() {
     assert_eq!((store.dead_letter_bytes, store.rejected_bytes), counted);
 }
 
-/// So that people find an event by what is in it, and by its conversation.
+/// So that people can find an event by its contents and its conversation.
 #[test]
 fn events_are_found_by_their_text() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! What a full spool does.
+//! Tests of a full spool.
 
 use super::*;
 
@@ -29,7 +29,7 @@ async fn a_full_spool_refuses_drops_nothing_and_recovers() {
     assert_eq!(spool.status().rows(), u64::try_from(kept).unwrap());
     assert!(spool.status().refusing.is_some());
 
-    // Forwarded events go first, although their retention is not over.
+    // Forwarded events are purged first, although their retention is not over.
     spool.cursor("sink").unwrap().advance(Seq(20));
     assert!(spool.append(large(kept)).await.is_ok());
     let status = spool.status();
@@ -70,7 +70,7 @@ async fn the_reserve_of_the_disk_is_left_alone() {
     assert!(refusal.to_string().contains("spool.reserve"), "{refusal}");
 }
 
-/// Also if more arrive at once than fit.
+/// Even if more events arrive at once than fit.
 #[tokio::test]
 async fn a_group_takes_no_more_room_than_there_is() {
     let folder = TempDir::new().unwrap();

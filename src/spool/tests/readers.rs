@@ -1,4 +1,4 @@
-//! What readers get from memory, from the file, and from a file that is not what it was.
+//! Tests of what readers get from memory, from the file, and from a changed file.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn who_keeps_up_reads_from_memory() {
     assert_eq!(spool.status().refusing, None);
 }
 
-/// Also where nothing is left behind them that would show the gap.
+/// Even if no later row is left that would reveal the gap.
 #[tokio::test]
 async fn rows_that_are_gone_are_damage() {
     let folder = TempDir::new().unwrap();
@@ -41,7 +41,7 @@ async fn rows_that_are_gone_are_damage() {
     assert!(matches!(spool.failed().await, AppendError::Damaged(_)));
 }
 
-/// What has failed tells so to everybody who comes later.
+/// A spool that has failed returns the error to every later caller.
 #[tokio::test]
 async fn once_it_has_failed_nobody_waits() {
     let folder = TempDir::new().unwrap();

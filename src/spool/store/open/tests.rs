@@ -13,7 +13,7 @@ fn watermark(last: u64) -> Watermark {
     }
 }
 
-/// What a start finds at the path, with this high-water mark beside it.
+/// What a start finds at the path if this high-water mark is beside it.
 fn found(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
     let config = config(folder);
     if let Some(watermark) = watermark {
@@ -108,7 +108,7 @@ fn a_lock_that_cannot_be_opened_is_nobody_elses() {
     assert!(matches!(error, OpenError::Files { .. }), "{error}");
 }
 
-/// The oldest event's number and the newest in use, after a change of an empty spool.
+/// The oldest event's number and the newest assigned number, after a change to an empty spool.
 fn bounds_after(change: &str) -> Option<(u64, u64)> {
     let folder = TempDir::new().unwrap();
     let connection = database::create(&folder.path().join("spool.db"));
@@ -147,7 +147,7 @@ fn numbers_that_no_spool_gives_out_are_damage() {
     assert_eq!(bounds_after(largest), Some((1 << 62, (1 << 62) - 1)));
 }
 
-/// The row of the next number has no checksum: it may be damaged where nothing else is.
+/// The row of `identity` has no checksum: `next_seq` may be damaged when nothing else is.
 #[test]
 fn a_gap_after_the_last_number_does_not_stop_a_start() {
     let folder = TempDir::new().unwrap();
