@@ -1,64 +1,64 @@
-//! What Kafka and RabbitMQ have in common, for the promises that hold for both.
+//! What Kafka and RabbitMQ have in common, for tests of promises that hold for both.
 
 use super::{Recall, Setup};
 
-/// A broker of the tests. A `name` is that of a topic, or of an exchange and its queue.
+/// A broker for tests. A `name` is the name of a topic, or of an exchange and its queue.
 pub trait Broker {
-    /// A running broker that takes no message of more than `bytes`, be it an event or a dead letter.
+    /// A running broker that refuses messages larger than `bytes`, both events and dead letters.
     fn start_with_limit(bytes: u32) -> Self
     where
         Self: Sized;
 
-    /// What the relay calls its sink.
+    /// The relay's name for its sink.
     fn sink(&self) -> &'static str;
 
-    /// Whether it drops what a producer sends a second time because a confirm was lost.
+    /// Whether it drops a message that a producer sends again because a confirm was lost.
     fn is_idempotent(&self) -> bool;
 
     /// The settings of a relay that publishes to it. Dead letters go to `name.dead`.
     fn settings(&self, setup: Setup, name: &str) -> Setup;
 
-    /// The same for a user who may publish events but no dead letters; and what the spool then says of
-    /// a dead letter: the reason, and a part of the detail.
+    /// The same for a user who may publish events but no dead letters; also returns the reason, and a part of the
+    /// detail, that the spool then stores with a dead letter.
     fn settings_without_dead_letters(
         &self,
         setup: Setup,
         name: &str,
     ) -> (Setup, &'static str, &'static str);
 
-    /// Stops it as an operator does.
+    /// Stops the broker as an operator does.
     fn stop(&mut self);
 
-    /// SIGKILL.
+    /// Kills the broker with SIGKILL.
     fn kill(&mut self);
 
-    /// Starts it on the same data and ports, and waits until it answers.
+    /// Starts the broker on the same data and ports, and waits until it answers.
     fn resume(&mut self);
 
-    /// SIGSTOP: connections stay open, and the broker does not answer.
+    /// Sends SIGSTOP: connections stay open, but the broker does not answer.
     fn freeze(&self);
 
     fn thaw(&self);
 
-    /// Deletes the topic or the queue, with what is in it.
+    /// Deletes the topic or the queue, with its messages.
     fn delete(&self, name: &str);
 
-    /// What a subscriber finds, at least so many, in each conversation's order.
+    /// The recalls that a subscriber receives, at least `at_least`, in order within each conversation.
     ///
     /// # Panics
     ///
-    /// If there are fewer for a minute.
+    /// If there are fewer after a minute.
     fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall>;
 
-    /// The dead letters, at least so many.
+    /// The dead letters, at least `at_least`.
     ///
     /// # Panics
     ///
-    /// If there are fewer for a minute.
+    /// If there are fewer after a minute.
     fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter>;
 }
 
-/// A dead letter as a subscriber finds it.
+/// A dead letter as a subscriber receives it.
 #[derive(Debug)]
 pub struct DeadLetter {
     /// The event's type.
@@ -66,7 +66,7 @@ pub struct DeadLetter {
     pub reason: Option<String>,
 }
 
-/// The value of a header, if there is exactly one of that name.
+/// The value of a header, if exactly one has that name.
 pub(super) fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let mut values = headers.iter().filter(|(key, _)| key == name);
     let (_, value) = values.next()?;

@@ -1,5 +1,5 @@
-//! A disk that fails when it is told to, and a wall clock that can be set: `tests/faults/disk.c`, built
-//! here and loaded into the relays of a [`Setup`](super::Setup).
+//! Fault injection: a disk that fails on demand, and a wall clock that can be set. `tests/faults/disk.c` is built here
+//! and loaded into the relays of a [`Setup`](super::Setup).
 
 use std::env;
 use std::fs::{self, File};
@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// What fails, and what was called so far. Clones are the same disk.
+/// What fails, and which calls were made so far. Clones control the same disk.
 #[derive(Clone)]
 pub struct Faults {
-    /// Holds the shared file and the trace: outside of the folder whose disk it is.
+    /// Contains the shared file and the trace; it is outside the folder whose disk fails.
     folder: Arc<TempDir>,
     control: Arc<File>,
     records: bool,
 }
 
-/// The words of `struct control` in disk.c, in its order.
+/// The words of `struct control` in disk.c, in the same order.
 #[derive(Clone, Copy)]
 enum Word {
     WriteErrno,
@@ -35,18 +35,18 @@ enum Word {
     OutputErrno,
 }
 
-/// Where `only` begins, and how long it is.
+/// The offset and length of `only`.
 const ONLY: u64 = 10 * 8;
 const ONLY_BYTES: usize = 56;
 
-/// Where the counters begin.
+/// The offset of the counters.
 const COUNTERS: u64 = ONLY + ONLY_BYTES as u64;
 
 const EIO: i64 = 5;
 const ENOSPC: i64 = 28;
 const ALL: i64 = -1;
 
-/// Calls that the relays of a setup have made below its folder; the clock's anywhere.
+/// Calls that the relays of a setup have made on files below its folder, and reads of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Calls {
     pub reads: u64,
@@ -73,7 +73,7 @@ impl Faults {
         }
     }
 
-    /// A disk without faults, that records everything that is done to it.
+    /// A disk without faults that records every operation.
     pub fn recording() -> Self {
         Self {
             records: true,
@@ -81,12 +81,12 @@ impl Faults {
         }
     }
 
-    /// What was recorded so far.
+    /// The operations recorded so far.
     pub fn trace(&self) -> Vec<u8> {
         fs::read(self.folder.path().join("trace")).unwrap()
     }
 
-    /// What a relay needs in its environment.
+    /// The environment variables that a relay needs.
     pub(super) fn environment(&self, disk: &Path) -> Vec<(&'static str, String)> {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let mut environment = vec![
@@ -101,73 +101,73 @@ impl Faults {
         environment
     }
 
-    /// Every write fails.
+    /// Makes every write fail.
     pub fn fail_writes(&self) {
         self.set(Word::WriteBudget, 0);
         self.set(Word::WriteErrno, EIO);
     }
 
-    /// Every write fails for want of space, after `bytes` more.
+    /// Makes every write fail for lack of space after `bytes` more bytes.
     pub fn fill_up_after(&self, bytes: u64) {
         self.set(Word::WriteBudget, i64::try_from(bytes).unwrap());
         self.set(Word::WriteErrno, ENOSPC);
     }
 
-    /// The disk is so large, and says so: files cannot grow over it.
+    /// Sets the size of the disk, which it also reports: files cannot exceed it.
     pub fn set_capacity(&self, bytes: u64) {
         self.set(Word::Capacity, i64::try_from(bytes).unwrap());
     }
 
-    /// Every read fails.
+    /// Makes every read fail.
     pub fn fail_reads(&self) {
         self.set(Word::ReadErrno, EIO);
     }
 
-    /// Every sync fails, and syncs nothing.
+    /// Makes every sync fail without syncing anything.
     pub fn fail_syncs(&self) {
         self.set(Word::SyncFails, ALL);
         self.set(Word::SyncErrno, EIO);
     }
 
-    /// The next sync fails, those after it do not.
+    /// Makes only the next sync fail.
     pub fn fail_one_sync(&self) {
         self.set(Word::SyncFails, 1);
         self.set(Word::SyncErrno, EIO);
     }
 
-    /// Every sync takes so much longer.
+    /// Makes every sync take longer by `delay`.
     pub fn slow_syncs(&self, delay: Duration) {
         self.set(Word::SyncDelay, nanoseconds(delay));
     }
 
-    /// No sync ends until [`Self::heal`].
+    /// Makes every sync hang until [`Self::heal`].
     pub fn hang_syncs(&self) {
         self.set(Word::SyncHang, 1);
     }
 
-    /// Every write to standard output fails: that sink is down.
+    /// Makes every write to standard output fail: that sink is down.
     pub fn fail_output(&self) {
         self.set(Word::OutputErrno, EIO);
     }
 
-    /// Only files whose name ends so fail; the others are well.
+    /// Restricts the faults to files whose name ends with `name`.
     pub fn only(&self, name: &str) {
         let mut bytes = [0; ONLY_BYTES];
         bytes[..name.len()].copy_from_slice(name.as_bytes());
         self.control.write_all_at(&bytes, ONLY).unwrap();
     }
 
-    /// The wall clock is so much behind the real one.
+    /// Sets the wall clock back by `by` from the real time.
     pub fn set_clock_back(&self, by: Duration) {
         self.set(Word::ClockOffset, -nanoseconds(by));
     }
 
-    /// The wall clock is so much ahead of the real one.
+    /// Sets the wall clock forward by `by` from the real time.
     pub fn set_clock_forward(&self, by: Duration) {
         self.set(Word::ClockOffset, nanoseconds(by));
     }
 
-    /// The disk is well again. Its size and the clock stay.
+    /// Removes all faults. The size of the disk and the clock stay as they are.
     pub fn heal(&self) {
         for word in [
             Word::WriteErrno,
@@ -182,7 +182,7 @@ impl Faults {
         self.only("");
     }
 
-    /// What was called so far. None at all, where the library was not loaded.
+    /// The calls made so far. All are zero if the library was not loaded.
     pub fn calls(&self) -> Calls {
         let word = |index: u64| {
             let mut bytes = [0; 8];
@@ -221,7 +221,7 @@ fn library() -> &'static Path {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let library = folder.join(format!("disk-{state:08x}.so"));
         if !library.exists() {
-            // Several test programs may do this at once.
+            // Several test programs may build the library at once.
             let unfinished = folder.join(format!("disk-{state:08x}-{}.so", process::id()));
             let built = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
                 .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])

@@ -1,4 +1,4 @@
-//! A Kafka broker of the test's own: one node, broker and controller, that creates no topic by itself.
+//! A Kafka broker for tests: one node, both broker and controller, that creates no topic automatically.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,18 +24,18 @@ pub use super::kafka_wire::{Operation, Resource};
 use super::node::{Node, Service, block_on, free_port, poll};
 use super::{Recall, Setup, kafka_wire};
 
-/// Known to [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
+/// The user of [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
 pub const USER: &str = "relay";
 pub const PASSWORD: &str = "relay-secret";
 
-/// With these properties rights can be taken away; who does not say who they are may do everything.
+/// With these properties, rights can be denied; anonymous clients may do everything.
 pub const AUTHORIZER: [(&str, &str); 3] = [
     STRICT[0],
     STRICT[1],
     ("allow.everyone.if.no.acl.found", "true"),
 ];
 
-/// With these properties [`USER`] may do only what it was permitted; who does not say who they are may do everything.
+/// With these properties, [`USER`] has only the rights that it was given; anonymous clients may do everything.
 pub const STRICT: [(&str, &str); 2] = [
     (
         "authorizer.class.name",
@@ -49,7 +49,7 @@ const NODE_ID: i32 = 1;
 /// An isolation level.
 const COMMITTED: &str = "read_committed";
 
-/// Everything administrative ends within this.
+/// The timeout of administrative requests.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Kafka {
@@ -60,16 +60,16 @@ pub struct Kafka {
     proxied: Proxied,
 }
 
-/// A listener for which a client has to come through somebody else.
+/// A listener that clients reach only through a proxy.
 #[derive(Clone, Copy)]
 pub struct Proxied {
-    /// Where the broker listens.
+    /// The port that the broker listens on.
     pub listens: u16,
-    /// What it tells its clients.
+    /// The port that it advertises to clients.
     pub advertised: u16,
 }
 
-/// What a subscriber sees of an event.
+/// An event as a subscriber receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub partition: i32,
@@ -80,8 +80,8 @@ pub struct Record {
 }
 
 impl Kafka {
-    /// One broker for all tests of a file, one test at a time: some stop it and start it again. It has
-    /// an [`AUTHORIZER`].
+    /// One broker for all tests of a file, used by one test at a time, because some tests restart it. It has an
+    /// [`AUTHORIZER`].
     pub fn shared() -> MutexGuard<'static, Self> {
         static KAFKA: LazyLock<Mutex<Kafka>> =
             LazyLock::new(|| Mutex::new(Kafka::start_with(&AUTHORIZER)));
@@ -93,17 +93,17 @@ impl Kafka {
         Self::start_with(&[])
     }
 
-    /// A running broker with these lines of `server.properties` added, or in place of ours.
+    /// A running broker with these lines of `server.properties`, which are added to ours or replace them.
     ///
     /// With properties `listener.name.tls.ssl.…` (PEM inline: `ssl.keystore.type=PEM`,
-    /// `ssl.keystore.certificate.chain`, `ssl.keystore.key` in PKCS #8) it listens for TLS also.
+    /// `ssl.keystore.certificate.chain`, `ssl.keystore.key` in PKCS #8) it also listens for TLS.
     pub fn start_with(properties: &[(&str, &str)]) -> Self {
         let mut kafka = Self::new_stopped_with(properties);
         kafka.resume();
         kafka
     }
 
-    /// A broker that has its ports and is not there yet: [`Kafka::resume`] starts it.
+    /// A broker that has its ports but is not started yet: [`Kafka::resume`] starts it.
     pub fn new_stopped() -> Self {
         Self::new_stopped_with(&[])
     }
@@ -133,12 +133,12 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The listener of [`USER`]: `security.protocol=SASL_PLAINTEXT`.
+    /// The listener for [`USER`]: `security.protocol=SASL_PLAINTEXT`.
     pub fn sasl_servers(&self) -> String {
         format!("127.0.0.1:{}", self.sasl_port)
     }
 
-    /// The settings of a relay that is [`USER`].
+    /// The settings of a relay that connects as [`USER`].
     pub fn as_user(&self, setup: Setup) -> Setup {
         let setup = setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &self.sasl_servers());
         [
@@ -158,24 +158,24 @@ impl Kafka {
         format!("127.0.0.1:{}", self.tls_port)
     }
 
-    /// The listener that says it is elsewhere: a test's proxy listens there.
+    /// The listener that advertises another port, which a test's proxy listens on.
     pub fn proxied(&self) -> Proxied {
         self.proxied
     }
 
-    /// Whether [`USER`] may write to a topic; everybody else always may. Holds where
-    /// [`AUTHORIZER`] is among the properties.
+    /// Allows or denies [`USER`] to write to a topic; other users always may. Has an effect only if the properties
+    /// include [`AUTHORIZER`].
     pub fn allow_writing(&self, topic: &str, allowed: bool) {
         kafka_wire::allow_writing(self.port, topic, allowed);
     }
 
-    /// Gives [`USER`] a right. Means something where [`STRICT`] is among the properties.
+    /// Gives [`USER`] a right. Has an effect only if the properties include [`STRICT`].
     pub fn permit(&self, resource: Resource<'_>, operation: Operation) {
         kafka_wire::permit(self.port, resource, operation);
     }
 
-    /// Takes away the last batch of a partition, and what it knew of its producers: as a power cut does,
-    /// for Kafka confirms what it has not synced. The broker must have been killed.
+    /// Removes the last batch of a partition and its producer state, as a power cut does, because Kafka confirms
+    /// records that it has not synced. The broker must have been killed.
     pub fn lose_last_batch(&self, topic: &str, partition: i32) {
         let folder = self.node.path(&format!("data/{topic}-{partition}"));
         for entry in fs::read_dir(&folder).expect("the partition's folder") {
@@ -187,7 +187,7 @@ impl Kafka {
         let log = folder.join("00000000000000000000.log");
         let bytes = fs::read(&log).expect("the partition's log");
         let (mut at, mut last) = (0, 0);
-        // A batch begins with its first offset (8 bytes) and its length after that (4 bytes).
+        // A batch begins with its first offset (8 bytes), followed by its length (4 bytes).
         while let Some(length) = bytes.get(at + 8..at + 12) {
             let length = u32::from_be_bytes(length.try_into().expect("4 bytes"));
             last = at;
@@ -201,8 +201,7 @@ impl Kafka {
             .expect("a log that can be cut off");
     }
 
-    /// The cluster forgets it: from now on it tells clients of no broker and of no leader, until it is
-    /// started again.
+    /// Unregisters the broker from the cluster: until it is restarted, metadata lists no broker and no leader.
     pub fn unregister(&self) {
         kafka_wire::unregister(self.port, NODE_ID);
     }
@@ -232,7 +231,7 @@ impl Kafka {
         assert!(found, "topic {topic} is created and does not appear");
     }
 
-    /// Gives a topic these configs, and its others their defaults again.
+    /// Gives a topic these configs, and resets its other configs to their defaults.
     pub fn alter_topic(&self, topic: &str, configs: &[(&str, &str)]) {
         let alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
         let alter = configs
@@ -261,7 +260,7 @@ impl Kafka {
         assert!(gone, "topic {topic} is deleted and does not go");
     }
 
-    /// Forgets the offsets of a group, as it does by itself after `offsets.retention.minutes`.
+    /// Deletes the offsets of a group, as the broker itself does after `offsets.retention.minutes`.
     pub fn delete_group(&self, group: &str) {
         let client = self.client();
         let results = block_on(async || client.delete_groups(&[group], &admin_options()).await);
@@ -270,12 +269,12 @@ impl Kafka {
             .expect("a deleted group");
     }
 
-    /// Reads a whole topic as a subscriber does (committed records only), by partition and offset, once
-    /// it has so many records.
+    /// Waits until a topic has `expected_at_least` records, then reads all of it as a subscriber does (committed
+    /// records only), by partition and offset.
     ///
     /// # Panics
     ///
-    /// When it has fewer until the end of `timeout`.
+    /// If it has fewer when `timeout` ends.
     pub fn read(&self, topic: &str, expected_at_least: usize, timeout: Duration) -> Vec<Record> {
         let deadline = Instant::now() + timeout;
         let mut records = Vec::new();
@@ -293,26 +292,26 @@ impl Kafka {
         records
     }
 
-    /// Everything that a topic has now; none where it is not there.
+    /// All current records of a topic; empty if it does not exist.
     pub fn read_all(&self, topic: &str) -> Vec<Record> {
         self.read_from(topic, &BTreeMap::new())
     }
 
-    /// Everything that a topic has now, in each partition from that offset.
+    /// All current records of a topic, in each partition from the given offset.
     pub fn read_from(&self, topic: &str, from: &BTreeMap<i32, i64>) -> Vec<Record> {
         let deadline = Instant::now() + 2 * TIMEOUT;
         let records = self.read_to_end(topic, COMMITTED, from, deadline);
         records.unwrap_or_default()
     }
 
-    /// As [`Kafka::read_from`], with what is not committed, or never will be.
+    /// Like [`Kafka::read_from`], including records that are not committed or were aborted.
     pub fn read_uncommitted_from(&self, topic: &str, from: &BTreeMap<i32, i64>) -> Vec<Record> {
         let deadline = Instant::now() + 2 * TIMEOUT;
         let records = self.read_to_end(topic, "read_uncommitted", from, deadline);
         records.unwrap_or_default()
     }
 
-    /// Deletes all records of a topic; it stays, and its offsets go on.
+    /// Deletes all records of a topic; the topic stays, and its offsets continue.
     pub fn delete_records(&self, topic: &str) {
         let client = self.client();
         let metadata = client
@@ -328,8 +327,8 @@ impl Kafka {
         deleted.expect("an answer to DeleteRecords");
     }
 
-    /// Everything from each partition's offset, or its beginning, to its end; `None` where the topic or
-    /// the broker is not there.
+    /// All records from each partition's offset, or its beginning, to its end; `None` if the topic does not exist or
+    /// the broker does not answer.
     fn read_to_end(
         &self,
         topic: &str,
@@ -343,7 +342,7 @@ impl Kafka {
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "10")
             .set("isolation.level", isolation)
-            // Records that are not committed have offsets, too: what was read last may be before the beginning.
+            // Uncommitted records have offsets, too, so the offset to read from may be before the beginning.
             .set("auto.offset.reset", "earliest")
             .create()
             .expect("a consumer");
@@ -376,7 +375,7 @@ impl Kafka {
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     unread.remove(&partition);
                 }
-                // It retries by itself.
+                // The consumer retries by itself.
                 Some(Err(_)) | None => {}
             }
         }
@@ -437,13 +436,13 @@ impl Kafka {
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;",
             ),
             ("log.dirs", "data"),
-            // Of a topic that was deleted: a minute of load is many gigabytes.
+            // Delete the segments of a deleted topic soon: a minute of load is many gigabytes.
             ("log.segment.delete.delay.ms", "1000"),
             ("auto.create.topics.enable", "false"),
-            // A killed broker may register again only when its old session has ended.
+            // A killed broker cannot register again until its old session has ended.
             ("broker.session.timeout.ms", "4000"),
             ("broker.heartbeat.interval.ms", "500"),
-            // One node: no second copies, no waiting for others.
+            // One node: no replicas, no rebalance delay.
             ("offsets.topic.replication.factor", "1"),
             ("offsets.topic.num.partitions", "1"),
             ("transaction.state.log.replication.factor", "1"),
@@ -484,7 +483,7 @@ impl Broker for Kafka {
             .set("RECALL_KAFKA__DEAD_LETTER_TOPIC", &format!("{name}.dead"))
     }
 
-    /// Means something if [`AUTHORIZER`] is among the properties.
+    /// Has an effect only if the properties include [`AUTHORIZER`].
     fn settings_without_dead_letters(
         &self,
         setup: Setup,
@@ -529,8 +528,8 @@ impl Broker for Kafka {
         });
     }
 
-    /// For longer than `broker.session.timeout.ms` (see `server_properties`), it is fenced for a moment
-    /// afterwards.
+    /// If this lasts longer than `broker.session.timeout.ms` (see `server_properties`), the broker is fenced for a
+    /// moment afterwards.
     fn freeze(&self) {
         self.node.freeze();
     }
@@ -574,7 +573,7 @@ impl Record {
         }
     }
 
-    /// The value of a header, if there is exactly one of that name.
+    /// The value of a header, if exactly one has that name.
     pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
     }

@@ -1,8 +1,8 @@
-//! What the client library of the rig cannot ask of a Kafka broker: rights, taken and given back, and
-//! to be forgotten.
+//! Requests to a Kafka broker that the rig's client library does not support: create and delete ACLs, and unregister
+//! the broker.
 //!
-//! The broker's own tools are a program that is not fetched: the requests are written out here (version 1
-//! of `CreateAcls` and `DeleteAcls`, version 0 of `UnregisterBroker`).
+//! Kafka's own tools are not downloaded, so this module encodes the requests itself (version 1 of `CreateAcls` and
+//! `DeleteAcls`, version 0 of `UnregisterBroker`).
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,19 +14,19 @@ const CREATE_ACLS: i16 = 30;
 const DELETE_ACLS: i16 = 31;
 const UNREGISTER_BROKER: i16 = 64;
 
-/// What ends a header and a body where a request's version is a flexible one.
+/// Ends the header and the body of a request whose version is flexible.
 const NO_TAGGED_FIELDS: u8 = 0;
 
 const DENY: u8 = 2;
 const ALLOW: u8 = 3;
 
-/// What a right is about.
+/// The resource of an ACL.
 #[derive(Debug, Clone, Copy)]
 pub enum Resource<'a> {
     Topic(&'a str),
-    /// All groups whose names begin so.
+    /// All groups whose names have this prefix.
     Groups(&'a str),
-    /// All transactional ids that begin so.
+    /// All transactional ids that have this prefix.
     TransactionalIds(&'a str),
 }
 
@@ -38,7 +38,7 @@ pub enum Operation {
 }
 
 impl<'a> Resource<'a> {
-    /// Its type, its name, and how that is meant: as it is, or as a prefix.
+    /// Its type, its name, and the pattern type of the name: literal or prefixed.
     const fn parts(self) -> (u8, &'a str, u8) {
         const LITERAL: u8 = 3;
         const PREFIXED: u8 = 4;
@@ -60,7 +60,7 @@ impl Operation {
     }
 }
 
-/// Denies writing to a topic, or takes that back.
+/// Denies writing to a topic, or removes that ACL.
 pub(super) fn allow_writing(port: u16, topic: &str, allowed: bool) {
     let request = if allowed { DELETE_ACLS } else { CREATE_ACLS };
     change_right(
@@ -72,7 +72,7 @@ pub(super) fn allow_writing(port: u16, topic: &str, allowed: bool) {
     );
 }
 
-/// Gives a right.
+/// Adds an ACL that allows an operation.
 pub(super) fn permit(port: u16, resource: Resource<'_>, operation: Operation) {
     change_right(port, CREATE_ACLS, resource, operation, ALLOW);
 }
@@ -93,12 +93,11 @@ fn change_right(
     string(&mut body, "*");
     body.extend([operation.code(), permission]);
     let answer = ask(port, request, 1, &body);
-    // Both answers: correlation id, throttle time, how many results, then each with its error code.
+    // Both answers: correlation id, throttle time, number of results, then the results, each with its error code.
     assert_no_error(&answer, 12);
 }
 
-/// Takes the only broker off the cluster's list: it answers that there are none, until it registers again,
-/// which it does when it starts.
+/// Unregisters the only broker: metadata lists no brokers until it registers again, which it does when it starts.
 pub(super) fn unregister(port: u16, node_id: i32) {
     let mut body = vec![NO_TAGGED_FIELDS];
     body.extend(node_id.to_be_bytes());
@@ -108,7 +107,7 @@ pub(super) fn unregister(port: u16, node_id: i32) {
     assert_no_error(&answer, 9);
 }
 
-/// Looks at the error code, two bytes of the answer from `at` on.
+/// Checks the error code, two bytes of the answer from `at` on.
 fn assert_no_error(answer: &[u8], at: usize) {
     let error = answer.get(at..at + 2);
     assert_eq!(error, Some(&[0, 0][..]), "the broker answered {answer:?}");

@@ -1,6 +1,6 @@
-//! The rig: the whole program as a process of its own, brokers, and the vendor.
+//! The test rig: the relay as a separate process, brokers, and the vendor.
 //!
-//! Each test file uses a part of it.
+//! Each test file uses only a part of it.
 #![allow(
     dead_code,
     unused_imports,
@@ -42,10 +42,10 @@ pub use vendor::{
     Answer, Connection, Load, large_recall, padded_recall, recall, recall_query, request,
 };
 
-/// How long a condition may take to come true, on a machine that is busy with other things.
+/// How long a condition may take to become true, on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits until `look` finds something.
+/// Waits until `look` returns a value.
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + TIMEOUT;

@@ -1,8 +1,8 @@
-//! The one node of a broker, with the verbs of its operator and those of an accident.
+//! A broker's single node: what an operator does to it, and accidents.
 //!
-//! The only file that knows where brokers come from: processes of this machine, or containers. Both
-//! run the scripts of `tests/brokers/` on a folder, and both are gone when the test process is, however
-//! that ends: a leash holds a pipe from it (`tests/brokers/leash`).
+//! This is the only file that knows how brokers run: as processes on this machine or as containers. Both run the
+//! scripts of `tests/brokers/` on a folder, and both end with the test process, however it ends:
+//! `tests/brokers/leash` watches a pipe from it.
 
 use std::{
     env, fs,
@@ -20,11 +20,11 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long a broker may take to come up or to stop, on a machine that is busy with other things.
+/// How long a broker may take to start or to stop, on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// In the environment of all that belongs to a broker: its folder. The scripts read it, and the leash
-/// finds processes by it.
+/// The environment variable with a broker's folder, set for all its processes. The scripts read it, and the leash finds
+/// the processes by it.
 const FOLDER: &str = "RECALL_TEST_BROKER";
 
 pub(super) struct Node {
@@ -34,7 +34,7 @@ pub(super) struct Node {
     leash: Child,
 }
 
-/// As `compose.yml` calls them.
+/// The services, with their names in `compose.yml`.
 #[derive(Clone, Copy)]
 pub(super) enum Service {
     Kafka,
@@ -42,18 +42,18 @@ pub(super) enum Service {
 }
 
 enum Home {
-    /// Leader of a process group of its own.
+    /// The leader of its own process group.
     Process(Option<Child>),
     /// A compose project named after the folder.
     Container,
 }
 
 impl Node {
-    /// Makes the broker's folder. Nothing runs yet.
+    /// Creates the broker's folder. Does not start the broker.
     ///
     /// # Panics
     ///
-    /// When the tests were not started by `tests/run`.
+    /// If the tests were not started by `tests/run`.
     pub(super) fn new(service: Service) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -88,12 +88,12 @@ impl Node {
         fs::write(self.folder.join(name), content).expect("a file of the broker");
     }
 
-    /// A file or folder of the broker.
+    /// The path of a file or folder of the broker.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Starts it on what the folder has, and waits until `ready` says so.
+    /// Starts the broker on the data in its folder, and waits until `ready` returns true.
     pub(super) fn launch(&mut self, mut ready: impl FnMut() -> bool) {
         assert!(!self.runs(), "{} runs already", self.service.name());
         if let Home::Process(child) = &mut self.home {
@@ -127,7 +127,7 @@ impl Node {
         );
     }
 
-    /// Stops it as an operator does. Frozen, it is thawed for it.
+    /// Stops the broker as an operator does. Thaws it first if it is frozen.
     pub(super) fn stop(&mut self) {
         if let Home::Process(_) = self.home {
             self.signal(Signal::SIGTERM);
@@ -156,7 +156,7 @@ impl Node {
         assert!(killed, "{} survives being killed", self.service.name());
     }
 
-    /// Stops its clock: connections stay open, and nobody answers.
+    /// Pauses the broker: connections stay open, but it does not answer.
     pub(super) fn freeze(&self) {
         if let Home::Process(_) = self.home {
             self.signal(Signal::SIGSTOP);
@@ -173,7 +173,7 @@ impl Node {
         }
     }
 
-    /// Runs a script of `tests/brokers/` beside the broker; what it printed.
+    /// Runs a script of `tests/brokers/` beside the broker; returns its output.
     pub(super) fn run_script(&self, name: &str, arguments: &[&str]) -> String {
         if let Home::Process(_) = self.home {
             let mut command = Command::new(script(name));
@@ -185,7 +185,7 @@ impl Node {
         }
     }
 
-    /// Whether it runs; reaps it if it does not.
+    /// Whether the broker is running; reaps its process if it is not.
     pub(super) fn runs(&mut self) -> bool {
         match &mut self.home {
             Home::Process(None) => false,
@@ -222,7 +222,7 @@ impl Node {
         output(command.env(FOLDER, &self.folder))
     }
 
-    /// The end of what the broker has logged.
+    /// The end of the broker's log.
     fn log(&self) -> String {
         let bytes = fs::read(self.folder.join("log")).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -249,7 +249,7 @@ impl Service {
         }
     }
 
-    /// The script that starts it, as `compose.yml` has it for the containers.
+    /// The script that starts the broker, the same as in `compose.yml`.
     fn start(self) -> (PathBuf, &'static [&'static str]) {
         match self {
             Self::Kafka => (script("kafka/start"), &[]),
@@ -258,15 +258,15 @@ impl Service {
     }
 }
 
-/// A free port of the loopback, for a broker to keep over its restarts.
+/// A free port on the loopback interface, which a broker keeps across restarts.
 ///
-/// Below those that the kernel gives out: while the broker is away, a client's own end could get its
-/// port, or even reach itself there.
+/// It is below the kernel's ephemeral range: otherwise, while the broker is down, a client could get the broker's port
+/// as its local port, and even connect to itself.
 pub fn free_port() -> u16 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
 
     loop {
-        // Test processes that run at the same time begin at different places.
+        // Test processes that run at the same time start at different ports.
         let number = process::id() * 37 + COUNT.fetch_add(1, Ordering::Relaxed);
         let port = 20_000 + u16::try_from(number % 12_000).expect("less than 12,000");
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -275,7 +275,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Asks again and again; whether it became true in time.
+/// Polls a condition; returns whether it became true in time.
 #[expect(
     clippy::disallowed_methods,
     reason = "a condition with a deadline, and nothing that would wake us"
@@ -293,7 +293,7 @@ pub fn poll(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Runs async work to its end, in sync tests and (blocking the caller) in async ones.
+/// Runs async work to completion, in sync tests and in async ones, where it blocks the caller.
 pub(super) fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -321,7 +321,7 @@ fn script(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// What a command that must succeed has printed.
+/// Runs a command that must succeed; returns its output.
 fn output(command: &mut Command) -> String {
     let output = command
         .stdin(Stdio::null())

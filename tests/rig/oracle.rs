@@ -1,4 +1,4 @@
-//! What must be true of what was acknowledged and what was found.
+//! Checks what was published against what was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Load, Relay, Setup, until};
 
-/// One recall: its group, and its number within it.
+/// A recall: its group, and its number within the group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Recall {
     pub group: String,
@@ -22,7 +22,7 @@ impl Recall {
         }
     }
 
-    /// The recall that an event tells of.
+    /// The recall that an event reports.
     pub fn of(event: &[u8]) -> Self {
         Self::of_event(&serde_json::from_slice(event).unwrap())
     }
@@ -45,7 +45,7 @@ pub fn read_spool(setup: &Setup) -> Vec<Recall> {
         .collect()
 }
 
-/// A dead letter that stays in the spool, because the broker did not take it either.
+/// A dead letter that stays in the spool because the broker's dead-letter topic refused it, too.
 #[derive(Debug)]
 pub struct KeptDeadLetter {
     pub reason: String,
@@ -54,7 +54,7 @@ pub struct KeptDeadLetter {
     pub bytes: usize,
 }
 
-/// Every dead letter that is in the spool's file.
+/// Every dead letter in the spool's file.
 pub fn read_dead_letters(setup: &Setup) -> Vec<KeptDeadLetter> {
     rusqlite::Connection::open(setup.spool())
         .unwrap()
@@ -72,13 +72,13 @@ pub fn read_dead_letters(setup: &Setup) -> Vec<KeptDeadLetter> {
         .collect()
 }
 
-/// The recalls that events tell of, in their order.
+/// The recalls that events report, in order.
 pub fn published(events: &[Value]) -> Vec<Recall> {
     events.iter().map(Recall::of_event).collect()
 }
 
-/// Nothing that was acknowledged is missing, and the first copies of a group's events are in order.
-/// Returns how many came more than once.
+/// Asserts that no acknowledged recall is missing and that the first copies of a group's events are in order.
+/// Returns how many events are duplicates.
 #[track_caller]
 pub fn assert_kept(acknowledged: &[Recall], found: &[Recall]) -> usize {
     let distinct: BTreeSet<_> = found.iter().collect();
@@ -104,7 +104,7 @@ pub fn assert_kept(acknowledged: &[Recall], found: &[Recall]) -> usize {
     found.len() - distinct.len()
 }
 
-/// Sends recalls without a pause while `act` does something; returns what was acknowledged.
+/// Sends recalls continuously while `act` runs; returns those that were acknowledged.
 pub fn under_load(relay: &Relay, act: impl FnOnce()) -> Vec<Recall> {
     let load = Load::start(relay.callbacks, "load", 6, Duration::from_millis(10));
     until("load before", || (load.acknowledged() > 200).then_some(()));
@@ -116,8 +116,8 @@ pub fn under_load(relay: &Relay, act: impl FnOnce()) -> Vec<Recall> {
     load.stop()
 }
 
-/// Kills the relay again and again under load, and starts it once more; returns what was acknowledged,
-/// once the sink has confirmed it all.
+/// Kills the relay repeatedly under load, then starts it again and waits until the sink has confirmed everything.
+/// Returns the recalls that were acknowledged.
 pub fn kill_again_and_again(setup: &Setup, sink: &str, rounds: usize) -> Vec<Recall> {
     let mut acknowledged = Vec::new();
     for round in 0..rounds {

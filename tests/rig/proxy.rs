@@ -1,4 +1,4 @@
-//! The network between a relay and a broker, and what can happen to it.
+//! A TCP proxy between a relay and a broker that simulates network faults.
 
 use std::future::pending;
 use std::io;
@@ -13,27 +13,27 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// What becomes of bytes.
+/// What the proxy does with bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// They arrive.
+    /// It forwards them.
     Open,
-    /// They do not, in either direction, and nobody is told. A connection that was open meanwhile leads
-    /// nowhere for ever, as behind a firewall that forgot it; so does a new one.
+    /// It drops them in both directions without an error. A connection that is open meanwhile stays dead for ever, as
+    /// behind a firewall that has lost its state; so does a connection that is opened meanwhile.
     Lost,
-    /// They arrive so much later, and so many in a second.
+    /// It delays them by `latency` and limits their rate.
     Slow {
         latency: Duration,
         bytes_per_second: u32,
     },
 }
 
-/// Chunks under way in one direction: what bounds the proxy's memory.
+/// The maximum number of chunks in transit in one direction, which bounds the proxy's memory.
 const UNDER_WAY: usize = 64;
 
 const CHUNK: usize = 4096;
 
-/// A proxy for TCP on a port of the loopback; gone when dropped.
+/// A TCP proxy on a loopback port; it stops when it is dropped.
 pub struct Proxy {
     port: u16,
     way: watch::Sender<Way>,
@@ -42,7 +42,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on `port` (0: any that is free) and leads to `to`.
+    /// Listens on `port` (0: any free port) and forwards to `to`.
     pub fn start(port: u16, to: u16) -> Self {
         let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the proxy's port");
         listener.set_nonblocking(true).expect("a listener");
@@ -72,7 +72,7 @@ impl Proxy {
         self.port
     }
 
-    /// Changes it for connections that are open and for those that come.
+    /// Changes the proxy's behaviour for open and for new connections.
     pub fn set(&self, way: Way) {
         self.way.send_replace(way);
     }
@@ -102,7 +102,7 @@ async fn serve(listener: StdListener, to: u16, way: watch::Receiver<Way>) {
     }
 }
 
-/// Leads one connection. The end of one direction is the end of both.
+/// Forwards one connection. When one direction ends, both end.
 async fn lead(mut client: TcpStream, to: u16, mut way: watch::Receiver<Way>) {
     if *way.borrow() == Way::Lost {
         return pending().await;
@@ -121,7 +121,7 @@ async fn lead(mut client: TcpStream, to: u16, mut way: watch::Receiver<Way>) {
         _ = pump(&mut from_server, &mut to_client, &back_way) => false,
     };
     if is_lost {
-        // Both sockets stay open: whoever writes sees nothing but that no answer comes.
+        // Keep both sockets open: a peer that writes gets no error, and no answer.
         pending::<()>().await;
     }
 }

@@ -1,4 +1,4 @@
-//! A RabbitMQ node of the test's own, without plugins, with the user guest.
+//! A RabbitMQ node for tests, without plugins, with the user `guest`.
 
 use std::{
     error::Error,
@@ -25,20 +25,19 @@ use super::broker::{Broker, DeadLetter, header};
 use super::node::{Node, Service, block_on, free_port, poll};
 use super::{Recall, Setup};
 
-/// One exchange of words with a node that is there ends within this.
+/// The timeout of an operation on a running node.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a node may take to answer, or to send a message that is expected.
+/// How long a node may take to answer or to send an expected message.
 const ATTEMPT: Duration = Duration::from_secs(3);
 
-/// A queue that sends nothing more for so long is empty.
+/// A queue that sends nothing for this long is empty.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// Starts an election in each quorum queue that has no leader; prints how many there were.
+/// Starts an election in each quorum queue that has no leader; prints the number of these queues.
 ///
-/// A single node of RabbitMQ 3.10 elects one half a second after it accepts connections, and never if a
-/// client was quicker: the command that comes too early takes the election's timer with it
-/// (rabbitmq-server issue 10070).
+/// A single node of RabbitMQ 3.10 elects a leader half a second after it accepts connections, and never if a client's
+/// command arrives earlier: that command cancels the election's timer (rabbitmq-server issue 10070).
 const ELECT: &str = "\
     Leaderless = [Name || Q <- rabbit_amqqueue:list(),
         amqqueue:get_type(Q) =:= rabbit_quorum_queue,
@@ -47,10 +46,10 @@ const ELECT: &str = "\
     [ra:trigger_election({Name, node()}) || Name <- Leaderless],
     length(Leaderless).";
 
-/// Writes down which quorum queues there are.
+/// Syncs the list of quorum queues to disk.
 ///
-/// RabbitMQ does so half a second after one was declared. Killed before, it comes back with an empty
-/// queue of that name, all it had confirmed gone (seen in 3.10).
+/// RabbitMQ does so half a second after a queue was declared. If it is killed before, it starts with an empty queue of
+/// that name, and all confirmed messages are lost (seen in 3.10).
 const REMEMBER: &str = "[ok = dets:sync(Table) || Table <- dets:all()].";
 
 pub struct RabbitMq {
@@ -61,7 +60,7 @@ pub struct RabbitMq {
     frozen: AtomicBool,
 }
 
-/// What a subscriber sees of an event.
+/// An event as a subscriber receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     pub exchange: String,
@@ -80,7 +79,7 @@ pub struct Delivery {
 }
 
 impl RabbitMq {
-    /// One node for all tests of a file, one test at a time: some stop it and start it again.
+    /// One node for all tests of a file, used by one test at a time, because some tests restart it.
     pub fn shared() -> MutexGuard<'static, Self> {
         static RABBITMQ: LazyLock<Mutex<RabbitMq>> =
             LazyLock::new(|| Mutex::new(RabbitMq::start()));
@@ -92,17 +91,16 @@ impl RabbitMq {
         Self::start_with(&[])
     }
 
-    /// A running node with these lines in `rabbitmq.conf` also.
+    /// A running node with these additional lines in `rabbitmq.conf`.
     ///
-    /// With lines `ssl_options.… = …` (PEM files in a temporary folder of the test) it listens for TLS
-    /// also.
+    /// With lines `ssl_options.… = …` (PEM files in a temporary folder of the test) it also listens for TLS.
     pub fn start_with(lines: &[&str]) -> Self {
         let mut rabbitmq = Self::new_stopped_with(lines);
         rabbitmq.resume();
         rabbitmq
     }
 
-    /// A node that has its port and is not there yet: [`RabbitMq::resume`] starts it.
+    /// A node that has its port but is not started yet: [`RabbitMq::resume`] starts it.
     pub fn new_stopped() -> Self {
         Self::new_stopped_with(&[])
     }
@@ -139,22 +137,22 @@ impl RabbitMq {
         format!("amqp://guest:guest@127.0.0.1:{}", self.port)
     }
 
-    /// By name, as certificates want it; see [`RabbitMq::start_with`].
+    /// Uses a host name, because certificates need one; see [`RabbitMq::start_with`].
     pub fn tls_uri(&self) -> String {
         format!("amqps://guest:guest@localhost:{}", self.tls_port)
     }
 
-    /// `rabbitmqctl` on this node; what it printed. About a second.
+    /// Runs `rabbitmqctl` on this node, which takes about a second; returns its output.
     pub fn ctl(&self, arguments: &[&str]) -> String {
         self.node
             .run_script("rabbitmq/node", &[&["ctl"], arguments].concat())
     }
 
-    /// Anything else that AMQP can say, on a channel of its own.
+    /// Runs any other AMQP operations on a separate channel.
     ///
     /// # Panics
     ///
-    /// When the node cannot be reached, or `work` takes longer than half a minute.
+    /// If the node cannot be reached, or `work` takes longer than half a minute.
     pub fn with_channel<T: Send>(&self, work: impl AsyncFnOnce(Channel) -> T + Send) -> T {
         let uri = self.uri();
         block_on(async || {
@@ -171,7 +169,7 @@ impl RabbitMq {
         })
     }
 
-    /// A subscriber's own durable queue, bound to the exchange.
+    /// Declares a subscriber's durable queue and binds it to the exchange.
     pub fn bind_queue(&self, exchange: &str, routing_key: &str) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -195,12 +193,12 @@ impl RabbitMq {
         queue
     }
 
-    /// Where it listens.
+    /// The port that the node listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Takes everything out of a queue that it has now, in its order; none where it is not there.
+    /// Consumes all current messages of a queue, in order; none if it does not exist.
     pub fn drain(&self, queue: &str) -> Vec<Delivery> {
         let uri = self.uri();
         let mut deliveries = Vec::new();
@@ -211,17 +209,17 @@ impl RabbitMq {
         deliveries
     }
 
-    /// Takes everything out of a queue, in its order, once it has given so many messages.
+    /// Consumes all messages of a queue, in order; waits until there are at least `expected_at_least`.
     ///
     /// # Panics
     ///
-    /// When it gives fewer until the end of `timeout`.
+    /// If there are fewer when `timeout` ends.
     pub fn read(&self, queue: &str, expected_at_least: usize, timeout: Duration) -> Vec<Delivery> {
         let uri = self.uri();
         let mut deliveries = Vec::new();
         let mut trouble = None;
         let enough = poll(timeout, || {
-            // The queue, or the node, may come yet.
+            // The queue or the node may not exist yet.
             let taken =
                 block_on(async || take(&uri, queue, expected_at_least, &mut deliveries).await);
             trouble = taken.err().map(|error| error.to_string());
@@ -260,14 +258,14 @@ impl Broker for RabbitMq {
             )
     }
 
-    /// The user may do everything but publish to the default exchange.
+    /// The user may do everything except publish to the default exchange.
     fn settings_without_dead_letters(
         &self,
         setup: Setup,
         name: &str,
     ) -> (Setup, &'static str, &'static str) {
         self.ctl(&["add_user", "limited", "limited"]);
-        // The default exchange is matched as amq.default.
+        // For permissions the default exchange is named amq.default.
         let ours = format!("^{name}.*$");
         self.ctl(&["set_permissions", "limited", &ours, &ours, &ours]);
         let uri = format!("amqp://limited:limited@127.0.0.1:{}", self.port);
@@ -280,7 +278,7 @@ impl Broker for RabbitMq {
         *self.frozen.get_mut() = false;
     }
 
-    /// Once the node has written down which quorum queues there are (unless it is frozen).
+    /// Has the node sync its list of quorum queues first, unless it is frozen.
     fn kill(&mut self) {
         if self.node.runs() && !*self.frozen.get_mut() {
             self.ctl(&["eval", REMEMBER]);
@@ -299,7 +297,7 @@ impl Broker for RabbitMq {
         self.frozen.store(false, Ordering::Relaxed);
     }
 
-    /// Waits until its queues have leaders, too.
+    /// Also waits until its queues have leaders.
     fn resume(&mut self) {
         let uri = self.uri();
         self.node.launch(|| {
@@ -343,8 +341,8 @@ impl Broker for RabbitMq {
     }
 }
 
-/// Takes what the queue has now. Nothing is cut off between a message and its acknowledgement, which a
-/// quorum queue wants to see after 2000.
+/// Consumes the queue's current messages. No timeout interrupts an acknowledgement, which a quorum queue needs after
+/// 2000 messages.
 async fn take(
     uri: &str,
     queue: &str,
@@ -378,13 +376,13 @@ async fn connect(uri: &str) -> lapin::Result<Connection> {
     Connection::connect(uri, ConnectionProperties::default()).await
 }
 
-/// Not to be waited for: a node under memory alarm does not answer.
+/// Closes a connection without waiting long: a node under memory alarm does not answer.
 async fn close(connection: Connection) {
     let _ = timeout(Duration::from_secs(2), connection.close(200, "".into())).await;
 }
 
 impl Delivery {
-    /// The value of a header, if there is exactly one of that name.
+    /// The value of a header, if exactly one has that name.
     pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
     }

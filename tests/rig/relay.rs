@@ -1,4 +1,4 @@
-//! The program as a process of its own.
+//! The relay as a separate process.
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
@@ -19,7 +19,7 @@ use super::{Faults, Recall, until};
 
 pub const APP: &str = "1400000001";
 
-/// A folder with a spool, and the settings of the relays that are started on it.
+/// A folder for a spool, and the settings of the relays that are started on it.
 #[derive(Clone)]
 pub struct Setup {
     folder: Arc<TempDir>,
@@ -27,12 +27,12 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// No settings but those that keep a test to itself.
+    /// Only the settings that isolate a test.
     pub fn new() -> Self {
         Self::on(TempDir::new().unwrap())
     }
 
-    /// The same in this folder.
+    /// Like [`Self::new`], in this folder.
     pub fn on(folder: TempDir) -> Self {
         let folder = Arc::new(folder);
         let spool = folder.path().join("data/spool.db");
@@ -53,7 +53,7 @@ impl Setup {
         self
     }
 
-    /// The same folder, with one more setting.
+    /// The same setup, with one more setting.
     pub fn with(&self, name: &str, value: &str) -> Self {
         Self {
             folder: Arc::clone(&self.folder),
@@ -62,7 +62,7 @@ impl Setup {
         .set(name, value)
     }
 
-    /// The same folder, on a disk with these faults.
+    /// The same setup, on a disk with these faults.
     pub fn with_faults(&self, faults: &Faults) -> Self {
         let mut setup = Self {
             folder: Arc::clone(&self.folder),
@@ -74,7 +74,7 @@ impl Setup {
         setup
     }
 
-    /// Where everything lies that the relays write.
+    /// The folder for everything that the relays write.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -83,7 +83,7 @@ impl Setup {
         self.folder.path().join("data/spool.db")
     }
 
-    /// The program with these arguments and settings, and nothing else in its environment.
+    /// The program with these arguments, and with only the settings in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command
@@ -95,7 +95,7 @@ impl Setup {
         command
     }
 
-    /// Runs a command to its end: exit code, stdout, stderr.
+    /// Runs a command; returns its exit code, stdout and stderr.
     pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         let output = self.command(arguments).output().unwrap();
         (
@@ -119,7 +119,7 @@ impl Setup {
         relay
     }
 
-    /// Starts the relay, and does not wait for anything: nobody knows its addresses yet.
+    /// Starts the relay without waiting until it is ready: its addresses are not known yet.
     pub fn launch(&self) -> Relay {
         let mut child = self
             .command(&[])
@@ -141,13 +141,13 @@ impl Setup {
     }
 }
 
-/// The program under test: `RECALL_TEST_RELAY`, else the one that was built with the tests.
+/// The program under test: `RECALL_TEST_RELAY`, otherwise the one that was built with the tests.
 fn program() -> OsString {
     std::env::var_os("RECALL_TEST_RELAY")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_recall-relay").into())
 }
 
-/// A running relay. One that was neither stopped nor killed is killed at the end.
+/// A running relay. Dropping it kills the process if it is still running.
 pub struct Relay {
     _folder: Arc<TempDir>,
     child: Child,
@@ -167,7 +167,7 @@ impl Relay {
         self.post(&recall_query(), recall(conversation, number))
     }
 
-    /// Sends these recalls of a conversation one after the other. Each is answered OK.
+    /// Sends these recalls of a conversation one by one, and asserts that each is answered OK.
     #[track_caller]
     pub fn recalls(&self, conversation: &str, numbers: RangeInclusive<u64>) -> Vec<Recall> {
         let send = |number| {
@@ -186,7 +186,7 @@ impl Relay {
         serde_json::from_slice(&self.admin("/readyz").body).unwrap()
     }
 
-    /// Waits until a sink is in this state; returns what `/readyz` says of it.
+    /// Waits until a sink is in this state; returns its entry in `/readyz`.
     #[track_caller]
     pub fn until_sink(&self, sink: &str, state: &str) -> Value {
         until(&format!("{sink} to be {state}"), || {
@@ -195,7 +195,7 @@ impl Relay {
         })
     }
 
-    /// Waits until a sink is down, which has to be for this reason; returns what `/readyz` says of it.
+    /// Waits until a sink is down, and asserts the reason; returns its entry in `/readyz`.
     #[track_caller]
     pub fn until_down(&self, sink: &str, why: &str) -> Value {
         let down = self.until_sink(sink, "down");
@@ -212,7 +212,7 @@ impl Relay {
         });
     }
 
-    /// The value of a metric, as it is printed; its name comes with its labels.
+    /// The value of a metric as it is printed; `name` includes the labels.
     #[track_caller]
     pub fn metric(&self, name: &str) -> String {
         let value = self.find_metric(name);
@@ -227,8 +227,8 @@ impl Relay {
         answer.text().lines().find_map(value)
     }
 
-    /// How many recalls of group messages `/metrics` counts with this outcome: it lists an outcome from the
-    /// first one on.
+    /// How many recalls of group messages `/metrics` counts with this outcome; 0 if it does not list the outcome,
+    /// because there was none yet.
     pub fn outcome_count(&self, outcome: &str) -> u64 {
         let command = "Group.CallbackAfterRecallMsg";
         let name = format!(r#"recall_callbacks_total{{command="{command}",outcome="{outcome}"}}"#);
@@ -236,20 +236,20 @@ impl Relay {
             .map_or(0, |count| count.parse().unwrap())
     }
 
-    /// How many events `/metrics` says that a sink's broker refused for good.
+    /// How many events a sink's broker has refused for good, according to `/metrics`.
     pub fn refused_events(&self, sink: &str) -> u64 {
         let name = format!(r#"recall_sink_refused_events_total{{sink="{sink}"}}"#);
         self.metric(&name).parse().unwrap()
     }
 
-    /// All its events, once it has ended.
+    /// All its events; waits until its stdout is closed.
     #[track_caller]
     pub fn events_of_ended(&self) -> Vec<Value> {
         self.stdout.until_closed();
         self.stdout.events()
     }
 
-    /// The events on stdout, at least `count` of them.
+    /// Waits until there are at least `count` events on stdout; returns them.
     #[track_caller]
     pub fn events(&self, count: usize) -> Vec<Value> {
         until(&format!("{count} events"), || {
@@ -258,12 +258,12 @@ impl Relay {
         })
     }
 
-    /// Nobody reads its stdout for as long as this is held.
+    /// Stops reading its stdout until the guard is dropped.
     pub fn hold_stdout(&self) -> MutexGuard<'_, ()> {
         self.stdout.gate.lock().unwrap()
     }
 
-    /// Nobody reads its log for as long as this is held.
+    /// Stops reading its log until the guard is dropped.
     pub fn hold_log(&self) -> MutexGuard<'_, ()> {
         self.log.gate.lock().unwrap()
     }
@@ -284,12 +284,12 @@ impl Relay {
         self.log_entries(message).into_iter().next()
     }
 
-    /// What the log says each time that a sink goes down.
+    /// The log entry of each time that a sink went down.
     pub fn down_entries(&self) -> Vec<Value> {
         self.log_entries("sink is down; events stay in the spool")
     }
 
-    /// Its whole log, once it has ended.
+    /// Its whole log; waits until its stderr is closed.
     #[track_caller]
     pub fn log_of_ended(&self) -> String {
         self.log.until_closed();
@@ -308,19 +308,19 @@ impl Relay {
         .unwrap();
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// What `/readyz` says; none where nobody answers.
+    /// The answer of `/readyz`; `None` if there is none.
     pub fn try_readiness(&self) -> Option<Value> {
         let mut connection = Connection::open(self.admin).ok()?;
         let answer = connection.request("GET", "/readyz", b"").ok()?;
         serde_json::from_slice(&answer.body).ok()
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn runs(&mut self) -> bool {
         self.ended().is_none()
     }
@@ -332,21 +332,21 @@ impl Relay {
         until("the relay to end", || child.try_wait().unwrap())
     }
 
-    /// Stops it in order; fails unless it ends cleanly. Returns its events.
+    /// Stops it with SIGTERM, and asserts that it ends cleanly. Returns its events.
     #[track_caller]
     pub fn stop(self) -> Vec<Value> {
         self.signal(Signal::SIGTERM);
         self.stopped()
     }
 
-    /// Waits for the end of a stop that has begun; fails unless it is a clean one. Returns its events.
+    /// Waits for the end of a stop that has begun, and asserts that it is clean. Returns its events.
     #[track_caller]
     pub fn stopped(mut self) -> Vec<Value> {
         self.lines_of_stopped();
         self.events_of_ended()
     }
 
-    /// As [`Self::stop`]; returns what it printed as it is.
+    /// Like [`Self::stop`]; returns its output as printed.
     #[track_caller]
     pub fn lines_until_stopped(mut self) -> Vec<String> {
         self.signal(Signal::SIGTERM);
@@ -366,7 +366,7 @@ impl Relay {
         self.stdout.all()
     }
 
-    /// `kill -9`; fails if it has ended by itself.
+    /// Kills it with SIGKILL; asserts that it has not ended by itself.
     #[track_caller]
     pub fn kill(mut self) {
         assert_eq!(self.ended(), None, "{}", self.log());
@@ -387,7 +387,7 @@ impl Relay {
             .count()
     }
 
-    /// Resident memory, in bytes: now and at its peak.
+    /// Resident memory in bytes: current and peak.
     pub fn memory(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let read = |name: &str| -> u64 {
@@ -411,11 +411,11 @@ impl Drop for Relay {
     }
 }
 
-/// Lines that a process writes, gathered as they come.
+/// Lines that a process writes, collected as they arrive.
 #[derive(Clone, Default)]
 struct Lines {
     gathered: Arc<Mutex<(Vec<String>, bool)>>,
-    /// Who holds it stops the gathering.
+    /// Holding it pauses the collection.
     gate: Arc<Mutex<()>>,
 }
 
@@ -435,7 +435,8 @@ impl Lines {
         self.gathered.lock().unwrap().0.clone()
     }
 
-    /// The events among them; after a write that failed comes an empty line, lest there be half a one.
+    /// The lines that are events. Skips empty lines: after a failed write the relay writes a newline, in case it wrote
+    /// a partial line.
     fn events(&self) -> Vec<Value> {
         let lines = self.all().into_iter().filter(|line| !line.is_empty());
         lines

@@ -1,4 +1,4 @@
-//! The vendor: what it sends, byte by byte.
+//! The vendor: the exact bytes that it sends.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -36,7 +36,7 @@ impl Answer {
     }
 }
 
-/// The query of a recall.
+/// The query string of a recall.
 pub fn recall_query() -> String {
     format!(
         "SdkAppid={APP}&CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
@@ -69,13 +69,13 @@ pub fn padded_recall(group: &str, number: u64, bytes: usize) -> String {
     )
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub fn request(to: SocketAddr, method: &str, target: &str, body: &[u8]) -> Answer {
     let mut connection = Connection::open(to).unwrap();
     connection.request(method, target, body).unwrap()
 }
 
-/// A connection that is kept open.
+/// A keep-alive connection.
 pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
@@ -83,7 +83,7 @@ impl Connection {
         Self::open_with(to, Duration::from_secs(5), Duration::from_secs(30))
     }
 
-    /// With limits for connecting and for each wait for an answer.
+    /// Opens a connection with timeouts for connecting and for each read of an answer.
     pub fn open_with(to: SocketAddr, connect: Duration, answer: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&to, connect)?;
         stream.set_read_timeout(Some(answer))?;
@@ -139,8 +139,8 @@ impl Connection {
     }
 }
 
-/// Recalls sent without a pause over several connections, each with a conversation of its own, until
-/// stopped. A connection that is lost is opened again, with the next number.
+/// Sends recalls over several connections, each with its own conversation, until stopped. A lost connection is opened
+/// again, for the next number.
 pub struct Load {
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -148,7 +148,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `connections` senders; `pause` lies between an answer and the next request.
+    /// Starts `connections` senders, which wait for `pause` between an answer and the next request.
     pub fn start(to: SocketAddr, run: &str, connections: usize, pause: Duration) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
@@ -166,7 +166,7 @@ impl Load {
         }
     }
 
-    /// How many were answered OK so far.
+    /// How many recalls were answered OK so far.
     pub fn acknowledged(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
