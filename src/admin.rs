@@ -1,4 +1,4 @@
-//! The listener for operators: health, readiness, metrics.
+//! The listener for operators: serves health, readiness and metrics.
 //!
 //! `/readyz` answers 200 while a callback can be stored durably, whatever the state of the brokers: taking a relay
 //! out of service because a broker is down would lose callbacks. Its body reports the state of the sinks.
@@ -158,6 +158,7 @@ impl Admin {
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
+        // Only a stop or the spool makes the relay unready, never a sink: see the module's documentation.
         let status = self.spool.status();
         let reason = if self.stopping.load(Ordering::Acquire) {
             Some("stopping".to_owned())

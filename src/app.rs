@@ -68,6 +68,7 @@ impl App {
         if config.auth.tokens.is_empty() {
             warn!("auth.tokens is not set: signatures are not checked, anyone may send recalls");
         }
+        // Bind before the sinks start: if an address is in use, nothing has been published.
         let callbacks = Listener::bind(config.http.listen, config.http.limits()).await?;
         let operators = Listener::bind(config.admin.listen, config.admin.limits()).await?;
 

@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{ConfigError, Loaded};
 use crate::telemetry::{self, chain};
 
-/// The program could not do what it was asked.
+/// The command failed.
 const FAILED: u8 = 1;
 
 /// `EX_CONFIG` of sysexits.h: the configuration is unusable.

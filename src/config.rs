@@ -143,7 +143,7 @@ impl Loaded {
         }
         layers.push(Layer::from_environment(environment).map_err(ConfigError)?);
 
-        // Unknown keys are reported first: a misspelt key is often why another setting is missing.
+        // Report unknown keys first, and alone: a misspelt key is often why another setting is missing.
         let sources: BTreeMap<String, Source> = layers
             .iter()
             .flat_map(|layer| layer.sources.clone())

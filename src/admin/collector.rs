@@ -54,6 +54,7 @@ type ReadCounter = fn(&SinkView) -> u64;
 
 impl Collector for CollectedMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // One status for all metrics of a scrape, so that they agree with each other.
         let status = self.spool.status();
         let spool: [(&str, &str, Option<Unit>, f64); 5] = [
             ("spool_events", "Events kept", None, float(status.rows())),

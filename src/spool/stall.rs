@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long the writer must work without a stall before the recovery is logged.
 const CALM: Duration = Duration::from_secs(5);
 
-/// When the writer began to work on its current group; `None` while it is idle.
+/// When the writer began to work on its current batch of commands; `None` while it waits.
 #[derive(Debug, Default)]
 pub(super) struct StallDetector(Mutex<Option<Instant>>);
 

@@ -63,6 +63,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         .filter(|(sink, saved)| saved.pins && !cursors.contains_key(*sink))
         .map(|(sink, saved)| (sink.clone(), store.last().0.saturating_sub(saved.seq.0)))
         .collect();
+    // The high-water mark of an earlier run may be older than the file: its writes are not synced.
     store.write_watermark(&cursors);
     store.report.log();
 

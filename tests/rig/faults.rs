@@ -212,7 +212,7 @@ fn nanoseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap()
 }
 
-/// Builds the library once for each state of its source.
+/// Builds the library once for each version of its source.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {

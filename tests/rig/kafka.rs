@@ -46,7 +46,7 @@ pub const STRICT: [(&str, &str); 2] = [
 
 const NODE_ID: i32 = 1;
 
-/// An isolation level.
+/// The isolation level of a subscriber.
 const COMMITTED: &str = "read_committed";
 
 /// The timeout of administrative requests.

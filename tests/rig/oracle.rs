@@ -45,7 +45,7 @@ pub fn read_spool(setup: &Setup) -> Vec<Recall> {
         .collect()
 }
 
-/// A dead letter that stays in the spool because the broker's dead-letter topic refused it, too.
+/// A dead letter that stays in the spool because the broker did not accept it as one.
 #[derive(Debug)]
 pub struct KeptDeadLetter {
     pub reason: String,

@@ -90,7 +90,7 @@ impl Store {
         Ok(true)
     }
 
-    /// The time, in Unix milliseconds, after which events were appended whose retention is not over.
+    /// In Unix milliseconds: the retention of events that were appended after this time is not over.
     fn cutoff(&self) -> i64 {
         let retention = i64::try_from(self.config.retention.0.as_millis()).unwrap_or(i64::MAX);
         UnixMillis::now().as_millis().saturating_sub(retention)

@@ -176,7 +176,7 @@ fn dead_letters_have_a_budget() {
     }
     assert!(full(&append(&mut store, 4, 0)));
     assert_eq!(append(&mut store, 3, 0), Ok(Appended::Repeated));
-    // Other events do not count.
+    // Events that are not rejected do not count.
     store.append(&events([5], 20_000), &cursors(0)).unwrap()[0]
         .as_ref()
         .unwrap();
