@@ -3,6 +3,9 @@
 //! `/readyz` answers 200 while a callback can be stored durably, whatever the state of the brokers: taking a relay
 //! out of service because a broker is down would lose callbacks. Its body reports the state of the sinks.
 
+mod collector;
+mod sink_view;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,14 +21,14 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+pub use collector::CollectedMetrics;
+pub use sink_view::SinkView;
+
 use crate::event::UnixMillis;
-use crate::forwarder::{Health, SinkState};
+use crate::forwarder::Health;
 use crate::receiver::Limits;
 use crate::setting::{self, Timeout};
-use crate::spool::{Cursor, Spool};
-
-mod collector;
-pub use collector::CollectedMetrics;
+use crate::spool::Spool;
 
 /// Settings of the listener for operators.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,15 +57,6 @@ impl Config {
             idle_timeout: Timeout::from_secs(75),
         }
     }
-}
-
-/// A sink as operators see it.
-#[derive(Debug, Clone)]
-pub struct SinkView {
-    /// Its state.
-    pub state: SinkState,
-    /// Its cursor.
-    pub cursor: Cursor,
 }
 
 /// The service behind the listener.

@@ -8,6 +8,7 @@
 //!
 //! A sink does not retry for ever, does not read the spool, and does not move the spool's cursor: the forwarder does.
 
+mod delivery;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "rabbitmq")]
@@ -15,13 +16,12 @@ pub mod rabbitmq;
 pub mod stdout;
 mod window;
 
-use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 
+pub use delivery::{DEAD_LETTER_QUEUE, DEAD_LETTER_TOPIC, Delivery, Refusal};
 pub use window::Window;
 
-use crate::event::{Event, Fingerprint, Kind, Seq};
+use crate::event::{Fingerprint, Seq};
 
 /// Any error of a client library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -75,54 +75,6 @@ pub struct CommittedPosition {
     pub seq: Seq,
     /// The event that had this number; none if that is unknown.
     pub event: Option<Fingerprint>,
-}
-
-/// An event to be published.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// The event's number.
-    pub seq: Seq,
-    /// The event.
-    pub event: Arc<Event>,
-    /// Why the broker refused the event, if it did. The event is then published as a dead letter.
-    pub refusal: Option<Refusal>,
-}
-
-impl Delivery {
-    /// Whether it is published as a dead letter.
-    #[must_use]
-    pub fn is_dead_letter(&self) -> bool {
-        self.refusal.is_some() || self.event.kind == Kind::Rejected
-    }
-}
-
-/// Why a broker will never accept an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// One word, for the header `recall_reason`.
-    pub reason: &'static str,
-    /// The explanation for people, for the header `recall_detail`.
-    pub detail: String,
-}
-
-/// The reason if the dead-letter topic refuses a dead letter.
-pub const DEAD_LETTER_TOPIC: &str = "dead_letter_topic";
-
-/// The reason if the dead-letter queue refuses a dead letter.
-pub const DEAD_LETTER_QUEUE: &str = "dead_letter_queue";
-
-impl Refusal {
-    /// Whether the dead-letter topic or queue itself refuses dead letters.
-    #[must_use]
-    pub fn is_of_dead_letters(&self) -> bool {
-        [DEAD_LETTER_TOPIC, DEAD_LETTER_QUEUE].contains(&self.reason)
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.detail, self.reason)
-    }
 }
 
 /// A session's report.

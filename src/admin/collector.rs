@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::SinkView;
+use super::sink_view::SinkView;
 use crate::event::UnixMillis;
 use crate::forwarder::Health;
 use crate::spool::{Spool, Status};

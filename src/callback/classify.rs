@@ -2,7 +2,8 @@
 
 use serde_json_borrow::{ObjectAsVec, Value};
 
-use super::{Query, Recall};
+use super::command::Recall;
+use super::query::Query;
 
 /// The class of a request.
 #[derive(Debug, Clone, PartialEq)]

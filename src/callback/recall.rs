@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use serde_json_borrow::{ObjectAsVec, Value};
 
 use super::classify::Body;
-use super::{Query, Recall};
+use super::command::Recall;
+use super::query::Query;
 use crate::event::{Client, Conversation, Event, KeyParts, Recalled, RecalledMessage, UnixMillis};
 
 /// A parsed recall.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::Query;
+use super::query::Query;
 use crate::event::UnixMillis;
 use crate::setting::Secret;
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::UnixMillis;
+use super::time::UnixMillis;
 
 /// The validated content of a recall callback: everything that the event contains.
 #[derive(Debug, Clone, PartialEq, Eq)]

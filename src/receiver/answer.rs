@@ -6,7 +6,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use super::auth::AuthError;
-use super::{Kept, NotKept};
+use super::durability::{Kept, NotKept};
 use crate::callback::{self, ParseError};
 
 /// The outcome of a request.

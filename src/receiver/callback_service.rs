@@ -17,9 +17,9 @@ use tracing::{debug, error, warn};
 
 use super::answer::Outcome;
 use super::auth::{Admitted, Auth, AuthError};
-use super::durability::Durability;
+use super::config::Config;
+use super::durability::{Durability, NotKept};
 use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
-use super::{Config, NotKept};
 use crate::callback::{
     self, Class, IgnoredField, ParseError, Query, Recall, classify, known_command, parse_recall,
 };

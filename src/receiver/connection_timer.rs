@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::Limits;
+use super::limits::Limits;
 
 /// The timer of one connection. Clones share it.
 #[derive(Debug, Clone)]

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::connection_timer::ConnectionTimer;
-use crate::setting::Timeout;
+use super::limits::Limits;
 
 /// Maximum size of a request's head, and of each read.
 const BUFFER: usize = 64 << 10;
@@ -39,17 +39,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct BindError {
     address: SocketAddr,
     source: io::Error,
-}
-
-/// The limits of each connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Maximum number of open connections.
-    pub connections: usize,
-    /// How long a request's head may take to arrive. For the first request, this starts when the connection opens.
-    pub read_timeout: Timeout,
-    /// How long a connection may stay open without another request.
-    pub idle_timeout: Timeout,
 }
 
 /// A bound socket.

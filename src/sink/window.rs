@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::Delivery;
+use super::delivery::Delivery;
 use crate::event::Seq;
 
 /// Events passed to a session, in the spool's order. The forwarder owns them; a session keeps only their numbers and

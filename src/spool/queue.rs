@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::yield_now;
 
-use super::DeadLetter;
-use super::{AppendError, Appended};
+use super::append::{AppendError, Appended};
+use super::dead_letter::DeadLetter;
 use crate::event::Event;
 
 /// How many times at most the gathering caller yields before it wakes the writer.

@@ -3,8 +3,9 @@
 use nix::sys::statvfs::statvfs;
 use rusqlite::Connection;
 
+use super::config::Config;
+use super::files;
 use super::schema::PAGE_SIZE;
-use super::{Config, files};
 
 /// If fewer bytes than this are free, the published state is full, so that it does not flap with the size of each
 /// callback. A small event may still fit.

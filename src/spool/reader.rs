@@ -10,10 +10,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::gaps::Gap;
+use super::schema;
 use super::schema::{COLUMNS, StoredEvent};
+use super::shared::Shared;
+use super::status::Status;
 use super::store::is_damage;
 use super::suspected_damage::SuspectedDamage;
-use super::{Shared, Status, schema};
 use crate::event::{Event, Seq, UnixMillis};
 use crate::telemetry::chain;
 

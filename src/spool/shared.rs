@@ -9,11 +9,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
+use super::append::AppendError;
+use super::cursor::Cursor;
 use super::event_cache::EventCache;
 use super::files::Lock;
 use super::gaps::Gap;
+use super::salvage::SalvageReport;
 use super::stall::StallDetector;
-use super::{AppendError, Cursor, SalvageReport, Status};
+use super::status::Status;
 use crate::event::Seq;
 
 /// The shared state of an open spool.

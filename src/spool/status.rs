@@ -1,6 +1,6 @@
 //! What the spool holds, and whether it accepts more.
 
-use super::AppendError;
+use super::append::AppendError;
 use crate::event::Seq;
 
 /// The state of the open spool.

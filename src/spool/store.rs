@@ -11,6 +11,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
+use super::append::{AppendError, Appended};
+use super::config::Config;
+use super::cursor::Cursor;
+use super::dead_letter::DeadLetter;
 use super::files::Lock;
 use super::gaps::{self, Gap};
 use super::quota::Usage;
@@ -18,7 +22,7 @@ use super::recent_ids::RecentIds;
 use super::salvage::SalvageReport;
 use super::saved_cursor::SavedCursor;
 use super::watermark::Watermark;
-use super::{AppendError, Appended, Config, Cursor, DeadLetter, quota, schema};
+use super::{quota, schema};
 use crate::event::{Event, Kind, Seq, UnixMillis};
 
 use errors::classify;

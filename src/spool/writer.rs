@@ -10,17 +10,20 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::DeadLetter;
+use super::append::{AppendError, Appended};
+use super::config::Config;
+use super::cursor::Cursor;
+use super::dead_letter::DeadLetter;
 use super::event_cache::EventCache;
 use super::queue::{Queue, WriterCommand};
 use super::quota::{ENOUGH, HEADROOM};
 use super::salvage;
+use super::shared::Shared;
 use super::stall::StallDetector;
+use super::status::Status;
 use super::store::Store;
 use super::suspected_damage::SuspectedDamage;
-use super::{
-    AppendError, Appended, Config, Cursor, OpenError, Opened, QueueHandle, Shared, Spool, Status,
-};
+use super::{OpenError, Opened, QueueHandle, Spool};
 use crate::event::Event;
 
 /// The maximum number of events in a transaction: it bounds the transaction's time on a slow disk.

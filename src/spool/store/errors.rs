@@ -2,7 +2,7 @@
 
 use rusqlite::{ErrorCode, ffi};
 
-use crate::spool::AppendError;
+use crate::spool::append::AppendError;
 
 /// Whether an error says that the file is damaged: its structure, its tables or the types in them are not what was
 /// written.

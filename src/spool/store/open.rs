@@ -10,12 +10,14 @@ use uuid::Uuid;
 
 use super::{SavedCursor, Store, is_damage, rejected_bytes, save_cursors};
 use crate::event::Seq;
+use crate::spool::append::AppendError;
+use crate::spool::config::Config;
 use crate::spool::files::{self, Lock};
 use crate::spool::quota::Usage;
 use crate::spool::recent_ids::RecentIds;
 use crate::spool::salvage::{self, LARGEST, SalvageReport};
 use crate::spool::watermark::Watermark;
-use crate::spool::{AppendError, Config, gaps, schema};
+use crate::spool::{gaps, schema};
 
 /// Why the spool could not be opened. If it is [`Self::Locked`], [`Self::Missing`], [`Self::Foreign`] or
 /// [`Self::Newer`], nothing was changed; in the other cases the WAL may have been checkpointed or a damaged file

@@ -7,7 +7,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, classify};
 use crate::event::{Seq, UnixMillis};
-use crate::spool::{AppendError, Cursor, schema};
+use crate::spool::append::AppendError;
+use crate::spool::cursor::Cursor;
+use crate::spool::schema;
 
 /// Rows per purge. Together with an insert it is the minimum, because a smaller purge would write more pages than it
 /// frees; if the insert has more rows, the purge may have as many. In the maintenance it is the maximum, so that

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Store, classify};
+use crate::spool::append::AppendError;
+use crate::spool::cursor::Cursor;
 use crate::spool::quota::{FreeSpace, HEADROOM, Limit};
-use crate::spool::{AppendError, Cursor, files, schema};
+use crate::spool::{files, schema};
 
 /// The number of pages in the WAL at which it is checkpointed: one MiB. With more, some answers wait longer for a
 /// checkpoint; with fewer, the same pages are written, and synced, more often.
