@@ -17,7 +17,6 @@
 mod broker;
 mod faults;
 pub mod kafka;
-mod kafka_wire;
 mod node;
 mod oracle;
 mod proxy;

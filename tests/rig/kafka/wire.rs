@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::kafka::USER;
+use super::USER;
 
 const CREATE_ACLS: i16 = 30;
 const DELETE_ACLS: i16 = 31;
