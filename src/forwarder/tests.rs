@@ -1,179 +1,18 @@
-//! The forwarder against a fake broker, which can be made to do what a real one cannot.
-
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-
-use tempfile::TempDir;
-use tokio::sync::Notify;
-
-use super::*;
-use crate::event::{Event, Kind, Seq, tests::event};
-use crate::sink::{Delivery, Progress, Refusal, Session};
-use crate::spool::{self, Status};
+//! The forwarder against a fake broker.
 
 mod chaos;
 mod dead_letters;
+mod fake_broker;
 
-/// Which dead letters the broker accepts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum DeadLetterPolicy {
-    #[default]
-    All,
-    /// All but those of poison events.
-    Harmless,
-    /// None: each of them ends the session.
-    None,
-}
+use std::time::Duration;
 
-/// The broker's behaviour and its state.
-#[derive(Debug, Default)]
-struct Behaviour {
-    down: bool,
-    /// Sessions end after this many confirms; all other events in flight are lost.
-    lose_after: Option<usize>,
-    /// Events that end the session if they are published.
-    poison: HashSet<Seq>,
-    accepts_dead_letters: DeadLetterPolicy,
-    /// Confirms come in reverse order, except the first event's: it is confirmed only in the next session.
-    confirm_all_but_first: bool,
-    /// Sessions confirm nothing, and report a stall if the reason is not empty.
-    silent: Option<&'static str>,
-    sessions: usize,
-    largest_batch: usize,
-    /// How often the sink was told to make smaller batches.
-    made_smaller: usize,
-    published: Vec<Seq>,
-    dead_letters: Vec<(Seq, Refusal)>,
-}
+use tempfile::TempDir;
 
-#[derive(Debug, Clone, Default)]
-struct Broker {
-    behaviour: Arc<Mutex<Behaviour>>,
-    changed: Arc<Notify>,
-}
-
-impl Broker {
-    fn set(&self) -> MutexGuard<'_, Behaviour> {
-        self.behaviour.lock().unwrap()
-    }
-}
-
-struct FakeSession {
-    broker: Broker,
-    in_flight: Vec<Delivery>,
-    confirmed: usize,
-    told: bool,
-}
-
-impl Sink for Broker {
-    type Session = FakeSession;
-
-    fn name(&self) -> &'static str {
-        "fake"
-    }
-
-    fn window(&self) -> usize {
-        16
-    }
-
-    fn make_smaller_batches(&mut self) {
-        self.set().made_smaller += 1;
-    }
-
-    async fn connect(&mut self) -> Result<FakeSession, SessionError> {
-        let mut behaviour = self.set();
-        behaviour.sessions += 1;
-        if behaviour.down {
-            return Err(SessionError::Unavailable("down".to_owned(), None));
-        }
-        Ok(FakeSession {
-            broker: self.clone(),
-            in_flight: Vec::new(),
-            confirmed: 0,
-            told: false,
-        })
-    }
-}
-
-impl FakeSession {
-    fn outcome(&mut self) -> Option<Result<Progress, SessionError>> {
-        let mut behaviour = self.broker.set();
-        if self.in_flight.is_empty() {
-            return None;
-        }
-        if let Some(reason) = behaviour.silent {
-            let tell = !reason.is_empty() && !std::mem::replace(&mut self.told, true);
-            return tell.then(|| Ok(Progress::Stalled(reason.to_owned())));
-        }
-        behaviour.largest_batch = behaviour.largest_batch.max(self.in_flight.len());
-        let is_poison = |delivery: &Delivery| {
-            behaviour.poison.contains(&delivery.seq)
-                && (delivery.refusal.is_none()
-                    || behaviour.accepts_dead_letters == DeadLetterPolicy::Harmless)
-        };
-        if self.in_flight.iter().any(is_poison) {
-            return Some(Err(SessionError::Refused(Refusal {
-                reason: "too_large",
-                detail: "by a byte".to_owned(),
-            })));
-        }
-        if behaviour.accepts_dead_letters == DeadLetterPolicy::None
-            && self.in_flight.iter().any(Delivery::is_dead_letter)
-        {
-            return Some(Err(SessionError::Refused(Refusal {
-                reason: "dead_letter_topic",
-                detail: "closed".to_owned(),
-            })));
-        }
-        if behaviour
-            .lose_after
-            .is_some_and(|after| self.confirmed >= after)
-        {
-            behaviour.lose_after = None;
-            return Some(Err(SessionError::Unavailable("lost".to_owned(), None)));
-        }
-        let keep_back = usize::from(std::mem::take(&mut behaviour.confirm_all_but_first));
-        let confirmed: Vec<Seq> = self
-            .in_flight
-            .drain(keep_back..)
-            .map(|delivery| {
-                let seq = delivery.seq;
-                match delivery.refusal {
-                    Some(refusal) => behaviour.dead_letters.push((seq, refusal)),
-                    None => behaviour.published.push(seq),
-                }
-                seq
-            })
-            .collect();
-        self.confirmed += confirmed.len();
-        if confirmed.is_empty() {
-            return None;
-        }
-        Some(Ok(Progress::Confirmed(
-            confirmed.into_iter().rev().collect(),
-        )))
-    }
-}
-
-impl Session for FakeSession {
-    fn publish(&mut self, window: &Window, seqs: &[Seq]) {
-        let deliveries = seqs.iter().filter_map(|seq| window.delivery(*seq));
-        self.in_flight.extend(deliveries.cloned());
-    }
-
-    async fn progress(&mut self, _: &Window) -> Result<Progress, SessionError> {
-        loop {
-            if let Some(outcome) = self.outcome() {
-                return outcome;
-            }
-            let changed = Arc::clone(&self.broker.changed);
-            changed.notified().await;
-        }
-    }
-
-    async fn close(self) {}
-}
+use self::fake_broker::{Broker, DeadLetterPolicy};
+use super::*;
+use crate::event::tests::event;
+use crate::event::{Event, Kind, Seq};
+use crate::spool::{self, Status};
 
 struct Rig {
     spool: Spool,

@@ -5,6 +5,9 @@
 //! anything may be: each write whole, torn at sectors, or absent, in any order, and the file's length
 //! likewise. What a failed sync should have brought to the disk never gets there. Names in a folder are there once the folder was synced; of changes since, some are.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -310,88 +313,4 @@ fn put(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
         content.resize(end, 0);
     }
     content[start..end].copy_from_slice(data);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn disk() -> Disk {
-        let mut disk = Disk::default();
-        let file = |path: &str| path.to_owned();
-        let records = [
-            What::MakeFolder { path: file("d") },
-            What::Sync {
-                path: file(""),
-                began: 1,
-            },
-            What::Create { path: file("d/a") },
-            What::Create { path: file("d/b") },
-            What::Write {
-                path: file("d/a"),
-                offset: 0,
-                data: Bytes::from_static(&[1; 2000]),
-            },
-            // Began before the write: does not cover it.
-            What::Sync {
-                path: file("d/a"),
-                began: 4,
-            },
-            What::Sync {
-                path: file("d"),
-                began: 3,
-            },
-        ];
-        for (position, what) in records.into_iter().enumerate() {
-            disk.apply(&Record {
-                position: position as u64,
-                at: 0,
-                what,
-            });
-        }
-        disk
-    }
-
-    fn cut(disk: &Disk, fate: Fate, seed: u64) -> Disk {
-        let folder = tempfile::TempDir::new().unwrap();
-        disk.cut(fate, &mut Rng::with_seed(seed), folder.path());
-        Disk::holding(folder.path())
-    }
-
-    fn content(disk: &mut Disk, path: &str) -> Vec<u8> {
-        disk.file(path).synced.clone()
-    }
-
-    #[test]
-    fn only_what_was_synced_is_sure() {
-        let mut lost = cut(&disk(), Fate::Lost, 1);
-        assert_eq!(lost.names.keys().collect::<Vec<_>>(), ["d", "d/a"]);
-        assert_eq!(content(&mut lost, "d/a"), [0; 0]);
-
-        let mut kept = cut(&disk(), Fate::Kept, 1);
-        assert_eq!(kept.names.keys().collect::<Vec<_>>(), ["d", "d/a", "d/b"]);
-        assert_eq!(content(&mut kept, "d/a"), [1; 2000]);
-
-        let mut synced = disk();
-        synced.sync("d/a", 5);
-        let mut synced = cut(&synced, Fate::Lost, 1);
-        assert_eq!(content(&mut synced, "d/a"), [1; 2000]);
-    }
-
-    #[test]
-    fn what_was_not_synced_is_torn_at_sectors() {
-        let mut torn = 0;
-        for seed in 0..100 {
-            let content = content(&mut cut(&disk(), Fate::Torn, seed), "d/a");
-            let sectors = content.chunks(512);
-            assert!(
-                sectors
-                    .clone()
-                    .all(|sector| sector == &vec![sector[0]; sector.len()][..])
-            );
-            let written = sectors.clone().filter(|sector| sector[0] == 1).count();
-            torn += usize::from(written > 0 && written < 4);
-        }
-        assert!(torn > 10, "{torn}");
-    }
 }

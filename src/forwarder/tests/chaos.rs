@@ -4,6 +4,7 @@
 mod broker;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use tokio::runtime::Runtime;

@@ -1,0 +1,77 @@
+//! Random damage to the files of a killed spool.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use proptest::prelude::*;
+use tokio::runtime::Runtime;
+
+use super::killed::{Killed, assert_unchanged, garble};
+
+#[derive(Debug, Clone)]
+enum Damage {
+    Garble(bool, u16, u16),
+    Zero(bool, u16, u16),
+    Cut(bool, u16),
+    RemoveLog,
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        4 => (any::<bool>(), any::<u16>(), 1..9000_u16).prop_map(|(log, at, length)| Damage::Garble(log, at, length)),
+        2 => (any::<bool>(), any::<u16>(), 1..9000_u16).prop_map(|(log, at, length)| Damage::Zero(log, at, length)),
+        1 => (any::<bool>(), any::<u16>()).prop_map(|(log, at)| Damage::Cut(log, at)),
+        1 => Just(Damage::RemoveLog),
+    ]
+}
+
+impl Damage {
+    fn inflict(&self, killed: &Killed) {
+        let path = |log: bool| if log { killed.wal() } else { killed.database() };
+        let place = |path: &Path, at: u16| {
+            let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+            length * u64::from(at) / u64::from(u16::MAX)
+        };
+        match *self {
+            Self::Garble(log, at, length) if path(log).exists() => {
+                garble(&path(log), place(&path(log), at), length.into());
+            }
+            Self::Zero(log, at, length) if path(log).exists() => {
+                let file = fs::OpenOptions::new().write(true).open(path(log)).unwrap();
+                file.write_all_at(&vec![0; length.into()], place(&path(log), at))
+                    .unwrap();
+            }
+            Self::Cut(log, at) if path(log).exists() => {
+                let file = fs::OpenOptions::new().write(true).open(path(log)).unwrap();
+                file.set_len(place(&path(log), at)).unwrap();
+            }
+            Self::RemoveLog if path(true).exists() => fs::remove_file(path(true)).unwrap(),
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Whatever happens to the files, the start succeeds, every event that is read equals what was written, and every
+    /// other event is named as lost or reported as unreadable.
+    #[test]
+    fn no_damage_stops_a_start_or_goes_unnoticed(
+        damages in prop::collection::vec(damage(), 1..4), in_file in 20..60_u64, cursor in 0..20_u64,
+    ) {
+        Runtime::new().unwrap().block_on(async {
+            let killed = Killed::new(in_file, 80, cursor).await;
+            for damage in &damages {
+                damage.inflict(&killed);
+            }
+            let (read, lost, start) = killed.restart().await;
+            assert_unchanged(&read);
+            let missing = (cursor.max(start) + 1..=80)
+                .filter(|number| !read.contains_key(number) && !lost.contains(number))
+                .collect::<Vec<_>>();
+            assert!(missing.is_empty(), "{missing:?} of {damages:?}");
+        });
+    }
+}
