@@ -22,7 +22,7 @@ use crate::sink::{CommittedPosition, SessionError};
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the group's coordinator may take to accept the offset; after that, the transaction fails. If the
-/// coordinator does not answer at all, the call takes longer.
+/// coordinator does not answer at all, the call takes longer (librdkafka issue 5456).
 const OFFSET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long another thread needs to finish handling a delivery report.

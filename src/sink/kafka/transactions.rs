@@ -33,8 +33,10 @@ const TRIES: u8 = 2;
 /// librdkafka waits for it. The next session creates it again.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// librdkafka's `transaction.timeout.ms`: the cluster aborts a transaction that is not committed by then.
-const COMMITTING_TIMEOUT: Duration = Duration::from_secs(60);
+/// If a commit takes longer, the session ends. The next session's producer has the cluster complete or abort the
+/// transaction, and reads from the cluster which of both it was. librdkafka's own timeout does not end a commit that
+/// waits for a group coordinator that the cluster has fenced (librdkafka issues 5456 and 5511).
+const COMMITTING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum bytes of the events in a session's first transaction. Each successful transaction doubles the limit of the
 /// next. If the connection is too slow for a large transaction, each session still commits the small ones.
