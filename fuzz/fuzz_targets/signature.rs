@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use recall_relay::callback::{Query, Refusal, Tokens, check_signature};
+use recall_relay::callback::{Query, SignatureError, Tokens, check_signature};
 use recall_relay::event::UnixMillis;
 use recall_relay::setting::Secret;
 use sha2::{Digest, Sha256};
@@ -28,7 +28,7 @@ fuzz_target!(|input: &str| {
         return;
     }
     let (Some(sign), Some(time)) = (&query.sign, &query.request_time) else {
-        assert_eq!(verdict, Err(Refusal::Missing));
+        assert_eq!(verdict, Err(SignatureError::Missing));
         return;
     };
     let matches = tokens
@@ -37,8 +37,8 @@ fuzz_target!(|input: &str| {
     let signed_at = time.parse::<u64>().ok();
     let fresh = signed_at.is_some_and(|time| time.abs_diff(NOW) <= SKEW);
     let expected = match (matches, fresh) {
-        (false, _) => Err(Refusal::Mismatch),
-        (true, false) => Err(Refusal::Stale),
+        (false, _) => Err(SignatureError::Mismatch),
+        (true, false) => Err(SignatureError::Stale),
         (true, true) => Ok(()),
     };
     assert_eq!(verdict, expected);
@@ -55,14 +55,14 @@ fuzz_target!(|input: &str| {
         assert_eq!(check(&tokens, &signed, signed_at), Ok(()));
         assert_eq!(check(&tokens, &signed, signed_at + SKEW), Ok(()));
         for late in [signed_at + SKEW + 1, signed_at - SKEW - 1] {
-            assert_eq!(check(&tokens, &signed, late), Err(Refusal::Stale));
+            assert_eq!(check(&tokens, &signed, late), Err(SignatureError::Stale));
         }
         let flipped = format!("Sign={}&RequestTime={time}", flip(&sign, raw.len()));
-        assert_eq!(check(&tokens, &flipped, signed_at), Err(Refusal::Mismatch));
+        assert_eq!(check(&tokens, &flipped, signed_at), Err(SignatureError::Mismatch));
     }
 });
 
-fn check(tokens: &[&str], raw: &str, now: u64) -> Result<(), Refusal> {
+fn check(tokens: &[&str], raw: &str, now: u64) -> Result<(), SignatureError> {
     let tokens = tokens.iter().map(|token| Secret::from((*token).to_owned()));
     check_signature(
         &Tokens(tokens.collect()),

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use libfuzzer_sys::fuzz_target;
-use recall_relay::event::{Client, Conversation, Message, UnixMillis, Recalled};
+use recall_relay::event::{Client, Conversation, RecalledMessage, UnixMillis, Recalled};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -38,7 +38,7 @@ fn check_written(
             topic_id,
         },
         operator_id,
-        messages: vec![Message::Group { seq: number, id }],
+        messages: vec![RecalledMessage::Group { seq: number, id }],
         recalled_at: UnixMillis::new(number),
         received_at: UnixMillis::now(),
         client: Client {
