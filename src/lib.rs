@@ -18,6 +18,8 @@
 //! - [`admin`] serves health, readiness and metrics to operators;
 //! - [`app`] starts and stops all of these, [`config`] assembles the settings, [`cli`] is the command line.
 //!
+//! [`vendor`] acts as the vendor, for the command `send`, the tests and the benchmarks.
+//!
 //! Every module uses [`setting`] (parsing a setting) and [`telemetry`] (the log).
 //!
 //! `docs/reference/glossary.md` explains the terms.
@@ -34,3 +36,4 @@ pub mod setting;
 pub mod sink;
 pub mod spool;
 pub mod telemetry;
+pub mod vendor;

@@ -35,10 +35,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 
-use self::callbacks::{CallbackKind, Callbacks, Clock, EventTimeForm, PayloadVersion};
-use self::request::{Endpoint, Vendor};
+use self::callbacks::{Callbacks, Clock};
+use self::request::{Endpoint, Requests};
 use self::traffic::Traffic;
 use crate::setting::{Secret, Timeout};
+use crate::vendor::{BodyFormat, CallbackKind, EventTimeForm, PayloadVersion};
 
 /// Some JSON parsers do not read larger numbers exactly.
 const MAX_FIRST_SEQ: u64 = 1 << 53;
@@ -194,9 +195,11 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
     let traffic = Traffic {
         callbacks: Callbacks {
             kinds: args.command.kinds(),
-            version: args.payload_version,
-            event_time: args.event_time,
-            group_type: args.group_type,
+            format: BodyFormat {
+                version: args.payload_version,
+                event_time: args.event_time,
+                group_type: args.group_type,
+            },
             conversations,
             messages: args.messages,
             first_seq: match args.first_seq {
@@ -208,7 +211,7 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
                 None => Clock::Now,
             },
         },
-        vendor: Vendor {
+        requests: Requests {
             endpoint: args.url,
             sdk_app_id: args.sdk_app_id,
             token,
@@ -239,7 +242,7 @@ fn print(traffic: &Traffic, out: &mut impl Write) -> anyhow::Result<()> {
     for number in 0..traffic.count {
         let callback = traffic.callbacks.make(number)?;
         let now = u64::try_from(Timestamp::now().as_second())?;
-        writeln!(out, "{}", traffic.vendor.curl(&callback, now))?;
+        writeln!(out, "{}", traffic.requests.curl(&callback, now))?;
     }
     Ok(())
 }

@@ -1,18 +1,17 @@
-//! The request for a callback: the URL's parameters and the signature.
+//! The request for a callback.
 
 use std::str::FromStr;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use form_urlencoded::Serializer;
 use http_body_util::Full;
 use hyper::header::HOST;
 use hyper::http::uri::Scheme;
 use hyper::{Request, Uri};
-use sha2::{Digest as _, Sha256};
 
-use super::callbacks::{Callback, CallbackKind};
+use super::callbacks::Callback;
 use crate::setting::Secret;
+use crate::vendor::CallbackKind;
 
 /// The address and path that a relay listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +58,9 @@ impl FromStr for Endpoint {
     }
 }
 
-/// What identifies the vendor in every request.
+/// Builds the requests.
 #[derive(Debug)]
-pub struct Vendor {
+pub struct Requests {
     /// The relay to post to.
     pub endpoint: Endpoint,
     /// The application that the callbacks belong to.
@@ -70,15 +69,15 @@ pub struct Vendor {
     pub token: Option<Secret>,
 }
 
-impl Vendor {
+impl Requests {
     /// Builds the request that posts `callback`, signed at `now` (Unix seconds).
     ///
     /// # Errors
     /// Fails if the URL is not valid in a request.
-    pub fn request(&self, callback: &Callback, now: u64) -> anyhow::Result<Request<Full<Bytes>>> {
+    pub fn request(&self, callback: Callback, now: u64) -> anyhow::Result<Request<Full<Bytes>>> {
         Request::post(self.target(callback.kind, now))
             .header(HOST, &self.endpoint.authority)
-            .body(Full::new(callback.body.clone()))
+            .body(callback.body.into())
             .context("making a request")
     }
 
@@ -86,53 +85,28 @@ impl Vendor {
     pub fn curl(&self, callback: &Callback, now: u64) -> String {
         let Endpoint { authority, .. } = &self.endpoint;
         let url = format!("http://{authority}{}", self.target(callback.kind, now));
-        let body = String::from_utf8_lossy(&callback.body);
         format!(
             "curl -sS -H 'Content-Type: application/json' --data-raw {} {}",
-            quoted(&body),
+            quoted(&callback.body),
             quoted(&url)
         )
     }
 
-    /// Path and parameters; a probe has no application and no signature.
+    /// Path and parameters.
     fn target(&self, kind: CallbackKind, now: u64) -> String {
-        let mut target = self.endpoint.path_and_query.clone();
-        match target.chars().last() {
-            Some('?' | '&') => {}
-            _ if target.contains('?') => target.push('&'),
-            _ => target.push('?'),
-        }
-        let start = target.len();
-        let mut query = Serializer::for_suffix(target, start);
-        if kind != CallbackKind::Probe {
-            query.append_pair("SdkAppid", &self.sdk_app_id.to_string());
-        }
-        query
-            .append_pair("CallbackCommand", kind.command())
-            .append_pair("contenttype", "json");
-        if kind != CallbackKind::Probe {
-            query
-                .append_pair("ClientIP", "127.0.0.1")
-                .append_pair("OptPlatform", "RESTAPI");
-            if let Some(token) = &self.token {
-                let request_time = now.to_string();
-                query
-                    .append_pair("Sign", &sign(token, &request_time))
-                    .append_pair("RequestTime", &request_time);
-            }
-        }
-        query.finish()
+        let target = &self.endpoint.path_and_query;
+        let separator = match target.chars().last() {
+            Some('?' | '&') => "",
+            _ if target.contains('?') => "&",
+            _ => "?",
+        };
+        let token = self.token.as_ref();
+        let signature = token.map(|token| (token.expose(), now));
+        format!(
+            "{target}{separator}{}",
+            kind.query(self.sdk_app_id, signature)
+        )
     }
-}
-
-/// SHA-256 of the token followed by the time. This does not use the receiver's code on purpose: if both sides
-/// called one function, neither would check it.
-fn sign(token: &Secret, request_time: &str) -> String {
-    let hash = Sha256::new()
-        .chain_update(token.expose())
-        .chain_update(request_time)
-        .finalize();
-    hex::encode(hash)
 }
 
 fn quoted(text: &str) -> String {
@@ -143,28 +117,12 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn secret(text: &str) -> Secret {
-        Secret::from(text.to_owned())
-    }
-
-    fn vendor(url: &str, token: Option<&str>) -> Vendor {
-        Vendor {
+    fn requests(url: &str) -> Requests {
+        Requests {
             endpoint: url.parse().unwrap(),
             sdk_app_id: 1_400_000_001,
-            token: token.map(secret),
+            token: None,
         }
-    }
-
-    #[test]
-    fn signs_as_the_vendor_does() {
-        assert_eq!(
-            sign(&secret("xxxxyyyy"), "1669872112"),
-            "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061"
-        );
-        assert_eq!(
-            sign(&secret("test-token"), "1700000000"),
-            "fdedb59e60a8d79ebb349080c302a68a79ac6602cc5dbed2a4a94b9ced465f23"
-        );
     }
 
     #[test]
@@ -177,35 +135,10 @@ mod tests {
             ("http://127.0.0.1:8080/im?a=b%20c", "/im?a=b%20c&"),
         ] {
             assert_eq!(
-                vendor(url, None).target(CallbackKind::Group, 1_700_000_000),
-                format!(
-                    "{start}SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRecallMsg\
-                     &contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
-                )
+                requests(url).target(CallbackKind::Probe, 0),
+                format!("{start}CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json")
             );
         }
-    }
-
-    #[test]
-    fn a_token_adds_signature_and_time() {
-        let target =
-            vendor("http://relay/", Some("test-token")).target(CallbackKind::C2c, 1_700_000_000);
-        assert!(
-            target.ends_with(
-                "&OptPlatform=RESTAPI\
-                 &Sign=fdedb59e60a8d79ebb349080c302a68a79ac6602cc5dbed2a4a94b9ced465f23\
-                 &RequestTime=1700000000"
-            ),
-            "{target}"
-        );
-    }
-
-    #[test]
-    fn a_probe_is_anonymous() {
-        assert_eq!(
-            vendor("http://relay/", Some("test-token")).target(CallbackKind::Probe, 1_700_000_000),
-            "/?CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json"
-        );
     }
 
     #[test]
@@ -232,10 +165,10 @@ mod tests {
     fn a_line_for_the_shell_is_quoted() {
         let callback = Callback {
             kind: CallbackKind::Probe,
-            body: Bytes::from_static(br#"{"a":"it's"}"#),
+            body: r#"{"a":"it's"}"#.to_owned(),
         };
         assert_eq!(
-            vendor("http://relay/", None).curl(&callback, 0),
+            requests("http://relay/").curl(&callback, 0),
             "curl -sS -H 'Content-Type: application/json' --data-raw '{\"a\":\"it'\\''s\"}' \
              'http://relay/?CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json'"
         );

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::callbacks::Callbacks;
 use super::connection::{Connection, SendFailure};
-use super::request::Vendor;
+use super::request::Requests;
 use super::summary::{SendOutcome, Summary};
 
 /// The pause after a failed connection if there is no rate: otherwise, with no relay running, the whole count would be
@@ -28,7 +28,7 @@ pub struct Traffic {
     /// Creates the bodies.
     pub callbacks: Callbacks,
     /// Builds the requests.
-    pub vendor: Vendor,
+    pub requests: Requests,
     /// The number of callbacks.
     pub count: u64,
     /// The number of connections; each sends one callback at a time. There are at least as many conversations.
@@ -105,7 +105,7 @@ impl Traffic {
 
     /// Opens all connections, so that the latency of the first callbacks does not include it.
     async fn connect(&self) -> anyhow::Result<Vec<Connection>> {
-        let endpoint = &self.vendor.endpoint;
+        let endpoint = &self.requests.endpoint;
         let limit = self.timeout;
         let mut opening: JoinSet<_> = (0..self.connections)
             .map(|_| {
@@ -184,7 +184,7 @@ impl SendProgress {
     async fn send(&self, number: u64, connection: &mut Connection) -> anyhow::Result<SendOutcome> {
         let callback = self.traffic.callbacks.make(number)?;
         let now = u64::try_from(Timestamp::now().as_second())?;
-        let request = self.traffic.vendor.request(&callback, now)?;
+        let request = self.traffic.requests.request(callback, now)?;
         self.count(Summary::sent);
         Ok(
             match timeout(self.traffic.timeout, connection.post(request)).await {
