@@ -11,8 +11,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use rig::{Answer, Connection, Setup, recall, recall_query, request, until};
-use sha2::{Digest as _, Sha256};
+use recall_relay::vendor::CallbackKind;
+use rig::{APP, Answer, Connection, Setup, recall, recall_query, request, until};
 
 #[track_caller]
 fn assert_fails(answer: &Answer, status: u16, reason: &str) {
@@ -78,11 +78,8 @@ fn only_signed_recalls_are_let_in() {
         .unwrap()
         .as_secs();
     let signed = |token: &str, time: u64| {
-        let sign = hex::encode(Sha256::digest(format!("{token}{time}")));
-        relay.post(
-            &format!("{}&Sign={sign}&RequestTime={time}", recall_query()),
-            recall(token, time),
-        )
+        let query = CallbackKind::Group.query(APP, Some((token, time)));
+        relay.post(&query, recall(token, time))
     };
     assert!(signed("test-token", now).is_ok());
     assert!(signed("old", now).is_ok());
@@ -90,7 +87,7 @@ fn only_signed_recalls_are_let_in() {
     assert_fails(&signed("old", now - 100), 403, "RequestTime is stale");
     assert_fails(&relay.recall("g", 1), 403, "Sign or RequestTime is missing");
 
-    // The gate guards events alone.
+    // Only recalls need a signature.
     let other = "SdkAppid=9&CallbackCommand=Group.CallbackBeforeSendMsg";
     assert!(relay.post(other, r#"{"GroupId":"g"}"#).is_ok());
     let counted = r#"recall_callback_bad_signatures_total{command="Group.CallbackBeforeSendMsg"}"#;

@@ -6,6 +6,7 @@ mod rig;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use recall_relay::vendor::{BodyFormat, CallbackKind};
 use rig::{
     Broker as _, RabbitMq, Recall, Relay, Setup, TIMEOUT, assert_kept, poll, under_load, until,
 };
@@ -71,10 +72,8 @@ fn queues_are_of_the_configured_type() {
 
 /// Sends recall number `number` of the one-to-one conversation f:t.
 fn recall_c2c(relay: &Relay, number: u64) {
-    let body = format!(
-        r#"{{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"f","To_Account":"t","MsgKey":"{number}_1_1557481126"}}"#
-    );
-    let answer = relay.post("SdkAppid=1400000001", body);
+    let body = BodyFormat::default().c2c("f", "t", number, 1_557_481_126_000);
+    let answer = relay.post(&CallbackKind::C2c.query(rig::APP, None), body);
     assert!(answer.is_ok(), "{answer:?}");
 }
 

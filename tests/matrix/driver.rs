@@ -1,8 +1,8 @@
-//! The vendor, as a process of its own: numbered callbacks over many conversations at a steady rate.
+//! The vendor, as a process of its own: numbered callbacks in many conversations at a steady rate.
 //!
-//! Each conversation has its own connection and its own pace, and one callback under way at most. What
-//! is not answered within the vendor's two seconds is written down as such, and the next number follows:
-//! the vendor does not come back either. The end of standard input ends it.
+//! Each conversation has its own connection and its own schedule, and at most one open request. A callback
+//! that is not answered within the vendor's two seconds is recorded as unanswered and not retried, as the
+//! vendor does by default. It stops at the end of standard input.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::{Outcome, Writer};
 use super::options::Options;
-use super::rig::{Connection, recall, recall_query};
+use super::rig::{Connection, recall};
 
 /// How long the vendor waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Driver(Child);
 
 impl Driver {
-    /// Starts it: `tag` is what its conversations are called, with a number behind.
+    /// Starts it: `tag` is the prefix of its conversations' names.
     pub fn start(to: SocketAddr, tag: &str, options: &Options, ledger: &Path) -> Self {
         let child = Command::new(std::env::current_exe().expect("this program"))
             .args(["drive", &to.to_string(), tag])
@@ -34,7 +34,7 @@ impl Driver {
         Self(child.expect("the driver"))
     }
 
-    /// Stops it; every callback has its line then.
+    /// Stops it, once every callback is in the ledger.
     pub fn stop(mut self) {
         drop(self.0.stdin.take());
         let status = self.0.wait().expect("the driver");
@@ -62,31 +62,31 @@ pub fn run(arguments: &[String]) {
     let conversations: u32 = conversations.parse().expect("a number of conversations");
     let rate: u32 = rate.parse().expect("a rate");
     let ledger = Writer::open(Path::new(ledger));
-    let over = AtomicBool::new(false);
-    // Each conversation's turn comes once in a period, one after the other.
+    let stopped = AtomicBool::new(false);
+    // Each conversation sends once per period, evenly spaced.
     let period = Duration::from_secs(1) * conversations / rate;
     thread::scope(|scope| {
         for conversation in 0..conversations {
-            let (over, ledger) = (&over, &ledger);
+            let (stopped, ledger) = (&stopped, &ledger);
             let first = Instant::now() + period * conversation / conversations;
-            let pace = Pace {
+            let schedule = Schedule {
                 next: first,
                 period,
             };
-            scope.spawn(move || converse(to, tag, conversation, pace, over, ledger));
+            scope.spawn(move || converse(to, tag, conversation, schedule, stopped, ledger));
         }
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        over.store(true, Ordering::Relaxed);
+        stopped.store(true, Ordering::Relaxed);
     });
 }
 
-struct Pace {
+struct Schedule {
     next: Instant,
     period: Duration,
 }
 
-impl Pace {
-    /// Waits for the next turn. Turns that were missed are left out.
+impl Schedule {
+    /// Waits until the next callback is due. Missed ones are skipped.
     fn wait(&mut self) {
         let now = Instant::now();
         if self.next < now {
@@ -106,25 +106,23 @@ fn converse(
     to: SocketAddr,
     tag: &str,
     conversation: u32,
-    mut pace: Pace,
-    over: &AtomicBool,
+    mut schedule: Schedule,
+    stopped: &AtomicBool,
     ledger: &Writer,
 ) {
     let group = format!("{tag}-{conversation}");
-    let target = format!("/?{}", recall_query());
     let mut connection = None;
     for number in 1.. {
-        pace.wait();
-        if over.load(Ordering::Relaxed) {
+        schedule.wait();
+        if stopped.load(Ordering::Relaxed) {
             return;
         }
-        let body = recall(&group, u64::from(number));
         let began = Instant::now();
         let open = connection
             .take()
             .map_or_else(|| Connection::open_with(to, TIMEOUT, TIMEOUT), Ok);
         let answer = open.and_then(|mut open: Connection| {
-            let answer = open.request("POST", &target, body.as_bytes())?;
+            let answer = open.post_recall(&recall(&group, u64::from(number)))?;
             Ok((open, answer))
         });
         let took = began.elapsed();

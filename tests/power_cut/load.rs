@@ -5,7 +5,7 @@ use std::thread;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::rig::{Connection, Recall, padded_recall, recall, recall_query};
+use crate::rig::{Connection, Recall, padded_recall, recall};
 
 /// A recall that was answered OK, and when its answer had been read.
 pub struct Acknowledged {
@@ -18,7 +18,7 @@ pub struct Acknowledged {
 #[derive(Debug, Clone, Copy)]
 pub enum Size {
     Small,
-    /// Some of several pages, some that fill the log quickly.
+    /// Some have several pages, some fill the WAL quickly.
     Mixed,
 }
 
@@ -33,8 +33,7 @@ impl Size {
     }
 }
 
-/// Sends recalls over `connections` connections at once, each with a conversation of its own, and
-/// `count` of them without a pause.
+/// Sends `count` recalls without a pause on each of `connections` connections, each in its own conversation.
 pub fn send_all(
     to: SocketAddr,
     run: &str,
@@ -56,13 +55,11 @@ pub fn send_all(
 
 fn send(to: SocketAddr, group: &str, count: u64, size: Size) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
-    let target = format!("/?{}", recall_query());
     let Ok(mut connection) = Connection::open(to) else {
         return acknowledged;
     };
     for number in 1..=count {
-        let body = size.body(group, number);
-        let Ok(answer) = connection.request("POST", &target, body.as_bytes()) else {
+        let Ok(answer) = connection.post_recall(&size.body(group, number)) else {
             break;
         };
         if answer.is_ok() {

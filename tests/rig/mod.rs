@@ -36,9 +36,9 @@ pub use oracle::{
 };
 pub use proxy::{Proxy, Way};
 pub use rabbitmq::RabbitMq;
-pub use relay::{Relay, Setup};
+pub use relay::{APP, Relay, Setup};
 pub use vendor::{
-    Answer, Connection, Load, large_recall, padded_recall, recall, recall_query, request,
+    Answer, Connection, Load, encode, large_recall, padded_recall, recall, recall_query, request,
 };
 
 /// How long a condition may take to become true, on a busy machine.

@@ -17,7 +17,8 @@ use tempfile::TempDir;
 use super::vendor::{Answer, Connection, recall, recall_query, request};
 use super::{Faults, Recall, until};
 
-pub const APP: &str = "1400000001";
+/// The application that the callbacks belong to.
+pub const APP: u64 = 1_400_000_001;
 
 /// A folder for a spool, and the settings of the relays that are started on it.
 #[derive(Clone)]
@@ -40,7 +41,7 @@ impl Setup {
             folder,
             environment: Vec::new(),
         }
-        .set("RECALL_SDK_APP_IDS", APP)
+        .set("RECALL_SDK_APP_IDS", &APP.to_string())
         .set("RECALL_HTTP__LISTEN", "127.0.0.1:0")
         .set("RECALL_ADMIN__LISTEN", "127.0.0.1:0")
         .set("RECALL_SPOOL__PATH", spool.to_str().unwrap())

@@ -1,4 +1,4 @@
-//! The vendor: the exact bytes that it sends.
+//! The vendor's side of a connection, and its load.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -7,8 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use recall_relay::vendor::{BodyFormat, CallbackKind, PayloadVersion};
+
 use super::oracle::Recall;
 use super::relay::APP;
+
+/// When every recall was made, in Unix milliseconds.
+const AT: u64 = 1_670_574_414_123;
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -38,35 +43,35 @@ impl Answer {
 
 /// The query string of a recall.
 pub fn recall_query() -> String {
-    format!(
-        "SdkAppid={APP}&CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI"
-    )
+    CallbackKind::Group.query(APP, None)
 }
 
 /// The body of recall number `number` of a group.
 pub fn recall(group: &str, number: u64) -> String {
-    format!(
-        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Public","GroupId":"{group}","MsgSeqList":[{{"MsgSeq":{number},"MsgId":"{group}-{number}"}}],"EventTime":"1670574414123"}}"#
-    )
+    BodyFormat::default().group(group, [number], |seq| format!("{group}-{seq}"), AT)
 }
 
 /// The body of a recall whose event is longer than `bytes`.
 pub fn large_recall(group: &str, bytes: usize) -> String {
-    let list: Vec<String> = (1..=bytes / 10)
-        .map(|seq| format!(r#"{{"MsgSeq":{seq}}}"#))
-        .collect();
-    format!(
-        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"{group}","MsgSeqList":[{}]}}"#,
-        list.join(",")
-    )
+    let format = BodyFormat {
+        version: PayloadVersion::V1,
+        ..BodyFormat::default()
+    };
+    format.group(group, 1..=bytes as u64 / 10, |_| String::new(), AT)
 }
 
 /// The body of recall number `number` of a group, whose event is longer than `bytes`.
 pub fn padded_recall(group: &str, number: u64, bytes: usize) -> String {
-    let padding = "x".repeat(bytes);
-    format!(
-        r#"{{"CallbackCommand":"Group.CallbackAfterRecallMsg","GroupId":"{group}","MsgSeqList":[{{"MsgSeq":{number},"MsgId":"{padding}"}}]}}"#
-    )
+    BodyFormat::default().group(group, [number], |_| "x".repeat(bytes), AT)
+}
+
+/// A request as it is sent.
+pub fn encode(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: relay\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// Sends one request on a new connection.
@@ -97,14 +102,15 @@ impl Connection {
 
     pub fn request(&mut self, method: &str, target: &str, body: &[u8]) -> io::Result<Answer> {
         let began = Instant::now();
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nHost: relay\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        self.send(&[head.as_bytes(), body].concat())?;
+        self.send(&encode(method, target, body))?;
         let mut answer = self.answer()?;
         answer.took = began.elapsed();
         Ok(answer)
+    }
+
+    /// Posts the body of a recall of group messages.
+    pub fn post_recall(&mut self, body: &str) -> io::Result<Answer> {
+        self.request("POST", &format!("/?{}", recall_query()), body.as_bytes())
     }
 
     pub fn answer(&mut self) -> io::Result<Answer> {
@@ -142,7 +148,7 @@ impl Connection {
 /// Sends recalls over several connections, each with its own conversation, until stopped. A lost connection is opened
 /// again, for the next number.
 pub struct Load {
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     senders: Vec<JoinHandle<Vec<Recall>>>,
 }
@@ -150,17 +156,17 @@ pub struct Load {
 impl Load {
     /// Starts `connections` senders, which wait for `pause` between an answer and the next request.
     pub fn start(to: SocketAddr, run: &str, connections: usize, pause: Duration) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let senders = (0..connections)
             .map(|connection| {
-                let (over, sent) = (Arc::clone(&over), Arc::clone(&sent));
+                let (stopped, sent) = (Arc::clone(&stopped), Arc::clone(&sent));
                 let group = format!("{run}-{connection}");
-                thread::spawn(move || send_until(&over, &sent, to, &group, pause))
+                thread::spawn(move || send_until(&stopped, &sent, to, &group, pause))
             })
             .collect();
         Self {
-            over,
+            stopped,
             sent,
             senders,
         }
@@ -173,7 +179,7 @@ impl Load {
 
     /// Stops; returns every recall that was answered OK.
     pub fn stop(self) -> Vec<Recall> {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         self.senders
             .into_iter()
             .flat_map(|sender| sender.join().unwrap())
@@ -182,7 +188,7 @@ impl Load {
 }
 
 fn send_until(
-    over: &AtomicBool,
+    stopped: &AtomicBool,
     sent: &AtomicU64,
     to: SocketAddr,
     group: &str,
@@ -191,13 +197,11 @@ fn send_until(
     let mut acknowledged = Vec::new();
     let mut connection = None;
     let mut number = 0;
-    while !over.load(Ordering::Relaxed) && number < 100_000 {
+    while !stopped.load(Ordering::Relaxed) && number < 100_000 {
         number += 1;
-        let target = format!("/?{}", recall_query());
-        let body = recall(group, number);
         let open = connection.take().map_or_else(|| Connection::open(to), Ok);
         let answer = open.and_then(|mut open| {
-            let answer = open.request("POST", &target, body.as_bytes())?;
+            let answer = open.post_recall(&recall(group, number))?;
             connection = Some(open);
             Ok(answer)
         });
