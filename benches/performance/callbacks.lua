@@ -1,9 +1,9 @@
 -- What wrk sends: recall callbacks of a group, each with a message of its own.
 --
---   wrk ... -s callbacks.lua URL -- RUN CONVERSATIONS MESSAGES
+--   wrk ... -s callbacks.lua URL -- REQUEST CONVERSATIONS
 --
--- RUN is a number of ten digits that no other load on the same spool has. All numbers have a fixed length,
--- so that a request is five pieces put together and its length is known.
+-- REQUEST is a template by load.rs: conversation 10000000, a sender that ends in 3478430, message 1000000000. All
+-- numbers have a fixed length, so that a request is a few pieces put together and its length does not change.
 
 local threads = 0
 
@@ -12,28 +12,16 @@ function setup(thread)
   threads = threads + 1
 end
 
-local before_group, before_seq, before_id, after
+local before_group, before_id, before_seq, after
 local conversations
 local sent = 0
 
 function init(args)
-  local run, messages = args[1], tonumber(args[3])
+  local before_sender, before_number
+  before_group, before_sender, before_number, before_seq, after =
+    args[1]:match("^(.-)10000000(.-)3478430(.-)1000000000(.-)1000000000(.*)$")
+  before_id = before_sender .. 3478430 + thread .. before_number
   conversations = tonumber(args[2])
-  -- Those after the first are the same each time: they make the callback longer, the first makes it another.
-  local others = {}
-  for number = 2, messages do
-    others[number - 1] = string.format(',{"MsgId":"144115213033478435-1739361321-%d","MsgSeq":%d}',
-      1000000000 + number, 1000000 + number)
-  end
-  before_seq = '","MsgSeq":'
-  before_id = string.format('","MsgSeqList":[{"MsgId":"14411521303347843%d-%s-', thread, run)
-  after = "}" .. table.concat(others) .. '],"Operator_Account":"admin","Type":"Public"}'
-  local body = '{"CallbackCommand":"Group.CallbackAfterRecallMsg","EventTime":"1670574414123","GroupId":"@TGS#2'
-  local digits = 8 + 10 + 10
-  local length = #body + #before_id + #before_seq + #after + digits
-  before_group = "POST /?SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json"
-    .. "&ClientIP=127.0.0.1&OptPlatform=RESTAPI HTTP/1.1\r\nHost: relay\r\nContent-Length: "
-    .. length .. "\r\n\r\n" .. body
 end
 
 function request()

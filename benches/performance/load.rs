@@ -1,5 +1,6 @@
-//! The load: wrk, with a script that makes each callback another one.
+//! The load: wrk, with a script that gives each callback its own conversation and message.
 
+use std::iter;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,9 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+use recall_relay::vendor::BodyFormat;
 use serde::Deserialize;
 
 use super::cores::{Cores, Place};
+use super::rig::{encode, recall_query};
 use super::wait::wait;
 
 /// Between two looks whether it has ended: little against a round.
@@ -71,6 +74,24 @@ impl Load {
         }
     }
 
+    /// The request that `callbacks.lua` varies. Only its first message is replaced; the others make it longer.
+    fn template(&self, run: u64) -> String {
+        const FIRST: u64 = 1_000_000_000;
+        let others = (2..=u64::from(self.messages)).map(|number| 1_000_000 + number);
+        let msg_id = |seq| match seq {
+            FIRST => format!("144115213033478430-{run}-{seq}"),
+            _ => format!("144115213033478435-1739361321-{}", 999_000_000 + seq),
+        };
+        let body = BodyFormat::default().group(
+            "@TGS#210000000",
+            iter::once(FIRST).chain(others),
+            msg_id,
+            1_670_574_414_123,
+        );
+        let target = format!("/?{}", recall_query());
+        String::from_utf8(encode("POST", &target, body.as_bytes())).expect("a text")
+    }
+
     pub fn run(&self, to: SocketAddr, cores: &Cores) -> Answers {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/performance/callbacks.lua");
@@ -85,8 +106,8 @@ impl Load {
             .args(["--duration", &format!("{}s", self.duration.as_secs())])
             .args(["--timeout", "10s", "--script"])
             .arg(script)
-            .args([&format!("http://{to}/"), "--", &number().to_string()])
-            .args([self.conversations, self.messages].map(|number| number.to_string()))
+            .args([&format!("http://{to}/"), "--", &self.template(run_number())])
+            .arg(self.conversations.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
@@ -127,7 +148,7 @@ fn finish(mut child: Child, limit: Duration) -> Vec<u8> {
 }
 
 /// Ten digits that no load had before.
-fn number() -> u64 {
+fn run_number() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(1_000_000_000, |now| now.as_secs()) + COUNT.fetch_add(1, Ordering::Relaxed)

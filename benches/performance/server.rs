@@ -12,7 +12,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 
 use super::cores::{Cores, Place};
-use super::rig::{Connection, Setup, free_port, recall, recall_query};
+use super::rig::{Connection, Setup, free_port, recall};
 use super::wait::wait;
 
 /// How long a server may take to start.
@@ -105,13 +105,12 @@ impl Server {
 
     /// Waits until a callback is answered OK; returns how long that took from the start.
     pub fn until_answers(&mut self) -> Duration {
-        let (target, body) = (format!("/?{}", recall_query()), recall("first", 1));
+        let body = recall("first", 1);
         let answers = wait(TIMEOUT, Duration::from_millis(2), || {
             if let Some(status) = self.child.try_wait().expect("the server's process") {
                 panic!("the server ended: {status}");
             }
-            let answer = Connection::open(self.address)
-                .and_then(|mut it| it.request("POST", &target, body.as_bytes()));
+            let answer = Connection::open(self.address).and_then(|mut it| it.post_recall(&body));
             answer.is_ok_and(|answer| answer.is_ok())
         });
         assert!(answers, "the server does not answer");

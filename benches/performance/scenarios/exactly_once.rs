@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::bench::{Bench, PARTITIONS, Sink};
 use super::super::cores::Place;
 use super::super::options::Form;
-use super::super::rig::{Connection, recall, recall_query};
+use super::super::rig::{Connection, recall};
 use super::super::round::median;
 use super::super::server::Server;
 use super::super::subscriber::Subscriber;
@@ -127,14 +127,13 @@ fn watch(bench: &mut Bench, rate: u32, settings: &[(&str, &str)], latencies: &mu
     };
     let count = u64::from(rate) * seconds;
     let mut connection = Connection::open(relay.address).expect("a connection");
-    let target = format!("/?{}", recall_query());
     let (began, before) = (Instant::now(), relay.usage());
     let answered: Vec<Instant> = (0..count)
         .map(|number| {
             let due = began + Duration::from_secs(1) / rate * u32::try_from(number).expect("few");
             thread::park_timeout(due.saturating_duration_since(Instant::now()));
             let body = recall(&format!("group-{}", number % 100), number + 2);
-            let answer = connection.request("POST", &target, body.as_bytes());
+            let answer = connection.post_recall(&body);
             assert!(answer.is_ok_and(|it| it.is_ok()), "a callback answered OK");
             Instant::now()
         })
