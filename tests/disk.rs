@@ -96,11 +96,9 @@ fn after_a_failed_sync_the_program_ends_and_the_next_start_is_right() {
         faults.only(file);
         faults.fail_one_sync();
         // The first that is not answered OK is in the group whose sync fails, or comes too late to be in any.
-        let target = format!("/?{}", recall_query());
         let late = (1..).map(|number| Recall::new("late", number));
         let late = late.take_while(|late| {
-            let body = rig::recall(&late.group, late.number);
-            let answer = connection.request("POST", &target, body.as_bytes());
+            let answer = connection.post_recall(&rig::recall(&late.group, late.number));
             answer.is_ok_and(|answer| answer.is_ok())
         });
         let mut acknowledged: Vec<Recall> = late.collect();
@@ -327,13 +325,10 @@ fn until_accepted(relay: &Relay) -> Recall {
 #[track_caller]
 fn fill(relay: &Relay, group: &str) -> Vec<Recall> {
     let mut connection = Connection::open(relay.callbacks).unwrap();
-    let target = format!("/?{}", recall_query());
     let mut acknowledged = Vec::new();
     for number in 1..10_000 {
         let body = padded_recall(group, number, 4000);
-        let answer = connection
-            .request("POST", &target, body.as_bytes())
-            .unwrap();
+        let answer = connection.post_recall(&body).unwrap();
         if !answer.is_ok() {
             assert_eq!(answer.status, 503, "{}", answer.text());
             return acknowledged;

@@ -84,10 +84,9 @@ fn connections_beyond_the_limit_wait() {
     let relay = Setup::new()
         .set("RECALL_HTTP__MAX_CONNECTIONS", "1")
         .start();
-    let target = format!("/?{}", recall_query());
     let mut first = Connection::open(relay.callbacks).unwrap();
     let mut on_first = |number| {
-        let answer = first.request("POST", &target, recall("first", number).as_bytes());
+        let answer = first.post_recall(&recall("first", number));
         assert!(answer.unwrap().is_ok());
     };
     on_first(1);

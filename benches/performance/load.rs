@@ -82,12 +82,8 @@ impl Load {
             FIRST => format!("144115213033478430-{run}-{seq}"),
             _ => format!("144115213033478435-1739361321-{}", 999_000_000 + seq),
         };
-        let body = BodyFormat::default().group(
-            "@TGS#210000000",
-            iter::once(FIRST).chain(others),
-            msg_id,
-            1_670_574_414_123,
-        );
+        let (seqs, at) = (iter::once(FIRST).chain(others), 1_670_574_414_123);
+        let body = BodyFormat::default().group("@TGS#210000000", seqs, msg_id, at);
         let target = format!("/?{}", recall_query());
         String::from_utf8(encode("POST", &target, body.as_bytes())).expect("a text")
     }

@@ -86,11 +86,8 @@ impl Callbacks {
                 format.group(&group_id, seqs, |seq| msg_id(sender, seq, at_ms), at_ms)
             }
             CallbackKind::C2c => {
-                let (from, to) = (
-                    format!("sender-{conversation}"),
-                    format!("receiver-{conversation}"),
-                );
-                format.c2c(&from, &to, first, at_ms)
+                let user = |role| format!("{role}-{conversation}");
+                format.c2c(&user("sender"), &user("receiver"), first, at_ms)
             }
             CallbackKind::OfficialAccount => {
                 format.official_account(&format!("#TOA#_{conversation}"), seqs, at_ms)

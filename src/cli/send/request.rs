@@ -100,12 +100,9 @@ impl Requests {
             _ if target.contains('?') => "&",
             _ => "?",
         };
-        let token = self.token.as_ref();
-        let signature = token.map(|token| (token.expose(), now));
-        format!(
-            "{target}{separator}{}",
-            kind.query(self.sdk_app_id, signature)
-        )
+        let signature = self.token.as_ref().map(|token| (token.expose(), now));
+        let query = kind.query(self.sdk_app_id, signature);
+        format!("{target}{separator}{query}")
     }
 }
 
