@@ -1,4 +1,4 @@
-//! Every request whose head could be read gets its answer, in the vendor's shape.
+//! Every request with a readable head gets an answer in the vendor's format.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -87,7 +87,7 @@ fn only_signed_recalls_are_let_in() {
     assert_fails(&signed("old", now - 100), 403, "RequestTime is stale");
     assert_fails(&relay.recall("g", 1), 403, "Sign or RequestTime is missing");
 
-    // Only recalls need a signature.
+    // Authentication applies only to recalls: any other callback is answered OK, and the bad signature is counted.
     let other = "SdkAppid=9&CallbackCommand=Group.CallbackBeforeSendMsg";
     assert!(relay.post(other, r#"{"GroupId":"g"}"#).is_ok());
     let counted = r#"recall_callback_bad_signatures_total{command="Group.CallbackBeforeSendMsg"}"#;
@@ -217,7 +217,7 @@ fn a_body_at_the_limit_is_taken_and_one_beyond_is_not() {
 #[test]
 fn a_full_spool_is_said_so_and_loses_nothing() {
     let setup = Setup::new().set("RECALL_SPOOL__MAX_BYTES", "200KiB");
-    // Nobody takes events: Kafka is not there.
+    // Kafka is unreachable, so no event is forwarded.
     let setup = setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
     let relay = setup.start();
     let mut kept = 0;
@@ -245,14 +245,14 @@ fn a_full_spool_is_said_so_and_loses_nothing() {
 #[test]
 fn http2_is_answered_like_any_garbage() {
     let relay = Setup::new().start();
-    // With an empty SETTINGS frame, as a client with prior knowledge begins.
+    // A client with prior knowledge sends the preface and an empty SETTINGS frame.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let half = b"PRI * HTTP/2.0\r\n\r\n";
     let garbage = b"\x16\x03\x01\r\n\r\n";
     for listener in [relay.callbacks, relay.admin] {
         for bytes in [&preface[..], half, garbage] {
             let mut stream = TcpStream::connect(listener).unwrap();
-            // No time-out of the relay is as short.
+            // Shorter than every timeout of the relay.
             let timeout = Duration::from_secs(8);
             stream.set_read_timeout(Some(timeout)).unwrap();
             stream.write_all(bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Both brokers at once, each at its own pace.
+//! Both sinks on one relay: neither waits for the other.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;

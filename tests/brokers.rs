@@ -1,4 +1,4 @@
-//! The promises that hold for both brokers, on a real Kafka and on a real RabbitMQ.
+//! The promises that both sinks keep, tested on a real Kafka and a real RabbitMQ.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -14,7 +14,7 @@ use rig::{
     read_dead_letters, recall_query, under_load,
 };
 
-/// Makes each promise a test of either broker, `kafka::PROMISE` and `rabbitmq::PROMISE`.
+/// Turns each promise into two tests: `kafka::PROMISE` and `rabbitmq::PROMISE`.
 macro_rules! on_both_brokers {
     ($($promise:ident,)+) => {
         mod kafka {
@@ -77,7 +77,7 @@ fn a_broker_that_is_stopped_and_started_loses_nothing(broker: &mut impl Broker) 
         &acknowledged,
         &broker.recalls("stopped", acknowledged.len()),
     );
-    // A broker that comes back may make librdkafka forget all brokers; another producer repeats what it had in flight.
+    // When the broker returns, librdkafka may forget all brokers; a new producer then repeats what was in flight.
     let replaced = relay
         .log()
         .contains("the producer knows no broker any more");
@@ -102,7 +102,7 @@ fn a_broker_that_is_killed_loses_nothing(broker: &mut impl Broker) {
     relay.stop();
 }
 
-/// Meanwhile every callback is answered OK. `benches/performance` measures that it is answered as fast.
+/// Callbacks are answered OK in the meantime; `benches/performance` measures how fast.
 fn a_broker_that_is_absent_at_the_start_is_waited_for(broker: &mut impl Broker) {
     let sink = broker.sink();
     broker.stop();
@@ -148,8 +148,8 @@ fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay(broker: &mut i
     );
 }
 
-/// The relay used to wait for half a minute before it created a deleted topic again. A deleted queue it did not
-/// declare at all before its next session: until then every event was returned and held.
+/// Regression: the relay created a deleted topic only after half a minute, and declared a deleted queue only in its
+/// next session; until then the broker returned every event.
 fn what_is_deleted_is_created_again_soon(broker: &mut impl Broker) {
     let relay = broker.settings(Setup::new(), "deleted").start();
     relay.recalls("a", 1..=1);
@@ -179,8 +179,8 @@ fn a_callback_that_cannot_be_parsed_becomes_a_dead_letter(broker: &mut impl Brok
     relay.stop();
 }
 
-/// The broker's limit holds for dead letters, too. A backlog of many conversations makes the large event one
-/// of many that are published together.
+/// The broker's limit applies to dead letters, too. With a backlog of many conversations, the large event is
+/// published in one batch with many others.
 fn an_event_that_is_too_large_stays_in_the_spool_and_the_others_are_published<B: Broker>(
     _: &mut B,
 ) {

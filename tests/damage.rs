@@ -1,4 +1,4 @@
-//! A damaged spool does not stop a start: what can be read of it goes out, and the loss is told.
+//! The relay starts on a damaged spool, publishes what is still readable, and reports what is lost.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -16,19 +16,19 @@ use rig::{Recall, Relay, Setup, under_load, until};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What came of a start on a damaged spool.
+/// The result of a start on a damaged spool.
 struct Aftermath {
     acknowledged: BTreeSet<Recall>,
     printed: BTreeSet<Recall>,
     readiness: Value,
-    /// How often the program had to end first, because damage showed only when it was read.
-    ended: usize,
+    /// How often the relay exited first, because it found damage only when it read the damaged part.
+    exits: usize,
     folder: PathBuf,
     _setup: Setup,
 }
 
-/// Fills a spool while a broker is away, kills the relay, damages the files, and starts again with
-/// standard output as the sink, as often as it takes.
+/// Fills a spool while the broker is down, kills the relay, damages the files, and restarts the relay with standard
+/// output as the sink until it stays up.
 fn damage(inflict: impl FnOnce(&Path)) -> Aftermath {
     let setup = Setup::new();
     let relay = setup
@@ -37,7 +37,7 @@ fn damage(inflict: impl FnOnce(&Path)) -> Aftermath {
     let acknowledged = under_load(&relay, || {});
     relay.kill();
     inflict(&setup.spool());
-    for ended in 0..3 {
+    for exits in 0..3 {
         let mut relay = setup.start();
         if let Some(readiness) = drained(&mut relay) {
             let printed = relay.stop().iter().map(recall).collect();
@@ -45,23 +45,23 @@ fn damage(inflict: impl FnOnce(&Path)) -> Aftermath {
                 acknowledged: acknowledged.into_iter().collect(),
                 printed,
                 readiness,
-                ended,
+                exits,
                 folder: setup.spool().parent().unwrap().to_owned(),
                 _setup: setup,
             };
         }
         assert!(relay.log().contains("spool is damaged"), "{}", relay.log());
     }
-    panic!("it never comes up");
+    panic!("the relay exits on every start");
 }
 
 fn recall(event: &Value) -> Recall {
     Recall::of(event.to_string().as_bytes())
 }
 
-/// What `/readyz` says once all is out; none where the program ends instead, with 1.
+/// The answer of `/readyz` when all events are published, or `None` if the relay exits with 1.
 fn drained(relay: &mut Relay) -> Option<Value> {
-    until("the sink to be drained, or an end", || {
+    until("the sink to drain or the relay to exit", || {
         if let Some(status) = relay.ended() {
             assert_eq!(status.code(), Some(1), "{}", relay.log());
             return Some(None);
@@ -84,9 +84,9 @@ impl Aftermath {
         self.acknowledged.difference(&self.printed).count()
     }
 
-    /// Every number that was given out is published or counted as lost, and none is both; every acknowledged
-    /// recall had one. (A few more may have been committed than were acknowledged.)
-    fn assert_told(&self) {
+    /// Every assigned number is published, or counted as lost or unreadable. (A few more events may have been
+    /// committed than were acknowledged.)
+    fn assert_loss_reported(&self) {
         assert_eq!(self.readiness["ready"], true);
         assert_eq!(
             self.printed.len() + self.lost() + self.number("unreadable"),
@@ -94,22 +94,25 @@ impl Aftermath {
         );
         assert!(self.acknowledged.len() <= self.number("last_seq"));
         println!(
-            "{} acknowledged, {} missing, {} counted as lost, ended {} times",
+            "{} acknowledged, {} missing, {} counted as lost, {} exits",
             self.acknowledged.len(),
             self.missing(),
             self.lost(),
-            self.ended
+            self.exits
         );
     }
 
     fn assert_quarantined(&self) {
-        let told = self.readiness["spool"]["put_aside"][0].as_str().unwrap();
-        assert!(told.contains("spool.db.damaged-"), "{told}");
-        let there = fs::read_dir(&self.folder).unwrap();
-        let names: Vec<String> = there
+        let reported = self.readiness["spool"]["put_aside"][0].as_str().unwrap();
+        assert!(reported.contains("spool.db.damaged-"), "{reported}");
+        let entries = fs::read_dir(&self.folder).unwrap();
+        let names: Vec<String> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        assert!(names.iter().any(|name| told.ends_with(name)), "{names:?}");
+        assert!(
+            names.iter().any(|name| reported.ends_with(name)),
+            "{names:?}"
+        );
     }
 }
 
@@ -123,7 +126,7 @@ fn wal(database: &Path) -> PathBuf {
     database.with_extension("db-wal")
 }
 
-/// Checkpoints the WAL, as a longer run would have done.
+/// Checkpoints the WAL, as SQLite does during a longer run.
 fn checkpoint(database: &Path) {
     let connection = rusqlite::Connection::open(database).unwrap();
     connection
@@ -131,7 +134,7 @@ fn checkpoint(database: &Path) {
         .unwrap();
 }
 
-/// How many events a spool holds; read from a copy, so that nothing of it changes.
+/// The number of events in the database file. Reads a copy, because opening the database changes it.
 fn events(database: &Path) -> usize {
     let folder = TempDir::new().unwrap();
     let copy = folder.path().join("copy.db");
@@ -147,9 +150,9 @@ fn a_garbled_head_loses_nothing() {
         checkpoint(database);
         garble(database, 0, 4096);
     });
-    aftermath.assert_told();
+    aftermath.assert_loss_reported();
     aftermath.assert_quarantined();
-    assert_eq!((aftermath.missing(), aftermath.ended), (0, 0));
+    assert_eq!((aftermath.missing(), aftermath.exits), (0, 0));
     let damaged = aftermath.readiness["spool"]["damaged"].as_str().unwrap();
     assert!(damaged.contains("events were kept"), "{damaged}");
 }
@@ -161,7 +164,7 @@ fn a_garbled_middle_loses_what_lay_there_and_says_so() {
         let middle = fs::metadata(database).unwrap().len() / 8192 * 4096;
         garble(database, middle, 4096);
     });
-    aftermath.assert_told();
+    aftermath.assert_loss_reported();
     aftermath.assert_quarantined();
     assert!((1..=20).contains(&aftermath.lost()), "{}", aftermath.lost());
 }
@@ -174,30 +177,30 @@ fn a_file_that_lost_its_tail_loses_that_and_says_so() {
         let file = OpenOptions::new().write(true).open(database).unwrap();
         file.set_len(half).unwrap();
     });
-    aftermath.assert_told();
+    aftermath.assert_loss_reported();
     aftermath.assert_quarantined();
     assert!(aftermath.lost() > 50 && aftermath.printed.len() > 50);
 }
 
 #[test]
 fn a_wal_that_was_removed_is_told() {
-    let mut in_the_file = 0;
+    let mut checkpointed = 0;
     let aftermath = damage(|database| {
         fs::remove_file(wal(database)).unwrap();
-        in_the_file = events(database);
+        checkpointed = events(database);
     });
-    aftermath.assert_told();
-    assert_eq!(aftermath.printed.len(), in_the_file);
+    aftermath.assert_loss_reported();
+    assert_eq!(aftermath.printed.len(), checkpointed);
 }
 
-/// What follows a damaged frame was never committed, as far as SQLite knows: the high-water mark knows better.
+/// SQLite ignores the frames after a damaged one; the high-water mark shows that they were committed.
 #[test]
 fn what_follows_a_garbled_part_of_the_wal_is_counted_as_lost() {
     let aftermath = damage(|database| {
         let middle = fs::metadata(wal(database)).unwrap().len() / 2;
         garble(&wal(database), middle, 100);
     });
-    // How much is lost depends on when the last checkpoint was; what is told is exact.
-    aftermath.assert_told();
-    assert_eq!(aftermath.ended, 0);
+    // How much is lost depends on the last checkpoint, but the count must be exact.
+    aftermath.assert_loss_reported();
+    assert_eq!(aftermath.exits, 0);
 }

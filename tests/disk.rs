@@ -1,7 +1,7 @@
-//! A disk that fails under the running program: full, failing, hanging; and a clock that jumps.
+//! A disk that is full, fails or hangs while the relay runs, and a wall clock that jumps.
 //!
-//! The faults come from `tests/faults/disk.c`. The full disk is a real one, a tmpfs, where the test may
-//! mount one (root); elsewhere the same library keeps files from growing and tells how much is free.
+//! `tests/faults/disk.c` injects the faults. The full disk is a tmpfs if the test may mount one (root); otherwise
+//! the library limits the size of the files and reports the free space.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
@@ -95,7 +95,7 @@ fn after_a_failed_sync_the_program_ends_and_the_next_start_is_right() {
         let mut connection = Connection::open(relay.callbacks).unwrap();
         faults.only(file);
         faults.fail_one_sync();
-        // The first that is not answered OK is in the group whose sync fails, or comes too late to be in any.
+        // The first callback that is not answered OK is in the group whose sync fails, or arrives after it.
         let late = (1..).map(|number| Recall::new("late", number));
         let late = late.take_while(|late| {
             let answer = connection.post_recall(&rig::recall(&late.group, late.number));
@@ -143,7 +143,7 @@ fn a_sync_that_hangs_is_answered_in_time_and_waited_for() {
         let answer = relay.recall("late", 1);
         assert_eq!(answer.status, 503, "{answer:?}");
         assert!(answer.took < Duration::from_secs(2), "{answer:?}");
-        until("/readyz to tell", || {
+        until("/readyz to be 503", || {
             (relay.admin("/readyz").status == 503).then_some(())
         });
         assert_eq!(relay.admin("/livez").status, 200);
@@ -155,7 +155,7 @@ fn a_sync_that_hangs_is_answered_in_time_and_waited_for() {
         accepted.push(until_accepted(&relay));
     });
     acknowledged.extend(accepted);
-    until("the log to tell", || {
+    until("the recovery to be logged", || {
         relay.log().contains("the disk answers again").then_some(())
     });
     assert_kept(&acknowledged, &published(&relay.stop()));
@@ -167,7 +167,7 @@ fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
     let mut acknowledged = under_load(&relay, || {
-        // What has just been written is not read back: the sink has to fall behind.
+        // New events come from the event cache: the sink must lag until it reads from the disk.
         let held = relay.hold_stdout();
         for number in 1..=120 {
             let answer = relay.post(&recall_query(), padded_recall("large", number, 200_000));
@@ -195,7 +195,7 @@ fn a_clock_that_jumps_loses_nothing_and_keeps_the_order() {
     let relay = setup.start();
     let mut jumped = Vec::new();
     let mut acknowledged = under_load(&relay, || {
-        // Nothing is confirmed meanwhile: what retention would delete is not forwarded yet.
+        // The sink is down: retention must not purge its unconfirmed events.
         faults.fail_output();
         relay.until_sink("stdout", "down");
         faults.set_clock_back(HOUR);
@@ -212,7 +212,7 @@ fn a_clock_that_jumps_loses_nothing_and_keeps_the_order() {
     relay.until_drained("stdout");
     let events = relay.stop();
     assert_eq!(assert_kept(&acknowledged, &published(&events)), 0);
-    // The relay did see the clock jump.
+    // Check that the relay saw the clock jump.
     let received_at = |group: &str| {
         let first = events.iter().find(|event| event["subject"] == group);
         let time = first.unwrap()["data"]["received_at"].as_str().unwrap();
@@ -238,24 +238,24 @@ fn a_full_disk_is_a_state_that_ends_by_itself() {
     assert!(free >= 256 << 10, "{free} bytes left of the reserve");
     until_refused(&relay, "spool.reserve");
     assert_kept(&acknowledged, &read_spool(&setup));
-    // The log is gathered as it comes: a little after the answers.
+    // The rig reads the log in a thread of its own, so an entry may arrive after the answer.
     let refusals = |at_least: usize| {
         let count = || relay.log_entries("callbacks are refused").len();
         until("the refusal in the log", || {
             Some(count()).filter(|count| *count >= at_least)
         })
     };
-    assert_eq!(refusals(1), 1, "the state goes to and fro");
+    assert_eq!(refusals(1), 1, "the state flaps");
 
     faults.heal();
     relay.until_drained("stdout");
     acknowledged.push(until_accepted(&relay));
-    // Now as much again fits, in what the forwarded events leave.
+    // The purged events have freed space for as many new ones.
     faults.fail_output();
     let more = fill(&relay, "again");
     assert!(more.len() > 200, "{}", more.len());
     until_refused(&relay, "spool.reserve");
-    assert_eq!(refusals(2), 2, "the state goes to and fro");
+    assert_eq!(refusals(2), 2, "the state flaps");
     acknowledged.extend(more);
     faults.heal();
     relay.until_drained("stdout");
@@ -272,11 +272,11 @@ fn a_disk_that_somebody_else_fills_is_waited_for() {
     let relay = setup.start();
     let mut accepted = Vec::new();
     let mut acknowledged = under_load(&relay, || {
-        disk.fill_beside();
+        disk.fill_up();
         until_refused(&relay, "full");
-        // What was acknowledged is published although the disk is full.
+        // Acknowledged events are published although the disk is full.
         relay.until_drained("stdout");
-        disk.empty_beside();
+        disk.remove_filler();
         accepted.push(until_accepted(&relay));
     });
     acknowledged.extend(accepted);
@@ -284,10 +284,10 @@ fn a_disk_that_somebody_else_fills_is_waited_for() {
     assert_kept(&acknowledged, &published(&relay.stop()));
 }
 
-/// Waits until callbacks are refused and `/readyz` says why.
+/// Waits until callbacks are refused and `/readyz` reports a reason that contains `why`.
 #[track_caller]
 fn until_refused(relay: &Relay, why: &str) {
-    // Small ones may still fit where a large one did not.
+    // A small event may still fit if a large one did not.
     let mut probes = 0;
     until("callbacks to be refused", || {
         probes += 1;
@@ -301,11 +301,11 @@ fn until_refused(relay: &Relay, why: &str) {
     });
 }
 
-/// Waits until callbacks are accepted again. Returns the recall that was: the caller looks for its event.
+/// Waits until callbacks are accepted again. Returns the accepted recall, so that the caller can look for its event.
 #[must_use]
 #[track_caller]
 fn until_accepted(relay: &Relay) -> Recall {
-    /// Each attempt is another recall: one that the relay has seen before is answered OK without a write.
+    /// Each attempt sends a new recall, because a repeated one is answered OK without a write.
     static NUMBER: AtomicU64 = AtomicU64::new(1);
 
     until("/readyz to be 200", || {
@@ -335,10 +335,10 @@ fn fill(relay: &Relay, group: &str) -> Vec<Recall> {
         }
         acknowledged.push(Recall::new(group, number));
     }
-    panic!("the disk is never full");
+    panic!("the disk did not fill up");
 }
 
-/// A disk of 8 MiB for the spool's folder.
+/// A file system of 8 MiB for the spool's folder.
 struct SmallDisk {
     folder: PathBuf,
     kind: Kind,
@@ -346,7 +346,7 @@ struct SmallDisk {
 
 enum Kind {
     Mounted,
-    /// The faults hold the files to it.
+    /// The fault library limits the files to this many bytes.
     Simulated(u64),
 }
 
@@ -364,10 +364,10 @@ impl SmallDisk {
         let kind = if mounted {
             Kind::Mounted
         } else {
-            // Not by `eprintln!`: that is shown only where a test fails.
+            // Not `eprintln!`: the test harness shows its output only if the test fails.
             let _ = writeln!(
                 io::stderr(),
-                "no tmpfs can be mounted here: the disk of 8 MiB is simulated"
+                "cannot mount a tmpfs: simulating the disk of 8 MiB"
             );
             faults.set_capacity(Self::BYTES);
             Kind::Simulated(Self::BYTES)
@@ -375,8 +375,8 @@ impl SmallDisk {
         Self { folder, kind }
     }
 
-    fn beside(&self) -> PathBuf {
-        self.folder.join("somebody-elses")
+    fn filler(&self) -> PathBuf {
+        self.folder.join("filler")
     }
 
     fn free(&self) -> u64 {
@@ -395,10 +395,10 @@ impl SmallDisk {
         }
     }
 
-    /// Takes all free space.
-    fn fill_beside(&self) {
+    /// Fills the free space with a file that is not the relay's.
+    fn fill_up(&self) {
         let block = vec![b'x'; 64 << 10];
-        let mut file = fs::File::create(self.beside()).unwrap();
+        let mut file = fs::File::create(self.filler()).unwrap();
         while self.free() > 0 {
             let part =
                 usize::try_from(self.free()).map_or(block.len(), |free| free.min(block.len()));
@@ -408,15 +408,15 @@ impl SmallDisk {
         }
     }
 
-    fn empty_beside(&self) {
-        fs::remove_file(self.beside()).unwrap();
+    fn remove_filler(&self) {
+        fs::remove_file(self.filler()).unwrap();
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         if let Kind::Mounted = self.kind {
-            // Detached even while a relay of a failing test is still on it.
+            // Lazy, because the relay of a failed test may still have files open.
             let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
         }
     }

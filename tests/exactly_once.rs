@@ -1,4 +1,4 @@
-//! `kafka.exactly_once`: who reads committed records sees each event once, on a real Kafka.
+//! `kafka.exactly_once`: a `read_committed` consumer sees each event once, on a real Kafka.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const FOREIGN: &str = "the cursor kept by the broker is not of this spool's history, as after a backup was put \
                        back; going on from the spool's own, and some events may be published a second time";
 
-/// A relay's settings for a topic of the test's own.
+/// The settings of a relay that publishes to this topic.
 fn setup(kafka: &Kafka, topic: &str) -> Setup {
     on_folder(kafka, topic, TempDir::new().unwrap())
 }
@@ -33,7 +33,7 @@ fn on_folder(kafka: &Kafka, topic: &str, folder: TempDir) -> Setup {
     setup.set("RECALL_KAFKA__EXACTLY_ONCE", "true")
 }
 
-/// Sends recalls of one group, and waits until they are published.
+/// Sends recalls of one group and waits until they are published.
 fn publish(relay: &Relay, numbers: RangeInclusive<u64>) {
     relay.recalls("a", numbers);
     relay.until_drained("kafka");
@@ -43,14 +43,14 @@ fn expected(numbers: RangeInclusive<u64>) -> Vec<Recall> {
     numbers.map(|number| Recall::new("a", number)).collect()
 }
 
-/// Nothing is missing, out of order, or there twice.
+/// Asserts that every recall was published once and in order.
 #[track_caller]
 fn assert_once(acknowledged: &[Recall], kafka: &Kafka, topic: &str) {
     let found = kafka.recalls(topic, acknowledged.len());
     assert_eq!(assert_kept(acknowledged, &found), 0, "duplicates");
 }
 
-/// Copies a spool that nobody has open.
+/// Copies the folder of a spool that is not open.
 fn copy(from: &Setup, to: &Path) {
     let to = to.join("data");
     fs::create_dir_all(&to).unwrap();
@@ -60,7 +60,7 @@ fn copy(from: &Setup, to: &Path) {
     }
 }
 
-/// The relay's group, and its transactional id.
+/// The relay's consumer group, which is also its transactional id.
 fn identity(setup: &Setup) -> String {
     let spool = Connection::open(setup.spool()).unwrap();
     let id = "SELECT spool_id FROM identity";
@@ -91,7 +91,7 @@ fn kill_9_of_the_broker_repeats_nothing() {
     assert_once(&acknowledged, &kafka, "broker-killed");
 }
 
-/// The cluster knows better than a disk that has lost the cursor.
+/// The spool has lost its cursor; the cluster still has it.
 #[test]
 fn the_cursor_in_the_cluster_counts_where_it_is_further() {
     let kafka = Kafka::shared();
@@ -109,7 +109,7 @@ fn the_cursor_in_the_cluster_counts_where_it_is_further() {
     assert_once(&expected(1..=60), &kafka, "cursor");
 }
 
-/// As after a week without the relay: the group has no members, and the cluster forgets it.
+/// As after a week of downtime: the cluster has deleted the offsets of a group without members.
 #[test]
 fn a_cursor_that_the_cluster_has_forgotten_is_the_spools() {
     let kafka = Kafka::shared();
@@ -120,14 +120,14 @@ fn a_cursor_that_the_cluster_has_forgotten_is_the_spools() {
     kafka.delete_group(&identity(&setup));
     let relay = setup.start();
     publish(&relay, 51..=60);
-    let told = "the cluster keeps no offset of this relay: it is new there, or was away for longer than \
+    let message = "the cluster keeps no offset of this relay: it is new there, or was away for longer than \
                 offsets.retention.minutes; the spool's own cursor counts";
-    assert!(relay.log_entry(told).is_some(), "{}", relay.log());
+    assert!(relay.log_entry(message).is_some(), "{}", relay.log());
     relay.stop();
     assert_once(&expected(1..=60), &kafka, "forgotten");
 }
 
-/// Meanwhile the cluster's cursor stays behind the spool's.
+/// While it is off, only the spool's cursor advances.
 #[test]
 fn it_can_be_switched_off_for_a_while() {
     let kafka = Kafka::shared();
@@ -142,7 +142,7 @@ fn it_can_be_switched_off_for_a_while() {
     assert_once(&expected(1..=60), &kafka, "switched");
 }
 
-/// Numbers are given out again, and the cluster's cursor is of the events that had them before.
+/// Sequence numbers are assigned again, but the cluster's cursor refers to the events that had them before.
 #[test]
 fn a_spool_from_a_backup_loses_nothing_new() {
     let kafka = Kafka::shared();
@@ -158,8 +158,8 @@ fn a_spool_from_a_backup_loses_nothing_new() {
         relay.stop();
 
         let restored = on_folder(&kafka, topic, backup);
-        let away = restored.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
-        let relay = away.start();
+        let offline = restored.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
+        let relay = offline.start();
         relay.recalls("a", new.clone());
         relay.stop();
         let relay = restored.start();
@@ -171,7 +171,7 @@ fn a_spool_from_a_backup_loses_nothing_new() {
     }
 }
 
-/// Both would publish what the spool held when it was copied.
+/// Otherwise both would publish the events that were unconfirmed when the spool was copied.
 #[test]
 fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
     let kafka = Kafka::shared();
@@ -188,10 +188,10 @@ fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
     let last = copied.start();
     last.until_sink("kafka", "up");
     first.recalls("a", 21..=30);
-    let told = until("the first to be told", || {
+    let entry = until("the first relay to stop publishing", || {
         first.log_entry("nothing is published here until the next start")
     });
-    let reason = told["reason"].as_str().unwrap();
+    let reason = entry["reason"].as_str().unwrap();
     assert!(reason.contains("another relay publishes as"), "{reason}");
     assert!(reason.contains(&identity(&original)), "{reason}");
     assert_eq!(first.until_sink("kafka", "down")["reason"], reason);
@@ -204,7 +204,11 @@ fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
     let acknowledged = [expected(1..=20), expected(101..=120)].concat();
     let found = kafka.recalls("copied", acknowledged.len());
     assert_eq!(assert_kept(&acknowledged, &found), 0);
-    assert_eq!(found.len(), acknowledged.len(), "of the first nothing more");
+    assert_eq!(
+        found.len(),
+        acknowledged.len(),
+        "the first relay published more events"
+    );
     assert!(read_spool(&original).contains(&Recall::new("a", 40)));
 }
 
@@ -222,7 +226,7 @@ fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
     let sent = load.stop();
     relay.until_drained("kafka");
     relay.stop();
-    // That one the broker refused. The next one not even librdkafka takes.
+    // The broker refused that event. librdkafka itself refuses the next one.
     let setup = setup.with("RECALL_KAFKA__PROPERTIES__MESSAGE_MAX_BYTES", "20000");
     let relay = setup.start();
     let larger = relay.post(&recall_query(), large_recall("b", 21_000));
@@ -233,13 +237,13 @@ fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
     let dead = kafka.dead_letters(topic, 1);
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].reason.as_deref(), Some("too_large"));
-    // What not even the topic of the dead letters takes.
+    // The dead-letter topic does not accept it either, so it stays in the spool.
     let kept = read_dead_letters(&setup);
     assert_eq!(kept.len(), 1, "{kept:?}");
 }
 
-/// A broker on which the topics exist and the relay has the rights that docs/reference/broker-layout-and-rights.md
-/// lists, and this one on the topic of the dead letters.
+/// A broker with both topics, on which the relay has the rights that docs/reference/broker-layout-and-rights.md lists,
+/// and `on_dead_letters` on the dead-letter topic.
 fn strict(topic: &str, on_dead_letters: Operation) -> Kafka {
     let kafka = Kafka::start_with(&STRICT);
     let dead = format!("{topic}.dead");
@@ -273,7 +277,7 @@ fn it_takes_no_more_rights_than_are_documented() {
     assert_eq!(kafka.dead_letters(topic, 1).len(), 1);
 }
 
-/// What may not go to the dead letters stays in the spool.
+/// A dead letter that may not be published stays in the spool.
 #[test]
 fn a_closed_topic_of_dead_letters_does_not_stop_the_events() {
     let topic = "closed";

@@ -1,4 +1,4 @@
-//! What is Kafka's alone, on a real Kafka. `brokers.rs` has the promises that hold for RabbitMQ, too.
+//! Tests that apply only to Kafka, on a real Kafka. `brokers.rs` tests what holds for RabbitMQ, too.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
@@ -108,16 +108,16 @@ fn a_record_that_is_too_large_becomes_a_dead_letter_and_the_others_are_published
     relay.stop();
 }
 
-/// A backlog makes large batches, and a topic's limit holds for whole batches: the window was narrowed
-/// again and again, and no record was to blame.
+/// Regression: a topic's limit applies to whole batches, and a backlog makes large ones. The poison search bisected
+/// the window repeatedly, although no single record was too large.
 #[test]
 fn batches_that_the_topic_does_not_take_are_made_smaller() {
     let kafka = Kafka::shared();
     let topic = "small-batches";
     let setup = kafka.settings(Setup::new(), topic);
     kafka.create_topic(topic, 1, &[("max.message.bytes", "20000")]);
-    let away = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
-    let relay = away.start();
+    let offline = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
+    let relay = offline.start();
     let load = Load::start(relay.callbacks, "backlog", 20, Duration::ZERO);
     until("a backlog", || (load.acknowledged() > 2000).then_some(()));
     let acknowledged = load.stop();
@@ -147,7 +147,7 @@ fn a_record_that_librdkafka_refuses_as_a_dead_letter_too_stays_in_the_spool() {
     relay.until_drained("kafka");
     assert_eq!(kafka.recalls(topic, 2), sent);
     relay.stop();
-    // The limit is that of the producer: it holds for dead letters, too.
+    // The producer's limit applies to dead letters, too.
     let kept = read_dead_letters(&setup);
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert_eq!(kept[0].reason, "too_large");
@@ -168,8 +168,8 @@ fn a_missing_topic_that_may_not_be_created_is_waited_for() {
     relay.stop();
 }
 
-/// A broker that comes back without what it had confirmed knows other numbers of the producer than the
-/// producer itself, which then does nothing any more: the relay needs another one.
+/// A broker that has lost confirmed records expects a lower sequence number than the producer sends. The producer then
+/// fails permanently, and the relay must create a new one.
 #[test]
 fn a_producer_that_fails_for_good_is_replaced() {
     let mut kafka = Kafka::shared();
@@ -200,9 +200,9 @@ fn a_producer_that_fails_for_good_is_replaced() {
     relay.stop();
 }
 
-/// A broker that comes back after its session has expired says for a moment that the cluster has no
-/// brokers; here it says so until it is started again. librdkafka may forget all of them then, and asks
-/// nobody any more (its issue 5301): the relay needs another producer.
+/// A broker that returns after its session has expired reports for a moment that the cluster has no brokers; here it
+/// does so until it is restarted. librdkafka may then forget all brokers and never reconnect (its issue 5301): the relay
+/// must create a new producer.
 #[test]
 fn a_producer_that_has_forgotten_every_broker_is_replaced() {
     let mut kafka = Kafka::shared();
@@ -219,12 +219,12 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
         log.contains("the producer knows no broker any more")
     };
     let mut sent = Vec::new();
-    // Two threads of librdkafka race for it: three times out of four it forgets.
+    // Two threads of librdkafka race: it forgets the brokers in three of four attempts.
     for number in 1..=10 {
         sent.extend(relay.recalls("a", number..=number));
         relay.until_drained("kafka");
         kafka.unregister();
-        // The relay looks every five seconds.
+        // The relay checks every five seconds.
         let done = poll(Duration::from_secs(7), replaced);
         kafka.kill();
         kafka.resume();

@@ -1,4 +1,4 @@
-//! Stop, kill, restart, configuration: what an operator does to the program.
+//! What an operator does with the program: stop, kill, restart, configure.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -25,7 +25,7 @@ fn what_was_answered_ok_is_published_once_across_a_stop() {
     assert!(relay.recall("g", 1).is_ok());
     assert_eq!(relay.stop().len(), 1);
     let relay = setup.start();
-    assert!(relay.recall("g", 1).is_ok(), "the same again");
+    assert!(relay.recall("g", 1).is_ok(), "a repeated recall");
     assert!(relay.recall("g", 2).is_ok());
     let events = relay.stop();
     assert_eq!(events.len(), 1);
@@ -51,7 +51,7 @@ fn a_stop_is_announced_and_takes_callbacks_for_a_while() {
     });
     assert_eq!(relay.readiness()["reason"], "stopping");
     assert_eq!(relay.admin("/livez").status, 200);
-    assert!(relay.recall("g", 1).is_ok(), "callbacks are still taken");
+    assert!(relay.recall("g", 1).is_ok(), "callbacks are still accepted");
     assert!(relay.wait().success());
     assert!(std::net::TcpStream::connect(relay.callbacks).is_err());
 }
@@ -67,7 +67,7 @@ fn an_open_request_is_finished_at_a_stop() {
         body.len()
     );
     connection.send(head.as_bytes()).unwrap();
-    // An answer on another connection that was opened later: the first one's head has been read.
+    // An answer on a connection that was opened later shows that the first one's head has been read.
     assert!(relay.post("", "").is_ok());
     relay.signal(Signal::SIGINT);
     until("the stop to begin", || relay.log_entry("stopping"));
@@ -134,7 +134,7 @@ fn exit_codes_tell_what_was_wrong() {
     );
     let nobody = format!("127.0.0.1:{}", free_port());
     let ready = setup.with("RECALL_ADMIN__LISTEN", &nobody).run(&["ready"]);
-    assert_eq!(ready.0, 1, "nothing is running: {ready:?}");
+    assert_eq!(ready.0, 1, "no relay is running: {ready:?}");
     let taken = Setup::new()
         .set("RECALL_HTTP__LISTEN", "192.0.2.1:80")
         .run(&[]);
@@ -231,7 +231,7 @@ fn admin_answers_only_what_it_knows() {
     relay.kill();
 }
 
-/// What the kernel says of a process's open files: the soft and the hard limit.
+/// The soft and the hard limit of open files, as the kernel reports them.
 fn limit_of_open_files(relay: &Relay) -> (u64, u64) {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", relay.pid())).unwrap();
     let line = limits
@@ -258,7 +258,7 @@ fn set_soft_limit(relay: &Relay, soft: u64) {
 
 #[test]
 fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
-    // Inherited by the relay.
+    // The relay inherits this limit.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 512.min(hard), hard).unwrap();
     let relay = Setup::new()
@@ -271,7 +271,7 @@ fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
     set_soft_limit(&relay, 3);
     let begins = "no connections can be accepted";
     let client = TcpStream::connect(relay.callbacks).unwrap();
-    until("the beginning", || relay.log_entry(begins));
+    until("the shortage to be logged", || relay.log_entry(begins));
     let again = poll(Duration::from_millis(500), || {
         relay.log_entries(begins).len() != 1
     });
@@ -279,7 +279,9 @@ fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
     let ends = "connections are accepted again";
     assert_eq!(relay.log_entry(ends), None);
     set_soft_limit(&relay, hard);
-    until("the end", || relay.log_entry(ends));
+    until("the end of the shortage to be logged", || {
+        relay.log_entry(ends)
+    });
     drop(client);
     assert!(relay.recall("a", 1).is_ok());
     relay.stop();
@@ -289,7 +291,7 @@ fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
 fn a_log_that_nobody_reads_stops_nothing() {
     let relay = Setup::new().set("RECALL_LOG__FILTER", "debug").start();
     let held = relay.hold_log();
-    // More lines than the pipe and the queue in front of it hold.
+    // Write more lines than the pipe and the log queue can buffer.
     let mut sent = 0;
     until("log lines to be dropped", || {
         for _ in 0..1000 {
@@ -309,7 +311,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     assert_eq!(relay.stopped().len() as u64, sent);
 }
 
-/// Also of a program that was built by `cargo install`, for which a build's environment is not ours to set.
+/// Also in a program that was built by `cargo install`, whose build environment we do not control.
 #[test]
 fn the_allocator_has_one_arena() {
     let program = Command::new(env!("CARGO_BIN_EXE_recall-relay"))
@@ -317,11 +319,11 @@ fn the_allocator_has_one_arena() {
         .env("MALLOC_CONF", "confirm_conf:true")
         .output()
         .unwrap();
-    let told = String::from_utf8(program.stderr).unwrap();
+    let output = String::from_utf8(program.stderr).unwrap();
     for setting in ["narenas:1", "dirty_decay_ms:200"] {
         assert!(
-            told.contains(&format!("Set conf value: {setting}")),
-            "{told}"
+            output.contains(&format!("Set conf value: {setting}")),
+            "{output}"
         );
     }
 }

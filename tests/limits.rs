@@ -1,4 +1,4 @@
-//! Every limit on who is outside holds, and lets go again.
+//! The relay enforces every limit on its clients, and recovers afterwards.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rig::{Connection, Setup, recall, recall_query, until};
 
-/// Much longer than the limits that these tests set, much shorter than the built-in ones.
+/// Much longer than the timeouts that these tests set, much shorter than the default ones.
 const SOON: Duration = Duration::from_secs(8);
 
 #[test]
@@ -64,7 +64,7 @@ fn slow_and_silent_peers_are_let_go() {
     assert!((250..900).contains(&took.as_millis()), "{took:?}");
 }
 
-/// How long a peer that sends these bytes and no more is kept.
+/// Sends these bytes and nothing more; returns how long the relay keeps the connection open.
 #[track_caller]
 fn closed_after(to: std::net::SocketAddr, what: &str, bytes: &[u8]) -> Duration {
     let mut stream = TcpStream::connect(to).unwrap();
@@ -90,7 +90,7 @@ fn connections_beyond_the_limit_wait() {
         assert!(answer.unwrap().is_ok());
     };
     on_first(1);
-    // The kernel takes it, with all it sends, before the first goes on.
+    // The kernel accepts the second connection and its request before the first one continues.
     let mut second = Connection::open(relay.callbacks).unwrap();
     let body = recall("second", 1);
     second.send(&head(body.len())).unwrap();
@@ -129,7 +129,7 @@ fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
     let refused = rig::until("a body beyond the memory budget", || {
         let answer = other();
         if answer.is_ok() {
-            // It may have come before the whole slow one, and have been in its way.
+            // The relay may have read this body first and refused the slow one for lack of memory: send that again.
             sender = open();
             return None;
         }
@@ -143,24 +143,31 @@ fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
     );
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_ne!(relay.outcome_count("unavailable"), 0);
-    assert_eq!(relay.admin("/readyz").status, 200, "smaller ones are taken");
+    assert_eq!(
+        relay.admin("/readyz").status,
+        200,
+        "small bodies are still accepted"
+    );
     assert!(relay.recall("small", 1).is_ok());
 
     sender.send(late.as_bytes()).unwrap();
-    assert!(sender.answer().unwrap().is_ok(), "it was being received");
-    assert!(other().is_ok(), "there is memory again");
+    assert!(
+        sender.answer().unwrap().is_ok(),
+        "the slow body was accepted before the limit was reached"
+    );
+    assert!(other().is_ok(), "the memory is released");
 }
 
 #[test]
 fn callbacks_beyond_those_that_may_wait_for_the_disk_are_refused() {
-    // No time-out of the connection ends the wait for an answer.
+    // The timeouts of a connection must not end the wait for an answer.
     let setup = Setup::new()
         .set("RECALL_SPOOL__MAX_WAITING", "1")
         .set("RECALL_HTTP__READ_TIMEOUT", "1s")
         .set("RECALL_HTTP__IDLE_TIMEOUT", "1s");
     let relay = setup.start();
     assert!(relay.recall("before", 1).is_ok());
-    // A disk that does not answer: one callback is being written, one waits, there is no third.
+    // The disk does not answer: one callback is being written, one waits, all others are refused.
     let disk = rusqlite::Connection::open(setup.spool()).unwrap();
     disk.busy_timeout(Duration::from_secs(5)).unwrap();
     disk.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -183,21 +190,21 @@ fn callbacks_beyond_those_that_may_wait_for_the_disk_are_refused() {
         .iter()
         .map(|answer| (answer.status, answer.text()))
         .collect();
-    let saying = |reason: &str| {
+    let count_of = |reason: &str| {
         reasons
             .iter()
             .filter(|(status, text)| *status == 503 && text.contains(reason))
             .count()
     };
-    let refused = saying("too many callbacks are waiting for the disk");
+    let refused = count_of("too many callbacks are waiting for the disk");
     assert!(refused >= 4, "{reasons:?}");
     assert_eq!(
-        refused + saying("the disk did not answer in time"),
+        refused + count_of("the disk did not answer in time"),
         6,
         "{reasons:?}"
     );
     assert_eq!(relay.outcome_count("unavailable"), 6);
-    // What waited for the disk is written before what comes afterwards.
+    // The callbacks that waited for the disk are written before later ones.
     let mut attempts = 1..;
     rig::until("the disk to answer", || {
         let attempt = attempts.next()?;
@@ -212,7 +219,7 @@ fn callbacks_beyond_those_that_may_wait_for_the_disk_are_refused() {
     assert_eq!(groups, [&["before"], &waited[..]].concat());
 }
 
-/// The head of a recall whose body has this length.
+/// The head of a request with a body of this length.
 fn head(length: usize) -> Vec<u8> {
     format!(
         "POST /?{} HTTP/1.1\r\nHost: r\r\nContent-Length: {length}\r\n\r\n",
@@ -221,12 +228,12 @@ fn head(length: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Rejected callbacks must not take the space of events: with 22 MB of them a spool of 128 MiB once had space
-/// for 1,093 events.
+/// Regression: rejected callbacks took the space of events. With 22 MB of them, a spool of 128 MiB had space for only
+/// 1,093 events.
 #[test]
 fn rejected_callbacks_beyond_their_budget_are_not_kept_and_events_are() {
     let setup = Setup::new().set("RECALL_SPOOL__MAX_DEAD_LETTER_BYTES", "100KiB");
-    // Nothing is forwarded.
+    // Kafka is unreachable, so nothing is forwarded.
     let relay = setup
         .with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
         .start();
@@ -258,7 +265,7 @@ fn rejected_callbacks_beyond_their_budget_are_not_kept_and_events_are() {
     };
     assert_eq!(relay.metric(&label("rejected")), "7");
     assert_eq!(relay.metric(&label("dropped")), "13");
-    until("an ERROR for each that is lost", || {
+    until("an ERROR for each lost callback", || {
         let log = relay.log();
         let lost = log.lines().filter(|line| {
             line.contains("ERROR") && line.contains("a recall that could not be parsed is lost")

@@ -1,4 +1,4 @@
-//! What is RabbitMQ's alone, on a real RabbitMQ. `brokers.rs` has the promises that hold for Kafka, too.
+//! Tests that apply only to RabbitMQ, on a real RabbitMQ. `brokers.rs` tests what holds for Kafka, too.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
@@ -44,7 +44,7 @@ fn a_message_has_the_properties_and_the_routing_key_of_its_event() {
     relay.stop();
 }
 
-/// Some services have classic queues alone.
+/// Some hosted services offer only classic queues.
 #[test]
 fn queues_are_of_the_configured_type() {
     let rabbitmq = RabbitMq::shared();
@@ -90,17 +90,17 @@ fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
         sent.extend(relay.recalls(group, number..=number));
     }
     relay.until_down("rabbitmq", "no queue takes events");
-    // Others are published meanwhile, and the log does not follow each of them.
+    // Other events are published in the meantime, without a log line for each.
     (1..=300).for_each(|number| recall_c2c(&relay, number));
     let confirmed = r#"recall_sink_confirmed_events_total{sink="rabbitmq"}"#;
-    until("the others", || {
+    until("the other events to be confirmed", || {
         (relay.metric(confirmed) == "300").then_some(())
     });
     relay.until_sink("rabbitmq", "down");
     assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
-    // What is said is what holds it up now.
+    // The reported reason is the current one.
     rabbitmq.ctl(&["set_vm_memory_high_watermark", "0"]);
-    until("the other reason", || {
+    until("the reason to change", || {
         let down = relay.until_sink("rabbitmq", "down");
         let reason = down["reason"].as_str().unwrap();
         reason.contains("blocks publishers").then_some(())
@@ -152,7 +152,7 @@ fn a_queue_at_its_limit_is_waited_for() {
     relay.until_sink("rabbitmq", "up");
     let sent = relay.recalls("a", 1..=40);
     relay.until_down("rabbitmq", "nack");
-    // A subscriber comes, and the queue has capacity again and again.
+    // A consumer empties the queue, so that it has capacity again.
     let found = rabbitmq.read("limited", sent.len(), 2 * TIMEOUT);
     let found: Vec<_> = found.iter().map(|it| Recall::of(&it.body)).collect();
     relay.until_drained("rabbitmq");
@@ -162,7 +162,7 @@ fn a_queue_at_its_limit_is_waited_for() {
     relay.stop();
 }
 
-/// Nobody reads here: only the limit goes.
+/// Nobody consumes here: only the limit changes.
 #[test]
 fn a_queue_whose_limit_is_lifted_takes_events_again() {
     let rabbitmq = RabbitMq::shared();
@@ -201,7 +201,7 @@ fn while_the_broker_blocks_publishers_nothing_times_out() {
     rabbitmq.ctl(&["set_vm_memory_high_watermark", "0"]);
     let sent = relay.recalls("a", 1..=20);
     let down = relay.until_down("rabbitmq", "blocks publishers");
-    // For longer than confirm_timeout.
+    // Longer than confirm_timeout.
     let changed = poll(Duration::from_secs(3), || {
         relay.readiness()["sinks"]["rabbitmq"] != down
     });
@@ -223,7 +223,7 @@ fn a_frozen_node_is_given_up_after_the_confirm_timeout() {
     let acknowledged = under_load(&relay, || {
         rabbitmq.freeze();
         relay.until_down("rabbitmq", "rabbitmq.confirm_timeout");
-        // Of the connection that was given up nothing is left, only that of the next attempt.
+        // The thread of the abandoned connection ends; one of the next attempt may be running.
         until("the old connection's thread to end", || {
             (relay.threads("lapin-io-loop") <= 1).then_some(())
         });

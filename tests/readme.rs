@@ -1,4 +1,4 @@
-//! What the README shows is what the program does.
+//! The program does what the README shows.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -69,13 +69,13 @@ fn every_command_is_checked() {
     assert_eq!(blocks.len(), BLOCKS.len(), "sh blocks of the README");
     for (block, (begin, lines, check)) in blocks.iter().zip(BLOCKS) {
         let known = block.starts_with(begin) && block.lines().count() == lines;
-        assert!(known, "no test knows this: {block}");
+        assert!(known, "no test runs this block: {block}");
         match check {
             Check::Test(name) => assert!(this.contains(&format!("fn {name}()")), "{name}"),
             Check::Step(name) => assert!(steps.contains(&format!("\nstep \"{name}\" ")), "{name}"),
         }
     }
-    // What the Compose file's own check expects of that profile.
+    // `tests/compose` checks the profile that the README uses.
     assert!(read("tests/compose").contains("\nexpect kafka relay-kafka kafka\n"));
 }
 
@@ -88,7 +88,7 @@ fn blocks() -> Vec<String> {
         .collect()
 }
 
-/// The README's command in one line that begins like this.
+/// The only line in the README's `sh` blocks that begins like this.
 #[track_caller]
 fn command(begin: &str) -> Command {
     let lines: Vec<_> = blocks()
@@ -123,7 +123,7 @@ impl Command {
         }
     }
 
-    /// Its variables, but for one that has another value here, and what keeps a test to itself.
+    /// A setup with its variables, one of which may get another value, and with ports and a folder of the test's own.
     #[track_caller]
     fn setup(&self, other: Option<(&str, &str)>) -> Setup {
         assert!(
@@ -145,7 +145,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file)
 }
 
-/// The README's text between two marks.
+/// The README's text between `begin` and `end`.
 #[track_caller]
 fn cut(begin: &str, end: &str) -> String {
     cut_from("README.md", begin, end)
@@ -180,7 +180,7 @@ fn the_first_command_prints_the_sample_event() {
     let (before, after) = around_received_at(&printed[0]);
     assert_eq!((before, after), around_received_at(event));
 
-    // The book has the same.
+    // The book shows the same event and the same commands.
     assert!(read("docs/reference/event.md").contains(event));
     let tutorial = read("docs/tutorials/first-event.md");
     for text in [&blocks()[0], &blocks()[1], &answer] {
@@ -237,7 +237,7 @@ fn the_first_look_at_a_problem_finds_the_state_and_the_settings() {
     relay.stop();
 }
 
-/// What stands before and after the one thing that differs each time.
+/// The text before and after the time of receipt, the only value that differs each time.
 #[track_caller]
 fn around_received_at(event: &str) -> (&str, &str) {
     let (before, rest) = event.split_once(r#""received_at":""#).expect(event);

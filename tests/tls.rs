@@ -1,4 +1,4 @@
-//! Brokers behind TLS, with a private authority and client certificates.
+//! TLS connections to brokers, with a private certificate authority and client certificates.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
@@ -13,7 +13,7 @@ use rcgen::{
 use rig::{Broker, Kafka, RabbitMq, Setup};
 use tempfile::TempDir;
 
-/// An authority, and what it has signed, as PEM files.
+/// A certificate authority, with its certificates as PEM files.
 struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -37,7 +37,7 @@ impl Authority {
         }
     }
 
-    /// Signs a certificate for this machine; returns the files of it and of its key.
+    /// Signs a certificate for localhost; returns the paths of the certificate and its key.
     fn sign(&self, name: &str, purpose: ExtendedKeyUsagePurpose) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let mut params =
@@ -60,8 +60,8 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A relay that does not know the authority publishes nothing and says why. Once it knows the authority and
-/// has a certificate, it publishes what is in the spool.
+/// A relay that does not trust the authority publishes nothing and reports why. With the authority and a client
+/// certificate, it publishes what is in the spool.
 fn is_reached_only_with_certificates(
     broker: &impl Broker,
     without: &Setup,
@@ -71,8 +71,8 @@ fn is_reached_only_with_certificates(
     let relay = without.start();
     let sent = relay.recalls("g", 1..=1);
     relay.until_down(sink, "certificate");
-    // Not stopped: OpenSSL's exit handlers may run while librdkafka is in the middle of a handshake, and the
-    // program then ends by a signal after all is done.
+    // Killed, not stopped: OpenSSL's exit handlers may run while librdkafka is in a handshake, and the process then
+    // dies by a signal at the very end.
     relay.kill();
 
     let relay = with(without).start();
