@@ -1,20 +1,20 @@
 /*
- * A disk that fails, and a disk that is watched: loaded into a relay by LD_PRELOAD, between the program
- * (SQLite and Rust's library) and the C library.
+ * Injects disk faults into a relay and records its operations on the disk. LD_PRELOAD loads this library between
+ * the program (SQLite and Rust's standard library) and the C library.
  *
- * It touches only what lies below one folder, and does nothing at all without its settings:
+ * It affects only files below one folder and standard output, and does nothing without these variables:
  *
- *   FAULTS_FOLDER   the folder, as realpath(3) gives it
- *   FAULTS_CONTROL  a file that holds `struct control`; mapped, so what the test writes into it counts
- *                   from the next call on, and the test reads the counters from it
- *   FAULTS_TRACE    optional: where every change to the folder is recorded, in the order in which they
- *                   were made, together with what was written to standard output
+ *   FAULTS_FOLDER   the folder, as realpath(3) returns it
+ *   FAULTS_CONTROL  a file that contains `struct control`. It is mapped, so a change by the test applies to the
+ *                   next call, and the test can read the counters
+ *   FAULTS_TRACE    optional: a file to which every change to the folder and every write to standard output is
+ *                   appended, in order
  *
- * It covers the calls that the program makes, and their nearest relatives. Not covered, since nothing
- * here uses them for the folder: dup, fopen, io_uring, and changes through a writable mmap (SQLite maps
- * only its -shm file, which is worth nothing after a power cut).
+ * It wraps the calls that the program makes, and similar ones. It does not wrap dup, fopen, io_uring and writable
+ * mmap, which nothing here uses for files in the folder (SQLite maps only its -shm file, which is useless after a
+ * power cut).
  *
- * tests/rig/faults.rs is the other side of `struct control`, tests/power_cut/trace.rs of the trace.
+ * tests/rig/faults.rs writes `struct control`; tests/power_cut/trace.rs reads the trace.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -36,59 +36,59 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Words of 64 bits; the test writes the first ones, the counters are ours. */
+/* Words of 64 bits. The test writes the settings, this library the counters. */
 struct control {
-  int64_t write_errno;  /* writes and truncations fail with this */
-  int64_t write_budget; /* ... after so many bytes */
-  int64_t read_errno;   /* reads fail with this */
-  int64_t sync_errno;   /* syncs fail with this, and sync nothing */
-  int64_t sync_fails;   /* ... so many of them; -1: all */
-  int64_t sync_delay;   /* nanoseconds that every sync takes longer */
-  int64_t sync_hang;    /* while it is not 0, no sync ends */
-  int64_t capacity;     /* bytes of the disk; 0: those that it really has */
-  int64_t clock_offset; /* nanoseconds that the wall clock is ahead */
-  int64_t output_errno; /* writes to standard output fail with this: a sink that is down */
-  char only[56];        /* only files whose path ends so fail; empty: all */
+  int64_t write_errno;  /* writes and truncations fail with this error */
+  int64_t write_budget; /* ... after this many bytes */
+  int64_t read_errno;   /* reads fail with this error */
+  int64_t sync_errno;   /* syncs fail with this error, and sync nothing */
+  int64_t sync_fails;   /* ... this many of them; -1: all */
+  int64_t sync_delay;   /* nanoseconds added to every sync */
+  int64_t sync_hang;    /* no sync ends while this is not 0 */
+  int64_t capacity;     /* bytes of the disk; 0: the real capacity */
+  int64_t clock_offset; /* nanoseconds added to the wall clock */
+  int64_t output_errno; /* writes to standard output fail with this error, so that the sink is down */
+  char only[56];        /* only files whose path has this suffix fail; empty: all */
   int64_t reads, writes, syncs, opens, clock_reads;
   int64_t failed_reads, failed_writes, failed_syncs;
 };
 
-/* What a record tells. Little endian, followed by the path below the folder, and the data. */
+/* The head of a record, little-endian. The path relative to the folder and the data follow it. */
 struct record {
   uint32_t op;
   uint32_t path_length;
-  uint64_t at; /* CLOCK_MONOTONIC when the call had been made, nanoseconds */
+  uint64_t at; /* CLOCK_MONOTONIC after the call, in nanoseconds */
   uint64_t number;
   uint64_t data_length;
 };
 enum {
   WRITE = 1,       /* number: offset */
   TRUNCATE = 2,    /* number: length */
-  CREATE = 3,      /* an empty file, where there was none */
+  CREATE = 3,      /* a new empty file */
   MAKE_FOLDER = 4,
   REMOVE = 5,
   RENAME = 6,      /* data: the new path */
-  SYNC = 7,        /* of a file or a folder; number: the trace's length when it began */
+  SYNC = 7,        /* of a file or a folder; number: the length of the trace when it began */
   OUTPUT = 8,      /* written to standard output */
-  SYNC_FAILED = 9, /* as SYNC */
+  SYNC_FAILED = 9, /* like SYNC */
 };
 
 #define FILES 65536
-#define LONGEST_HANG 30000 /* naps of 2 ms: whoever should have ended it may be gone */
+#define MAX_HANG_SLEEPS 30000 /* of 2 ms: the test that should end the hang may be dead */
 
 static volatile struct control *control;
 static char folder[PATH_MAX];
 static size_t folder_length;
 static int trace = -1;
 static uint64_t trace_length;
-/* Held around a change and its record, so that the order of the records is that of the changes. */
+/* Held during a change and its record, so that both have the same order. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* For each open file below the folder its path there; removed files have the path `gone`. */
+/* The relative path of each open file below the folder; `unlinked` if the file was removed. */
 static char *paths[FILES];
-static char gone[] = "";
-static __thread int inside; /* calls that this file makes itself */
+static char unlinked[] = "";
+static __thread int in_library; /* this library makes the call itself */
 
-/* The C library's function of this name. */
+/* `real` is the C library's function of this name. */
 #define REAL(name) \
   static __typeof__(name) *real; \
   if (!real) real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
@@ -102,7 +102,7 @@ static uint64_t monotonic(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static void nap(int64_t nanoseconds) {
+static void sleep_for(int64_t nanoseconds) {
   struct timespec pause = {nanoseconds / 1000000000, nanoseconds % 1000000000};
   while (nanosleep(&pause, &pause) != 0 && errno == EINTR) {
   }
@@ -114,7 +114,7 @@ static void write_all(int fd, const void *bytes, size_t length) {
   while (length > 0) {
     ssize_t done = real(fd, bytes, length);
     if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) abort(); /* a trace with a hole would prove anything */
+    if (done <= 0) abort(); /* a trace with a gap is worthless */
     bytes = (const char *)bytes + done;
     length -= (size_t)done;
   }
@@ -128,7 +128,7 @@ __attribute__((constructor)) static void begin(void) {
   folder_length = strlen(folder_path);
   if (folder_length >= sizeof folder) abort();
   memcpy(folder, folder_path, folder_length + 1);
-  inside = 1;
+  in_library = 1;
   int fd = open(control_path, O_RDWR | O_CLOEXEC);
   if (fd < 0) abort();
   void *mapped = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -139,22 +139,22 @@ __attribute__((constructor)) static void begin(void) {
     if (trace < 0) abort();
     trace_length = (uint64_t)lseek(trace, 0, SEEK_END);
   }
-  inside = 0;
+  in_library = 0;
   control = mapped;
 }
 
-/* --- what a path and a file number mean here ------------------------------------------------------- */
+/* --- paths and file descriptors -------------------------------------------------------------------- */
 
-/* The part of an absolute path that lies below the folder ("" for the folder itself); NULL elsewhere. */
+/* The path relative to the folder ("" for the folder itself), or NULL if it is outside. */
 static const char *below(const char *absolute) {
   if (!control || strncmp(absolute, folder, folder_length) != 0) return NULL;
   if (absolute[folder_length] == 0) return "";
   return absolute[folder_length] == '/' ? absolute + folder_length + 1 : NULL;
 }
 
-/* The same for a path as the program gives it. `buffer` holds PATH_MAX. */
-static const char *place(int at, const char *path, char *buffer) {
-  if (!control || inside || !path) return NULL;
+/* The same for a path that the program passes, relative to `at`. `buffer` has PATH_MAX bytes. */
+static const char *relative_path(int at, const char *path, char *buffer) {
+  if (!control || in_library || !path) return NULL;
   if (path[0] == '/') return below(path);
   if (at != AT_FDCWD || !getcwd(buffer, PATH_MAX - 1)) return NULL;
   size_t length = strlen(buffer);
@@ -166,19 +166,19 @@ static const char *place(int at, const char *path, char *buffer) {
   return below(buffer);
 }
 
-static const char *path_of(int fd) { return control && !inside && fd >= 0 && fd < FILES ? paths[fd] : NULL; }
+static const char *path_of(int fd) { return control && !in_library && fd >= 0 && fd < FILES ? paths[fd] : NULL; }
 
-static int chosen(const char *path) {
+static int is_selected(const char *path) {
   size_t wanted = strnlen((const char *)control->only, sizeof control->only), length = strlen(path);
   return wanted <= length && strncmp(path + length - wanted, (const char *)control->only, wanted) == 0;
 }
 
-/* Call with the lock held. */
+/* The caller holds the lock. */
 static void record(uint32_t op, const char *path, uint64_t number, const void *data, size_t data_length) {
-  if (trace < 0 || (op != OUTPUT && path == gone)) return;
+  if (trace < 0 || (op != OUTPUT && path == unlinked)) return;
   struct record head = {op, (uint32_t)strlen(path), monotonic(), number, data_length};
   size_t length = sizeof head + head.path_length + data_length;
-  char *whole = malloc(length); /* one write, so that a killed process leaves no half of it */
+  char *whole = malloc(length); /* one write, so that a killed process leaves no partial record */
   if (!whole) abort();
   memcpy(whole, &head, sizeof head);
   memcpy(whole + sizeof head, path, head.path_length);
@@ -211,11 +211,11 @@ static int64_t free_bytes(void) {
   return left > 0 ? left : 0;
 }
 
-/* Whether a write that ends at `end` has to fail; sets errno. */
+/* Whether a write that ends at `end` must fail; if so, sets errno. */
 static int write_fails(int fd, const char *path, int64_t length, int64_t end) {
   count(&control->writes);
   int error = 0;
-  if (control->write_errno && chosen(path)) {
+  if (control->write_errno && is_selected(path)) {
     if (__atomic_fetch_sub(&control->write_budget, length, __ATOMIC_RELAXED) < length) error = (int)control->write_errno;
   }
   struct stat found;
@@ -233,7 +233,7 @@ static int read_fails(int fd) {
   const char *path = path_of(fd);
   if (!path) return 0;
   count(&control->reads);
-  if (!control->read_errno || !chosen(path)) return 0;
+  if (!control->read_errno || !is_selected(path)) return 0;
   count(&control->failed_reads);
   errno = (int)control->read_errno;
   return 1;
@@ -246,9 +246,9 @@ static int sync_file(int fd, int (*real)(int)) {
   pthread_mutex_lock(&lock);
   uint64_t began = trace_length;
   pthread_mutex_unlock(&lock);
-  if (chosen(path)) {
-    for (int naps = 0; control->sync_hang && naps < LONGEST_HANG; naps++) nap(2000000);
-    if (control->sync_delay) nap(control->sync_delay);
+  if (is_selected(path)) {
+    for (int sleeps = 0; control->sync_hang && sleeps < MAX_HANG_SLEEPS; sleeps++) sleep_for(2000000);
+    if (control->sync_delay) sleep_for(control->sync_delay);
     if (control->sync_errno && control->sync_fails) {
       if (control->sync_fails > 0) control->sync_fails--;
       count(&control->failed_syncs);
@@ -284,7 +284,7 @@ typedef int openat_function(int, const char *, int, ...);
 
 static int open_any(open_function *real, openat_function *real_at, int at, const char *path, int flags, mode_t mode) {
   char buffer[PATH_MAX], name[32];
-  const char *below_folder = place(at, path, buffer);
+  const char *below_folder = relative_path(at, path, buffer);
   if (!below_folder) return real ? real(path, flags, mode) : real_at(at, path, flags, mode);
   pthread_mutex_lock(&lock);
   struct stat before;
@@ -294,7 +294,7 @@ static int open_any(open_function *real, openat_function *real_at, int at, const
   if (fd >= 0) {
     count(&control->opens);
     if (fd >= FILES) abort();
-    /* What was opened, whatever links the path went over. */
+    /* Find the path of the opened file, with symbolic links resolved. */
     char found[PATH_MAX];
     strcpy(name, "/proc/self/fd/");
     char digits[12];
@@ -306,7 +306,7 @@ static int open_any(open_function *real, openat_function *real_at, int at, const
       found[length] = 0;
       const char *real_place = below(found);
       if (real_place) {
-        free(paths[fd] == gone ? NULL : paths[fd]);
+        free(paths[fd] == unlinked ? NULL : paths[fd]);
         paths[fd] = strdup(real_place);
         if (!was_there && (flags & O_CREAT)) record(CREATE, paths[fd], 0, NULL, 0);
         if (was_there && (flags & O_TRUNC)) record(TRUNCATE, paths[fd], 0, NULL, 0);
@@ -352,7 +352,7 @@ int close(int fd) {
   REAL(close);
   if (path_of(fd)) {
     pthread_mutex_lock(&lock);
-    if (paths[fd] != gone) free(paths[fd]);
+    if (paths[fd] != unlinked) free(paths[fd]);
     paths[fd] = NULL;
     pthread_mutex_unlock(&lock);
   }
@@ -376,7 +376,7 @@ ssize_t readv(int fd, const struct iovec *to, int parts) {
   return read_fails(fd) ? -1 : real(fd, to, parts);
 }
 
-/* Where a write without an offset goes. Call with the lock held. */
+/* The offset of a write that has none of its own. The caller holds the lock. */
 static int64_t position(int fd) {
   int flags = fcntl(fd, F_GETFL);
   struct stat found;
@@ -384,13 +384,13 @@ static int64_t position(int fd) {
   return lseek(fd, 0, SEEK_CUR);
 }
 
-/* Runs `call` as a write of `length` bytes at `offset` (-1: where the file stands). */
+/* Runs `call` as a write of `length` bytes at `offset` (-1: at the file's position). */
 #define WRITES(fd, from, length, offset, call) \
   const char *path = path_of(fd); \
   if (!path) { \
     if ((fd) == STDOUT_FILENO && control && control->output_errno) return errno = (int)control->output_errno, -1; \
     ssize_t out = call; \
-    if ((fd) == STDOUT_FILENO && out > 0 && control && !inside && trace >= 0) { \
+    if ((fd) == STDOUT_FILENO && out > 0 && control && !in_library && trace >= 0) { \
       int error = errno; \
       pthread_mutex_lock(&lock); \
       record(OUTPUT, "", 0, from, (size_t)out); \
@@ -420,7 +420,7 @@ ssize_t pwrite64(int fd, const void *from, size_t length, off64_t offset) {
   REAL(pwrite64);
   WRITES(fd, from, length, offset, real(fd, from, length, offset));
 }
-/* The first part alone: a short write, which every caller has to expect. */
+/* Writes only the first non-empty part: a short write, which every caller must handle. */
 ssize_t writev(int fd, const struct iovec *from, int parts) {
   REAL(writev);
   if ((!path_of(fd) && fd != STDOUT_FILENO) || parts < 1) return real(fd, from, parts);
@@ -432,7 +432,7 @@ static int truncate_file(int fd, int64_t length, int (*real)(int, off64_t)) {
   const char *path = path_of(fd);
   if (!path) return real(fd, length);
   pthread_mutex_lock(&lock);
-  /* A longer file without blocks takes no space. */
+  /* Growing a file without writing to it takes no space. */
   int done = write_fails(fd, path, 0, 0) ? -1 : real(fd, length);
   int error = errno;
   if (done == 0) record(TRUNCATE, path, (uint64_t)length, NULL, 0);
@@ -449,7 +449,7 @@ int ftruncate64(int fd, off64_t length) {
   return truncate_file(fd, length, real);
 }
 
-/* Ways around read and write: callers fall back to those. */
+/* Not supported below the folder, so that callers fall back to read and write. */
 #define NOT_BELOW(fd) \
   if (path_of(fd)) return errno = EOPNOTSUPP, -1
 int fallocate(int fd, int mode, off_t offset, off_t length) {
@@ -477,19 +477,19 @@ ssize_t sendfile64(int out, int in, off64_t *from, size_t length) {
 
 /* --- folders: make, remove, rename ----------------------------------------------------------------- */
 
-/* The open files at `from` are now at `to`; at no place where that is NULL. Call with the lock held. */
-static void moved(const char *from, const char *to) {
+/* Changes the path of open files from `from` to `to`, or to `unlinked` if `to` is NULL. The caller holds the lock. */
+static void update_paths(const char *from, const char *to) {
   for (int fd = 0; fd < FILES; fd++) {
-    if (!paths[fd] || paths[fd] == gone || strcmp(paths[fd], from) != 0) continue;
+    if (!paths[fd] || paths[fd] == unlinked || strcmp(paths[fd], from) != 0) continue;
     free(paths[fd]);
-    paths[fd] = to ? strdup(to) : gone;
+    paths[fd] = to ? strdup(to) : unlinked;
   }
 }
 
-/* Makes the call under the lock; `after` where it is done. */
+/* Makes the call under the lock, and runs `after` if it succeeds. */
 #define CHANGES(at, path, call, after) \
   char buffer[PATH_MAX]; \
-  const char *changed = place(at, path, buffer); \
+  const char *changed = relative_path(at, path, buffer); \
   if (!changed) return call; \
   pthread_mutex_lock(&lock); \
   int done = call; \
@@ -500,7 +500,7 @@ static void moved(const char *from, const char *to) {
   pthread_mutex_unlock(&lock); \
   errno = error; \
   return done
-#define REMOVED record(REMOVE, changed, 0, NULL, 0), moved(changed, NULL)
+#define REMOVED record(REMOVE, changed, 0, NULL, 0), update_paths(changed, NULL)
 
 int mkdir(const char *path, mode_t mode) {
   REAL(mkdir);
@@ -521,15 +521,15 @@ int rmdir(const char *path) {
 
 static void renamed(const char *from, int to_at, const char *to) {
   char buffer[PATH_MAX];
-  const char *target = place(to_at, to, buffer);
-  if (!target) { /* out of the folder */
+  const char *target = relative_path(to_at, to, buffer);
+  if (!target) { /* moved out of the folder */
     record(REMOVE, from, 0, NULL, 0);
-    moved(from, NULL);
+    update_paths(from, NULL);
     return;
   }
   record(RENAME, from, 0, target, strlen(target));
-  moved(target, NULL);
-  moved(from, target);
+  update_paths(target, NULL);
+  update_paths(from, target);
 }
 int rename(const char *from, const char *to) {
   REAL(rename);
@@ -546,45 +546,45 @@ int renameat2(int from_at, const char *from, int to_at, const char *to, unsigned
 int link(const char *from, const char *to) {
   REAL(link);
   char buffer[PATH_MAX];
-  /* Two names of one file are more than the trace can tell. */
-  if (place(AT_FDCWD, from, buffer) || place(AT_FDCWD, to, buffer)) return errno = EPERM, -1;
+  /* The trace cannot describe two names of one file. */
+  if (relative_path(AT_FDCWD, from, buffer) || relative_path(AT_FDCWD, to, buffer)) return errno = EPERM, -1;
   return real(from, to);
 }
 
-/* --- the free space, and the wall clock ------------------------------------------------------------ */
+/* --- free space and the wall clock ----------------------------------------------------------------- */
 
-#define TELLS_FREE(type) \
-  static int tells_free_##type(int done, struct type *disk) { \
+#define REPORT_FREE(type) \
+  static int report_free_##type(int done, struct type *disk) { \
     if (done != 0 || !control->capacity) return done; \
     disk->f_bsize = disk->f_frsize = 4096; \
     disk->f_blocks = (fsblkcnt_t)control->capacity / 4096; \
     disk->f_bfree = disk->f_bavail = (fsblkcnt_t)free_bytes() / 4096; \
     return 0; \
   }
-TELLS_FREE(statvfs)
-TELLS_FREE(statvfs64)
+REPORT_FREE(statvfs)
+REPORT_FREE(statvfs64)
 
 int statvfs(const char *path, struct statvfs *disk) {
   REAL(statvfs);
   char buffer[PATH_MAX];
   int done = real(path, disk);
-  return place(AT_FDCWD, path, buffer) ? tells_free_statvfs(done, disk) : done;
+  return relative_path(AT_FDCWD, path, buffer) ? report_free_statvfs(done, disk) : done;
 }
 int statvfs64(const char *path, struct statvfs64 *disk) {
   REAL(statvfs64);
   char buffer[PATH_MAX];
   int done = real(path, disk);
-  return place(AT_FDCWD, path, buffer) ? tells_free_statvfs64(done, disk) : done;
+  return relative_path(AT_FDCWD, path, buffer) ? report_free_statvfs64(done, disk) : done;
 }
 int fstatvfs(int fd, struct statvfs *disk) {
   REAL(fstatvfs);
   int done = real(fd, disk);
-  return path_of(fd) ? tells_free_statvfs(done, disk) : done;
+  return path_of(fd) ? report_free_statvfs(done, disk) : done;
 }
 int fstatvfs64(int fd, struct statvfs64 *disk) {
   REAL(fstatvfs64);
   int done = real(fd, disk);
-  return path_of(fd) ? tells_free_statvfs64(done, disk) : done;
+  return path_of(fd) ? report_free_statvfs64(done, disk) : done;
 }
 
 static void shift(struct timespec *time, int64_t by) {
@@ -618,7 +618,7 @@ time_t time(time_t *to) {
   return exact.tv_sec;
 }
 
-/* Who waits until a time of the wall clock (librdkafka does) means the one that it sees. */
+/* A wait until a wall-clock time (librdkafka's) refers to the shifted clock. */
 int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex,
                            const struct timespec *restrict until) {
   REAL(pthread_cond_timedwait);
