@@ -1,7 +1,7 @@
-//! Any query and body as a callback: the first line is the query, the rest is the body.
+//! Handles any query and body as a callback. The first line of the input is the query, the rest is the body.
 //!
-//! A recall that is parsed becomes an event whose JSON and envelope say the same as the callback, and
-//! whose id depends on nothing but the recall's identity. One that is not parsed is kept whole.
+//! A parsed recall becomes an event whose JSON and envelope agree with the callback, and whose id depends only on the
+//! identity of the recall. A recall that cannot be parsed is kept unchanged.
 #![no_main]
 
 use base64::Engine as _;
@@ -21,10 +21,10 @@ fuzz_target!(|input: &[u8]| {
     let raw = line.trim_end_matches('\n');
     let query = Query::parse(raw);
     match classify(&query, body) {
-        Class::Recall { recall, body: read } => {
-            match parse_recall(APP, recall, &query, &read, time(201)) {
-                Ok(parsed) => check_event(recall, &query, &read, &parsed),
-                Err(fault) => check_rejected(&query, body, &fault),
+        Class::Recall { recall, body: parsed } => {
+            match parse_recall(APP, recall, &query, &parsed, time(201)) {
+                Ok(accepted) => check_event(recall, &query, &parsed, &accepted),
+                Err(error) => check_rejected(&query, body, &error),
             }
         }
         Class::Probe => {
@@ -39,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(command.is_none_or(|command| !is_recall(&command)));
             if let Ok(Borrowed::Object(object)) = serde_json::from_slice(body) {
                 let named = object.get("CallbackCommand").and_then(Borrowed::as_str);
-                assert!(!named.is_some_and(is_recall), "a recall was let go");
+                assert!(!named.is_some_and(is_recall), "a recall was classified as another command");
             }
         }
     }
@@ -73,7 +73,7 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
     );
     let text = |name: &str| {
         let text = object.get(name).and_then(Borrowed::as_str);
-        text.expect("the identity is text")
+        text.expect("the identity is a string")
     };
     let length = |name: &str| {
         object
@@ -112,15 +112,15 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
         Recall::C2c => 1,
         Recall::OfficialAccount => length("WithdrawMsgList"),
     };
-    let told = value["data"]["messages"].as_array().expect("a list");
+    let reported = value["data"]["messages"].as_array().expect("a list");
     assert!(messages > 0);
-    assert_eq!(told.len(), messages);
+    assert_eq!(reported.len(), messages);
     for (index, ignored) in parsed.ignored_fields.iter().enumerate() {
-        assert!(!parsed.ignored_fields[..index].contains(ignored), "told twice");
+        assert!(!parsed.ignored_fields[..index].contains(ignored), "reported twice");
     }
 
-    // What is not the identity does not count for the id.
-    let unlike = [
+    // The id does not depend on fields that are not part of the identity.
+    let other_fields = [
         ("Type", Borrowed::from("Another")),
         ("Operator_Account", Borrowed::from(7_u64)),
         ("UnreadMsgNum", Borrowed::from(7_u64)),
@@ -129,47 +129,47 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
             Borrowed::Object(vec![("GroupId", Borrowed::from("of"))].into()),
         ),
     ];
-    // A group message has `id`, any other `key`.
-    let all_have_ids = told
+    // A group message has an `id`, any other message a `key`.
+    let all_have_ids = reported
         .iter()
         .all(|message| message.get("id").or(message.get("key")).is_some());
     let event_time = [("EventTime", Borrowed::from("1670574414999"))];
-    let unlike = unlike
+    let other_fields = other_fields
         .into_iter()
         .chain(event_time.into_iter().filter(|_| all_have_ids));
     let mut changed = object.clone();
-    for (name, value) in unlike {
+    for (name, value) in other_fields {
         changed.insert(name, value);
     }
-    let mut elsewhere = query.clone();
-    elsewhere.client_ip = Some("203.0.113.9".into());
-    elsewhere.platform = None;
-    let again = reread(recall, &elsewhere, &changed, 999);
-    assert_eq!(again.event.id, event.id, "from {changed:?}");
+    let mut other_query = query.clone();
+    other_query.client_ip = Some("203.0.113.9".into());
+    other_query.platform = None;
+    let reparsed = reparse(recall, &other_query, &changed, 999);
+    assert_eq!(reparsed.event.id, event.id, "from {changed:?}");
 
-    // Neither does how the JSON is written, nor an unknown field for anything at all.
+    // Neither the formatting of the JSON nor an unknown field changes anything.
     let mut more = object.clone();
     more.insert("Unheard", Borrowed::Null);
-    assert_eq!(&reread(recall, query, &more, 201), parsed);
+    assert_eq!(&reparse(recall, query, &more, 201), parsed);
 }
 
-/// The same recall from a body that is written anew.
-fn reread(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64) -> ParsedRecall {
-    let bytes = serde_json::to_vec_pretty(object).expect("JSON has a JSON form");
+/// Parses the same recall from a body that is serialized again.
+fn reparse(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64) -> ParsedRecall {
+    let bytes = serde_json::to_vec_pretty(object).expect("JSON can be serialized");
     match classify(query, &bytes) {
         Class::Recall { recall: same, body } => {
             assert_eq!(same, recall);
-            parse_recall(APP, recall, query, &body, time(now)).expect("its identity is the same")
+            parse_recall(APP, recall, query, &body, time(now)).expect("a recall with the same identity")
         }
-        class => panic!("no recall any more: {class:?}"),
+        class => panic!("not a recall: {class:?}"),
     }
 }
 
-fn check_rejected(query: &Query<'_>, body: &[u8], fault: &ParseError) {
-    let (kept, detail) = (query.without_signature(), fault.to_string());
+fn check_rejected(query: &Query<'_>, body: &[u8], error: &ParseError) {
+    let (kept, detail) = (query.without_signature(), error.to_string());
     let rejected = |received_at| Rejected {
         sdk_app_id: APP,
-        reason: fault.reason(),
+        reason: error.reason(),
         detail: &detail,
         command: query.command(),
         query: &kept,
@@ -181,16 +181,16 @@ fn check_rejected(query: &Query<'_>, body: &[u8], fault: &ParseError) {
     assert_eq!(value["type"], "com.tencent.im.callback.rejected");
     assert_eq!(value["data"]["query"], kept);
     let data = &value["data"];
-    let told = match (data["body"].as_str(), data["body_base64"].as_str()) {
+    let reported = match (data["body"].as_str(), data["body_base64"].as_str()) {
         (Some(text), None) => text.as_bytes().to_vec(),
-        (None, Some(base64)) => BASE64_STANDARD.decode(base64).expect("it is base64"),
-        both => panic!("not one form of the body: {both:?}"),
+        (None, Some(base64)) => BASE64_STANDARD.decode(base64).expect("valid base64"),
+        both => panic!("not exactly one form of the body: {both:?}"),
     };
-    assert_eq!(told, body);
+    assert_eq!(reported, body);
     assert_eq!(rejected(time(999)).event().id, event.id);
 }
 
-/// Checks what every event must be; returns it as JSON.
+/// Checks what holds for every event; returns the event as JSON.
 fn check_envelope(event: &Event, kind: Kind) -> Value {
     assert_eq!(event.kind, kind);
     assert_eq!(event.id.get_version_num(), 5);

@@ -1,7 +1,8 @@
-//! Any file and any variables as the configuration: lines `NAME=value` up to a line `---`, then TOML.
+//! Loads any variables and any file as the configuration. The input has lines `NAME=value` up to a line `---`, then
+//! TOML.
 //!
-//! No error and no listing shows a secret, here any that holds the digits of [`SECRET`]; and what is
-//! listed can be set again by the environment alone, with the same result.
+//! No error and no listing shows a secret, which here is any that contains the digits of [`SECRET`]. What is listed can
+//! be set by environment variables alone, with the same result.
 #![no_main]
 
 use std::ffi::OsString;
@@ -14,7 +15,7 @@ use recall_relay::config::Loaded;
 use recall_relay::setting::Secret;
 use toml::{Table, Value};
 
-/// Digits, so that they can stand in text and in numbers.
+/// Digits, so that it can be in strings and in numbers.
 const SECRET: &str = "73019";
 
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -31,7 +32,7 @@ fuzz_target!(|input: &str| -> Corpus {
         .lines()
         .filter_map(|line| line.split_once('='))
         .collect();
-    // A setting may name a file to read: not one that never ends.
+    // A setting may name a file to read: avoid files without an end.
     if ["/dev", "/proc"].iter().any(|path| input.contains(path)) {
         return Corpus::Reject;
     }
@@ -41,18 +42,16 @@ fuzz_target!(|input: &str| -> Corpus {
     });
 
     let loaded = Loaded::load(path, environment(&variables));
-    let holds_secret = variables
-        .iter()
-        .all(|variable| is_secret_or_harmless(*variable))
-        && file.is_none_or(only_secrets_hold_it);
+    let input_hides_secret = variables.iter().all(|variable| hides_secret(*variable))
+        && file.is_none_or(file_hides_secret);
     match loaded {
         Err(error) => {
-            let told = format!("{error} {error:?}");
-            assert!(!holds_secret || !told.contains(SECRET), "{told}");
+            let shown = format!("{error} {error:?}");
+            assert!(!input_hides_secret || !shown.contains(SECRET), "{shown}");
         }
         Ok(loaded) => {
-            let told = format!("{:?} {:?}", loaded.listing(), loaded.config.auth);
-            assert!(!holds_secret || !told.contains(SECRET), "{told}");
+            let shown = format!("{:?} {:?}", loaded.listing(), loaded.config.auth);
+            assert!(!input_hides_secret || !shown.contains(SECRET), "{shown}");
             check_listing(&loaded);
         }
     }
@@ -66,24 +65,24 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// Whether a variable may hold the secret and must then not be shown, or does not hold it.
-fn is_secret_or_harmless((name, value): (&str, &str)) -> bool {
+/// Whether a variable does not contain the secret, or is one whose value must not be shown.
+fn hides_secret((name, value): (&str, &str)) -> bool {
     !name.contains(SECRET)
         && (!value.contains(SECRET)
             || matches!(name, "RECALL_AUTH__TOKENS" | "RECALL_RABBITMQ__URI"))
 }
 
-/// Whether the secret is nowhere in a file but in values that are never to be shown. Of a file that
-/// cannot be read at all no value is.
-fn only_secrets_hold_it(text: &str) -> bool {
+/// Whether a file contains the secret only in values that must not be shown. If the file is not TOML, no value may be
+/// shown.
+fn file_hides_secret(text: &str) -> bool {
     let Ok(mut table) = text.parse::<Table>() else {
-        return keys_without_it(text);
+        return keys_hide_secret(text);
     };
     for (section, key) in [("auth", "tokens"), ("rabbitmq", "uri")] {
         if let Some(Value::Table(section)) = table.get_mut(section) {
-            // A key is no secret, also where it stands below one.
-            let holds = section.get(key).is_some_and(key_holds_it);
-            if !holds {
+            // A key is never a secret, not even below a secret value.
+            let in_key = section.get(key).is_some_and(key_contains_secret);
+            if !in_key {
                 section.remove(key);
             }
         }
@@ -91,18 +90,18 @@ fn only_secrets_hold_it(text: &str) -> bool {
     !Value::Table(table).to_string().contains(SECRET)
 }
 
-fn key_holds_it(value: &Value) -> bool {
+fn key_contains_secret(value: &Value) -> bool {
     match value {
         Value::Table(table) => table
             .iter()
-            .any(|(key, value)| key.contains(SECRET) || key_holds_it(value)),
-        Value::Array(list) => list.iter().any(key_holds_it),
+            .any(|(key, value)| key.contains(SECRET) || key_contains_secret(value)),
+        Value::Array(list) => list.iter().any(key_contains_secret),
         _ => false,
     }
 }
 
-/// Of text that is no TOML: the secret stands behind a `=`, where no key is.
-fn keys_without_it(text: &str) -> bool {
+/// Whether text that is not TOML contains the secret only after a `=`, and so not in a key.
+fn keys_hide_secret(text: &str) -> bool {
     text.lines().all(|line| {
         line.split('=')
             .next()
@@ -112,7 +111,7 @@ fn keys_without_it(text: &str) -> bool {
     })
 }
 
-/// Sets what is listed by environment alone.
+/// Sets what is listed by environment variables alone.
 fn check_listing(loaded: &Loaded) {
     let tokens: Vec<&str> = loaded
         .config
@@ -123,13 +122,13 @@ fn check_listing(loaded: &Loaded) {
         .collect();
     assert!(!tokens.contains(&""), "anyone can sign with an empty token");
     if tokens.iter().any(|token| token.contains(',')) {
-        // Only an array can hold it: the environment's commas separate.
+        // Only an array can contain it, because a comma in a variable separates tokens.
         return;
     }
     let listing = loaded.listing();
     let variables = listing
         .iter()
-        // The one setting that has neither a default nor an empty form.
+        // The only setting that has neither a default nor an empty value.
         .filter(|(key, value, _)| key != "log.format" || !value.is_empty())
         .map(|(key, value, _)| {
             let value = match key.as_str() {
@@ -146,13 +145,14 @@ fn check_listing(loaded: &Loaded) {
             (name.into(), value.into())
         })
         .collect::<Vec<(OsString, OsString)>>();
-    let again = Loaded::load(None, variables)
-        .unwrap_or_else(|error| panic!("what is listed is no setting: {error} in {listing:?}"));
+    let reloaded = Loaded::load(None, variables).unwrap_or_else(|error| {
+        panic!("the listing is not a valid configuration: {error} in {listing:?}")
+    });
     let values = |listing: &[(String, String, _)]| -> Vec<(String, String)> {
         listing
             .iter()
             .map(|(key, value, _)| (key.clone(), value.trim().to_owned()))
             .collect()
     };
-    assert_eq!(values(&again.listing()), values(&listing));
+    assert_eq!(values(&reloaded.listing()), values(&listing));
 }

@@ -1,4 +1,4 @@
-//! Any text in every place of an event: what is put in comes back, in the body and beside it.
+//! Writes any text into every field of an event, and reads it back from the body and from the envelope.
 #![no_main]
 
 use std::borrow::Cow;
@@ -47,7 +47,7 @@ fn check_written(
         },
     };
     let event = recalled.event();
-    let value: Value = serde_json::from_slice(&event.body).expect("our own event is JSON");
+    let value: Value = serde_json::from_slice(&event.body).expect("an event is JSON");
     assert_eq!(value["id"], event.id.to_string());
     assert_eq!(event.source(), format!("/tencent-im/{number}"));
     assert_eq!(event.subject.as_deref(), Some(group_id));

@@ -1,7 +1,7 @@
-//! Any text as the query of a callback's URL.
+//! Parses any text as the query of a callback's URL.
 //!
-//! Reading it depends neither on the case nor on the order of the names, and what is kept of it for a
-//! dead letter holds neither `Sign` nor `RequestTime` and everything else.
+//! The result does not depend on the case or the order of the names. The query in a dead letter has everything except
+//! `Sign` and `RequestTime`.
 #![no_main]
 
 use std::collections::HashSet;
@@ -38,7 +38,7 @@ fuzz_target!(|raw: &str| {
     assert_eq!(kept_query.without_signature(), kept);
 });
 
-/// What was read; the last two are the request's time and signature.
+/// The parsed fields; the last two are the request's time and signature.
 fn fields(query: &Query<'_>) -> [Option<String>; 6] {
     [
         &query.sdk_app_id,
@@ -51,7 +51,7 @@ fn fields(query: &Query<'_>) -> [Option<String>; 6] {
     .map(|field| field.as_deref().map(str::to_owned))
 }
 
-/// The query with each name changed; a value stays as it is.
+/// The query with `change` applied to each name; values are unchanged.
 fn with_names(raw: &str, change: impl Fn(&str) -> String) -> String {
     raw.split('&')
         .map(|pair| match pair.split_once('=') {
@@ -62,7 +62,7 @@ fn with_names(raw: &str, change: impl Fn(&str) -> String) -> String {
         .join("&")
 }
 
-/// Also right for `%6a`: that is the same character as `%6A`.
+/// Also correct for an escape: `%6a` is the same character as `%6A`.
 fn swap_case(name: &str) -> String {
     name.chars()
         .map(|char| match char {
@@ -72,7 +72,7 @@ fn swap_case(name: &str) -> String {
         .collect()
 }
 
-/// The pairs that count (of a repeated name the last one), in the reverse order.
+/// The effective pairs (the last one of each name), in reverse order.
 fn reversed(raw: &str) -> String {
     let mut seen = HashSet::new();
     let name = |pair: &str| {

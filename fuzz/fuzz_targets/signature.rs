@@ -1,7 +1,8 @@
-//! Any tokens and any query: the first line is the tokens, separated by commas, the second the query.
+//! Checks the signature of any query with any tokens. The first line of the input has the tokens, separated by commas,
+//! the second the query.
 //!
-//! What is accepted was signed with one of the tokens, at about that time; what is signed so is
-//! accepted; and with one bit changed it is not.
+//! A query is accepted if and only if it was signed with one of the tokens within the allowed skew. With one bit of the
+//! signature changed, it is refused.
 #![no_main]
 
 use std::time::Duration;
@@ -43,7 +44,7 @@ fuzz_target!(|input: &str| {
     };
     assert_eq!(verdict, expected);
 
-    // Signed as it should be, by each of them, whatever the time is written like.
+    // A correct signature with each token is accepted, however the time is written.
     for token in &tokens {
         let sign = signature(token, time);
         let Some(signed_at) = signed_at.filter(|time| (SKEW + 1..4_000_000_000).contains(time))
@@ -54,8 +55,8 @@ fuzz_target!(|input: &str| {
         let signed = format!("Sign={sign}&RequestTime={time}");
         assert_eq!(check(&tokens, &signed, signed_at), Ok(()));
         assert_eq!(check(&tokens, &signed, signed_at + SKEW), Ok(()));
-        for late in [signed_at + SKEW + 1, signed_at - SKEW - 1] {
-            assert_eq!(check(&tokens, &signed, late), Err(SignatureError::Stale));
+        for outside in [signed_at + SKEW + 1, signed_at - SKEW - 1] {
+            assert_eq!(check(&tokens, &signed, outside), Err(SignatureError::Stale));
         }
         let flipped = format!("Sign={}&RequestTime={time}", flip(&sign, raw.len()));
         assert_eq!(check(&tokens, &flipped, signed_at), Err(SignatureError::Mismatch));
@@ -81,7 +82,7 @@ fn escaped(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// One of the bits, the other way round.
+/// Inverts one bit.
 fn flip(sign: &str, which: usize) -> String {
     let mut bytes = hex::decode(sign).expect("a signature is hexadecimal");
     bytes[which % 32] ^= 1 << (which / 32 % 8);

@@ -1,8 +1,8 @@
-//! Any damage to the files of a spool that was killed.
+//! Opens a spool that was killed and whose files were damaged.
 //!
-//! The input is a list of patches: which file, where, how many bytes, and the bytes; or where a file is cut
-//! off. The start succeeds, what is read is what was appended, in order, each event once, and what comes
-//! next gets a number above all others.
+//! The input is a list of patches: file, position, number of bytes, and the bytes; with no bytes, the file is truncated
+//! at the position. The spool opens; what is read is what was appended, in order and once; the next event gets a number
+//! above all others.
 #![no_main]
 
 use std::fs::{self, OpenOptions};
@@ -26,7 +26,7 @@ const FILES: [&str; 3] = ["spool.db", "spool.db-wal", "spool.db.lock"];
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
-/// The files of a spool that was killed: half of its events in the database, half in the log.
+/// The files of a killed spool: half of the events are in the database, half in the WAL.
 static KILLED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     RUNTIME.block_on(async {
         let folder = folder();
@@ -51,21 +51,21 @@ fuzz_target!(|patches: &[u8]| {
             let spool = match try_open(&folder) {
                 Ok(spool) => spool,
                 Err(OpenError::Foreign(_)) => return assert!(watermark_is_lost(&folder)),
-                // Its version looks like one that is to come.
+                // The damaged version number looks like a future one.
                 Err(OpenError::Newer { found: 2..1000, .. }) => return,
                 Err(error) => panic!("{error:?}"),
             };
-            let whole = read_all(&spool).await && goes_on(&spool).await;
+            let ok = read_all(&spool).await && accepts(&spool).await;
             spool.close().await;
-            if whole {
+            if ok {
                 return;
             }
         }
-        panic!("it is damaged for ever");
+        panic!("the spool fails after every start");
     });
 });
 
-/// In memory, where the machine has such a place.
+/// A temporary folder, in memory if possible.
 fn folder() -> TempDir {
     TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
 }
@@ -74,7 +74,8 @@ fn open(folder: &TempDir) -> Spool {
     try_open(folder).unwrap()
 }
 
-/// Where nothing tells any more that the file is a spool, it may be taken for somebody else's.
+/// Whether the lock file, which has the high-water mark, was damaged. Then the database may look like another
+/// program's.
 fn watermark_is_lost(folder: &TempDir) -> bool {
     fs::read(folder.path().join(FILES[2])).unwrap() != KILLED[2]
 }
@@ -88,7 +89,7 @@ fn try_open(folder: &TempDir) -> Result<Spool, OpenError> {
     Spool::open(&config, &["sink"]).map(|Opened { spool, .. }| spool)
 }
 
-/// Some are larger than a page.
+/// An event; every eighth is larger than a page.
 fn event(number: u64) -> Event {
     let length = if number.is_multiple_of(8) { 5000 } else { 200 };
     Event {
@@ -111,7 +112,7 @@ async fn append(spool: &Spool, numbers: impl Iterator<Item = u64>) {
     }
 }
 
-/// Reads what there is; whether it is all there is. What is read is what was appended.
+/// Reads all events and checks that they are what was appended. Returns false if the spool has failed.
 async fn read_all(spool: &Spool) -> bool {
     let mut last = spool.cursor("sink").unwrap().position();
     let mut reader = spool.reader(last);
@@ -137,8 +138,8 @@ async fn read_all(spool: &Spool) -> bool {
     true
 }
 
-/// Takes one more event; whether that is so, or the spool fails.
-async fn goes_on(spool: &Spool) -> bool {
+/// Appends one more event. Returns false if the spool has failed.
+async fn accepts(spool: &Spool) -> bool {
     loop {
         match spool.append(event(1000)).await {
             Ok(appended) => {
