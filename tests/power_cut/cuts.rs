@@ -1,4 +1,4 @@
-//! Cutting the power at random moments of a history.
+//! Cuts the power at random moments of a history.
 
 use std::fs;
 use std::path::Path;
@@ -13,10 +13,10 @@ use super::scenario::Scenario;
 use super::scratch;
 use super::verdict::Judge;
 
-/// Where the first disk on which something is wrong is kept, for people to look at.
+/// The folder in which the first wrong disk is kept for inspection.
 const KEPT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/power-cut");
 
-/// Cuts the power at random moments of a history, and examines what is left.
+/// Cuts the power at random moments of a history, and examines the spool that is left.
 pub fn cut_power(scenario: &Scenario, history: &History, cuts: usize, seed: u64, rng: &mut Rng) {
     let mut moments: Vec<(usize, u64)> = (0..cuts)
         .map(|_| (history.moment(rng), rng.u64(..)))
@@ -34,14 +34,14 @@ pub fn cut_power(scenario: &Scenario, history: &History, cuts: usize, seed: u64,
     let failures = failures.into_inner().unwrap();
     assert!(
         failures.is_empty(),
-        "{}, seed {seed}: {} of {cuts} cuts went wrong; a disk after the first one is kept in {KEPT}\n{}",
+        "{}, seed {seed}: {} of {cuts} cuts failed; the disk of one of them is kept in {KEPT}\n{}",
         history.name,
         failures.len(),
         failures[..failures.len().min(10)].join("\n")
     );
 }
 
-/// Each moment comes with a seed for what the cut leaves.
+/// Each moment has a seed that determines what the cut leaves.
 fn cut_at(
     moments: &[(usize, u64)],
     scenario: &Scenario,
@@ -79,7 +79,7 @@ fn cut_at(
     }
 }
 
-/// Leaves in `folder` what one cut leaves.
+/// Cuts the power, and writes what is left into `folder`.
 pub fn cut(disk: &Disk, seed: u64, folder: &Path) -> Fate {
     let mut rng = Rng::with_seed(seed);
     let fate = Fate::ALL[rng.usize(..Fate::ALL.len())];

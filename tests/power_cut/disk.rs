@@ -1,9 +1,9 @@
-//! A disk that keeps what was synced apart from what was only written, and what it may hold after the
-//! power is cut.
+//! A model of a disk that distinguishes synced changes from unsynced ones, and builds what may be left after a power
+//! cut.
 //!
-//! Of a file everything that was done before its last sync began is there. Of what was done since,
-//! anything may be: each write whole, torn at sectors, or absent, in any order, and the file's length
-//! likewise. What a failed sync should have brought to the disk never gets there. Names in a folder are there once the folder was synced; of changes since, some are.
+//! A file keeps every change from before its last sync began. Each later write may be complete, torn at sectors or
+//! absent, in any order; the same holds for the file's length. Changes that a failed sync covered are never written.
+//! Names in a folder are kept after the folder was synced; of later changes to names, any subset may be kept.
 
 #[cfg(test)]
 mod tests;
@@ -17,18 +17,18 @@ use fastrand::Rng;
 
 use super::trace::{Record, What};
 
-/// What a disk writes at once, or not.
+/// The unit that a disk writes atomically.
 const SECTOR: u64 = 512;
 
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     files: BTreeMap<u64, File>,
     next_file: u64,
-    /// As programs see them.
+    /// The names that programs see.
     names: Names,
-    /// As they are on the disk.
+    /// The names that are on the disk.
     synced_names: Names,
-    /// Changes to names that no sync has covered, with their places in the trace.
+    /// Changes to names that no sync has covered, with their positions in the trace.
     name_changes: Vec<(u64, NameChange)>,
 }
 
@@ -59,18 +59,18 @@ enum Change {
     Resize(u64),
 }
 
-/// How a power cut treats what was not synced.
+/// What a power cut does to unsynced changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Nothing of it is there.
+    /// No change is kept.
     Lost,
-    /// All of it is, as after a `kill -9`.
+    /// All changes are kept, as after a `kill -9`.
     Kept,
-    /// All up to some moment, and a part of the write at that moment.
+    /// All changes up to some moment are kept, and a part of the write at that moment.
     Interrupted,
-    /// Each change whole, torn or absent.
+    /// Each change is complete, torn or absent.
     Torn,
-    /// Each change whole, torn or absent, and older ones may win.
+    /// Each change is complete, torn or absent, and an older one may overwrite a newer one.
     Shuffled,
 }
 
@@ -85,20 +85,20 @@ impl Fate {
 }
 
 impl Disk {
-    /// A disk on which everything in `folder` is safe.
-    pub fn holding(folder: &Path) -> Self {
+    /// A disk that contains `folder`, with everything synced.
+    pub fn from_folder(folder: &Path) -> Self {
         let mut disk = Self::default();
-        disk.take_in(folder, "");
+        disk.add_folder(folder, "");
         disk.synced_names = disk.names.clone();
         disk
     }
 
-    fn take_in(&mut self, folder: &Path, prefix: &str) {
+    fn add_folder(&mut self, folder: &Path, prefix: &str) {
         for entry in fs::read_dir(folder).unwrap() {
             let entry = entry.unwrap();
             let path = format!("{prefix}{}", entry.file_name().to_str().unwrap());
             if entry.file_type().unwrap().is_dir() {
-                self.take_in(&entry.path(), &format!("{path}/"));
+                self.add_folder(&entry.path(), &format!("{path}/"));
                 self.names.insert(path, Node::Folder);
             } else {
                 let node = self.add_file(fs::read(entry.path()).unwrap());
@@ -114,7 +114,7 @@ impl Disk {
         Node::File(self.next_file)
     }
 
-    /// Does what the program did.
+    /// Applies what the program did.
     pub fn apply(&mut self, record: &Record) {
         let position = record.position;
         match &record.what {
@@ -128,17 +128,17 @@ impl Disk {
             }
             What::Create { path } => {
                 let node = self.add_file(Vec::new());
-                self.rename(position, NameChange::Add(path.clone(), node));
+                self.change_name(position, NameChange::Add(path.clone(), node));
             }
             What::MakeFolder { path } => {
-                self.rename(position, NameChange::Add(path.clone(), Node::Folder));
+                self.change_name(position, NameChange::Add(path.clone(), Node::Folder));
             }
-            What::Remove { path } => self.rename(position, NameChange::Remove(path.clone())),
+            What::Remove { path } => self.change_name(position, NameChange::Remove(path.clone())),
             What::Rename { from, to } => {
-                self.rename(position, NameChange::Rename(from.clone(), to.clone()));
+                self.change_name(position, NameChange::Rename(from.clone(), to.clone()));
             }
             What::Sync { path, began } => self.sync(path, *began),
-            What::SyncFailed { path, began } => self.lose(path, *began),
+            What::SyncFailed { path, began } => self.drop_unsynced(path, *began),
             What::Output(_) => {}
         }
     }
@@ -150,7 +150,7 @@ impl Disk {
         self.files.get_mut(number).unwrap()
     }
 
-    fn rename(&mut self, position: u64, change: NameChange) {
+    fn change_name(&mut self, position: u64, change: NameChange) {
         change.apply(&mut self.names);
         self.name_changes.push((position, change));
     }
@@ -175,16 +175,16 @@ impl Disk {
         }
     }
 
-    /// The system could not write what it held, counts it as written all the same, and goes on telling
-    /// it to whoever reads: no later sync will bring it to the disk.
-    fn lose(&mut self, path: &str, began: u64) {
+    /// After a failed sync, the kernel marks the dirty pages as clean and still shows them to readers, but no later
+    /// sync writes them to the disk.
+    fn drop_unsynced(&mut self, path: &str, began: u64) {
         if matches!(self.names.get(path), Some(Node::File(_))) {
             let changes = &mut self.file(path).changes;
             changes.retain(|(position, _)| *position >= began);
         }
     }
 
-    /// Writes into `folder`, which is empty, what the disk may hold if the power is cut now.
+    /// Writes what may be on the disk after a power cut now into `folder`, which must be empty.
     pub fn cut(&self, fate: Fate, rng: &mut Rng, folder: &Path) {
         let mut names = self.synced_names.clone();
         let until = rng.usize(..=self.name_changes.len());
@@ -205,7 +205,7 @@ impl Disk {
             .flat_map(|file| file.changes.iter().map(|(position, _)| *position))
             .collect();
         let moment = rng.choice(moments).unwrap_or_default();
-        // Folders come before what is in them.
+        // The names are sorted, so a folder comes before its files.
         for (path, node) in &names {
             let place = folder.join(path);
             if !place.parent().unwrap().is_dir() {
@@ -213,7 +213,7 @@ impl Disk {
             }
             match node {
                 Node::Folder => fs::create_dir(place).unwrap(),
-                // SQLite builds it anew whenever nobody has the database open.
+                // SQLite rebuilds it when the first process opens the database.
                 Node::File(_) if path.ends_with("-shm") => {}
                 Node::File(number) => {
                     let content = self.files[number].cut(fate, moment, rng);
@@ -241,7 +241,7 @@ impl NameChange {
         }
     }
 
-    /// The folder that holds the name.
+    /// The folder that contains the name.
     fn folder(&self) -> &str {
         let (Self::Add(path, _) | Self::Remove(path) | Self::Rename(path, _)) = self;
         path.rsplit_once('/').map_or("", |(folder, _)| folder)
@@ -275,12 +275,12 @@ impl File {
 impl Change {
     fn apply(&self, content: &mut Vec<u8>) {
         match self {
-            Self::Write(offset, data) => put(content, *offset, data),
+            Self::Write(offset, data) => write_at(content, *offset, data),
             Self::Resize(length) => content.resize(usize::try_from(*length).unwrap(), 0),
         }
     }
 
-    /// Does some of it: some sectors, and perhaps the length without what was to be there.
+    /// Applies a part of the change: some sectors, and perhaps the length without the data.
     fn tear(&self, content: &mut Vec<u8>, rng: &mut Rng) {
         let Self::Write(offset, data) = self else {
             if rng.bool() {
@@ -298,7 +298,7 @@ impl Change {
             let to_boundary = usize::try_from(SECTOR - at % SECTOR).unwrap();
             let (sector, after) = rest.split_at(to_boundary.min(rest.len()));
             if rng.bool() {
-                put(content, at, sector);
+                write_at(content, at, sector);
             }
             at += sector.len() as u64;
             rest = after;
@@ -306,7 +306,7 @@ impl Change {
     }
 }
 
-fn put(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
+fn write_at(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
     let start = usize::try_from(offset).unwrap();
     let end = start + data.len();
     if content.len() < end {

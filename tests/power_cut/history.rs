@@ -1,4 +1,4 @@
-//! What happened up to any moment: the disk, what had been acknowledged, and what had been published.
+//! The history of a run: for any moment, the disk, the acknowledged recalls and the published recalls.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,17 +10,17 @@ use crate::rig::Recall;
 /// A recorded run of the relay.
 pub struct History {
     pub name: String,
-    /// The disk when it began.
+    /// The disk at the start of the run.
     pub disk: Disk,
     pub records: Vec<Record>,
-    /// In the order of their times.
+    /// Sorted by time.
     acknowledged: Vec<Acknowledged>,
-    /// The number of records after which a recall had been published.
+    /// For each published recall, the number of records up to and including its output.
     published: HashMap<Recall, usize>,
     pub past: Past,
 }
 
-/// What had happened before a moment.
+/// The acknowledged and published recalls at a moment.
 #[derive(Debug, Clone, Default)]
 pub struct Past {
     pub acknowledged: HashSet<Recall>,
@@ -47,7 +47,7 @@ impl History {
         }
     }
 
-    /// What had happened when `done` records were made, and not one more.
+    /// What had happened when exactly the first `done` operations had completed.
     pub fn past(&self, done: usize) -> Past {
         let mut past = self.past.clone();
         let before = self.records.get(done).map_or(u64::MAX, |next| next.at);
@@ -63,7 +63,7 @@ impl History {
         past
     }
 
-    /// The moment of a power cut, as a number of records: often where it is delicate.
+    /// A random moment for a power cut, as a number of records; risky moments are more frequent.
     pub fn moment(&self, rng: &mut fastrand::Rng) -> usize {
         let rare = |record: &Record| match &record.what {
             What::Write { path, .. } => !path.ends_with("-wal"),
@@ -74,7 +74,7 @@ impl History {
         if rng.u8(..10) < 6 {
             return anywhere;
         }
-        // Near the next change that is not an append to the log: a checkpoint, a new file, a truncation.
+        // Near the next change that is not an append to the WAL: a checkpoint, a new file, a truncation.
         let next = self.records[anywhere..]
             .iter()
             .position(rare)
@@ -82,7 +82,7 @@ impl History {
         (next + rng.usize(..4)).min(self.records.len())
     }
 
-    /// Nothing that was acknowledged stayed behind.
+    /// The recalls that were acknowledged but not published.
     pub fn unpublished(&self) -> Vec<Recall> {
         let past = self.past(self.records.len());
         past.acknowledged

@@ -1,11 +1,10 @@
-//! The power is cut: whatever was acknowledged is there when it comes back.
+//! Simulates power cuts: every recall that was acknowledged must be in the spool afterwards, or published.
 //!
-//! A real relay runs under load while `tests/faults/disk.c` records what it does to its disk. Then the
-//! power is cut at random moments of that recording: a disk is built as it may look afterwards (disk.rs),
-//! and the spool on it is opened and examined (verdict.rs). On some of those disks the relay itself is
-//! started again, and the power is cut once more.
+//! A real relay runs under load while `tests/faults/disk.c` records its operations on the disk. Then the power is cut
+//! at random moments of that recording: the test builds a disk as it may look after the cut (disk.rs), opens the spool
+//! on it and examines it (verdict.rs). On some of these disks the relay is started again, and the power is cut again.
 //!
-//! `cargo test` takes some hundreds of cuts. More of them, and the seed that a failure prints:
+//! `cargo test` makes some hundreds of cuts. To make more, or to repeat the seed that a failure prints:
 //!
 //! ```text
 //! RECALL_TEST_CUTS=5000 RECALL_TEST_SEED=1 cargo test --test power_cut -- --nocapture
@@ -37,20 +36,20 @@ use load::Size;
 use scenario::{End, Scenario, record};
 use tempfile::TempDir;
 
-/// How many times the power is cut, over all tests of this file.
+/// The number of cuts, over all tests of this file.
 const CUTS: usize = 480;
 
-/// How often a relay is started on what a cut has left, and the power cut again.
+/// How many times each scenario is recorded; each recording after the first starts on the disk that a cut has left.
 const GENERATIONS: usize = 3;
 
 const SCENARIOS: usize = 6;
 
 #[test]
 fn small_events_that_leave_at_once() {
-    prove(&Scenario {
+    check(&Scenario {
         name: "small, at once",
         retention: "0s",
-        away: false,
+        broker_down: false,
         size: Size::Small,
         count: 100,
         first_end: End::Stop,
@@ -59,10 +58,10 @@ fn small_events_that_leave_at_once() {
 
 #[test]
 fn large_events_that_leave_at_once() {
-    prove(&Scenario {
+    check(&Scenario {
         name: "large, at once",
         retention: "0s",
-        away: false,
+        broker_down: false,
         size: Size::Mixed,
         count: 60,
         first_end: End::Stop,
@@ -71,10 +70,10 @@ fn large_events_that_leave_at_once() {
 
 #[test]
 fn events_that_are_retained() {
-    prove(&Scenario {
+    check(&Scenario {
         name: "retained",
         retention: "24h",
-        away: false,
+        broker_down: false,
         size: Size::Mixed,
         count: 60,
         first_end: End::Stop,
@@ -83,10 +82,10 @@ fn events_that_are_retained() {
 
 #[test]
 fn events_that_no_broker_takes() {
-    prove(&Scenario {
+    check(&Scenario {
         name: "broker away",
         retention: "0s",
-        away: true,
+        broker_down: true,
         size: Size::Mixed,
         count: 60,
         first_end: End::Stop,
@@ -95,31 +94,31 @@ fn events_that_no_broker_takes() {
 
 #[test]
 fn events_of_a_relay_that_was_killed() {
-    prove(&Scenario {
+    check(&Scenario {
         name: "killed",
         retention: "0s",
-        away: false,
+        broker_down: false,
         size: Size::Mixed,
         count: 60,
         first_end: End::Kill,
     });
 }
 
-/// The log that the next start finds is not on the disk, although it can be read.
+/// The next start can read WAL frames that are not on the disk.
 #[test]
 fn events_of_a_relay_whose_sync_failed() {
-    prove(&Scenario {
+    check(&Scenario {
         name: "failed sync",
         retention: "0s",
-        away: true,
+        broker_down: true,
         size: Size::Mixed,
         count: 60,
         first_end: End::FailedSync,
     });
 }
 
-/// Records the scenario, cuts the power, and does the same on what one of the cuts has left.
-fn prove(scenario: &Scenario) {
+/// Records the scenario and cuts the power; then repeats this on the disk that one of the cuts has left.
+fn check(scenario: &Scenario) {
     let seed = setting("RECALL_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let cuts = setting("RECALL_TEST_CUTS")
         .unwrap_or(CUTS)
@@ -159,7 +158,7 @@ fn prove(scenario: &Scenario) {
     }
 }
 
-/// A folder in memory, where there is such a place: what is on it need not last.
+/// A temporary folder, in memory if possible, because it need not be durable.
 fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
 }
@@ -167,5 +166,5 @@ fn scratch() -> TempDir {
 fn setting<T: FromStr>(name: &str) -> Option<T> {
     let text = env::var_os(name)?;
     let value = text.to_str().and_then(|text| text.parse().ok());
-    Some(value.unwrap_or_else(|| panic!("{name} is {}", text.display())))
+    Some(value.unwrap_or_else(|| panic!("{name} is not valid: {}", text.display())))
 }

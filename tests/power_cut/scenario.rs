@@ -1,4 +1,4 @@
-//! What a relay does while its disk is watched.
+//! Scenarios: a relay under load, whose operations on the disk are recorded.
 
 use std::fs;
 use std::path::Path;
@@ -9,20 +9,20 @@ use super::load::{self, Size};
 use super::{scratch, trace};
 use crate::rig::{Faults, Relay, Setup};
 
-/// What a relay does while it is recorded.
+/// How a relay is run while it is recorded.
 pub struct Scenario {
     pub name: &'static str,
     pub retention: &'static str,
-    /// A broker that is never there; else standard output.
-    pub away: bool,
+    /// Publishes to a broker that is never up; otherwise to standard output.
+    pub broker_down: bool,
     pub size: Size,
-    /// Recalls on each connection in the second run: enough that the log is brought into the file
-    /// meanwhile. A third of them in the first.
+    /// Recalls per connection in the second run: enough that the WAL is checkpointed during it. The first run sends a
+    /// third of them.
     pub count: u64,
     pub first_end: End,
 }
 
-/// How the first of the two runs that are recorded ends.
+/// How the first of the two recorded runs ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Stop,
@@ -32,18 +32,18 @@ pub enum End {
 
 impl Scenario {
     pub const fn sink(&self) -> &'static str {
-        if self.away { "kafka" } else { "stdout" }
+        if self.broker_down { "kafka" } else { "stdout" }
     }
 }
 
-/// Connections that send at once: what one sync covers.
+/// Concurrent connections, so that one sync covers several events.
 const CONNECTIONS: usize = 12;
 
-/// Runs the relay on a disk, under load, stops it, runs it again, and kills it.
+/// Records two runs of a relay under load on a disk. The first ends as the scenario says; the second is killed.
 pub fn record(scenario: &Scenario, generation: usize, image: Option<&Path>, past: Past) -> History {
     let faults = Faults::recording();
     let setup = Setup::on(scratch()).set("RECALL_SPOOL__RETENTION", scenario.retention);
-    let setup = if scenario.away {
+    let setup = if scenario.broker_down {
         setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     } else {
         setup
@@ -52,7 +52,7 @@ pub fn record(scenario: &Scenario, generation: usize, image: Option<&Path>, past
     if let Some(image) = image {
         copy(image, setup.folder());
     }
-    let disk = Disk::holding(setup.folder());
+    let disk = Disk::from_folder(setup.folder());
 
     let send = |relay: &Relay, run: &str, count: u64| {
         let run = format!("{run}{generation}");
@@ -71,7 +71,7 @@ pub fn record(scenario: &Scenario, generation: usize, image: Option<&Path>, past
     }
     let relay = setup.start();
     acknowledged.extend(send(&relay, "second", scenario.count));
-    if !scenario.away {
+    if !scenario.broker_down {
         relay.until_drained("stdout");
     }
     relay.kill();
@@ -84,7 +84,7 @@ pub fn record(scenario: &Scenario, generation: usize, image: Option<&Path>, past
         acknowledged.len()
     );
     let history = History::new(name, disk, records, acknowledged, past);
-    if !scenario.away {
+    if !scenario.broker_down {
         let unpublished = history.unpublished();
         assert!(unpublished.is_empty(), "{}: {unpublished:?}", history.name);
     }

@@ -1,13 +1,13 @@
-//! What a relay did to its folder, as `tests/faults/disk.c` recorded it.
+//! The operations of a relay on its folder, as recorded by `tests/faults/disk.c`.
 
 use bytes::{Buf as _, Bytes};
 
 /// One record.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Where it begins in the trace: a sync tells by it what had been done when it began.
+    /// The offset of the record in the trace. A sync covers the records before its `began`.
     pub position: u64,
-    /// The monotonic clock when it had been done, in nanoseconds.
+    /// When the operation had completed: the monotonic clock in nanoseconds.
     pub at: u64,
     pub what: What,
 }
@@ -37,23 +37,23 @@ pub enum What {
         from: String,
         to: String,
     },
-    /// Everything that was done to it before `began` is safe.
+    /// All operations on it before `began` are durable.
     Sync {
         path: String,
         began: u64,
     },
-    /// What was done to it before `began` may never be safe: the system says so once, and forgets.
+    /// Operations on it before `began` may never become durable: the kernel reports the error only once.
     SyncFailed {
         path: String,
         began: u64,
     },
-    /// To standard output.
+    /// A write to standard output.
     Output(Bytes),
 }
 
 const HEAD: usize = 32;
 
-/// Reads a trace; what a killed process may have left of a record at its end is not one.
+/// Parses a trace; ignores an incomplete record at its end, which a killed process may leave.
 pub fn read(trace: Vec<u8>) -> Vec<Record> {
     let mut rest = Bytes::from(trace);
     let whole = rest.len();
@@ -96,7 +96,7 @@ pub fn read(trace: Vec<u8>) -> Vec<Record> {
                 path,
                 began: number,
             },
-            _ => panic!("record {op} at {position}"),
+            _ => panic!("unknown operation {op} at {position}"),
         };
         records.push(Record { position, at, what });
     }

@@ -15,19 +15,19 @@ use uuid::Uuid;
 use super::history::Past;
 use crate::rig::Recall;
 
-/// How long the disk of a test may take.
+/// The timeout for reading a spool.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Judges spools; knows the events that it has seen.
+/// Examines spools, and remembers the events that it has seen.
 #[derive(Default)]
 pub struct Judge {
     events: HashMap<Uuid, (Bytes, Recall)>,
-    /// The numbers under which recalls were found.
+    /// The sequence numbers of the recalls that it has seen.
     numbers: HashMap<Recall, Seq>,
 }
 
 impl Judge {
-    /// Opens the spool and looks for everything that must be there; tells what is wrong.
+    /// Opens the spool and checks that nothing is missing or wrong; otherwise returns what is.
     pub fn examine(
         &mut self,
         runtime: &Runtime,
@@ -44,13 +44,13 @@ impl Judge {
         let spool = opened.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         let spool = spool.spool;
         runtime.block_on(async {
-            let verdict = timeout(TIMEOUT, self.look(&spool, sink, past)).await;
+            let verdict = timeout(TIMEOUT, self.check(&spool, sink, past)).await;
             spool.close().await;
-            verdict.unwrap_or_else(|_| Err("rows that should be there do not come".to_owned()))
+            verdict.unwrap_or_else(|_| Err("timed out waiting for rows".to_owned()))
         })
     }
 
-    async fn look(&mut self, spool: &Spool, sink: &str, past: &Past) -> Result<(), String> {
+    async fn check(&mut self, spool: &Spool, sink: &str, past: &Past) -> Result<(), String> {
         let rows = self.rows(spool).await?;
         let cursor = spool.cursor(sink).unwrap().position();
 
@@ -58,7 +58,7 @@ impl Judge {
         let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
         for (seq, recall) in &rows {
             if !kept.insert(recall) {
-                return Err(format!("{recall:?} is there twice"));
+                return Err(format!("{recall:?} is in the spool twice"));
             }
             let last = newest.entry(&recall.group).or_default();
             if recall.number <= *last {
@@ -67,7 +67,7 @@ impl Judge {
             *last = recall.number;
             if *seq <= cursor && !past.published.contains(recall) {
                 return Err(format!(
-                    "the cursor is at {cursor}, and {recall:?}, number {seq}, was not published"
+                    "the cursor is at {cursor}, but {recall:?}, number {seq}, was not published"
                 ));
             }
         }
@@ -78,7 +78,7 @@ impl Judge {
             .collect();
         if let Some(first) = missing.first() {
             return Err(format!(
-                "missing {} of {}: {first:?} ... (there are {} rows)",
+                "missing {} of {}: {first:?} ... (the spool has {} rows)",
                 missing.len(),
                 past.acknowledged.len(),
                 rows.len()
@@ -95,16 +95,16 @@ impl Judge {
             body: Bytes::from_static(b"one more"),
         };
         let Ok(Appended::New(next)) = spool.append(event).await else {
-            return Err("nothing can be appended".to_owned());
+            return Err("the spool does not accept a new event".to_owned());
         };
         let used = rows.last().map_or(Seq(0), |(seq, _)| *seq);
         let published = past.published.iter();
         let published = published.filter_map(|recall| self.numbers.get(recall));
         let used = used.max(published.max().copied().unwrap_or(Seq(0)));
-        // Each published event had a number of its own.
+        // Each published event had a different number.
         let at_least = Seq(past.published.len() as u64);
         if next <= used.max(at_least) {
-            return Err(format!("number {next} is given out again"));
+            return Err(format!("number {next} is assigned again"));
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ fn disk() -> Disk {
             offset: 0,
             data: Bytes::from_static(&[1; 2000]),
         },
-        // Began before the write: does not cover it.
+        // Began before the write, so it does not cover it.
         What::Sync {
             path: file("d/a"),
             began: 4,
@@ -39,7 +39,7 @@ fn disk() -> Disk {
 fn cut(disk: &Disk, fate: Fate, seed: u64) -> Disk {
     let folder = tempfile::TempDir::new().unwrap();
     disk.cut(fate, &mut Rng::with_seed(seed), folder.path());
-    Disk::holding(folder.path())
+    Disk::from_folder(folder.path())
 }
 
 fn content(disk: &mut Disk, path: &str) -> Vec<u8> {
