@@ -1,4 +1,4 @@
-//! Kafka and RabbitMQ behind the same verbs, for scenarios that are about either.
+//! Kafka and RabbitMQ behind one interface, for scenarios that run on both.
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -17,7 +17,7 @@ pub enum Sink {
 impl Sink {
     pub const ALL: [Self; 3] = [Self::Kafka, Self::KafkaExactlyOnce, Self::RabbitMq];
 
-    /// As the relay calls it.
+    /// The name of the sink in the relay.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kafka | Self::KafkaExactlyOnce => "kafka",
@@ -25,7 +25,7 @@ impl Sink {
         }
     }
 
-    /// As the table calls it.
+    /// The name of the sink in the table.
     pub const fn label(self) -> &'static str {
         match self {
             Self::KafkaExactlyOnce => "kafka_exactly_once",
@@ -44,7 +44,7 @@ pub enum Program {
     RabbitMq(Box<RabbitMq>),
 }
 
-/// Up to where a topic was read; a queue forgets what was taken.
+/// How far a topic has been read. Reading a queue consumes it, so it needs no position.
 #[derive(Debug, Default)]
 pub struct Position(BTreeMap<i32, i64>);
 
@@ -59,7 +59,7 @@ impl Broker {
         Self { sink, program }
     }
 
-    /// The relay's settings for a topic, or exchange and queue, of this name.
+    /// The relay's settings for a topic, or an exchange and a queue, of this name.
     pub fn settings(&self, setup: Setup, name: &str) -> Setup {
         let setup = self.deref().settings(setup, name);
         match self.sink {
@@ -68,7 +68,7 @@ impl Broker {
         }
     }
 
-    /// A proxy in front of it, and the settings that lead there.
+    /// Starts a proxy in front of the broker; also returns the settings that connect the relay to it.
     pub fn behind_proxy(&self, setup: Setup) -> (Setup, Proxy) {
         match &self.program {
             Program::Kafka(kafka) => {
@@ -87,16 +87,16 @@ impl Broker {
         }
     }
 
-    /// The relay finds out sooner that nobody answers. Its own limit is half a minute and more.
-    pub fn impatient(&self, setup: Setup) -> Setup {
+    /// Shortens the timeout for a broker that does not answer. The default is half a minute or more.
+    pub fn with_short_timeouts(&self, setup: Setup) -> Setup {
         match &self.program {
             Program::Kafka(_) => setup.set("RECALL_KAFKA__PROPERTIES__SOCKET_TIMEOUT_MS", "3000"),
             Program::RabbitMq(_) => setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "3s"),
         }
     }
 
-    /// What has arrived since, of conversations called `tag`: with a client that knows nothing of the
-    /// relay, committed records only.
+    /// Reads what has arrived after `position`, of conversations whose names begin with `tag`. The client does not depend
+    /// on the relay and reads only committed records.
     pub fn read(&self, name: &str, tag: &str, position: &mut Position) -> Vec<Arrival> {
         match &self.program {
             Program::Kafka(kafka) => {
@@ -115,7 +115,7 @@ impl Broker {
         }
     }
 
-    /// What is in a transaction that has not ended: it is there, and no subscriber sees it yet.
+    /// Also reads the records of open transactions, which no subscriber sees yet. Does not advance `position`.
     pub fn read_open(&self, name: &str, tag: &str, position: &Position) -> Vec<Arrival> {
         match &self.program {
             Program::Kafka(kafka) => {
@@ -129,7 +129,7 @@ impl Broker {
 
     /// # Panics
     ///
-    /// When it is another broker.
+    /// If this is the other broker.
     pub fn kafka(&self) -> &Kafka {
         match &self.program {
             Program::Kafka(kafka) => kafka,
@@ -139,7 +139,7 @@ impl Broker {
 
     /// # Panics
     ///
-    /// When it is another broker.
+    /// If this is the other broker.
     pub fn rabbitmq(&self) -> &RabbitMq {
         match &self.program {
             Program::RabbitMq(rabbitmq) => rabbitmq,

@@ -134,11 +134,11 @@ fn converse(
                 if ok {
                     Outcome::Ok
                 } else {
-                    Outcome::Not(answer.status)
+                    Outcome::NotOk(answer.status)
                 }
             }
-            Ok(_) | Err(_) => Outcome::None,
+            Ok(_) | Err(_) => Outcome::Unanswered,
         };
-        ledger.note(conversation, number, outcome, took);
+        ledger.append(conversation, number, outcome, took);
     }
 }

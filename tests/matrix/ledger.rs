@@ -1,7 +1,7 @@
-//! What was sent and how it was answered: one line for each callback, appended as the answer comes.
+//! The ledger of callbacks and their answers: one line per callback, appended when its answer arrives.
 //!
-//! A line is `conversation number outcome microseconds at`: `ok`, a status, or `none` where the vendor
-//! got no answer; the time that took; and when it came, on the clock that all processes share.
+//! A line is `conversation number outcome microseconds at`. The outcome is `ok`, a status, or `none` if the vendor got
+//! no answer; `microseconds` is how long the answer took, and `at` when it arrived, on a clock that all processes share.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// What became of a callback.
+/// The outcome of a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Ok,
     /// Another answer, with this status.
-    Not(u16),
-    /// No answer within the vendor's limit, or the connection was lost.
-    None,
+    NotOk(u16),
+    /// No answer within the vendor's timeout, or the connection was lost.
+    Unanswered,
 }
 
 pub struct Writer(Mutex<File>);
@@ -29,11 +29,11 @@ impl Writer {
         Self(Mutex::new(file.expect("the ledger")))
     }
 
-    pub fn note(&self, conversation: u32, number: u32, outcome: Outcome, took: Duration) {
+    pub fn append(&self, conversation: u32, number: u32, outcome: Outcome, took: Duration) {
         let outcome = match outcome {
             Outcome::Ok => "ok".to_owned(),
-            Outcome::Not(status) => status.to_string(),
-            Outcome::None => "none".to_owned(),
+            Outcome::NotOk(status) => status.to_string(),
+            Outcome::Unanswered => "none".to_owned(),
         };
         let (took, at) = (took.as_micros(), now());
         let line = format!("{conversation} {number} {outcome} {took} {at}\n");
@@ -42,18 +42,18 @@ impl Writer {
     }
 }
 
-/// What a ledger says.
+/// The contents of a ledger.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub sent: u64,
     pub ok: u64,
     pub not_ok: u64,
     pub unanswered: u64,
-    /// The longest that an OK took.
+    /// The longest time until an OK.
     pub slowest: Duration,
-    /// Of each conversation, by number from 1: whether it was answered OK. None: not sent.
+    /// For each conversation and number (from 1), whether it was answered OK; `None` if it was not sent.
     pub conversations: Vec<Vec<Option<bool>>>,
-    /// When each OK came.
+    /// The time of each OK; sorted by [`Ledger::read`].
     ok_at: Vec<u64>,
 }
 
@@ -63,14 +63,14 @@ impl Ledger {
         let file = BufReader::new(File::open(path).expect("the ledger"));
         for line in file.lines() {
             let line = line.expect("the ledger");
-            ledger.take(&line).unwrap_or_else(|| panic!("{line:?}"));
+            ledger.add_line(&line).unwrap_or_else(|| panic!("{line:?}"));
         }
         ledger.ok_at.sort_unstable();
         ledger
     }
 
-    /// Takes in a line; none where it is not one.
-    pub fn take(&mut self, line: &str) -> Option<()> {
+    /// Adds a line; returns `None` if it is malformed.
+    pub fn add_line(&mut self, line: &str) -> Option<()> {
         let mut words = line.split(' ');
         let conversation: usize = words.next()?.parse().ok()?;
         let number: usize = words.next()?.parse().ok()?;
@@ -98,7 +98,7 @@ impl Ledger {
         Some(())
     }
 
-    /// How long after `at` the next callback was answered OK.
+    /// The time from `at` until the next OK.
     pub fn next_ok_after(&self, at: u64) -> Option<Duration> {
         let next = self.ok_at.partition_point(|ok| *ok < at);
         let next = self.ok_at.get(next)?;
@@ -106,7 +106,7 @@ impl Ledger {
     }
 }
 
-/// Microseconds on a clock that only goes forward, and that all processes share.
+/// Microseconds on the monotonic clock, which all processes share.
 pub fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
     let now = Duration::from(now);

@@ -1,9 +1,9 @@
-//! The crash matrix: callbacks at a steady rate, something breaks, and every one that was answered OK
-//! is found at the broker, in its conversation's order.
+//! The crash matrix: injects faults under a steady rate of callbacks, and checks that every callback that was answered
+//! OK is at the broker, in the order of its conversation.
 //!
-//! `tests/crash` runs it in its long form and says what it prints; a plain `cargo test` runs the short
-//! form of every scenario; `tests/soak` mixes the faults for as long as one wants. One process sends and writes down the answers (`driver`), this one breaks
-//! things (`stage`, `scenarios`), an independent subscriber reads what has arrived (`broker`), and
+//! `tests/crash` runs the long form and describes its output; `cargo test` runs the short form of every scenario;
+//! `tests/soak` injects random faults for a given time. One process sends callbacks and records the answers (`driver`),
+//! this one injects the faults (`stage`, `scenarios`), an independent subscriber reads the events (`broker`), and
 //! `verdict` compares the two.
 #![allow(
     clippy::unwrap_used,

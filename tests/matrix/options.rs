@@ -1,15 +1,15 @@
-//! How the matrix is run: its form, its load, its seed; by environment, as test programs are.
+//! The options of the matrix (form, load and seed), from environment variables.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// How much of a scenario is played.
+/// How long each scenario runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// All scenarios within a few minutes, with each fault a few times.
+    /// All scenarios take a few minutes, with each fault a few times.
     Short,
-    /// What a figure in a document rests on.
+    /// For the results that the documents quote.
     Long,
 }
 
@@ -17,7 +17,7 @@ pub enum Form {
 pub struct Options {
     pub form: Form,
     pub conversations: u32,
-    /// Callbacks in a second, over all conversations.
+    /// Callbacks per second, over all conversations.
     pub rate: u32,
     pub seed: u64,
 }
@@ -27,7 +27,7 @@ impl Options {
         let form = match variable::<String>("RECALL_TEST_MATRIX").as_deref() {
             None | Some("short") => Form::Short,
             Some("long") => Form::Long,
-            Some(other) => panic!("RECALL_TEST_MATRIX is {other:?}: short or long"),
+            Some(other) => panic!("RECALL_TEST_MATRIX is {other:?}, not short or long"),
         };
         Self {
             form,
@@ -38,7 +38,7 @@ impl Options {
     }
 }
 
-/// Where the table goes.
+/// The folder for the tables.
 pub fn output_folder() -> PathBuf {
     variable("RECALL_TEST_MATRIX_OUTPUT").unwrap_or_else(|| {
         let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -49,5 +49,5 @@ pub fn output_folder() -> PathBuf {
 fn variable<T: FromStr>(name: &str) -> Option<T> {
     let text = env::var_os(name)?.into_string().ok()?;
     let value = text.parse();
-    Some(value.unwrap_or_else(|_| panic!("{name} is {text:?}")))
+    Some(value.unwrap_or_else(|_| panic!("{name} is not valid: {text:?}")))
 }

@@ -1,4 +1,4 @@
-//! Plays the scenarios one after the other, checks what must hold in each, and prints the table.
+//! Runs the scenarios one after the other, checks the bounds of each, and prints the table.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,17 +15,17 @@ use super::stage::Stage;
 use super::table::{self, Row};
 use super::verdict::notices_what_is_wrong;
 
-/// What a relay may use at its peak, whatever happens to it. It is built without optimisation here.
-const MEMORY: u64 = 160 << 20;
+/// The maximum peak memory of a relay, in any scenario. It is built without optimisation here.
+const MAX_MEMORY: u64 = 160 << 20;
 
-/// Plays what the arguments of this test program ask for.
+/// Runs the scenarios that the command line selects.
 pub fn all() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They share brokers, and a machine.
+    // The scenarios share brokers and the machine.
     arguments.test_threads = Some(1);
     let options = Options::read();
     let rows: Arc<Mutex<Vec<Row>>> = Arc::default();
-    let house: Arc<Mutex<House>> = Arc::default();
+    let running: Arc<Mutex<RunningBroker>> = Arc::default();
     let mut trials = vec![Trial::test("oracle::notices_what_is_wrong", || {
         notices_what_is_wrong();
         Ok(())
@@ -33,65 +33,66 @@ pub fn all() -> ExitCode {
     for sink in Sink::ALL {
         for scenario in scenarios() {
             if scenario.sinks.contains(&sink) {
-                let (rows, house) = (Arc::clone(&rows), Arc::clone(&house));
+                let (rows, running) = (Arc::clone(&rows), Arc::clone(&running));
                 let name = format!("{}::{}", sink.label(), scenario.name);
                 trials.push(Trial::test(name, move || {
-                    let mut house = house.lock().unwrap_or_else(PoisonError::into_inner);
-                    let row = play(&scenario, house.broker(sink), sink, options);
-                    let complaints = row.complaints.join("\n");
+                    let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                    let row = run_scenario(&scenario, running.broker(sink), sink, options);
+                    let problems = row.problems.join("\n");
                     rows.lock().unwrap().push(row);
-                    if complaints.is_empty() {
+                    if problems.is_empty() {
                         Ok(())
                     } else {
-                        house.tear_down();
-                        Err(Failed::from(complaints))
+                        // The next scenario gets a new broker.
+                        running.stop();
+                        Err(Failed::from(problems))
                     }
                 }));
             }
         }
     }
-    let lists = arguments.list;
-    if !lists {
+    let list_only = arguments.list;
+    if !list_only {
         println!("seed {} (RECALL_TEST_SEED)", options.seed);
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    house.lock().unwrap().tear_down();
+    running.lock().unwrap().stop();
     let rows = rows.lock().unwrap();
-    if !lists && !rows.is_empty() {
+    if !list_only && !rows.is_empty() {
         println!("{}", table::markdown(&rows));
         table::write(&output_folder(), "matrix", &rows, &options);
     }
     conclusion.exit_code()
 }
 
-/// The broker that runs just now: one at a time, for all scenarios about it.
+/// The broker that runs now, shared by its scenarios: only one runs at a time.
 #[derive(Default)]
-struct House(BTreeMap<Sink, Broker>);
+struct RunningBroker(BTreeMap<Sink, Broker>);
 
-impl House {
+impl RunningBroker {
     fn broker(&mut self, sink: Sink) -> &mut Broker {
-        self.0.retain(|there, _| *there == sink);
+        self.0.retain(|other, _| *other == sink);
         self.0.entry(sink).or_insert_with(|| Broker::start(sink))
     }
 
-    fn tear_down(&mut self) {
+    fn stop(&mut self) {
         self.0.clear();
     }
 }
 
-fn play(scenario: &Scenario, broker: &mut Broker, sink: Sink, options: Options) -> Row {
+fn run_scenario(scenario: &Scenario, broker: &mut Broker, sink: Sink, options: Options) -> Row {
     let began = Instant::now();
-    let played = catch_unwind(AssertUnwindSafe(|| {
+    let result = catch_unwind(AssertUnwindSafe(|| {
         let mut stage = Stage::new(scenario.name, std::slice::from_mut(broker), options);
-        (scenario.play)(&mut stage);
+        (scenario.run)(&mut stage);
         stage.finish()
     }));
-    let mut row = match played {
+    let mut row = match result {
         Ok(mut rows) => rows.remove(0),
         Err(panic) => Row {
             scenario: scenario.name.to_owned(),
             sink: sink.label().to_owned(),
-            complaints: vec![format!("not played to its end: {}", text(&*panic))],
+            problems: vec![format!("aborted: {}", text(&*panic))],
             ..Row::default()
         },
     };
@@ -118,15 +119,18 @@ fn check(row: &mut Row, scenario: &Scenario, sink: Sink) {
     };
     if row.duplicates > duplicates {
         let bound = format!("{} duplicates, more than {duplicates}", row.duplicates);
-        row.complaints.push(bound);
+        row.problems.push(bound);
     }
     let slow = |time: Option<Duration>| time.is_some_and(|time| time > scenario.recovery);
     if slow(row.caught_up) || slow(row.answers_again) {
         let bound = format!("took longer than {:?} to recover", scenario.recovery);
-        row.complaints.push(bound);
+        row.problems.push(bound);
     }
-    if row.peak_memory > MEMORY {
-        let bound = format!("{} bytes of memory, more than {MEMORY}", row.peak_memory);
-        row.complaints.push(bound);
+    if row.peak_memory > MAX_MEMORY {
+        let bound = format!(
+            "{} bytes of memory, more than {MAX_MEMORY}",
+            row.peak_memory
+        );
+        row.problems.push(bound);
     }
 }

@@ -1,6 +1,7 @@
-//! The scenarios: what breaks, and what each of them may cost.
+//! The scenarios: which fault each injects, and what it may cost.
 //!
-//! In each: nothing answered OK is missing, and order holds; the numbers here bound the rest.
+//! In every scenario, nothing that was answered OK may be missing or out of order; each bounds its duplicates and its
+//! recovery.
 
 mod broker;
 mod deletion;
@@ -17,18 +18,18 @@ use super::stage::Stage;
 pub struct Scenario {
     pub name: &'static str,
     pub sinks: &'static [Sink],
-    /// How many copies one fault may cause; none where events are published exactly once.
+    /// The maximum number of duplicates per fault. A sink that publishes exactly once may cause none.
     pub duplicates: u64,
-    /// How long after a fault's end callbacks are answered OK again and the sink has caught up.
+    /// The maximum time from the end of a fault until callbacks are answered OK and the sink has caught up.
     pub recovery: Duration,
-    /// Plays it: with load from the beginning to the end.
-    pub play: fn(&mut Stage<'_>),
+    /// Starts the relay and the load, and injects the faults.
+    pub run: fn(&mut Stage<'_>),
 }
 
 const EVERY: &[Sink] = &Sink::ALL;
 const KAFKA: &[Sink] = &[Sink::Kafka, Sink::KafkaExactlyOnce];
 
-/// All of them, in the order of the table.
+/// All scenarios, in the order of the table.
 pub fn all() -> Vec<Scenario> {
     relay::ALL
         .into_iter()

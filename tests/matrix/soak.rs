@@ -1,7 +1,7 @@
-//! The soak: load and random faults for a chosen time, on one relay that serves the brokers at once.
+//! The soak: load and random faults for a given time, on one relay that publishes to all brokers.
 //!
-//! It goes in rounds of a few faults. A round has conversations of its own, and ends with everything
-//! forwarded, read and judged; then what was read is forgotten, so that memory is bounded by a round.
+//! It runs in rounds of a few faults. Each round has its own conversations. At its end, all events are forwarded, read,
+//! compared with the ledger and dropped, so that memory is bounded by one round.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use super::rig::Way;
 use super::stage::Stage;
 use super::table::{self, Row};
 
-/// Faults of a round.
+/// Faults per round.
 const FAULTS: usize = 5;
 
-/// Copies that one fault may cause, on one sink.
+/// The maximum number of duplicates per fault, on one sink.
 const DUPLICATES: u64 = 2000;
 
 const fn duplicates(sink: Sink) -> u64 {
@@ -25,11 +25,11 @@ const fn duplicates(sink: Sink) -> u64 {
     }
 }
 
-/// What can happen: more often what is quickly over.
+/// The faults and their frequencies: short ones are more frequent.
 const FAULTS_BY_WEIGHT: [(Fault, u32); 7] = [
     (Fault::KillRelay, 6),
     (Fault::StopRelay, 3),
-    (Fault::Lose, 2),
+    (Fault::Partition, 2),
     (Fault::Slow, 2),
     (Fault::Freeze, 2),
     (Fault::KillBroker, 1),
@@ -40,8 +40,8 @@ const FAULTS_BY_WEIGHT: [(Fault, u32); 7] = [
 enum Fault {
     KillRelay,
     StopRelay,
-    /// A broker cannot be reached, and nobody is told.
-    Lose,
+    /// The bytes to and from a broker are lost, and its connections stay open.
+    Partition,
     Slow,
     Freeze,
     KillBroker,
@@ -51,13 +51,13 @@ enum Fault {
 /// `soak DURATION [kafka|kafka_exactly_once|rabbitmq|both]`
 pub fn run(arguments: &[String]) -> ExitCode {
     let time = arguments.first().expect("soak DURATION [SINKS]");
-    let time = humantime::parse_duration(time).expect("a duration, like 30m");
+    let time = humantime::parse_duration(time).expect("a duration such as 30m");
     let sinks = match arguments.get(1).map_or("both", String::as_str) {
         "kafka" => vec![Sink::Kafka],
         "kafka_exactly_once" => vec![Sink::KafkaExactlyOnce],
         "rabbitmq" => vec![Sink::RabbitMq],
         "both" => vec![Sink::Kafka, Sink::RabbitMq],
-        other => panic!("{other:?}: kafka, kafka_exactly_once, rabbitmq or both"),
+        other => panic!("{other:?} is not kafka, kafka_exactly_once, rabbitmq or both"),
     };
     let options = Options::read();
     println!("seed {} (RECALL_TEST_SEED)", options.seed);
@@ -66,11 +66,11 @@ pub fn run(arguments: &[String]) -> ExitCode {
     println!("{}", table::markdown(&rows));
     table::write(&output_folder(), "soak", &rows, &options);
     for row in &rows {
-        for complaint in &row.complaints {
-            println!("{}: {complaint}", row.sink);
+        for problem in &row.problems {
+            println!("{}: {problem}", row.sink);
         }
     }
-    let failed = rows.iter().any(|row| !row.complaints.is_empty());
+    let failed = rows.iter().any(|row| !row.problems.is_empty());
     ExitCode::from(u8::from(failed))
 }
 
@@ -79,18 +79,18 @@ fn soak(brokers: &mut [Broker], options: Options, time: Duration) -> Vec<Row> {
     let bounds: Vec<u64> = brokers.iter().map(|it| duplicates(it.sink)).collect();
     let mut stage = Stage::new("soak", brokers, options);
     stage.set("RECALL_SPOOL__RETENTION", "10s");
-    stage.make_impatient();
-    stage.put_proxies();
+    stage.use_short_timeouts();
+    stage.add_proxies();
     stage.start_relay();
-    let (began, mut told) = (Instant::now(), Instant::now());
+    let (began, mut printed) = (Instant::now(), Instant::now());
     let mut total: Vec<Row> = Vec::new();
     loop {
         stage.start_load();
         stage.catch_up();
         for _ in 0..FAULTS {
-            let of = stage.rng.usize(0..count);
-            let fault = any_fault(&mut stage);
-            happen(&mut stage, fault, of);
+            let broker = stage.rng.usize(0..count);
+            let fault = pick_fault(&mut stage);
+            inject(&mut stage, fault, broker);
         }
         let rows = stage.drain();
         if total.is_empty() {
@@ -100,16 +100,16 @@ fn soak(brokers: &mut [Broker], options: Options, time: Duration) -> Vec<Row> {
                 sum.add(row);
             }
         }
-        if told.elapsed() > Duration::from_secs(60) {
+        if printed.elapsed() > Duration::from_secs(60) {
             println!(
                 "after {} s\n{}",
                 began.elapsed().as_secs(),
                 table::markdown(&total)
             );
-            told = Instant::now();
+            printed = Instant::now();
         }
-        let wrong = total.iter().any(|row| !row.complaints.is_empty());
-        if wrong || began.elapsed() >= time {
+        let failed = total.iter().any(|row| !row.problems.is_empty());
+        if failed || began.elapsed() >= time {
             break;
         }
     }
@@ -117,14 +117,14 @@ fn soak(brokers: &mut [Broker], options: Options, time: Duration) -> Vec<Row> {
     for (row, bound) in total.iter_mut().zip(bounds) {
         let bound = bound * row.faults as u64;
         if row.duplicates > bound {
-            let complaint = format!("{} duplicates, more than {bound}", row.duplicates);
-            row.complaints.push(complaint);
+            let problem = format!("{} duplicates, more than {bound}", row.duplicates);
+            row.problems.push(problem);
         }
     }
     total
 }
 
-fn any_fault(stage: &mut Stage<'_>) -> Fault {
+fn pick_fault(stage: &mut Stage<'_>) -> Fault {
     let all = FAULTS_BY_WEIGHT.iter().map(|(_, weight)| weight).sum();
     let mut draw = stage.rng.u32(0..all);
     for (fault, weight) in FAULTS_BY_WEIGHT {
@@ -136,10 +136,10 @@ fn any_fault(stage: &mut Stage<'_>) -> Fault {
     Fault::KillRelay
 }
 
-/// Breaks something, mends it after a while, and waits until that is overcome.
-fn happen(stage: &mut Stage<'_>, fault: Fault, of: usize) {
-    let a_while = Duration::from_secs(6);
-    stage.play_on_until(Duration::from_secs(2));
+/// Injects a fault, ends it, and usually waits for the recovery.
+fn inject(stage: &mut Stage<'_>, fault: Fault, broker: usize) {
+    let at_most = Duration::from_secs(6);
+    stage.run_up_to(Duration::from_secs(2));
     match fault {
         Fault::KillRelay => {
             stage.kill_relay();
@@ -149,37 +149,37 @@ fn happen(stage: &mut Stage<'_>, fault: Fault, of: usize) {
             stage.stop_relay();
             stage.restart_relay();
         }
-        Fault::Lose | Fault::Slow => {
+        Fault::Partition | Fault::Slow => {
             let slow = Way::Slow {
                 latency: Duration::from_millis(50),
                 bytes_per_second: 64 << 10,
             };
-            let lose = matches!(fault, Fault::Lose);
-            stage.network_of(of, if lose { Way::Lost } else { slow });
-            stage.play_on_until(a_while);
-            stage.network_of(of, Way::Open);
-            stage.mended();
+            let lost = matches!(fault, Fault::Partition);
+            stage.network_of(broker, if lost { Way::Lost } else { slow });
+            stage.run_up_to(at_most);
+            stage.network_of(broker, Way::Open);
+            stage.fault_ended();
         }
         Fault::Freeze => {
-            stage.brokers()[of].freeze();
-            stage.play_on_until(a_while);
-            stage.brokers()[of].thaw();
-            stage.mended();
+            stage.brokers()[broker].freeze();
+            stage.run_up_to(at_most);
+            stage.brokers()[broker].thaw();
+            stage.fault_ended();
         }
         Fault::KillBroker => {
-            stage.brokers()[of].kill();
-            stage.play_on_until(a_while);
-            stage.brokers()[of].resume();
-            stage.mended();
+            stage.brokers()[broker].kill();
+            stage.run_up_to(at_most);
+            stage.brokers()[broker].resume();
+            stage.fault_ended();
         }
         Fault::StopBroker => {
-            stage.brokers()[of].stop();
-            stage.play_on_until(a_while);
-            stage.brokers()[of].resume();
-            stage.mended();
+            stage.brokers()[broker].stop();
+            stage.run_up_to(at_most);
+            stage.brokers()[broker].resume();
+            stage.fault_ended();
         }
     }
-    // Sometimes the next fault comes before this one is overcome.
+    // In one of four cases, the next fault comes before the recovery from this one.
     if stage.rng.u32(0..4) > 0 {
         stage.catch_up();
     }

@@ -1,4 +1,4 @@
-//! Where a scenario is played: a relay, its brokers, the driver, and the verbs that break them.
+//! The environment of a scenario: a relay, its brokers and the driver, with methods that inject faults.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,21 +14,21 @@ use super::ledger::{Ledger, now};
 use super::options::{Form, Options};
 use super::rig::{Faults, Proxy, Relay, Setup, Way, free_port};
 use super::table::Row;
-use super::verdict::{Arrival, judge};
+use super::verdict::{Arrival, compare};
 
-/// How long everything may take to reach the brokers once nothing is broken any more.
-const DRAIN: Duration = Duration::from_secs(90);
+/// The timeout for all events to reach the brokers after a fault has ended.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long a full or failing disk may take to show, and to be forgotten.
-const READY: Duration = Duration::from_secs(60);
+/// The timeout for callbacks to be refused after a fault of the disk begins, and accepted after it ends.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a queue may hide what its broker has confirmed, while we read.
-const LATE: Duration = Duration::from_secs(20);
+/// The timeout for confirmed events to become visible to the subscriber.
+const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub struct Stage<'a> {
     pub options: Options,
     pub rng: fastrand::Rng,
-    /// Of the scenario; its topic, exchange and queue are called so.
+    /// The name of the scenario, and of its topic or exchange and queue.
     pub name: String,
     pub setup: Setup,
     brokers: &'a mut [Broker],
@@ -38,22 +38,22 @@ pub struct Stage<'a> {
     driver: Option<Driver>,
     folder: TempDir,
     rounds: u32,
-    mended: Vec<Mended>,
+    recoveries: Vec<Recovery>,
     peak_memory: u64,
-    complaints: Vec<String>,
+    problems: Vec<String>,
 }
 
 /// What was read from one broker.
 #[derive(Default)]
 struct Seen {
     arrivals: Vec<Arrival>,
-    /// At the broker in a transaction that had not ended when what was there went: not the relay's loss.
-    gone: Vec<Arrival>,
+    /// Deleted at the broker together with their open transaction, so not lost by the relay.
+    deleted: Vec<Arrival>,
     position: Position,
 }
 
-/// The end of a fault.
-struct Mended {
+/// The recovery from a fault, which ended at `at`.
+struct Recovery {
     at: u64,
     caught_up: Option<Duration>,
 }
@@ -77,13 +77,13 @@ impl<'a> Stage<'a> {
             driver: None,
             folder: TempDir::new().unwrap(),
             rounds: 1,
-            mended: Vec::new(),
+            recoveries: Vec::new(),
             peak_memory: 0,
-            complaints: Vec::new(),
+            problems: Vec::new(),
         }
     }
 
-    /// The one broker of the scenario.
+    /// The only broker of a scenario, or the first one of the soak.
     pub fn broker(&mut self) -> &mut Broker {
         &mut self.brokers[0]
     }
@@ -97,7 +97,7 @@ impl<'a> Stage<'a> {
     }
 
     pub fn relay(&self) -> &Relay {
-        self.relay.as_ref().expect("a relay that runs")
+        self.relay.as_ref().expect("a running relay")
     }
 
     pub const fn pick<T>(&self, short: T, long: T) -> T
@@ -110,13 +110,13 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// One more setting of the relays that are started from now on.
+    /// Sets a variable for the relays that are started from now on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.setup = self.setup.with(name, value);
     }
 
-    /// Relays that are started from now on reach their brokers through proxies.
-    pub fn put_proxies(&mut self) {
+    /// Puts proxies between the brokers and the relays that are started from now on.
+    pub fn add_proxies(&mut self) {
         for broker in &*self.brokers {
             let (setup, proxy) = broker.behind_proxy(self.setup.clone());
             self.setup = setup;
@@ -124,23 +124,23 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Relays that are started from now on have a disk that can fail.
-    pub fn put_faults(&mut self) -> Faults {
+    /// Enables disk faults for the relays that are started from now on.
+    pub fn add_disk_faults(&mut self) -> Faults {
         let faults = Faults::new();
         self.setup = self.setup.with_faults(&faults);
         faults
     }
 
-    /// Waits until callbacks are refused, under load.
-    pub fn play_on_until_refused(&mut self) {
+    /// Waits under load until callbacks are refused.
+    pub fn run_until_refused(&mut self) {
         self.wait_under_load("/readyz to be 503", |relay| {
             relay.admin("/readyz").status == 503
         });
     }
 
-    /// Waits until a callback of the load is accepted, which means that its event was written: the
-    /// driver never sends the same recall twice, and a repeated one has another outcome.
-    pub fn play_on_until_accepted(&mut self) {
+    /// Waits under load until a callback is accepted, which means that its event was written: the driver never sends the
+    /// same recall twice, and a repeated recall would have another outcome.
+    pub fn run_until_accepted(&mut self) {
         let before = self.relay().outcome_count("accepted");
         self.wait_under_load("callbacks to be accepted", |relay| {
             relay.admin("/readyz").status == 200 && relay.outcome_count("accepted") > before
@@ -148,87 +148,87 @@ impl<'a> Stage<'a> {
     }
 
     fn wait_under_load(&mut self, what: &str, condition: impl Fn(&Relay) -> bool) {
-        let until = Instant::now() + READY;
+        let until = Instant::now() + READY_TIMEOUT;
         while !condition(self.relay()) {
             if Instant::now() > until {
                 let readiness = self.relay().readiness();
-                let complaint =
-                    format!("timed out after {READY:?} waiting for {what}: {readiness}");
-                return self.complain(complaint);
+                let problem =
+                    format!("timed out after {READY_TIMEOUT:?} waiting for {what}: {readiness}");
+                return self.report_problem(problem);
             }
-            self.play_on(Duration::from_millis(20));
+            self.run_for(Duration::from_millis(20));
         }
     }
 
-    /// Waits until the relay has ended by itself, which it has to do with 1.
-    pub fn relay_ends(&mut self) {
-        let mut relay = self.relay.take().expect("a relay");
+    /// Waits until the relay exits by itself; its exit code must be 1.
+    pub fn wait_for_exit(&mut self) {
+        let mut relay = self.relay.take().expect("a running relay");
         let code = relay.wait().code();
         if code != Some(1) {
-            self.complain(format!("the relay ended with {code:?}:\n{}", relay.log()));
+            self.report_problem(format!("the relay exited with {code:?}:\n{}", relay.log()));
         }
     }
 
-    /// What becomes of bytes in the first broker's proxy.
+    /// Sets what the proxy of the first broker does with bytes.
     pub fn network(&self, way: Way) {
         self.network_of(0, way);
     }
 
-    /// What becomes of bytes in a broker's proxy.
+    /// Sets what the proxy of a broker does with bytes.
     pub fn network_of(&self, broker: usize, way: Way) {
         self.proxies[broker].set(way);
     }
 
-    /// The relay finds out sooner that a broker does not answer, where the scenario is to be short.
-    pub fn impatient(&mut self) {
+    /// In the short form, shortens the relay's timeouts for a broker that does not answer.
+    pub fn use_short_timeouts_in_short_form(&mut self) {
         if self.options.form == Form::Short {
-            self.make_impatient();
+            self.use_short_timeouts();
         }
     }
 
-    /// The relay finds out sooner that a broker does not answer.
-    pub fn make_impatient(&mut self) {
+    /// Shortens the relay's timeouts for a broker that does not answer.
+    pub fn use_short_timeouts(&mut self) {
         for broker in &*self.brokers {
-            self.setup = broker.impatient(self.setup.clone());
+            self.setup = broker.with_short_timeouts(self.setup.clone());
         }
     }
 
     pub fn start_relay(&mut self) {
-        assert!(self.relay.is_none(), "a relay runs already");
+        assert!(self.relay.is_none(), "a relay is running already");
         self.relay = Some(self.setup.start());
     }
 
-    /// As after a crash: the time to recover counts from here.
+    /// Starts the relay again; the time to recover counts from here.
     pub fn restart_relay(&mut self) {
-        self.mended();
+        self.fault_ended();
         self.start_relay();
     }
 
     /// `kill -9`.
     pub fn kill_relay(&mut self) {
-        self.look_at_memory();
-        let mut relay = self.relay.take().expect("a relay");
-        assert!(relay.runs(), "the relay ended by itself:\n{}", relay.log());
+        self.sample_memory();
+        let mut relay = self.relay.take().expect("a running relay");
+        assert!(relay.runs(), "the relay exited by itself:\n{}", relay.log());
         relay.kill();
     }
 
-    /// Starts a relay and kills it at a random moment of its start, or soon after.
+    /// Starts a relay and kills it at a random moment within `at_most`.
     pub fn start_and_kill_relay(&mut self, at_most: Duration) {
         let mut relay = self.setup.launch();
-        self.play_on_until(at_most);
-        assert!(relay.runs(), "the relay ended by itself:\n{}", relay.log());
+        self.run_up_to(at_most);
+        assert!(relay.runs(), "the relay exited by itself:\n{}", relay.log());
         relay.kill();
     }
 
-    /// SIGTERM; it has to end cleanly.
+    /// Stops the relay by SIGTERM; it must exit cleanly.
     pub fn stop_relay(&mut self) {
-        self.look_at_memory();
-        self.relay.take().expect("a relay").stop();
+        self.sample_memory();
+        self.relay.take().expect("a running relay").stop();
     }
 
-    /// Stops its clock, and waits until what it had sent has reached the broker.
+    /// Freezes the relay (SIGSTOP), and waits until what it has sent reaches the broker.
     pub fn freeze_relay(&mut self) {
-        self.look_at_memory();
+        self.sample_memory();
         self.relay().signal(Signal::SIGSTOP);
         thread::park_timeout(Duration::from_millis(400));
     }
@@ -237,7 +237,7 @@ impl<'a> Stage<'a> {
         self.relay().signal(Signal::SIGCONT);
     }
 
-    /// Starts relay and load, and waits until events go through.
+    /// Starts the relay and the load, and waits until events are confirmed.
     pub fn begin(&mut self) {
         self.start_relay();
         self.start_load();
@@ -248,7 +248,7 @@ impl<'a> Stage<'a> {
         let to = self.relay().callbacks;
         let driver = Driver::start(to, &self.tag(), &self.options, &self.ledger());
         self.driver = Some(driver);
-        self.play_on(Duration::from_millis(300));
+        self.run_for(Duration::from_millis(300));
     }
 
     pub fn end_load(&mut self) {
@@ -257,11 +257,11 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Lets time pass under load.
-    pub fn play_on(&mut self, time: Duration) {
+    /// Waits while the load runs, if there is any.
+    pub fn run_for(&mut self, time: Duration) {
         let until = Instant::now() + time;
         loop {
-            self.look_at_memory();
+            self.sample_memory();
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -269,85 +269,86 @@ impl<'a> Stage<'a> {
             thread::park_timeout(left.min(Duration::from_millis(200)));
         }
         if let Some(driver) = &mut self.driver {
-            assert!(driver.runs(), "the driver has ended");
+            assert!(driver.runs(), "the driver has exited");
         }
     }
 
-    /// A random time.
-    pub fn play_on_until(&mut self, at_most: Duration) {
+    /// Waits for a random time of at most `at_most`.
+    pub fn run_up_to(&mut self, at_most: Duration) {
         let millis = u64::try_from(at_most.as_millis()).unwrap();
         let millis = self.rng.u64(0..=millis);
-        self.play_on(Duration::from_millis(millis));
+        self.run_for(Duration::from_millis(millis));
     }
 
-    /// Nothing is broken from here on: recovering is what follows.
-    pub fn mended(&mut self) {
-        self.mended.push(Mended {
+    /// Marks the end of a fault; the time to recover counts from here.
+    pub fn fault_ended(&mut self) {
+        self.recoveries.push(Recovery {
             at: now(),
             caught_up: None,
         });
     }
 
-    /// Sees that the fault bites: the first sink falls behind.
-    pub fn expect_behind(&mut self) {
+    /// Checks that the fault has an effect: the first sink lags.
+    pub fn expect_lag(&mut self) {
         let sink = self.sink().name();
         let lag = self.relay().readiness()["sinks"][sink]["lag"].as_u64();
         if lag.is_none_or(|lag| lag < u64::from(self.options.rate / 2)) {
-            self.complain(format!("events go through nevertheless: lag {lag:?}"));
+            self.report_problem(format!("the fault has no effect: lag {lag:?}"));
         }
     }
 
-    /// Waits until every sink is up and no more than a quarter of a second's callbacks behind, and, under
-    /// load, until callbacks are accepted: a relay that refuses them all is never behind.
+    /// Waits until every sink is up and lags by at most a quarter of a second's callbacks. Under load, also waits until
+    /// callbacks are accepted: a relay that refuses them all does not lag.
     pub fn catch_up(&mut self) {
-        let behind = u64::from(self.options.rate / 4);
-        self.wait_for_lag(behind);
+        self.wait_for_lag(u64::from(self.options.rate / 4));
         if self.driver.is_some() {
-            self.play_on_until_accepted();
+            self.run_until_accepted();
         }
     }
 
-    /// Waits until everything is confirmed; without load.
+    /// Waits until all events are confirmed; for use without load.
     pub fn wait_until_empty(&mut self) {
         self.wait_for_lag(0);
     }
 
     fn wait_for_lag(&mut self, at_most: u64) {
-        let until = Instant::now() + DRAIN;
+        let until = Instant::now() + DRAIN_TIMEOUT;
         let sinks: Vec<&str> = self.brokers.iter().map(|b| b.sink.name()).collect();
         loop {
             let readiness = self.relay().readiness();
-            let there = sinks.iter().all(|sink| {
+            let reached = sinks.iter().all(|sink| {
                 let sink = &readiness["sinks"][sink];
                 sink["state"] == "up" && sink["lag"].as_u64().is_some_and(|lag| lag <= at_most)
             });
-            if there {
+            if reached {
                 break;
             }
             if Instant::now() > until {
-                self.complain(format!("not caught up after {DRAIN:?}: {readiness}"));
+                self.report_problem(format!(
+                    "not caught up after {DRAIN_TIMEOUT:?}: {readiness}"
+                ));
                 return;
             }
-            self.play_on(Duration::from_millis(20));
+            self.run_for(Duration::from_millis(20));
         }
-        if let Some(last) = self.mended.last_mut()
+        if let Some(last) = self.recoveries.last_mut()
             && last.caught_up.is_none()
         {
             last.caught_up = Some(Duration::from_micros(now() - last.at));
         }
     }
 
-    pub fn complain(&mut self, complaint: String) {
-        self.complaints.push(complaint);
+    pub fn report_problem(&mut self, problem: String) {
+        self.problems.push(problem);
     }
 
-    /// Reads what has arrived so far, and what is on its way within the broker: all of it is about to go for good.
-    pub fn read_before_it_goes(&mut self) {
+    /// Reads what has arrived so far, also in open transactions, because the caller is about to delete it.
+    pub fn read_before_deletion(&mut self) {
         self.read_now();
         let tag = self.tag();
         for (broker, seen) in self.brokers.iter().zip(&mut self.seen) {
-            let gone = broker.read_open(&self.name, &tag, &seen.position);
-            seen.gone.extend(gone);
+            let deleted = broker.read_open(&self.name, &tag, &seen.position);
+            seen.deleted.extend(deleted);
         }
     }
 
@@ -360,73 +361,76 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// The topic is a new one: its offsets begin again.
+    /// Starts reading at offset 0 again, because the topic is a new one.
     pub fn read_from_the_beginning(&mut self) {
         for seen in &mut self.seen {
             seen.position = Position::default();
         }
     }
 
-    /// Ends the load, waits until everything has been forwarded, reads and judges. What follows is a new
-    /// round: other conversations.
+    /// Ends the load, waits until all events are confirmed, reads them, and compares them with the ledger. The next
+    /// round has new conversations.
     pub fn drain(&mut self) -> Vec<Row> {
         self.end_load();
         self.wait_for_lag(0);
-        self.look_at_memory();
+        self.sample_memory();
         let ledger = Ledger::read(&self.ledger());
         if ledger.ok == 0 {
-            self.complain("no callback was answered OK".to_owned());
+            self.report_problem("no callback was answered OK".to_owned());
         }
-        let until = Instant::now() + LATE;
+        let until = Instant::now() + VISIBILITY_TIMEOUT;
         let mut verdicts;
         loop {
             self.read_now();
             verdicts = Vec::new();
             for seen in &self.seen {
-                verdicts.push(judge(&ledger, &seen.arrivals, &seen.gone));
+                verdicts.push(compare(&ledger, &seen.arrivals, &seen.deleted));
             }
-            let whole = verdicts.iter().all(|verdict| verdict.missing.is_empty());
-            if whole || Instant::now() > until {
+            let complete = verdicts.iter().all(|verdict| verdict.missing.is_empty());
+            if complete || Instant::now() > until {
                 break;
             }
-            self.play_on(Duration::from_millis(500));
+            self.run_for(Duration::from_millis(500));
         }
-        let answers_again = self.mended.iter();
-        let answers_again = answers_again.filter_map(|mended| ledger.next_ok_after(mended.at));
+        let answers_again = self.recoveries.iter();
+        let answers_again = answers_again.filter_map(|recovery| ledger.next_ok_after(recovery.at));
         let answers_again = answers_again.max();
-        let caught_up = self.mended.iter().filter_map(|mended| mended.caught_up);
+        let caught_up = self
+            .recoveries
+            .iter()
+            .filter_map(|recovery| recovery.caught_up);
         let caught_up = caught_up.max();
         let rows = self.brokers.iter().zip(verdicts).map(|(broker, verdict)| {
             let mut row = Row::new(&self.name, broker.sink.label(), &ledger, &verdict);
-            row.faults = self.mended.len();
+            row.faults = self.recoveries.len();
             row.answers_again = answers_again;
             row.caught_up = caught_up;
             row.peak_memory = self.peak_memory;
-            row.complaints.extend(self.complaints.iter().cloned());
+            row.problems.extend(self.problems.iter().cloned());
             row
         });
         let rows = rows.collect();
         fs::remove_file(self.ledger()).unwrap();
         self.rounds += 1;
-        self.mended.clear();
-        self.complaints.clear();
+        self.recoveries.clear();
+        self.problems.clear();
         for seen in &mut self.seen {
             seen.arrivals.clear();
-            seen.gone.clear();
+            seen.deleted.clear();
         }
         rows
     }
 
-    /// Drains, and stops the relay, which has to end cleanly.
+    /// Drains, then stops the relay, which must exit cleanly.
     pub fn finish(&mut self) -> Vec<Row> {
         let rows = self.drain();
         self.stop_relay();
         rows
     }
 
-    fn look_at_memory(&mut self) {
+    fn sample_memory(&mut self) {
         if let Some(relay) = &mut self.relay {
-            assert!(relay.runs(), "the relay ended by itself:\n{}", relay.log());
+            assert!(relay.runs(), "the relay exited by itself:\n{}", relay.log());
             self.peak_memory = self.peak_memory.max(relay.memory().1);
         }
     }

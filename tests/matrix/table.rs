@@ -1,4 +1,4 @@
-//! What the matrix prints, and writes down as Markdown and as JSON.
+//! The table of results, which is printed and written as Markdown and JSON.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,10 +11,10 @@ use super::ledger::Ledger;
 use super::options::Options;
 use super::verdict::Verdict;
 
-/// How many of what is wrong are named.
-const NAMED: usize = 8;
+/// The maximum number of events that a problem lists, and of problems that a row lists.
+const MAX_LISTED: usize = 8;
 
-/// A scenario on one sink.
+/// The results of a scenario on one sink.
 #[derive(Debug, Default)]
 pub struct Row {
     pub scenario: String,
@@ -28,13 +28,13 @@ pub struct Row {
     pub unanswered: u64,
     pub slowest: Duration,
     pub faults: usize,
-    /// From a fault's end to the next OK, at most.
+    /// The longest time from the end of a fault to the next OK.
     pub answers_again: Option<Duration>,
-    /// From a fault's end until the sink has caught up, at most.
+    /// The longest time from the end of a fault until the sink has caught up.
     pub caught_up: Option<Duration>,
     pub peak_memory: u64,
-    /// What must not be. None: it held.
-    pub complaints: Vec<String>,
+    /// Violations of a promise or a bound; empty if the scenario passed.
+    pub problems: Vec<String>,
 }
 
 const HEAD: [&str; 14] = [
@@ -69,21 +69,21 @@ impl Row {
             slowest: ledger.slowest,
             ..Self::default()
         };
-        row.complain_of("missing", &verdict.missing);
-        row.complain_of("out of order", &verdict.disordered);
-        row.complain_of("strange", &verdict.strange);
+        row.list_problem("missing", &verdict.missing);
+        row.list_problem("out of order", &verdict.disordered);
+        row.list_problem("unexpected", &verdict.unexpected);
         row
     }
 
-    fn complain_of(&mut self, what: &str, which: &[String]) {
+    fn list_problem(&mut self, what: &str, which: &[String]) {
         if !which.is_empty() {
-            let first = &which[..which.len().min(NAMED)];
-            let complaint = format!("{} {what}: {} ...", which.len(), first.join(", "));
-            self.complaints.push(complaint);
+            let first = &which[..which.len().min(MAX_LISTED)];
+            let problem = format!("{} {what}: {} ...", which.len(), first.join(", "));
+            self.problems.push(problem);
         }
     }
 
-    /// One row for several rounds of the same.
+    /// Adds the results of another round of the same scenario.
     pub fn add(&mut self, other: Self) {
         self.sent += other.sent;
         self.ok += other.ok;
@@ -97,10 +97,9 @@ impl Row {
         self.answers_again = self.answers_again.max(other.answers_again);
         self.caught_up = self.caught_up.max(other.caught_up);
         self.peak_memory = self.peak_memory.max(other.peak_memory);
-        // What was wrong in the first rounds is what one wants to know.
-        let rest = NAMED.saturating_sub(self.complaints.len());
-        self.complaints
-            .extend(other.complaints.into_iter().take(rest));
+        // Keep the problems of the first rounds: later ones may be consequences.
+        let rest = MAX_LISTED.saturating_sub(self.problems.len());
+        self.problems.extend(other.problems.into_iter().take(rest));
     }
 
     fn cells(&self) -> [String; 14] {
@@ -138,12 +137,12 @@ impl Row {
             "longest_ok_seconds": self.slowest.as_secs_f64(),
             "ok_again_seconds": seconds(self.answers_again),
             "caught_up_seconds": seconds(self.caught_up),
-            "peak_memory_bytes": self.peak_memory, "complaints": self.complaints,
+            "peak_memory_bytes": self.peak_memory, "complaints": self.problems,
         })
     }
 }
 
-/// As Markdown, in columns.
+/// A Markdown table with aligned columns.
 pub fn markdown(rows: &[Row]) -> String {
     let mut lines: Vec<[String; 14]> = vec![HEAD.map(str::to_owned)];
     lines.extend(rows.iter().map(Row::cells));

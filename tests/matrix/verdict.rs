@@ -1,4 +1,4 @@
-//! The oracle: what was answered against what has arrived.
+//! The oracle: compares what was answered OK with what has arrived.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::ledger::Ledger;
 
-/// An event as a subscriber saw it.
+/// An event that a subscriber received.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
     pub conversation: usize,
@@ -16,7 +16,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// What an event tells of, if it is of a conversation called `tag` and a number.
+    /// Parses an event; `None` if its conversation is not called `tag` with a number.
     pub fn of(event: &[u8], tag: &str) -> Option<Self> {
         let event: Value = serde_json::from_slice(event).ok()?;
         let conversation = event["subject"].as_str()?.strip_prefix(tag)?;
@@ -29,22 +29,22 @@ impl Arrival {
     }
 }
 
-/// What one sink's subscriber makes of a ledger.
+/// The differences between a ledger and what one sink's subscriber received.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Answered OK, and not there: `conversation/number`.
+    /// Answered OK but not received, as `conversation/number`.
     pub missing: Vec<String>,
-    /// Copies beyond the first of an event.
+    /// Copies of events, not counting the first of each.
     pub duplicates: u64,
-    /// First copies that came after a later number of their conversation.
+    /// First copies that arrived after a later number of their conversation.
     pub disordered: Vec<String>,
-    /// What else must never be: copies with different ids, and events that nobody sent.
-    pub strange: Vec<String>,
+    /// Copies with different ids, and events that were never sent.
+    pub unexpected: Vec<String>,
 }
 
-/// Compares. The arrivals are in the order in which a subscriber sees those of one conversation; what is `gone`
-/// need not be among them.
-pub fn judge(ledger: &Ledger, arrivals: &[Arrival], gone: &[Arrival]) -> Verdict {
+/// Compares the ledger with the arrivals, which must be in the order in which a subscriber received those of each
+/// conversation. Events in `deleted` do not count as missing.
+pub fn compare(ledger: &Ledger, arrivals: &[Arrival], deleted: &[Arrival]) -> Verdict {
     let mut verdict = Verdict::default();
     let mut ids: HashMap<(usize, usize), Uuid> = HashMap::with_capacity(arrivals.len());
     let mut newest: HashMap<usize, usize> = HashMap::new();
@@ -54,7 +54,7 @@ pub fn judge(ledger: &Ledger, arrivals: &[Arrival], gone: &[Arrival]) -> Verdict
         if let Some(known) = ids.get(&(conversation, number)) {
             verdict.duplicates += 1;
             if *known != arrival.id {
-                verdict.strange.push(format!("{name} came with two ids"));
+                verdict.unexpected.push(format!("{name} came with two ids"));
             }
             continue;
         }
@@ -66,15 +66,15 @@ pub fn judge(ledger: &Ledger, arrivals: &[Arrival], gone: &[Arrival]) -> Verdict
         *newest = number.max(*newest);
         let sent = ledger.conversations.get(conversation);
         if sent.is_none_or(|numbers| numbers.get(number).copied().flatten().is_none()) {
-            verdict.strange.push(format!("{name} was never sent"));
+            verdict.unexpected.push(format!("{name} was never sent"));
         }
     }
-    let gone = gone.iter().map(|it| (it.conversation, it.number));
-    let gone: HashSet<(usize, usize)> = gone.collect();
+    let deleted = deleted.iter().map(|it| (it.conversation, it.number));
+    let deleted: HashSet<(usize, usize)> = deleted.collect();
     for (conversation, numbers) in ledger.conversations.iter().enumerate() {
         for (number, answered) in numbers.iter().enumerate() {
             let place = (conversation, number);
-            if *answered == Some(true) && !ids.contains_key(&place) && !gone.contains(&place) {
+            if *answered == Some(true) && !ids.contains_key(&place) && !deleted.contains(&place) {
                 verdict.missing.push(format!("{conversation}/{number}"));
             }
         }
@@ -82,7 +82,7 @@ pub fn judge(ledger: &Ledger, arrivals: &[Arrival], gone: &[Arrival]) -> Verdict
     verdict
 }
 
-/// The oracle's own test, among the trials: it sees each thing that can be wrong, and nothing else.
+/// Tests the oracle itself, as one of the trials: it reports every kind of difference, and none if there is none.
 pub fn notices_what_is_wrong() {
     let mut ledger = Ledger::default();
     for line in [
@@ -92,7 +92,7 @@ pub fn notices_what_is_wrong() {
         "0 4 ok 900 40",
         "1 1 503 900 50",
     ] {
-        ledger.take(line).unwrap();
+        ledger.add_line(line).unwrap();
     }
     let arrival = |number, id| Arrival {
         conversation: 0,
@@ -100,16 +100,16 @@ pub fn notices_what_is_wrong() {
         id: Uuid::from_u128(id),
     };
     let fine = [arrival(1, 1), arrival(3, 3), arrival(3, 3), arrival(4, 4)];
-    let verdict = judge(&ledger, &fine, &[]);
+    let verdict = compare(&ledger, &fine, &[]);
     assert_eq!(verdict.duplicates, 1);
-    let wrong = [verdict.missing, verdict.disordered, verdict.strange].concat();
+    let wrong = [verdict.missing, verdict.disordered, verdict.unexpected].concat();
     assert_eq!(wrong, [""; 0]);
 
     let wrong = [arrival(3, 3), arrival(2, 2), arrival(3, 33), arrival(5, 5)];
-    assert_eq!(judge(&ledger, &wrong, &[arrival(1, 1)]).missing, ["0/4"]);
-    let verdict = judge(&ledger, &wrong, &[]);
+    assert_eq!(compare(&ledger, &wrong, &[arrival(1, 1)]).missing, ["0/4"]);
+    let verdict = compare(&ledger, &wrong, &[]);
     assert_eq!(verdict.missing, ["0/1", "0/4"]);
     assert_eq!(verdict.disordered, ["0/2 after 3"]);
-    let strange = ["0/3 came with two ids", "0/5 was never sent"];
-    assert_eq!(verdict.strange, strange);
+    let unexpected = ["0/3 came with two ids", "0/5 was never sent"];
+    assert_eq!(verdict.unexpected, unexpected);
 }

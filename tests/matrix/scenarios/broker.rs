@@ -1,4 +1,4 @@
-//! The broker's accidents: killed, absent, frozen.
+//! Faults of the broker: killed, absent, frozen.
 
 use std::time::Duration;
 
@@ -11,61 +11,61 @@ pub const ALL: [Scenario; 3] = [
         sinks: EVERY,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: killed,
+        run: killed,
     },
     Scenario {
         name: "broker_absent",
         sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(60),
-        play: absent,
+        run: absent,
     },
     Scenario {
         name: "broker_frozen",
         sinks: EVERY,
         duplicates: 10_000,
         recovery: Duration::from_secs(60),
-        play: frozen,
+        run: frozen,
     },
 ];
 
-/// `kill -9` of the broker, and its start.
+/// The broker is killed (`kill -9`) and restarted.
 fn killed(stage: &mut Stage<'_>) {
     stage.begin();
     for _ in 0..stage.pick(1, 6) {
-        stage.play_on_until(Duration::from_secs(1));
+        stage.run_up_to(Duration::from_secs(1));
         stage.broker().kill();
-        stage.play_on_until(Duration::from_secs(2));
+        stage.run_up_to(Duration::from_secs(2));
         stage.broker().resume();
-        stage.mended();
+        stage.fault_ended();
         stage.catch_up();
     }
 }
 
-/// The broker is not there for the whole load, and comes then.
+/// The broker is down while the load runs, and starts afterwards.
 fn absent(stage: &mut Stage<'_>) {
     stage.broker().stop();
     stage.start_relay();
     stage.start_load();
-    stage.play_on(stage.pick(Duration::from_secs(3), Duration::from_secs(60)));
+    stage.run_for(stage.pick(Duration::from_secs(3), Duration::from_secs(60)));
     stage.end_load();
-    stage.expect_behind();
+    stage.expect_lag();
     stage.broker().resume();
-    stage.mended();
+    stage.fault_ended();
     stage.catch_up();
 }
 
-/// The broker's clock stands still, and goes on: nobody closes a connection.
+/// The broker is frozen and thawed; no connection is closed.
 fn frozen(stage: &mut Stage<'_>) {
-    stage.impatient();
+    stage.use_short_timeouts_in_short_form();
     stage.begin();
     for _ in 0..stage.pick(1, 4) {
-        stage.play_on_until(Duration::from_secs(1));
+        stage.run_up_to(Duration::from_secs(1));
         stage.broker().freeze();
-        stage.play_on(stage.pick(Duration::from_secs(5), Duration::from_secs(45)));
-        stage.expect_behind();
+        stage.run_for(stage.pick(Duration::from_secs(5), Duration::from_secs(45)));
+        stage.expect_lag();
         stage.broker().thaw();
-        stage.mended();
+        stage.fault_ended();
         stage.catch_up();
     }
 }

@@ -1,10 +1,9 @@
-//! What events are published to goes away under way: deleted, emptied, or made anew.
+//! The topic, queue or exchange is deleted, emptied or recreated while events are published to it.
 //!
-//! What the broker had confirmed into a queue or topic is gone with it, and is nobody's loss but the
-//! operator's. So that it can be told from what the relay loses, the relay stands still (SIGSTOP) while
-//! it happens, with its connection and what is in flight: everything that reached the broker is read
-//! before the deletion, everything else has to arrive afterwards. What is there in a transaction that has
-//! not ended goes with the rest, although no subscriber has seen it.
+//! The deletion also removes events that the broker had confirmed, which is not a loss by the relay. To tell the two
+//! apart, the relay is frozen (SIGSTOP) during the deletion, with its connection and the messages in flight: everything
+//! that has reached the broker is read before the deletion, and everything else must arrive afterwards. Events in open
+//! transactions are deleted, too, although no subscriber has received them.
 
 use std::time::Duration;
 
@@ -18,65 +17,65 @@ pub const ALL: [Scenario; 5] = [
         sinks: KAFKA,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: topic_deleted,
+        run: topic_deleted,
     },
     Scenario {
         name: "topic_made_anew",
         sinks: KAFKA,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: topic_made_anew,
+        run: topic_made_anew,
     },
     Scenario {
         name: "records_deleted",
         sinks: KAFKA,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: records_deleted,
+        run: records_deleted,
     },
     Scenario {
         name: "exchange_deleted",
         sinks: &[Sink::RabbitMq],
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: exchange_deleted,
+        run: exchange_deleted,
     },
     Scenario {
         name: "queue_deleted",
         sinks: &[Sink::RabbitMq],
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: queue_deleted,
+        run: queue_deleted,
     },
 ];
 
-/// Deletes and says that the relay goes on then.
-fn again_and_again(stage: &mut Stage<'_>, delete: fn(&mut Stage<'_>)) {
+/// Calls `delete` several times under load, each time while the relay is frozen.
+fn delete_repeatedly(stage: &mut Stage<'_>, delete: fn(&mut Stage<'_>)) {
     stage.begin();
     for _ in 0..stage.pick(1, 6) {
-        stage.play_on_until(Duration::from_secs(1));
+        stage.run_up_to(Duration::from_secs(1));
         stage.freeze_relay();
-        stage.read_before_it_goes();
+        stage.read_before_deletion();
         delete(stage);
-        stage.mended();
+        stage.fault_ended();
         stage.thaw_relay();
-        stage.play_on(Duration::from_millis(500));
+        stage.run_for(Duration::from_millis(500));
         stage.catch_up();
     }
 }
 
-/// The relay creates it again.
+/// The relay must create the topic again.
 fn topic_deleted(stage: &mut Stage<'_>) {
-    again_and_again(stage, |stage| {
+    delete_repeatedly(stage, |stage| {
         let name = stage.name.clone();
         stage.broker().kafka().delete_topic(&name);
         stage.read_from_the_beginning();
     });
 }
 
-/// Another topic of the same name: it knows nothing of the producer, whose numbers do not begin at 0.
+/// The topic is recreated: the new one has no state of the producer, whose next sequence number is not 0.
 fn topic_made_anew(stage: &mut Stage<'_>) {
-    again_and_again(stage, |stage| {
+    delete_repeatedly(stage, |stage| {
         let name = stage.name.clone();
         stage.broker().kafka().delete_topic(&name);
         stage.broker().kafka().create_topic(&name, 3, &[]);
@@ -84,16 +83,16 @@ fn topic_made_anew(stage: &mut Stage<'_>) {
     });
 }
 
-/// The broker forgets what the producer wrote last.
+/// The broker deletes all records, also the last ones of the producer.
 fn records_deleted(stage: &mut Stage<'_>) {
-    again_and_again(stage, |stage| {
+    delete_repeatedly(stage, |stage| {
         let name = stage.name.clone();
         stage.broker().kafka().delete_records(&name);
     });
 }
 
 fn exchange_deleted(stage: &mut Stage<'_>) {
-    again_and_again(stage, |stage| {
+    delete_repeatedly(stage, |stage| {
         let name = stage.name.clone();
         stage.broker().rabbitmq().with_channel(async |channel| {
             let options = lapin::options::ExchangeDeleteOptions::default();
@@ -104,7 +103,7 @@ fn exchange_deleted(stage: &mut Stage<'_>) {
 }
 
 fn queue_deleted(stage: &mut Stage<'_>) {
-    again_and_again(stage, |stage| {
+    delete_repeatedly(stage, |stage| {
         let name = stage.name.clone();
         stage.broker().delete(&name);
     });

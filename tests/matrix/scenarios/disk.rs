@@ -1,4 +1,4 @@
-//! The spool's disk: full, failing, slow to sync, garbled; and the clock.
+//! Faults of the spool's disk (full, failing, hanging, damaged) and of the clock.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
@@ -11,90 +11,90 @@ pub const ALL: [Scenario; 6] = [
     Scenario {
         name: "disk_full",
         sinks: EVERY,
-        // The broker goes, with some on their way.
+        // The broker stops while events are in flight.
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: full,
+        run: full,
     },
     Scenario {
         name: "writes_fail",
         sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
-        play: writes_fail,
+        run: writes_fail,
     },
     Scenario {
         name: "sync_fails",
         sinks: EVERY,
         duplicates: 400,
         recovery: Duration::from_secs(30),
-        play: sync_fails,
+        run: sync_fails,
     },
     Scenario {
         name: "sync_hangs",
         sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
-        play: sync_hangs,
+        run: sync_hangs,
     },
     Scenario {
         name: "head_garbled",
         sinks: EVERY,
-        // Where the sink stood is not known any more: all that is kept comes again.
+        // The cursor is lost: all retained events are published again.
         duplicates: 1_000_000,
         recovery: Duration::from_secs(30),
-        play: head_garbled,
+        run: head_garbled,
     },
     Scenario {
         name: "clock_jumps",
         sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
-        play: clock_jumps,
+        run: clock_jumps,
     },
 ];
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The broker is away until the disk is full, and comes back.
+/// The broker is down until the disk is full.
 fn full(stage: &mut Stage<'_>) {
     stage.set("RECALL_SPOOL__RESERVE", "1MiB");
-    let faults = stage.put_faults();
+    let faults = stage.add_disk_faults();
     faults.set_capacity(3 << 20);
     stage.begin();
     for _ in 0..stage.pick(1, 4) {
         stage.broker().stop();
-        stage.play_on_until_refused();
-        stage.play_on(Duration::from_millis(500));
-        stage.mended();
+        stage.run_until_refused();
+        stage.run_for(Duration::from_millis(500));
+        stage.fault_ended();
         stage.broker().resume();
         // Published events are purged: callbacks are accepted again.
         stage.catch_up();
-        stage.play_on(Duration::from_millis(500));
+        stage.run_for(Duration::from_millis(500));
     }
 }
 
 fn writes_fail(stage: &mut Stage<'_>) {
-    let faults = stage.put_faults();
+    let faults = stage.add_disk_faults();
     stage.begin();
     for _ in 0..stage.pick(3, 20) {
-        stage.play_on_until(Duration::from_millis(800));
+        stage.run_up_to(Duration::from_millis(800));
         faults.fail_writes();
-        stage.play_on_until_refused();
-        stage.mended();
+        stage.run_until_refused();
+        stage.fault_ended();
         faults.heal();
         stage.catch_up();
     }
 }
 
-/// A failed sync ends the program with 1, and whoever started it starts it again.
+/// After a failed sync the relay exits with 1, and its supervisor restarts it.
 fn sync_fails(stage: &mut Stage<'_>) {
-    let faults = stage.put_faults();
+    let faults = stage.add_disk_faults();
     stage.begin();
     for _ in 0..stage.pick(3, 20) {
-        stage.play_on_until(Duration::from_millis(800));
+        stage.run_up_to(Duration::from_millis(800));
         faults.fail_one_sync();
-        stage.relay_ends();
+        stage.wait_for_exit();
         faults.heal();
         stage.restart_relay();
         stage.catch_up();
@@ -102,24 +102,24 @@ fn sync_fails(stage: &mut Stage<'_>) {
 }
 
 fn sync_hangs(stage: &mut Stage<'_>) {
-    let faults = stage.put_faults();
+    let faults = stage.add_disk_faults();
     stage.begin();
     for _ in 0..stage.pick(1, 6) {
-        stage.play_on_until(Duration::from_millis(800));
+        stage.run_up_to(Duration::from_millis(800));
         faults.hang_syncs();
-        stage.play_on_until_refused();
-        stage.mended();
+        stage.run_until_refused();
+        stage.fault_ended();
         faults.heal();
         stage.catch_up();
     }
 }
 
-/// The first page of the file is noise: SQLite cannot open it any more. (If the WAL has that page, SQLite
-/// restores it: so the WAL is checkpointed first, as a longer run would have done.)
+/// The first page of the database is overwritten, so that SQLite cannot open it. The WAL is checkpointed first, as in a
+/// longer run: if the WAL had this page, SQLite would restore it.
 fn head_garbled(stage: &mut Stage<'_>) {
     stage.begin();
     for _ in 0..stage.pick(2, 10) {
-        stage.play_on_until(Duration::from_millis(800));
+        stage.run_up_to(Duration::from_millis(800));
         stage.kill_relay();
         let spool = stage.setup.spool();
         rusqlite::Connection::open(&spool)
@@ -134,20 +134,20 @@ fn head_garbled(stage: &mut Stage<'_>) {
     }
     let quarantined = stage.relay().readiness()["spool"]["put_aside"].clone();
     if quarantined.as_array().is_none_or(Vec::is_empty) {
-        stage.complain("no damaged file was quarantined".to_owned());
+        stage.report_problem("no damaged file was quarantined".to_owned());
     }
 }
 
 /// The wall clock is set back and forward by an hour.
 fn clock_jumps(stage: &mut Stage<'_>) {
-    let faults = stage.put_faults();
+    let faults = stage.add_disk_faults();
     stage.begin();
     for _ in 0..stage.pick(2, 10) {
         faults.set_clock_back(HOUR);
-        stage.play_on_until(Duration::from_secs(1));
+        stage.run_up_to(Duration::from_secs(1));
         faults.set_clock_forward(HOUR);
-        stage.play_on_until(Duration::from_secs(1));
-        stage.mended();
+        stage.run_up_to(Duration::from_secs(1));
+        stage.fault_ended();
         faults.set_clock_back(Duration::ZERO);
         stage.catch_up();
     }

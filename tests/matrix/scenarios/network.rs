@@ -1,4 +1,4 @@
-//! The network between relay and broker.
+//! Faults of the network between relay and broker.
 
 use std::time::Duration;
 
@@ -12,45 +12,45 @@ pub const ALL: [Scenario; 2] = [
         sinks: EVERY,
         duplicates: 10_000,
         recovery: Duration::from_secs(90),
-        play: half_open,
+        run: half_open,
     },
     Scenario {
         name: "slow_network",
         sinks: EVERY,
         duplicates: 10_000,
         recovery: Duration::from_secs(60),
-        play: slow,
+        run: slow,
     },
 ];
 
-/// Nothing arrives any more in either direction, and nobody is told. Connections of that time stay dead
-/// for ever; new ones are fine once it is over.
+/// All bytes are lost in both directions, and neither side is notified. Open connections never recover; new ones work
+/// after the fault.
 fn half_open(stage: &mut Stage<'_>) {
-    stage.impatient();
-    stage.put_proxies();
+    stage.use_short_timeouts_in_short_form();
+    stage.add_proxies();
     stage.begin();
     for _ in 0..stage.pick(1, 4) {
-        stage.play_on_until(Duration::from_secs(1));
+        stage.run_up_to(Duration::from_secs(1));
         stage.network(Way::Lost);
-        stage.play_on(stage.pick(Duration::from_secs(4), Duration::from_secs(45)));
-        stage.expect_behind();
+        stage.run_for(stage.pick(Duration::from_secs(4), Duration::from_secs(45)));
+        stage.expect_lag();
         stage.network(Way::Open);
-        stage.mended();
+        stage.fault_ended();
         stage.catch_up();
     }
 }
 
-/// A tenth of a second there and back, and less bandwidth than the load needs.
+/// The round trip takes 100 ms, and the bandwidth is too low for the load.
 fn slow(stage: &mut Stage<'_>) {
-    stage.put_proxies();
+    stage.add_proxies();
     stage.begin();
     stage.network(Way::Slow {
         latency: Duration::from_millis(50),
         bytes_per_second: 64 << 10,
     });
-    stage.play_on(stage.pick(Duration::from_secs(5), Duration::from_secs(60)));
-    stage.expect_behind();
+    stage.run_for(stage.pick(Duration::from_secs(5), Duration::from_secs(60)));
+    stage.expect_lag();
     stage.network(Way::Open);
-    stage.mended();
+    stage.fault_ended();
     stage.catch_up();
 }

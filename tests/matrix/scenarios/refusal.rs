@@ -1,4 +1,4 @@
-//! The broker is there, and does not take events: too large, no right, no space, no memory.
+//! The broker runs but refuses events: too large, no permission, queue full, memory alarm.
 
 use std::time::Duration;
 
@@ -11,39 +11,39 @@ pub const ALL: [Scenario; 4] = [
     Scenario {
         name: "too_large",
         sinks: EVERY,
-        // Each ends a session with what is in flight, and is looked for one by one.
+        // Each ends a session with events in flight, and the poison search publishes some of them again.
         duplicates: 4000,
         recovery: Duration::from_secs(60),
-        play: too_large,
+        run: too_large,
     },
     Scenario {
         name: "no_permission",
         sinks: EVERY,
         duplicates: 2000,
         recovery: Duration::from_secs(60),
-        play: no_permission,
+        run: no_permission,
     },
     Scenario {
         name: "queue_full",
         sinks: &[Sink::RabbitMq],
         duplicates: 0,
         recovery: Duration::from_secs(60),
-        play: queue_full,
+        run: queue_full,
     },
     Scenario {
         name: "memory_alarm",
         sinks: &[Sink::RabbitMq],
         duplicates: 0,
         recovery: Duration::from_secs(60),
-        play: memory_alarm,
+        run: memory_alarm,
     },
 ];
 
-/// Bytes that the broker takes in one message. Kafka holds a whole batch to it.
+/// The broker's maximum message size in bytes. Kafka applies it to whole batches.
 const LIMIT: &str = "20000";
 
-/// Some messages among good ones are larger than the broker takes: they go to the dead letters, or stay
-/// in the spool's table where those do not take them either, and the others go on.
+/// Some messages exceed the broker's limit. They become dead letters, at the broker or, if it refuses those too, in the
+/// spool; all others are published.
 fn too_large(stage: &mut Stage<'_>) {
     let name = stage.name.clone();
     let size = |size: &str| format!("application:set_env(rabbit, max_message_size, {size}).");
@@ -54,12 +54,12 @@ fn too_large(stage: &mut Stage<'_>) {
     stage.begin();
     let times = stage.pick(3, 20);
     for number in 0..times {
-        stage.play_on_until(Duration::from_millis(800));
-        stage.mended();
+        stage.run_up_to(Duration::from_millis(800));
+        stage.fault_ended();
         let body = large_recall(&format!("large-{number}"), 40_000);
         let answer = stage.relay().post(&recall_query(), body);
         assert!(answer.is_ok(), "{answer:?}");
-        stage.play_on(Duration::from_millis(300));
+        stage.run_for(Duration::from_millis(300));
         stage.catch_up();
     }
     stage.end_load();
@@ -71,15 +71,15 @@ fn too_large(stage: &mut Stage<'_>) {
             read_dead_letters(&stage.setup).len()
         }
     };
-    // More, where one was on its way to the dead letters when a session ended.
+    // There may be more: a dead letter that was in flight when a session ended is published again.
     if dead < times {
-        stage.complain(format!(
-            "{dead} dead letters for {times} that are too large"
+        stage.report_problem(format!(
+            "{dead} dead letters for {times} messages that are too large"
         ));
     }
 }
 
-/// The right to publish is taken away under way, and given back.
+/// The permission to publish is revoked under load, and granted again.
 fn no_permission(stage: &mut Stage<'_>) {
     match stage.sink() {
         Sink::Kafka | Sink::KafkaExactlyOnce => {
@@ -90,44 +90,48 @@ fn no_permission(stage: &mut Stage<'_>) {
             let rabbitmq = stage.broker().rabbitmq();
             let uri = rabbitmq.uri().replace("guest:guest", "limited:secret");
             rabbitmq.ctl(&["add_user", "limited", "secret"]);
-            permit(stage, Right::Given);
+            set_permission(stage, Permission::Granted);
             stage.set("RECALL_RABBITMQ__URI", &uri);
         }
     }
     stage.begin();
     for _ in 0..stage.pick(1, 5) {
-        stage.play_on_until(Duration::from_millis(800));
-        permit(stage, Right::Taken);
-        stage.play_on(stage.pick(Duration::from_secs(2), Duration::from_secs(15)));
-        stage.expect_behind();
-        stage.mended();
-        permit(stage, Right::Given);
+        stage.run_up_to(Duration::from_millis(800));
+        set_permission(stage, Permission::Revoked);
+        stage.run_for(stage.pick(Duration::from_secs(2), Duration::from_secs(15)));
+        stage.expect_lag();
+        stage.fault_ended();
+        set_permission(stage, Permission::Granted);
         stage.catch_up();
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Right {
-    Given,
-    Taken,
+enum Permission {
+    Granted,
+    Revoked,
 }
 
-fn permit(stage: &mut Stage<'_>, right: Right) {
+fn set_permission(stage: &mut Stage<'_>, permission: Permission) {
     let name = stage.name.clone();
     match &stage.broker().program {
-        Program::Kafka(kafka) => kafka.allow_writing(&name, right == Right::Given),
+        Program::Kafka(kafka) => kafka.allow_writing(&name, permission == Permission::Granted),
         Program::RabbitMq(rabbitmq) => {
-            let what = if right == Right::Given { ".*" } else { "^$" };
+            let what = if permission == Permission::Granted {
+                ".*"
+            } else {
+                "^$"
+            };
             rabbitmq.ctl(&["set_permissions", "limited", what, what, what]);
-            if right == Right::Taken {
-                // A channel that is open remembers what it was allowed.
-                rabbitmq.ctl(&["close_all_connections", "rights have changed"]);
+            if permission == Permission::Revoked {
+                // An open channel caches its permissions.
+                rabbitmq.ctl(&["close_all_connections", "permissions have changed"]);
             }
         }
     }
 }
 
-/// The queue is at its limit and rejects; then the limit is a wide one, or none.
+/// The queue is at its limit and rejects messages; then the limit is raised or removed.
 fn queue_full(stage: &mut Stage<'_>) {
     let limit = |stage: &mut Stage<'_>, length: u32| {
         let of = format!("^{}$", stage.name);
@@ -138,9 +142,9 @@ fn queue_full(stage: &mut Stage<'_>) {
     stage.begin();
     for round in 0..stage.pick(2, 6) {
         limit(stage, 50);
-        stage.play_on(stage.pick(Duration::from_secs(2), Duration::from_secs(20)));
-        stage.expect_behind();
-        stage.mended();
+        stage.run_for(stage.pick(Duration::from_secs(2), Duration::from_secs(20)));
+        stage.expect_lag();
+        stage.fault_ended();
         if round % 2 == 0 {
             stage.broker().rabbitmq().ctl(&["clear_policy", "full"]);
         } else {
@@ -150,9 +154,9 @@ fn queue_full(stage: &mut Stage<'_>) {
     }
 }
 
-/// The broker is short of memory and blocks publishers; then it is not.
+/// A memory alarm makes the broker block publishers.
 fn memory_alarm(stage: &mut Stage<'_>) {
-    stage.impatient();
+    stage.use_short_timeouts_in_short_form();
     stage.begin();
     let watermark = |stage: &mut Stage<'_>, part: &str| {
         let words = ["set_vm_memory_high_watermark", part];
@@ -160,9 +164,9 @@ fn memory_alarm(stage: &mut Stage<'_>) {
     };
     for _ in 0..stage.pick(1, 5) {
         watermark(stage, "0");
-        stage.play_on(stage.pick(Duration::from_secs(4), Duration::from_secs(40)));
-        stage.expect_behind();
-        stage.mended();
+        stage.run_for(stage.pick(Duration::from_secs(4), Duration::from_secs(40)));
+        stage.expect_lag();
+        stage.fault_ended();
         watermark(stage, "0.4");
         stage.catch_up();
     }

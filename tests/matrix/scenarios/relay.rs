@@ -1,4 +1,4 @@
-//! The relay's own end: killed, stopped, started twice.
+//! Faults of the relay: killed, stopped, started twice.
 
 use std::time::Duration;
 
@@ -10,46 +10,46 @@ pub const ALL: [Scenario; 5] = [
     Scenario {
         name: "relay_killed",
         sinks: EVERY,
-        // In flight, and confirmed in the tenth of a second since the cursor was saved.
+        // Events in flight, and those confirmed since the cursor was saved (every tenth of a second).
         duplicates: 400,
         recovery: Duration::from_secs(30),
-        play: killed,
+        run: killed,
     },
     Scenario {
         name: "killed_at_start",
         sinks: EVERY,
         duplicates: 400,
         recovery: Duration::from_secs(30),
-        play: killed_at_start,
+        run: killed_at_start,
     },
     Scenario {
         name: "everything_killed",
         sinks: &[Sink::KafkaExactlyOnce],
         duplicates: 0,
         recovery: Duration::from_secs(60),
-        play: everything_killed,
+        run: everything_killed,
     },
     Scenario {
         name: "relay_stopped",
         sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
-        play: stopped,
+        run: stopped,
     },
     Scenario {
         name: "second_relay",
         sinks: EVERY,
         duplicates: 0,
         recovery: Duration::from_secs(30),
-        play: second,
+        run: second,
     },
 ];
 
-/// `kill -9` at random moments: while it catches up, and while it is up to date.
+/// `kill -9` at random moments: while the relay catches up, and after it has caught up.
 fn killed(stage: &mut Stage<'_>) {
     stage.begin();
     for round in 0..stage.pick(6, 55) {
-        stage.play_on_until(Duration::from_millis(1200));
+        stage.run_up_to(Duration::from_millis(1200));
         stage.kill_relay();
         stage.restart_relay();
         if round % 2 == 0 {
@@ -59,11 +59,11 @@ fn killed(stage: &mut Stage<'_>) {
     stage.catch_up();
 }
 
-/// `kill -9`, and again while the next one opens the spool, connects and publishes its first events.
+/// `kill -9`, also while the next relay opens the spool, connects and publishes its first events.
 fn killed_at_start(stage: &mut Stage<'_>) {
     stage.begin();
     for _ in 0..stage.pick(4, 25) {
-        stage.play_on_until(Duration::from_millis(300));
+        stage.run_up_to(Duration::from_millis(300));
         stage.kill_relay();
         for _ in 0..4 {
             stage.start_and_kill_relay(Duration::from_millis(200));
@@ -73,22 +73,22 @@ fn killed_at_start(stage: &mut Stage<'_>) {
     }
 }
 
-/// `kill -9` of the relay again and again, and of the broker in between, which also stands still for a while.
+/// `kill -9` of the relay many times, and in between of the broker, which is also frozen sometimes.
 fn everything_killed(stage: &mut Stage<'_>) {
-    stage.make_impatient();
+    stage.use_short_timeouts();
     stage.begin();
     for round in 1..=stage.pick(10, 220) {
-        stage.play_on_until(Duration::from_millis(1200));
+        stage.run_up_to(Duration::from_millis(1200));
         match round % 10 {
             3 => {
                 stage.broker().kill();
-                stage.play_on_until(Duration::from_secs(1));
+                stage.run_up_to(Duration::from_secs(1));
                 stage.kill_relay();
                 stage.broker().resume();
             }
             7 => {
                 stage.broker().freeze();
-                stage.play_on_until(Duration::from_secs(6));
+                stage.run_up_to(Duration::from_secs(6));
                 stage.kill_relay();
                 stage.broker().thaw();
             }
@@ -102,28 +102,28 @@ fn everything_killed(stage: &mut Stage<'_>) {
     stage.catch_up();
 }
 
-/// SIGTERM under load, again and again, with a spool that keeps nothing once it is forwarded: the next
-/// start finds empty tables, and must not give numbers out again.
+/// SIGTERM under load, with a spool that retains nothing: the next start finds empty tables, and must not assign
+/// sequence numbers again.
 fn stopped(stage: &mut Stage<'_>) {
     stage.set("RECALL_SPOOL__RETENTION", "0s");
     stage.begin();
     for _ in 0..stage.pick(4, 30) {
-        stage.play_on_until(Duration::from_millis(1500));
+        stage.run_up_to(Duration::from_millis(1500));
         stage.stop_relay();
         stage.restart_relay();
     }
     stage.catch_up();
 }
 
-/// A second relay is refused, and the first one does not notice.
+/// A second relay on the same spool exits, and the first one is not affected.
 fn second(stage: &mut Stage<'_>) {
     stage.begin();
     for _ in 0..stage.pick(3, 20) {
-        stage.play_on_until(Duration::from_millis(500));
+        stage.run_up_to(Duration::from_millis(500));
         let (code, _, log) = stage.setup.run(&[]);
         if code != 1 || !log.contains("is in use by another process") {
-            stage.complain(format!("the second relay ended with {code}: {log}"));
+            stage.report_problem(format!("the second relay exited with {code}: {log}"));
         }
     }
-    stage.play_on(Duration::from_millis(500));
+    stage.run_for(Duration::from_millis(500));
 }
