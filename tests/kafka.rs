@@ -201,8 +201,8 @@ fn a_producer_that_fails_for_good_is_replaced() {
 }
 
 /// A broker that returns after its session has expired reports for a moment that the cluster has no brokers; here it
-/// does so until it is restarted. librdkafka may then forget all brokers and never reconnect (its issue 5301): the relay
-/// must create a new producer.
+/// does so until it is restarted. librdkafka may then forget all brokers and never reconnect (its issue 5301): the
+/// relay must create a new producer.
 #[test]
 fn a_producer_that_has_forgotten_every_broker_is_replaced() {
     let mut kafka = Kafka::shared();
