@@ -7,8 +7,10 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
-use recall_relay::callback::{Body, Class, ParseError, Query, Recall, ParsedRecall, classify, parse_recall};
-use recall_relay::event::{Event, Kind, UnixMillis, Rejected};
+use recall_relay::callback::{
+    Body, Class, ParseError, ParsedRecall, Query, Recall, classify, parse_recall,
+};
+use recall_relay::event::{Event, Kind, Rejected, UnixMillis};
 use serde_json::Value;
 use serde_json_borrow::{ObjectAsVec, Value as Borrowed};
 
@@ -21,12 +23,13 @@ fuzz_target!(|input: &[u8]| {
     let raw = line.trim_end_matches('\n');
     let query = Query::parse(raw);
     match classify(&query, body) {
-        Class::Recall { recall, body: parsed } => {
-            match parse_recall(APP, recall, &query, &parsed, time(201)) {
-                Ok(accepted) => check_event(recall, &query, &parsed, &accepted),
-                Err(error) => check_rejected(&query, body, &error),
-            }
-        }
+        Class::Recall {
+            recall,
+            body: parsed,
+        } => match parse_recall(APP, recall, &query, &parsed, time(201)) {
+            Ok(accepted) => check_event(recall, &query, &parsed, &accepted),
+            Err(error) => check_rejected(&query, body, &error),
+        },
         Class::Probe => {
             assert!(query.command().is_some_and(is_recall));
             if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
@@ -39,7 +42,10 @@ fuzz_target!(|input: &[u8]| {
             assert!(command.is_none_or(|command| !is_recall(&command)));
             if let Ok(Borrowed::Object(object)) = serde_json::from_slice(body) {
                 let named = object.get("CallbackCommand").and_then(Borrowed::as_str);
-                assert!(!named.is_some_and(is_recall), "a recall was classified as another command");
+                assert!(
+                    !named.is_some_and(is_recall),
+                    "a recall was classified as another command"
+                );
             }
         }
     }
@@ -116,7 +122,10 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
     assert!(messages > 0);
     assert_eq!(reported.len(), messages);
     for (index, ignored) in parsed.ignored_fields.iter().enumerate() {
-        assert!(!parsed.ignored_fields[..index].contains(ignored), "reported twice");
+        assert!(
+            !parsed.ignored_fields[..index].contains(ignored),
+            "reported twice"
+        );
     }
 
     // The id does not depend on fields that are not part of the identity.
@@ -159,7 +168,8 @@ fn reparse(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64
     match classify(query, &bytes) {
         Class::Recall { recall: same, body } => {
             assert_eq!(same, recall);
-            parse_recall(APP, recall, query, &body, time(now)).expect("a recall with the same identity")
+            parse_recall(APP, recall, query, &body, time(now))
+                .expect("a recall with the same identity")
         }
         class => panic!("not a recall: {class:?}"),
     }
@@ -207,6 +217,9 @@ fn check_envelope(event: &Event, kind: Kind) -> Value {
     assert_eq!(value["partitionkey"], *event.conversation);
     let conversation = &value["data"]["conversation"];
     assert_eq!(conversation.is_object(), kind != Kind::Rejected);
-    assert_eq!(conversation["group_type"].as_str(), event.group_type.as_deref());
+    assert_eq!(
+        conversation["group_type"].as_str(),
+        event.group_type.as_deref()
+    );
     value
 }

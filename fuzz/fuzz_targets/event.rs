@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use libfuzzer_sys::fuzz_target;
-use recall_relay::event::{Client, Conversation, RecalledMessage, UnixMillis, Recalled};
+use recall_relay::event::{Client, Conversation, Recalled, RecalledMessage, UnixMillis};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -56,7 +56,10 @@ fn check_written(
     assert_eq!(*event.conversation, format!("{number}:{key}"));
     assert_eq!(value["partitionkey"], *event.conversation);
     assert_eq!(event.group_type.as_deref(), group_type);
-    assert_eq!(value["data"]["conversation"]["group_type"].as_str(), group_type);
+    assert_eq!(
+        value["data"]["conversation"]["group_type"].as_str(),
+        group_type
+    );
     assert_eq!(value["time"], event.time.to_string());
     let data = &value["data"];
     assert_eq!(data["operator_id"].as_str(), operator_id);

@@ -59,7 +59,10 @@ fuzz_target!(|input: &str| {
             assert_eq!(check(&tokens, &signed, outside), Err(SignatureError::Stale));
         }
         let flipped = format!("Sign={}&RequestTime={time}", flip(&sign, raw.len()));
-        assert_eq!(check(&tokens, &flipped, signed_at), Err(SignatureError::Mismatch));
+        assert_eq!(
+            check(&tokens, &flipped, signed_at),
+            Err(SignatureError::Mismatch)
+        );
     }
 });
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use recall_relay::event::{Event, Kind, UnixMillis, Seq};
+use recall_relay::event::{Event, Kind, Seq, UnixMillis};
 use recall_relay::setting::Size;
 use recall_relay::spool::{Appended, Config, OpenError, Opened, Row, Spool};
 use tempfile::TempDir;
