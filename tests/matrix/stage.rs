@@ -1,6 +1,7 @@
 //! The environment of a scenario: a relay, its brokers and the driver, with methods that inject faults.
 
-use std::fs;
+mod reading;
+
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,22 +9,18 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::broker::{Broker, Position, Sink};
+use self::reading::Seen;
+use super::broker::{Broker, Sink};
 use super::driver::Driver;
-use super::ledger::{Ledger, now};
+use super::ledger::now;
 use super::options::{Form, Options};
 use super::rig::{Faults, Proxy, Relay, Setup, Way, free_port};
-use super::table::Row;
-use super::verdict::{Arrival, compare};
 
 /// The timeout for all events to reach the brokers after a fault has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The timeout for callbacks to be refused after a fault of the disk begins, and accepted after it ends.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The timeout for confirmed events to become visible to the subscriber.
-const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub struct Stage<'a> {
     pub options: Options,
@@ -41,15 +38,6 @@ pub struct Stage<'a> {
     recoveries: Vec<Recovery>,
     peak_memory: u64,
     problems: Vec<String>,
-}
-
-/// What was read from one broker.
-#[derive(Default)]
-struct Seen {
-    arrivals: Vec<Arrival>,
-    /// Deleted at the broker together with their open transaction, so not lost by the relay.
-    deleted: Vec<Arrival>,
-    position: Position,
 }
 
 /// The recovery from a fault, which ended at `at`.
@@ -340,92 +328,6 @@ impl<'a> Stage<'a> {
 
     pub fn report_problem(&mut self, problem: String) {
         self.problems.push(problem);
-    }
-
-    /// Reads what has arrived so far, also in open transactions, because the caller is about to delete it.
-    pub fn read_before_deletion(&mut self) {
-        self.read_now();
-        let tag = self.tag();
-        for (broker, seen) in self.brokers.iter().zip(&mut self.seen) {
-            let deleted = broker.read_open(&self.name, &tag, &seen.position);
-            seen.deleted.extend(deleted);
-        }
-    }
-
-    /// Reads what has arrived so far.
-    pub fn read_now(&mut self) {
-        let tag = self.tag();
-        for (broker, seen) in self.brokers.iter().zip(&mut self.seen) {
-            let arrivals = broker.read(&self.name, &tag, &mut seen.position);
-            seen.arrivals.extend(arrivals);
-        }
-    }
-
-    /// Starts reading at offset 0 again, because the topic is a new one.
-    pub fn read_from_the_beginning(&mut self) {
-        for seen in &mut self.seen {
-            seen.position = Position::default();
-        }
-    }
-
-    /// Ends the load, waits until all events are confirmed, reads them, and compares them with the ledger. The next
-    /// round has new conversations.
-    pub fn drain(&mut self) -> Vec<Row> {
-        self.end_load();
-        self.wait_for_lag(0);
-        self.sample_memory();
-        let ledger = Ledger::read(&self.ledger());
-        if ledger.ok == 0 {
-            self.report_problem("no callback was answered OK".to_owned());
-        }
-        let until = Instant::now() + VISIBILITY_TIMEOUT;
-        let mut verdicts;
-        loop {
-            self.read_now();
-            verdicts = Vec::new();
-            for seen in &self.seen {
-                verdicts.push(compare(&ledger, &seen.arrivals, &seen.deleted));
-            }
-            let complete = verdicts.iter().all(|verdict| verdict.missing.is_empty());
-            if complete || Instant::now() > until {
-                break;
-            }
-            self.run_for(Duration::from_millis(500));
-        }
-        let answers_again = self.recoveries.iter();
-        let answers_again = answers_again.filter_map(|recovery| ledger.next_ok_after(recovery.at));
-        let answers_again = answers_again.max();
-        let caught_up = self
-            .recoveries
-            .iter()
-            .filter_map(|recovery| recovery.caught_up);
-        let caught_up = caught_up.max();
-        let rows = self.brokers.iter().zip(verdicts).map(|(broker, verdict)| {
-            let mut row = Row::new(&self.name, broker.sink.label(), &ledger, &verdict);
-            row.faults = self.recoveries.len();
-            row.answers_again = answers_again;
-            row.caught_up = caught_up;
-            row.peak_memory = self.peak_memory;
-            row.problems.extend(self.problems.iter().cloned());
-            row
-        });
-        let rows = rows.collect();
-        fs::remove_file(self.ledger()).unwrap();
-        self.rounds += 1;
-        self.recoveries.clear();
-        self.problems.clear();
-        for seen in &mut self.seen {
-            seen.arrivals.clear();
-            seen.deleted.clear();
-        }
-        rows
-    }
-
-    /// Drains, then stops the relay, which must exit cleanly.
-    pub fn finish(&mut self) -> Vec<Row> {
-        let rows = self.drain();
-        self.stop_relay();
-        rows
     }
 
     fn sample_memory(&mut self) {

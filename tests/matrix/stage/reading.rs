@@ -1,0 +1,110 @@
+//! The end of a round: what has arrived is read from the brokers and compared with the ledger.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::super::broker::Position;
+use super::super::ledger::Ledger;
+use super::super::table::Row;
+use super::super::verdict::{Arrival, compare};
+use super::Stage;
+
+/// The timeout for confirmed events to become visible to the subscriber.
+const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What was read from one broker.
+#[derive(Default)]
+pub(super) struct Seen {
+    arrivals: Vec<Arrival>,
+    /// Deleted at the broker together with their open transaction, so not lost by the relay.
+    deleted: Vec<Arrival>,
+    position: Position,
+}
+
+impl Stage<'_> {
+    /// Reads what has arrived so far, also in open transactions, because the caller is about to delete it.
+    pub fn read_before_deletion(&mut self) {
+        self.read_now();
+        let tag = self.tag();
+        for (broker, seen) in self.brokers.iter().zip(&mut self.seen) {
+            let deleted = broker.read_open(&self.name, &tag, &seen.position);
+            seen.deleted.extend(deleted);
+        }
+    }
+
+    /// Reads what has arrived so far.
+    pub fn read_now(&mut self) {
+        let tag = self.tag();
+        for (broker, seen) in self.brokers.iter().zip(&mut self.seen) {
+            let arrivals = broker.read(&self.name, &tag, &mut seen.position);
+            seen.arrivals.extend(arrivals);
+        }
+    }
+
+    /// Starts reading at offset 0 again, because the topic is a new one.
+    pub fn read_from_the_beginning(&mut self) {
+        for seen in &mut self.seen {
+            seen.position = Position::default();
+        }
+    }
+
+    /// Ends the load, waits until all events are confirmed, reads them, and compares them with the ledger. The next
+    /// round has new conversations.
+    pub fn drain(&mut self) -> Vec<Row> {
+        self.end_load();
+        self.wait_for_lag(0);
+        self.sample_memory();
+        let ledger = Ledger::read(&self.ledger());
+        if ledger.ok == 0 {
+            self.report_problem("no callback was answered OK".to_owned());
+        }
+        let until = Instant::now() + VISIBILITY_TIMEOUT;
+        let mut verdicts;
+        loop {
+            self.read_now();
+            verdicts = Vec::new();
+            for seen in &self.seen {
+                verdicts.push(compare(&ledger, &seen.arrivals, &seen.deleted));
+            }
+            let complete = verdicts.iter().all(|verdict| verdict.missing.is_empty());
+            if complete || Instant::now() > until {
+                break;
+            }
+            self.run_for(Duration::from_millis(500));
+        }
+        let answers_again = self.recoveries.iter();
+        let answers_again = answers_again.filter_map(|recovery| ledger.next_ok_after(recovery.at));
+        let answers_again = answers_again.max();
+        let caught_up = self
+            .recoveries
+            .iter()
+            .filter_map(|recovery| recovery.caught_up);
+        let caught_up = caught_up.max();
+        let rows = self.brokers.iter().zip(verdicts).map(|(broker, verdict)| {
+            let mut row = Row::new(&self.name, broker.sink.label(), &ledger, &verdict);
+            row.faults = self.recoveries.len();
+            row.answers_again = answers_again;
+            row.caught_up = caught_up;
+            row.peak_memory = self.peak_memory;
+            row.problems.extend(self.problems.iter().cloned());
+            row
+        });
+        let rows = rows.collect();
+        fs::remove_file(self.ledger()).unwrap();
+        self.rounds += 1;
+        self.recoveries.clear();
+        self.problems.clear();
+        for seen in &mut self.seen {
+            seen.arrivals.clear();
+            seen.deleted.clear();
+        }
+        rows
+    }
+
+    /// Drains, then stops the relay, which must exit cleanly.
+    pub fn finish(&mut self) -> Vec<Row> {
+        let rows = self.drain();
+        self.stop_relay();
+        rows
+    }
+}
