@@ -40,6 +40,7 @@ mod cores;
 mod folder;
 mod load;
 mod options;
+mod plot;
 #[path = "../../tests/rig/mod.rs"]
 mod rig;
 mod round;
@@ -51,6 +52,7 @@ mod table;
 mod wait;
 
 use std::env;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -65,6 +67,10 @@ fn main() -> ExitCode {
             for scenario in scenarios::ALL {
                 println!("{}", scenario.name);
             }
+            ExitCode::SUCCESS
+        }
+        Some("--plot") => {
+            run::plot(Path::new(&arguments[1]));
             ExitCode::SUCCESS
         }
         _ => run::all(arguments),

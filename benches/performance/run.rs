@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -43,6 +44,13 @@ pub fn all(filters: Vec<String>) -> ExitCode {
     let all_hold = reports.iter().flat_map(|it| &it.targets).all(Target::holds);
     let fails = reports.is_empty() || !broken.is_empty() || (options.asserts && !all_hold);
     ExitCode::from(u8::from(fails))
+}
+
+/// Draws the plots of a `performance.json` beside it, without measuring.
+pub fn plot(file: &Path) {
+    let report = fs::read(file).expect("a report");
+    let report = serde_json::from_slice(&report).expect("a report in JSON");
+    table::draw(file.parent().expect("a folder"), &report);
 }
 
 /// What was measured where, for programs and for people.

@@ -1,10 +1,12 @@
-//! What is printed, and written down as Markdown and as JSON.
+//! What is printed, and written as Markdown, as JSON, and as plots.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+
+use super::plot;
 
 /// What a scenario has shown.
 #[derive(Debug, Default)]
@@ -224,7 +226,7 @@ pub fn targets(reports: &[Report]) -> String {
     )
 }
 
-/// Writes `performance.md` and `performance.json`.
+/// Writes `performance.md`, `performance.json` and the plots.
 pub fn write(folder: &Path, run: &Value, about: &str, reports: &[Report]) {
     fs::create_dir_all(folder).expect("the tables' folder");
     let mut text = format!("{about}\n\n{}", targets(reports));
@@ -235,6 +237,14 @@ pub fn write(folder: &Path, run: &Value, about: &str, reports: &[Report]) {
     let scenarios: Vec<_> = reports.iter().map(Report::json).collect();
     let all = json!({"run": run, "scenarios": scenarios});
     fs::write(folder.join("performance.json"), format!("{all:#}\n")).expect("the tables");
+    draw(folder, &all);
+}
+
+/// Writes the plots of a report.
+pub fn draw(folder: &Path, report: &Value) {
+    for (file, svg) in plot::draw(report) {
+        fs::write(folder.join(file), svg).expect("a plot");
+    }
 }
 
 /// Markdown in columns; the first line is the head.
