@@ -23,10 +23,10 @@ pub enum SignatureError {
     #[error("Sign or RequestTime is missing")]
     Missing,
     /// `Sign` does not match any token.
-    #[error("Sign does not match")]
+    #[error("Sign matches no token of auth.tokens")]
     Mismatch,
     /// `RequestTime` is too far from now, or is not a time.
-    #[error("RequestTime is stale")]
+    #[error("RequestTime is not within auth.max_skew of the relay's clock")]
     Stale,
 }
 

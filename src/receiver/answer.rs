@@ -59,21 +59,24 @@ impl Outcome {
             Self::Kept(_) | Self::Ignored | Self::Probe => {
                 (StatusCode::OK, Bytes::from_static(callback::OK))
             }
-            Self::NotFound => fail(StatusCode::NOT_FOUND, "no such path"),
-            Self::WrongMethod => fail(StatusCode::METHOD_NOT_ALLOWED, "callbacks are sent by POST"),
+            Self::NotFound => fail(StatusCode::NOT_FOUND, "path is not http.path"),
+            Self::WrongMethod => fail(StatusCode::METHOD_NOT_ALLOWED, "method is not POST"),
             Self::TooLarge => fail(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body is larger than http.max_body_bytes",
             ),
             Self::TooSlow => fail(
                 StatusCode::REQUEST_TIMEOUT,
-                "body took longer than http.read_timeout",
+                "body did not arrive within http.read_timeout",
             ),
-            Self::Broken => fail(StatusCode::BAD_REQUEST, "body could not be read"),
+            Self::Broken => fail(
+                StatusCode::BAD_REQUEST,
+                "connection failed before the body was complete",
+            ),
             Self::Refused(refusal) => fail(StatusCode::FORBIDDEN, &refusal.to_string()),
             Self::Rejected(fault) => fail(StatusCode::BAD_REQUEST, &fault.to_string()),
             Self::Dropped(fault, reason) => {
-                let text = format!("{fault}; it is not kept: {reason}");
+                let text = format!("{fault}; callback is not stored: {reason}");
                 fail(StatusCode::BAD_REQUEST, &text)
             }
             Self::NotKept(reason) => fail(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string()),

@@ -60,13 +60,13 @@ impl std::fmt::Display for Network {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// `auth.allowed_sources` does not contain its source.
-    #[error("source address is not allowed")]
+    #[error("source address is not in auth.allowed_sources")]
     Source,
     /// `SdkAppid` is missing.
     #[error("SdkAppid is missing")]
     NoApplication,
     /// `SdkAppid` is another application's.
-    #[error("SdkAppid is not one of this receiver's")]
+    #[error("SdkAppid is not in sdk_app_ids")]
     ForeignApplication,
     /// The signature is not valid.
     #[error("{0}")]

@@ -110,9 +110,9 @@ impl<D: Durability> CallbackService<D> {
                 (Ok(_), Some(parse_error)) => Outcome::Rejected(parse_error),
                 (Err(error @ NotKept::DeadLettersFull(_)), Some(parse_error)) => {
                     error!(
-                        command, reason = %parse_error, %error,
-                        "a recall that could not be parsed is lost: its dead letter is not kept; \
-                         remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
+                        code = "callback_dropped", command, reason = %parse_error, %error,
+                        "callback is lost: it could not be parsed, and its dead letter could not be stored; remove \
+                         dead letters from the spool, or raise spool.max_dead_letter_bytes"
                     );
                     Outcome::Dropped(parse_error, error)
                 }
@@ -262,7 +262,9 @@ impl<D: Durability> CallbackService<D> {
         Arc::clone(&self.buffer_permits)
             .try_acquire_many_owned(units)
             .map_err(|_| {
-                Outcome::NotKept(NotKept::Unavailable("too many bodies at once".to_owned()))
+                Outcome::NotKept(NotKept::Unavailable(
+                    "request bodies use all of http.max_buffered_bytes".to_owned(),
+                ))
             })
     }
 
@@ -308,8 +310,8 @@ impl<D: Durability> CallbackService<D> {
         }
         if let Some(parse_error) = &parse_error {
             warn!(
-                id = %event.id, command = recall.command(), reason = %parse_error,
-                "a recall could not be parsed; it goes to the dead letters"
+                code = "callback_rejected", id = %event.id, command = recall.command(), reason = %parse_error,
+                "callback could not be parsed; publishing it as a dead letter: read it there"
             );
         }
         Verdict::Keep {
@@ -376,10 +378,12 @@ impl<D: Durability> CallbackService<D> {
                 .unwrap_or_else(PoisonError::into_inner);
             if seen.insert(*ignored) {
                 warn!(
+                    code = "field_omitted",
                     field,
                     problem,
                     command = recall.command(),
-                    "recalls come without a field; their events do without it (said once)"
+                    "field of a callback is missing or unusable, and its event omits it; further ones are only \
+                     counted in recall_callback_fields_absent_total"
                 );
             }
         }

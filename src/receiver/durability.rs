@@ -48,7 +48,8 @@ impl Durability for Spool {
         let unavailable = |reason: &str| Err(NotKept::Unavailable(reason.to_owned()));
         let append = self.append_from(event, Some(permit));
         let Ok(appended) = timeout(ANSWER_LIMIT, append).await else {
-            return unavailable("the disk did not answer in time");
+            let limit = ANSWER_LIMIT.as_secs_f64();
+            return unavailable(&format!("event was not on disk within {limit} s"));
         };
         match appended {
             Ok(Appended::New(_)) => Ok(Kept::New),
@@ -59,7 +60,7 @@ impl Durability for Spool {
             }
             Err(AppendError::DeadLettersFull(reason)) => Err(NotKept::DeadLettersFull(reason)),
             Err(AppendError::Io(_) | AppendError::Failed(_) | AppendError::Damaged(_)) => {
-                unavailable("spool could not write")
+                unavailable("spool write failed")
             }
         }
     }

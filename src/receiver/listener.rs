@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info};
 
 use super::connection_timer::ConnectionTimer;
 use super::limits::Limits;
@@ -96,7 +96,11 @@ impl Listener {
                     Err(error) if is_of_one_connection(&error) => continue,
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {
-                            warn!(address = %self.address, %error, "no connections can be accepted");
+                            error!(
+                                code = "accept_failed", address = %self.address, %error,
+                                "connections cannot be accepted; retrying; check the limit of open \
+                                 files and memory"
+                            );
                         }
                         sleep(ACCEPT_PAUSE).await;
                         continue;
@@ -104,7 +108,10 @@ impl Listener {
                 },
             };
             if std::mem::take(&mut failing) {
-                info!(address = %self.address, "connections are accepted again");
+                info!(
+                    code = "accept_recovered", address = %self.address,
+                    "connections are accepted again"
+                );
             }
             // Answers are small: do not wait for more data to send (Nagle).
             let _ = stream.set_nodelay(true);
@@ -180,6 +187,6 @@ async fn serve_connection<S, F>(
         ended = served => if let Err(error) = ended {
             debug!(%peer, %error, "connection ended");
         },
-        () = timer.overdue() => debug!(%peer, "connection closed: no request within the time limit"),
+        () = timer.overdue() => debug!(%peer, "connection closed: no request within http.read_timeout or http.idle_timeout"),
     }
 }

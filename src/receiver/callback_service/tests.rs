@@ -24,7 +24,7 @@ impl Durability for &'static Stuck {
     async fn keep(&self, event: Event, permit: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
         self.0.lock().unwrap().push((event, permit));
         Err(NotKept::Unavailable(
-            "the disk did not answer in time".to_owned(),
+            "event was not on disk within 1.9 s".to_owned(),
         ))
     }
 }
@@ -82,7 +82,7 @@ async fn a_body_in_single_bytes_takes_no_more_room_than_in_one_piece() {
         .map(|byte| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![byte]))));
     let (status, answer) = post(&service, StreamBody::new(stream::iter(pieces))).await;
     assert!(
-        answer.contains("the disk did not answer in time"),
+        answer.contains("event was not on disk within 1.9 s"),
         "{status} {answer}"
     );
     assert_eq!(stuck.0.lock().unwrap().len(), 1);
@@ -95,16 +95,19 @@ async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
         let body = || Full::from(body.clone());
         let (_, answer) = post(&service, body()).await;
         assert!(
-            answer.contains("the disk did not answer in time"),
+            answer.contains("event was not on disk within 1.9 s"),
             "{answer}"
         );
         let (status, answer) = post(&service, body()).await;
         assert_eq!(status, 503);
-        assert!(answer.contains("too many bodies at once"), "{answer}");
+        assert!(
+            answer.contains("request bodies use all of http.max_buffered_bytes"),
+            "{answer}"
+        );
         stuck.0.lock().unwrap().clear();
         let (_, answer) = post(&service, body()).await;
         assert!(
-            answer.contains("the disk did not answer in time"),
+            answer.contains("event was not on disk within 1.9 s"),
             "{answer}"
         );
     }
@@ -115,14 +118,20 @@ async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
     // Base64 makes four bytes of three.
     let body = || Full::from("\u{1}".repeat(60 << 10));
     for (permit, second) in [
-        (100 << 10, "too many bodies at once"),
-        (130 << 10, "too many bodies at once"),
-        (170 << 10, "the disk did not answer in time"),
+        (
+            100 << 10,
+            "request bodies use all of http.max_buffered_bytes",
+        ),
+        (
+            130 << 10,
+            "request bodies use all of http.max_buffered_bytes",
+        ),
+        (170 << 10, "event was not on disk within 1.9 s"),
     ] {
         let (service, _) = service(permit);
         let (_, answer) = post(&service, body()).await;
         assert!(
-            answer.contains("the disk did not answer in time"),
+            answer.contains("event was not on disk within 1.9 s"),
             "{permit}: {answer}"
         );
         let (_, answer) = post(&service, body()).await;
@@ -140,10 +149,13 @@ async fn the_query_takes_room_and_the_largest_body_fits_all_the_same() {
     };
     let (service, _) = service(256 << 10);
     let (_, answer) = post_to(&uri, &service, body(256 << 10)).await;
-    assert!(answer.contains("the disk did not answer"), "{answer}");
+    assert!(answer.contains("event was not on disk"), "{answer}");
 
     let (service, _) = self::service(100 << 10);
-    for expected in ["the disk did not answer", "too many bodies at once"] {
+    for expected in [
+        "event was not on disk",
+        "request bodies use all of http.max_buffered_bytes",
+    ] {
         let (_, answer) = post_to(&uri, &service, body(30 << 10)).await;
         assert!(answer.contains(expected), "{answer}");
     }
