@@ -21,7 +21,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::warn;
 
 pub use state::{Health, SinkMetrics, SinkState};
 
@@ -118,9 +118,11 @@ impl<S: Sink> Forwarder<S> {
             self.state.down(&error);
             if let SessionError::Fenced(reason) = error {
                 let sink = self.sink.name();
-                error!(
+                warn!(
+                    code = "sink_stopped",
                     sink,
-                    reason, "nothing is published here until the next start"
+                    reason,
+                    "sink stops publishing until the relay is restarted; fix the cause, then restart the relay"
                 );
                 self.stop.drain.cancelled().await;
                 return;
@@ -141,7 +143,9 @@ impl<S: Sink> Forwarder<S> {
             () = stopped => None,
             connected = timeout(CONNECT_TIMEOUT, self.sink.connect()) => {
                 Some(connected.unwrap_or_else(|elapsed| {
-                    Err(SessionError::unavailable("connecting took too long", elapsed))
+                    let limit = CONNECT_TIMEOUT.as_secs();
+                    let doing = format!("connecting took longer than {limit} s");
+                    Err(SessionError::unavailable(doing, elapsed))
                 }))
             }
         }

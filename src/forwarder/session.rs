@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::throttle::Throttle;
 use super::{Flow, Forwarder, SessionEnd};
@@ -14,6 +14,10 @@ use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
 
 /// Maximum bytes of events in flight: no more are read above it, because librdkafka keeps a copy of each.
 const WINDOW_BYTES: usize = 16 << 20;
+
+/// What failed, in a session's error.
+const READ: &str = "could not read events from the spool";
+const STORE: &str = "could not store dead letters in the spool";
 
 impl<S: Sink> Forwarder<S> {
     /// Forwards through one session until it ends.
@@ -27,7 +31,7 @@ impl<S: Sink> Forwarder<S> {
         self.flow = Flow::Flowing;
         let start = match self.start(session.committed_position()).await {
             Ok(start) => start,
-            Err(error) => return SessionEnd::Lost(SessionError::unavailable("spool", error)),
+            Err(error) => return SessionEnd::Lost(SessionError::unavailable(READ, error)),
         };
         self.reader.seek(start);
         // A sink with nothing to publish is up as soon as it is connected; otherwise wait for the first confirm.
@@ -71,7 +75,7 @@ impl<S: Sink> Forwarder<S> {
                         throttle.pause(self.reader.position(), self.spool.status().last).await;
                     }
                     Err(error) => {
-                        return SessionEnd::Lost(SessionError::unavailable("spool", error));
+                        return SessionEnd::Lost(SessionError::unavailable(READ, error));
                     }
                 },
                 _ = tick.tick() => {
@@ -79,7 +83,7 @@ impl<S: Sink> Forwarder<S> {
                     let quiet = quiet_since.elapsed() >= self.stalled_after;
                     if quiet && self.flow == Flow::Flowing && !self.window.is_empty() {
                         let waited = self.stalled_after.as_secs();
-                        self.state.stalled(&format!("nothing confirmed for {waited} s"));
+                        self.state.stalled(&format!("broker has confirmed nothing for {waited} s"));
                     }
                 }
             }
@@ -103,9 +107,10 @@ impl<S: Sink> Forwarder<S> {
         };
         if theirs.event.is_none() || event?.map(|event| event.fingerprint()) != theirs.event {
             warn!(
-                sink = self.sink.name(), cursor = %ours, seq = %theirs.seq,
-                "the cursor kept by the broker is not of this spool's history, as after a backup was put \
-                 back; going on from the spool's own, and some events may be published a second time"
+                code = "committed_position_ignored", sink = self.sink.name(), cursor = %ours,
+                committed = %theirs.seq,
+                "position committed at the broker names an event that this spool does not have, as after a restore \
+                 from a backup; continuing from the spool's cursor: expect some events twice"
             );
             return Ok(ours);
         }
@@ -195,7 +200,7 @@ impl<S: Sink> Forwarder<S> {
             session.publish(&self.window, &again);
         }
         let error = self.store_dead_letters(nowhere).await.err()?;
-        Some(SessionEnd::Lost(SessionError::unavailable("spool", error)))
+        Some(SessionEnd::Lost(SessionError::unavailable(STORE, error)))
     }
 
     /// Some event in flight was refused, which ended the session. If only one was in flight, it is that one.
@@ -233,7 +238,7 @@ impl<S: Sink> Forwarder<S> {
         }
         match self.store_dead_letters(dead_letters).await {
             Ok(()) => SessionEnd::Again,
-            Err(error) => SessionEnd::Lost(SessionError::unavailable("spool", error)),
+            Err(error) => SessionEnd::Lost(SessionError::unavailable(STORE, error)),
         }
     }
 
@@ -262,10 +267,10 @@ impl<S: Sink> Forwarder<S> {
             .map(|dead_letter| dead_letter.seq)
             .collect();
         self.spool.store_dead_letters(dead_letters).await?;
-        error!(
-            sink, events, first_seq = %seq, first_id = %id, reason, detail,
-            "the broker refused these events as dead letters, too; they are in the spool's table dead_letters: \
-             repair the dead-letter topic or queue, then copy the rows"
+        warn!(
+            code = "dead_letters_stored", sink, events, first_seq = %seq, first_id = %id, reason, detail,
+            "broker refused events even as dead letters; they are stored in the spool's table dead_letters: repair \
+             the dead-letter topic or queue, then copy the rows"
         );
         self.window.confirm(&seqs);
         for seq in seqs {
@@ -281,8 +286,8 @@ impl<S: Sink> Forwarder<S> {
     fn log_refusal(&self, seq: Seq, refusal: &Refusal) {
         self.state.refused();
         warn!(
-            sink = self.sink.name(), %seq, reason = %refusal,
-            "the broker will never take this event; it goes to the dead letters"
+            code = "poison_event", sink = self.sink.name(), %seq, reason = %refusal,
+            "broker will never accept this event; publishing it as a dead letter: read it there"
         );
     }
 

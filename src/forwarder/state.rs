@@ -90,7 +90,16 @@ impl SinkState {
             if *health == Health::Up {
                 return false;
             }
-            info!(sink = self.sink, "sink is up");
+            let down_seconds = match health {
+                Health::Down { since, .. } => since.elapsed().ok().map(|down| down.as_secs()),
+                Health::Starting | Health::Up => None,
+            };
+            info!(
+                code = "sink_up",
+                sink = self.sink,
+                down_seconds,
+                "sink is up: it accepts events"
+            );
             *health = Health::Up;
             true
         });
@@ -109,8 +118,10 @@ impl SinkState {
             }
             Health::Starting | Health::Up => {
                 warn!(
+                    code = "sink_down",
                     sink = self.sink,
-                    reason, "sink is down; events stay in the spool"
+                    reason,
+                    "sink is down: its events stay in the spool, and the relay retries; fix the cause"
                 );
                 *health = Health::Down {
                     reason: reason.to_owned(),

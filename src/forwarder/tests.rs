@@ -173,8 +173,8 @@ async fn what_was_confirmed_ahead_is_not_sent_twice() {
 #[tokio::test]
 async fn silence_is_told_and_does_not_hide_what_the_session_says() {
     for (silent, told) in [
-        ("", "nothing confirmed for 0 s"),
-        ("no queue takes events", "no queue takes events"),
+        ("", "broker has confirmed nothing for 0 s"),
+        ("events are unroutable", "events are unroutable"),
     ] {
         let broker = Broker::default();
         broker.set().silent = Some(silent);

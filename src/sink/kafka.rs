@@ -106,7 +106,10 @@ impl Config {
     /// Returns which setting is wrong, and why.
     pub fn check(&self) -> Result<(), PropertyError> {
         if self.bootstrap_servers.trim().is_empty() {
-            return Err(PropertyError::of("kafka.bootstrap_servers", "is missing"));
+            return Err(PropertyError::of(
+                "kafka.bootstrap_servers",
+                "is missing; set it to host:port, or to several separated by commas",
+            ));
         }
         if self.window == 0 {
             return Err(PropertyError::of("kafka.window", "must be at least 1"));
@@ -116,11 +119,14 @@ impl Config {
             ("kafka.dead_letter_topic", &self.dead_letter_topic),
         ] {
             if topic.is_empty() {
-                return Err(PropertyError::of(key, "is empty"));
+                return Err(PropertyError::of(
+                    key,
+                    "is empty; set it to the name of a topic",
+                ));
             }
         }
         if self.topic == self.dead_letter_topic {
-            let problem = "must not be the topic of the events";
+            let problem = "must differ from kafka.topic";
             return Err(PropertyError::of("kafka.dead_letter_topic", problem));
         }
         if self.partitions < 1 {
@@ -230,8 +236,9 @@ impl Sink for Kafka {
         let size: u32 = size.unwrap_or(DEFAULT_BATCH_SIZE);
         let smaller = (size / 2).max(SMALLEST_BATCH_SIZE).min(size);
         info!(
+            code = "batch_size_reduced",
             bytes = smaller,
-            "the cluster takes no large batches; they are made smaller"
+            "broker accepts events singly that it refused in a batch; reduced batch.size of the producer"
         );
         properties.insert(BATCH_SIZE.to_owned(), smaller.to_string());
     }

@@ -76,7 +76,7 @@ impl Sink for RabbitMq {
         let host = self.next_host % uris.len().max(1);
         let Some(uri) = uris.into_iter().nth(host) else {
             return Err(SessionError::Unavailable(
-                "no host is configured".to_owned(),
+                "rabbitmq.uri names no host".to_owned(),
                 None,
             ));
         };

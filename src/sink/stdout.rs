@@ -61,7 +61,12 @@ impl Sink for Stdout {
                     }
                 }
             })
-            .map_err(|error| SessionError::unavailable("could not start a thread", error))?;
+            .map_err(|error| {
+                SessionError::unavailable(
+                    "could not start the thread that writes standard output",
+                    error,
+                )
+            })?;
         Ok(StdoutSession {
             to_write,
             written,
@@ -98,9 +103,12 @@ impl Session for StdoutSession {
         self.hand_over();
         match outcome {
             Some(Ok(seqs)) => Ok(Progress::Confirmed(seqs)),
-            Some(Err(error)) => Err(SessionError::unavailable("could not write stdout", error)),
+            Some(Err(error)) => Err(SessionError::unavailable(
+                "could not write to standard output",
+                error,
+            )),
             None => Err(SessionError::Unavailable(
-                "stdout's writer is gone".to_owned(),
+                "thread that writes standard output has ended".to_owned(),
                 None,
             )),
         }

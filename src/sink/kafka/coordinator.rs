@@ -90,10 +90,13 @@ impl Coordinator {
                 move |error: KafkaError| SessionError::unavailable(doing, error)
             };
             // This fences an earlier producer, and waits until its transaction has ended.
-            retry(cancelled, || producer.init_transactions(CALL_TIMEOUT))
-                .map_err(failed("could not begin transactions as"))?;
+            retry(cancelled, || producer.init_transactions(CALL_TIMEOUT)).map_err(failed(
+                "could not initialize transactions of transactional id",
+            ))?;
             let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
-                .map_err(failed("could not read the offset of group"))?;
+                .map_err(failed(
+                    "could not read the committed offset of consumer group",
+                ))?;
             let last_owner = committed.as_ref().and_then(|found| found.owner);
             // If the cluster has lost its newest offsets, it returns the owner that this process replaced.
             let is_known = last_owner.is_none_or(|last| last == owner)
@@ -102,11 +105,16 @@ impl Coordinator {
                     .is_some_and(|replaced| *replaced == last_owner);
             if replaced.get().is_some() && !is_known {
                 return Err(SessionError::Fenced(format!(
-                    "another relay publishes as {id}: it runs on the same spool or a copy of it"
+                    "another relay publishes as {id}: it runs on the same spool or a copy of it; stop one of \
+                     the two, then restart the other"
                 )));
             }
             replaced.get_or_init(|| {
-                info!(transactional_id = id, "events are published exactly once");
+                info!(
+                    code = "exactly_once_started",
+                    transactional_id = id,
+                    "transactions are initialized: events are published exactly once"
+                );
                 last_owner
             });
             let position = position(&id, committed);
@@ -120,7 +128,7 @@ impl Coordinator {
                 .producer
                 .begin_transaction()
                 .and_then(|()| coordinator.commit(position, cancelled))
-                .map_err(failed("could not commit the offset of group"))?;
+                .map_err(failed("could not commit the offset of consumer group"))?;
             Ok((coordinator, position))
         };
         spawn_blocking(open).await.map_err(stopping)?
@@ -178,9 +186,10 @@ impl Coordinator {
 fn position(group: &str, committed: Option<Committed>) -> CommittedPosition {
     if committed.is_none() {
         info!(
+            code = "committed_position_missing",
             group,
-            "the cluster keeps no offset of this relay: it is new there, or was away for longer than \
-             offsets.retention.minutes; the spool's own cursor counts"
+            "consumer group has no committed offset: the relay is new to this cluster, or was stopped for longer than \
+             offsets.retention.minutes; continuing from the spool's cursor"
         );
     }
     committed.map(|found| found.position).unwrap_or_default()

@@ -49,7 +49,7 @@ pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
 
 /// The error if no thread for a blocking call can be had any more.
 pub(super) fn stopping(error: JoinError) -> SessionError {
-    SessionError::unavailable("the runtime is stopping", error)
+    SessionError::unavailable("relay is stopping", error)
 }
 
 #[cfg(test)]

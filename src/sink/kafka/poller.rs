@@ -70,7 +70,9 @@ impl Poller {
         .into_iter()
         .find_map(|(topic, before)| {
             let now = topics::partitions(&self.metadata(topic)?, topic).ok()?;
-            (now != before).then(|| format!("topic {topic} has {now} partitions, not {before}"))
+            (now != before).then(|| {
+                format!("topic {topic} now has {now} partitions instead of {before}; reconnecting")
+            })
         })
     }
 }

@@ -51,7 +51,7 @@ impl Producer {
     ) -> Result<Self, SessionError> {
         let producer = BaseProducer::from_config_and_context(client, Reports::default())
             .map(Arc::new)
-            .map_err(|error| SessionError::unavailable("could not make a producer", error))?;
+            .map_err(|error| SessionError::unavailable("could not create a producer", error))?;
         let over = Arc::new(AtomicBool::new(false));
         let counts = Arc::new(OnceLock::new());
         let (tell_end, ended) = oneshot::channel();
@@ -69,7 +69,9 @@ impl Producer {
                 drop(poller);
                 let _ = tell_end.send(());
             })
-            .map_err(|error| SessionError::unavailable("could not start a thread", error))?;
+            .map_err(|error| {
+                SessionError::unavailable("could not start the producer's poll thread", error)
+            })?;
         Ok(Self {
             client: producer,
             topic: topic.to_owned(),
@@ -110,7 +112,10 @@ impl Producer {
     pub(super) async fn progress(&mut self, window: &Window) -> Result<Progress, SessionError> {
         loop {
             if let Some(partition) = self.partitions.forgotten(Instant::now()) {
-                let reason = format!("partition {} confirms nothing", partition.number);
+                let reason = format!(
+                    "partition {} has confirmed nothing for an hour; reconnecting",
+                    partition.number
+                );
                 return Err(SessionError::Unavailable(reason, None));
             }
             if let Ok(report) = timeout(LOOK_EVERY, self.reports().next()).await {

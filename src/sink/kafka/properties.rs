@@ -162,18 +162,18 @@ pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), Propert
         if name.starts_with("test.") {
             return Err(PropertyError::property(
                 name,
-                "is for librdkafka's own tests",
+                "is for librdkafka's own tests; remove it",
             ));
         }
         if PROMISE.iter().any(|(promised, _)| promised == name) || REFUSED.contains(&name.as_str())
         {
-            let problem = "would break the promise that nothing is lost or reordered; leave it out";
+            let problem = "would break the promise that no event is lost or reordered; remove it";
             return Err(PropertyError::property(name, problem));
         }
         if ELSEWHERE.contains(&name.as_str()) {
             return Err(PropertyError::property(
                 name,
-                "is set by kafka.bootstrap_servers",
+                "is set by kafka.bootstrap_servers; remove it",
             ));
         }
     }
@@ -206,9 +206,12 @@ pub(super) fn explain(error: &KafkaError) -> PropertyError {
     // value.
     let left_out = description.contains("not supported in this build");
     if SECRETS.contains(&name.as_str()) && !left_out {
-        return PropertyError::property(name, "has a value that librdkafka does not take");
+        return PropertyError::property(name, "has a value that librdkafka does not accept");
     }
-    PropertyError::property(name, format!("is not taken by librdkafka: {description}"))
+    PropertyError::property(
+        name,
+        format!("is not accepted by librdkafka: {description}"),
+    )
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use serde::Deserialize;
 use tokio::sync::Notify;
-use tracing::{debug, warn};
+use tracing::{debug, info};
 
 use super::errors::{ErrorClass, classify, is_missing_right};
 use super::partition_state::Partition;
@@ -278,16 +278,20 @@ impl ClientContext for Reports {
         match serde_json::from_slice::<Statistics>(statistics) {
             Ok(statistics) if statistics.knows_brokers() => {}
             Ok(_) => {
-                let reason = "the producer knows no broker any more";
-                warn!("{reason}; another one takes its place");
+                let reason = "producer has forgotten all brokers (librdkafka issue 5301)";
+                info!(
+                    code = "producer_replaced",
+                    reason,
+                    "producer is replaced by a new one; events in flight may be published twice"
+                );
                 self.fatal(reason.to_owned());
             }
-            Err(error) => debug!(%error, "librdkafka's statistics cannot be read"),
+            Err(error) => debug!(%error, "could not parse librdkafka's statistics"),
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "librdkafka reports an error");
+        debug!(%error, reason, "librdkafka reported an error");
         let mut inbox = self.inbox();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => inbox.fatal(reason.to_owned()),

@@ -61,7 +61,12 @@ async fn ensure_one(
             }
             Some(at) if at.elapsed() < APPEARS_WITHIN => sleep(LOOK_EVERY).await,
             _ => {
-                let reason = format!("topic {topic}: {code}");
+                let advice = if missing && !config.create_topics {
+                    "; create it, or set kafka.create_topics to true"
+                } else {
+                    ""
+                };
+                let reason = format!("cannot use topic {topic}: {code}{advice}");
                 return Err(SessionError::Unavailable(reason, None));
             }
         }
@@ -116,7 +121,12 @@ async fn create(config: &Config, topic: &str) -> Result<(), SessionError> {
     let outcomes = outcomes.map_err(failed)?;
     for outcome in outcomes {
         match outcome {
-            Ok(_) => info!(topic, partitions = config.partitions, "created topic"),
+            Ok(_) => info!(
+                code = "topic_created",
+                topic,
+                partitions = config.partitions,
+                "created a missing topic"
+            ),
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, code)) => return Err(failed(KafkaError::AdminOp(code))),
         }

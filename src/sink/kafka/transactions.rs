@@ -168,7 +168,7 @@ impl Transactions {
                             return Err(SessionError::unavailable(doing, error));
                         }
                         Err(error) => {
-                            debug!(%error, "a batch is aborted and sent again");
+                            debug!(%error, "aborting a transaction, to send its batch again");
                             batch.enter(Stage::Aborting(self.coordinator.start_abort()));
                         }
                     }
@@ -317,5 +317,8 @@ impl Batch {
 }
 
 fn silence() -> SessionError {
-    SessionError::Unavailable("the cluster does not take a transaction".to_owned(), None)
+    SessionError::Unavailable(
+        "cluster has not completed a transaction in time".to_owned(),
+        None,
+    )
 }

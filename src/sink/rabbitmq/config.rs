@@ -162,19 +162,25 @@ impl Config {
         };
         let uris = self.uris()?;
         if uris.is_empty() {
-            return error("rabbitmq.uri", "is missing");
+            return error(
+                "rabbitmq.uri",
+                "is missing; set it to amqp://user:password@host:5672/vhost",
+            );
         }
         if self.window == 0 {
             return error("rabbitmq.window", "must be at least 1");
         }
         if self.exchange.is_empty() {
-            return error("rabbitmq.exchange", "is empty");
+            return error("rabbitmq.exchange", "is empty; name a topic exchange");
         }
         if self.dead_letter_queue.is_empty() {
-            return error("rabbitmq.dead_letter_queue", "is empty");
+            return error("rabbitmq.dead_letter_queue", "is empty; name a queue");
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
-            return error("rabbitmq.tls.cert", "and rabbitmq.tls.key go together");
+            return error(
+                "rabbitmq.tls.cert",
+                "must be set together with rabbitmq.tls.key",
+            );
         }
         Ok(())
     }
@@ -190,15 +196,17 @@ impl Config {
             .map(|(index, uri)| {
                 let problem = |problem: &str| SettingError {
                     key: "rabbitmq.uri",
-                    problem: format!("{problem} (number {} of the list)", index + 1),
+                    problem: format!("{problem} (URI {} of the list)", index + 1),
                 };
                 if uri.contains("@[") || uri.contains("//[") {
                     // lapin would use localhost instead.
-                    return Err(problem("has an IPv6 address; use a name instead"));
+                    return Err(problem(
+                        "has an IPv6 address, which the client library cannot use; use a host name",
+                    ));
                 }
                 // The parser's own error may quote the password.
                 uri.parse()
-                    .map_err(|_| problem("is not like amqp://user:password@host:5672/vhost"))
+                    .map_err(|_| problem("is not of the form amqp://user:password@host:5672/vhost"))
             })
             .collect()
     }
@@ -228,9 +236,12 @@ mod tests {
             .check()
             .unwrap_err()
             .to_string();
-        assert!(error.starts_with("rabbitmq.uri is not like"), "{error}");
         assert!(
-            error.contains("number 2") && !error.contains("hunter2"),
+            error.starts_with("rabbitmq.uri is not of the form"),
+            "{error}"
+        );
+        assert!(
+            error.contains("URI 2") && !error.contains("hunter2"),
             "{error}"
         );
         let error = config("amqp://u:hunter2@[::1]:5672")
@@ -243,7 +254,7 @@ mod tests {
         );
         assert_eq!(
             config(" ,").check().unwrap_err().to_string(),
-            "rabbitmq.uri is missing"
+            "rabbitmq.uri is missing; set it to amqp://user:password@host:5672/vhost"
         );
     }
 

@@ -25,7 +25,7 @@ use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, Sessi
 /// How long to wait before a nacked or returned message is published again.
 const RETRY: Duration = Duration::from_secs(1);
 
-const NACKED: &str = "the broker does not accept events (nack): a queue is full?";
+const NACKED: &str = "broker rejects events (basic.nack): check whether a queue is full";
 
 /// How often to check the connection and the age of the oldest confirms.
 const CHECK: Duration = Duration::from_millis(500);
@@ -146,7 +146,8 @@ impl RabbitMqSession {
                     self.refuse(delivery, "unroutable", reason);
                 }
                 PublishOutcome::Returned(reason) => {
-                    let reason = format!("no queue takes events: {reason}");
+                    let reason =
+                        format!("events are unroutable, bind a queue to the exchange: {reason}");
                     if self.config.declare && !self.config.queue.is_empty() {
                         self.queue_gone = Some(reason.clone());
                     }
@@ -206,7 +207,7 @@ impl RabbitMqSession {
         let status = self.connection.status();
         if !status.connected() {
             return Err(SessionError::Unavailable(
-                "the connection is gone".to_owned(),
+                "connection is closed".to_owned(),
                 None,
             ));
         }
@@ -215,7 +216,7 @@ impl RabbitMqSession {
         }
         if status.blocked() {
             self.heartbeats.values().for_each(Heartbeat::beat);
-            let reason = "the broker blocks publishers (a memory or disk alarm)";
+            let reason = "broker blocks publishers because of a memory or disk alarm";
             self.set_stalled(Some(reason.to_owned()));
         } else if self.not_accepted.is_empty() {
             self.set_stalled(None);
@@ -227,7 +228,8 @@ impl RabbitMqSession {
             .any(|heartbeat| heartbeat.silence() > limit)
         {
             let limit = self.config.confirm_timeout;
-            let reason = format!("no confirm within {limit} (rabbitmq.confirm_timeout)");
+            let reason =
+                format!("broker has confirmed nothing for {limit} (rabbitmq.confirm_timeout)");
             return Err(SessionError::Unavailable(reason, None));
         }
         Ok(())
