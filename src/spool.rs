@@ -184,7 +184,7 @@ impl Spool {
     pub fn status(&self) -> Status {
         let mut status = self.shared.status.borrow().clone();
         if let (None, Some(stuck)) = (&status.refusing, self.shared.stall.stuck()) {
-            let reason = format!("the disk has not answered for {} s", stuck.as_secs());
+            let reason = format!("the disk has stalled for {} s", stuck.as_secs());
             status.refusing = Some(AppendError::Io(reason));
         }
         status
@@ -252,7 +252,7 @@ impl Spool {
 }
 
 fn closed() -> AppendError {
-    AppendError::Failed("it is closed".to_owned())
+    AppendError::Failed("it was closed".to_owned())
 }
 
 /// Deletes the cursor of a sink, so that it no longer pins events; `Ok(false)` if there is no such cursor. Blocks; the

@@ -21,16 +21,16 @@ pub enum AppendError {
     #[error("{0}")]
     DeadLettersFull(String),
     /// `spool.max_waiting` callbacks are already waiting for a commit.
-    #[error("too many callbacks are waiting for the disk")]
+    #[error("too many callbacks are waiting for a commit (spool.max_waiting)")]
     Busy,
     /// The commit failed; a later one may succeed.
-    #[error("spool could not write: {0}")]
+    #[error("spool write failed: {0}")]
     Io(String),
     /// It is no longer certain what is on disk: the process must end and be started again.
-    #[error("spool failed: {0}")]
+    #[error("spool failed: {0}; the relay must be restarted")]
     Failed(String),
     /// The file is damaged: the process must end, and the next start salvages the events.
-    #[error("spool is damaged: {0}; the next start keeps what can be read of it")]
+    #[error("spool is damaged: {0}; the next start salvages it")]
     Damaged(String),
 }
 

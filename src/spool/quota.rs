@@ -91,7 +91,7 @@ impl FreeSpace {
                 config.max_bytes
             ),
             Limit::Disk => format!(
-                "the disk is full down to spool.reserve ({})",
+                "the disk's free space is down to spool.reserve ({})",
                 config.reserve
             ),
         }

@@ -24,10 +24,10 @@ use crate::telemetry::chain;
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// SQLite failed.
-    #[error("could not read the spool")]
+    #[error("SQLite query failed")]
     Database(#[from] rusqlite::Error),
     /// Events are missing, and their numbers are not in a known gap.
-    #[error("events {0} to {1} are missing in the spool")]
+    #[error("events {0} to {1} are missing, although they were not purged")]
     Missing(Seq, Seq),
 }
 

@@ -42,13 +42,13 @@ pub(super) const LARGEST: u64 = 1 << 62;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is not a spool: it has no row of ours, and there is no high-water mark beside it.
-    #[error("it is not a spool of recall-relay")]
+    #[error("file is not a spool of recall-relay")]
     Foreign,
     /// A file operation failed.
-    #[error("could not read or write its files")]
+    #[error("could not read or write the spool's files")]
     Files(#[from] io::Error),
     /// The new database could not be written.
-    #[error("could not write a new database")]
+    #[error("could not write the new database")]
     Database(#[from] rusqlite::Error),
 }
 
@@ -152,7 +152,10 @@ fn copy_small_tables(
     if !is_empty && let Ok(old) = schema::connect(database, OpenFlags::SQLITE_OPEN_READ_ONLY) {
         for table in ["cursors", "gaps", "recent_ids", "dead_letters"] {
             if let Err(error) = copy_rows(&old, new, table) {
-                error!(table, %error, "not all rows of a table could be read from the damaged spool");
+                error!(
+                    code = "salvage_incomplete", table, %error,
+                    "could not read all rows of a table of the damaged spool; look for them in the quarantined file"
+                );
             }
         }
         let identity = old.query_row("SELECT spool_id, next_seq FROM identity", [], |row| {

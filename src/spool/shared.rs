@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::append::AppendError;
@@ -54,14 +54,20 @@ impl Shared {
     /// Counts an event as damaged, and logs it once.
     pub(super) fn found_unreadable(&self, seq: Seq) {
         if self.unreadable().insert(seq) {
-            error!(%seq, "an event in the spool is damaged and cannot be published");
+            error!(
+                code = "event_unreadable", %seq,
+                "event in the spool is damaged and is not published; check the disk"
+            );
         }
     }
 
     /// Stops the work on a damaged file; the next start salvages it.
     pub(super) fn found_damage(&self, what: &str) {
         if let Err(error) = self.lock.mark_damaged() {
-            error!(%error, "the spool could not be marked as damaged for the next start");
+            warn!(
+                code = "damage_mark_failed", %error,
+                "could not mark the spool as damaged, so the next start may not salvage it; check the disk"
+            );
         }
         self.refuse(AppendError::Damaged(what.to_owned()));
     }
@@ -71,7 +77,10 @@ impl Shared {
         self.status.send_if_modified(|status| {
             let first = !status.refusing.as_ref().is_some_and(AppendError::is_final);
             if first {
-                error!(error = %reason, "the spool failed");
+                error!(
+                    code = "spool_failed", %reason,
+                    "spool has failed: callbacks are refused, and the relay exits to be restarted; check the disk"
+                );
                 status.refusing = Some(reason);
             }
             first

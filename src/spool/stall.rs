@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{error, info};
 
 /// A writer that works on one group for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
@@ -39,12 +39,21 @@ impl StallDetector {
         let mut stuck_at: Option<Instant> = None;
         loop {
             sleep(LOOK_EVERY).await;
-            if self.stuck().is_some() {
+            if let Some(stuck) = self.stuck() {
                 if stuck_at.replace(Instant::now()).is_none() {
-                    warn!("the disk does not answer; callbacks are refused for as long");
+                    error!(
+                        code = "disk_stalled",
+                        seconds = stuck.as_secs(),
+                        "disk has stalled: a write has not returned, and callbacks are refused with 503 until it \
+                         does; check the disk"
+                    );
                 }
             } else if stuck_at.take_if(|at| at.elapsed() >= CALM).is_some() {
-                info!("the disk answers again");
+                info!(
+                    code = "disk_recovered",
+                    "disk has recovered: no write has stalled for {} s",
+                    CALM.as_secs()
+                );
             }
         }
     }

@@ -246,7 +246,7 @@ impl Store {
     fn dead_letters_full(&self) -> AppendError {
         let limit = self.config.max_dead_letter_bytes;
         AppendError::DeadLettersFull(format!(
-            "dead letters have reached spool.max_dead_letter_bytes ({limit})"
+            "dead letters have reached spool.max_dead_letter_bytes ({limit}); remove some, or raise it"
         ))
     }
 
@@ -288,7 +288,7 @@ impl Store {
         self.connection
             .execute_batch("PRAGMA synchronous = full")
             .map_err(|error| {
-                AppendError::Failed(format!("commits can no longer be synced: {error}"))
+                AppendError::Failed(format!("could not set synchronous = full again: {error}"))
             })?;
         outcome
     }
@@ -315,7 +315,7 @@ impl Store {
         }
         if !self.connection.is_autocommit() {
             return Err(AppendError::Failed(format!(
-                "could not roll back after: {error}"
+                "could not roll back a transaction that failed with: {error}"
             )));
         }
         let error = classify(&error);

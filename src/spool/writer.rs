@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info};
 
 use super::append::{AppendError, Appended};
 use super::config::Config;
@@ -46,7 +46,11 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     let gaps = match prepare(&mut store) {
         // Of damage that opening the file did not meet: the next opening salvages.
         Err(AppendError::Damaged(what)) => {
-            warn!(what, "the spool is damaged");
+            error!(
+                code = "spool_damaged",
+                reason = what,
+                "spool is damaged: salvaging what can be read before callbacks are accepted; check the disk"
+            );
             store.lock.mark_damaged().map_err(failed)?;
             drop(store);
             store = Store::open(config)?;
@@ -131,8 +135,9 @@ struct Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.closed {
-            self.shared
-                .refuse(AppendError::Failed("its writer has ended".to_owned()));
+            self.shared.refuse(AppendError::Failed(
+                "writer thread has ended unexpectedly".to_owned(),
+            ));
         }
         self.queue.abandon();
     }
@@ -345,8 +350,14 @@ impl Writer {
                 return;
             }
             match (&status.refusing, &refusing) {
-                (None, Some(reason)) => warn!(%reason, "callbacks are refused"),
-                (Some(_), None) => info!("callbacks are accepted again"),
+                (None, Some(reason)) => error!(
+                    code = "callbacks_refused", %reason,
+                    "callbacks are refused with 503, and the vendor does not repeat them; fix the cause"
+                ),
+                (Some(_), None) => info!(
+                    code = "callbacks_accepted",
+                    "callbacks are accepted again"
+                ),
                 _ => {}
             }
             status.refusing = refusing;

@@ -48,25 +48,32 @@ impl SalvageReport {
         if let Some(Quarantined { reason, path, kept }) = &self.quarantined {
             let quarantined = path.display();
             error!(
-                %quarantined, reason, kept,
-                "the spool is damaged; the events that could be read are kept in a new file"
+                code = "spool_damaged", reason, kept, %quarantined,
+                "spool is damaged: the events that can be read were copied to a new file, and the damaged one is \
+                 quarantined; check the disk"
             );
         }
         for (first, last) in self.lost.iter().take(NAMED) {
             let events = last.0 + 1 - first.0;
-            error!(%first, %last, events, "events are lost: the spool's file no longer holds these numbers");
+            error!(
+                code = "events_lost", %first, %last, events,
+                "events are lost: the damaged spool no longer has their numbers; check the disk"
+            );
         }
         if self.lost.len() > NAMED {
             let more = self.lost.len() - NAMED;
             error!(
-                more,
-                "more ranges of events are lost; the spool's table `gaps` lists them"
+                code = "events_lost",
+                ranges = more,
+                "events of more ranges are lost; the spool's table `gaps` lists all"
             );
         }
         for sink in &self.cursors {
             warn!(
+                code = "cursor_damaged",
                 sink,
-                "the sink's cursor is damaged; events that were published may be published again"
+                "cursor of a sink is damaged: publishing again from the oldest event in the spool; expect many events \
+                 twice"
             );
         }
     }

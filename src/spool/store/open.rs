@@ -25,16 +25,16 @@ use crate::spool::{gaps, schema};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("spool {} is in use by another process", .0.display())]
+    #[error("spool {} is in use by another process; stop it, or set another spool.path", .0.display())]
     Locked(PathBuf),
     /// The file does not exist.
-    #[error("there is no spool {}", .0.display())]
+    #[error("there is no spool {}; check spool.path", .0.display())]
     Missing(PathBuf),
     /// The file is not a spool.
-    #[error("{} is not a spool of recall-relay", .0.display())]
+    #[error("{} is not a spool of recall-relay; set spool.path to another file", .0.display())]
     Foreign(PathBuf),
     /// The file was written by a newer version of the program.
-    #[error("spool {} has format {found}, this program knows up to {known}: run a newer version", .path.display())]
+    #[error("spool {} has format {found}, but this version reads formats up to {known}; run a newer version", .path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -60,7 +60,7 @@ pub enum OpenError {
         reason: String,
     },
     /// The file is damaged, and no new one could be written.
-    #[error("spool {} is damaged, and what it holds could not be salvaged", .path.display())]
+    #[error("spool {} is damaged, and its events could not be salvaged", .path.display())]
     Salvage {
         /// The database file.
         path: PathBuf,
@@ -112,7 +112,7 @@ impl Store {
         let reason = if lock.is_damaged().map_err(files_error)? {
             // Only a spool is ever marked, so the file must not be refused as foreign.
             watermark.get_or_insert_default();
-            "damage was found while it was in use".to_owned()
+            "damage was found while the relay was running".to_owned()
         } else {
             match Self::open_database(&config, &lock, watermark) {
                 Err(OpenError::Damaged { reason, .. }) => reason,
@@ -155,7 +155,7 @@ impl Store {
         let held_events = watermark.is_some_and(|mark| mark.last > Seq(0));
         // Check this before SQLite opens the file: it deletes the WAL of an empty file.
         if held_events && fs::metadata(path).is_ok_and(|file| file.len() == 0) {
-            return Err(damaged("it is empty"));
+            return Err(damaged("the file is empty"));
         }
         let connection = schema::connect(path, OpenFlags::default()).map_err(database_error)?;
         match identify(&connection).map_err(database_error)? {
@@ -168,7 +168,7 @@ impl Store {
                     known: schema::VERSION,
                 });
             }
-            _ => return Err(damaged("it does not begin like a spool")),
+            _ => return Err(damaged("the file has no header of a spool")),
         }
         Self::load(connection, config, lock, watermark).map_err(database_error)
     }
@@ -183,7 +183,9 @@ impl Store {
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
         if mode != "wal" {
-            let reason = format!("the file system allows journal_mode {mode}, not wal");
+            let reason = format!(
+                "SQLite could set journal_mode only to {mode}, not to wal; put spool.path on a local disk"
+            );
             return Err(invalid(reason));
         }
         connection.pragma_update(None, "synchronous", "full")?;
@@ -196,7 +198,7 @@ impl Store {
         let busy: bool =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy {
-            return Err(invalid("another process keeps a read transaction on the spool open, so that its WAL cannot be checkpointed: end it".to_owned()));
+            return Err(invalid("another process holds a read transaction on the spool, so its WAL cannot be checkpointed; end that process".to_owned()));
         }
         let mut report = SalvageReport::default();
         let (_, last) = bounds(&connection)?;
