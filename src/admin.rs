@@ -133,7 +133,10 @@ impl Admin {
     /// Answers a request.
     pub async fn answer<B: Send>(self: Arc<Self>, request: Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+            let mut response = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method is not GET or HEAD\n",
+            );
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -146,7 +149,7 @@ impl Admin {
             "/" => text(StatusCode::OK, "recall-relay: /livez /readyz /metrics\n"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "no such path: /livez /readyz /metrics\n",
+                "no such path; use /livez, /readyz or /metrics\n",
             ),
         }
     }
@@ -155,7 +158,7 @@ impl Admin {
         // Only a stop or the spool makes the relay unready, never a sink: see the module's documentation.
         let status = self.spool.status();
         let reason = if self.stopping.load(Ordering::Acquire) {
-            Some("stopping".to_owned())
+            Some("relay is stopping".to_owned())
         } else {
             status.refusing.as_ref().map(ToString::to_string)
         };
@@ -198,7 +201,10 @@ impl Admin {
 
     async fn metrics(self: Arc<Self>) -> Response<Full<Bytes>> {
         let Ok(scrape) = Arc::clone(&self.scrapes).try_acquire_owned() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "too many at once\n");
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many scrapes at once; retry later\n",
+            );
         };
         let encoded = tokio::task::spawn_blocking(move || {
             let _scrape = scrape;

@@ -59,18 +59,27 @@ impl App {
         let Opened { spool, orphans } = opened;
         for (sink, events) in orphans {
             warn!(
+                code = "sink_removed",
                 sink,
                 events,
-                "this sink is not configured any more, and the spool keeps its unconfirmed events; \
-                 `recall-relay spool forget {sink}` lets go of them"
+                "sink is no longer configured, and its cursor pins unconfirmed events in the spool; configure it \
+                 again, or stop the relay and run `recall-relay spool forget {sink}` to unpin them"
             );
         }
         if config.auth.tokens.is_empty() {
-            warn!("auth.tokens is not set: signatures are not checked, anyone may send recalls");
+            warn!(
+                code = "signatures_unchecked",
+                "signatures are not checked because auth.tokens is not set: anyone who reaches the listener can \
+                 send recalls; set auth.tokens to the console's token"
+            );
         }
         // Bind before the sinks start: if an address is in use, nothing has been published.
-        let callbacks = Listener::bind(config.http.listen, config.http.limits()).await?;
-        let operators = Listener::bind(config.admin.listen, config.admin.limits()).await?;
+        let callbacks = Listener::bind(config.http.listen, config.http.limits())
+            .await
+            .context("http.listen is not usable")?;
+        let operators = Listener::bind(config.admin.listen, config.admin.limits())
+            .await
+            .context("admin.listen is not usable")?;
 
         let mut sinks = Sinks {
             spool: spool.clone(),
@@ -123,8 +132,9 @@ impl App {
             mut sinks,
         } = self;
         info!(
-            callbacks = %callbacks.address(), admin = %operators.address(),
-            spool = %config.spool.path.display(), sinks = sink_names(&config).join(","), "ready"
+            code = "ready", callbacks = %callbacks.address(), admin = %operators.address(),
+            spool = %config.spool.path.display(), sinks = sink_names(&config).join(","),
+            "relay is ready and accepts callbacks"
         );
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
@@ -149,7 +159,10 @@ impl App {
         let failure = if failure.is_some() {
             failure
         } else {
-            info!(delay = %config.http.stop_delay, "stopping");
+            info!(
+                code = "stopping", delay = %config.http.stop_delay,
+                "relay is stopping; it still accepts callbacks for the delay (http.stop_delay)"
+            );
             tokio::select! {
                 () = sleep(config.http.stop_delay.0) => None,
                 failed = spool.failed() => Some(anyhow!(failed)),
@@ -185,14 +198,14 @@ impl App {
         if let Some(error) = failure.or(failed_late) {
             return Err(error);
         }
-        info!("stopped");
+        info!(code = "stopped", "relay has stopped");
         Ok(())
     }
 }
 
 fn ended_by_itself(part: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
     match ended {
-        Ok(()) => anyhow!("the {part} ended by itself"),
+        Ok(()) => anyhow!("the {part} ended unexpectedly; report this as a bug"),
         Err(error) => anyhow!(error).context(format!("the {part} failed")),
     }
 }
@@ -236,7 +249,8 @@ impl Sinks {
 
     fn start(&mut self, sink: impl Sink) -> anyhow::Result<()> {
         let name = sink.name();
-        let cursor = self.spool.cursor(name).context("a sink without a cursor")?;
+        let cursor = self.spool.cursor(name);
+        let cursor = cursor.with_context(|| format!("spool has no cursor of sink {name}"))?;
         let state = SinkState::new(name);
         self.views.push(SinkView {
             state: state.clone(),
@@ -263,8 +277,10 @@ impl Sinks {
             if left > 0 {
                 let sink = view.state.sink();
                 info!(
+                    code = "events_unconfirmed",
                     sink,
-                    left, "events stay in the spool and go out at the next start"
+                    events = left,
+                    "sink has not confirmed all events; they stay in the spool and are published after the next start"
                 );
             }
         }

@@ -219,12 +219,12 @@ impl Loaded {
             });
         };
         if config.sdk_app_ids.is_empty() {
-            let text = "is missing: the SdkAppid of your application, or several; \
+            let text = "is missing; set it to the SdkAppid of your application, or to several, \
                         for example RECALL_SDK_APP_IDS=1400000001";
             wrong("sdk_app_ids", text.to_owned());
         }
         if !config.http.path.starts_with('/') || config.http.path.contains(['?', '#']) {
-            let text = "must be a path alone: it begins with `/`, and has no `?` and no `#`";
+            let text = "must be a path only: begin it with `/`, and leave out `?` and `#`";
             wrong("http.path", text.to_owned());
         }
         // SQLite would open the file that the URI names, but the lock and the salvage use the text as a file name.
@@ -245,7 +245,7 @@ impl Loaded {
             }
         }
         if config.http.max_buffered_bytes < config.http.max_body_bytes {
-            let text = "must be at least http.max_body_bytes, or no large body fits";
+            let text = "must be at least http.max_body_bytes; otherwise the largest bodies are always refused";
             wrong("http.max_buffered_bytes", text.to_owned());
         }
         #[cfg(feature = "kafka")]

@@ -229,7 +229,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
                     let item = item.trim();
                     if item.is_empty() {
                         // With an empty token anybody could sign. If it were skipped, nobody would have to sign.
-                        return Err(de::Error::custom("has an element that is empty"));
+                        return Err(de::Error::custom("has an empty element; remove it"));
                     }
                     list.push(item.parse().map_err(de::Error::custom)?);
                 }
@@ -364,10 +364,7 @@ mod tests {
         for json in [r#"[""]"#, r#"["a"," "]"#] {
             let error = serde_json::from_str::<List<Secret>>(json).unwrap_err();
             let error = error.to_string();
-            assert!(
-                error.starts_with("has an element that is empty"),
-                "{json}: {error}"
-            );
+            assert!(error.starts_with("has an empty element"), "{json}: {error}");
         }
     }
 

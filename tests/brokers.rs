@@ -78,9 +78,7 @@ fn a_broker_that_is_stopped_and_started_loses_nothing(broker: &mut impl Broker) 
         &broker.recalls("stopped", acknowledged.len()),
     );
     // When the broker returns, librdkafka may forget all brokers; a new producer then repeats what was in flight.
-    let replaced = relay
-        .log()
-        .contains("the producer knows no broker any more");
+    let replaced = relay.log_entry("producer_replaced").is_some();
     assert!(
         repeated == 0 || replaced || !broker.is_idempotent(),
         "{repeated} repeated: {}",
@@ -111,7 +109,7 @@ fn a_broker_that_is_absent_at_the_start_is_waited_for(broker: &mut impl Broker) 
     let mut acknowledged = under_load(&relay, || {});
     acknowledged.extend(relay.recalls("one by one", 1..=100));
     assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
-    assert!(relay.log_entries("sink is up").is_empty());
+    assert!(relay.log_entries("sink_up").is_empty());
     broker.resume();
     relay.until_drained(sink);
     relay.until_sink(sink, "up");

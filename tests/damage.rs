@@ -50,7 +50,11 @@ fn damage(inflict: impl FnOnce(&Path)) -> Aftermath {
                 _setup: setup,
             };
         }
-        assert!(relay.log().contains("spool is damaged"), "{}", relay.log());
+        assert!(
+            relay.log_entry("spool_damaged").is_some(),
+            "{}",
+            relay.log()
+        );
     }
     panic!("the relay exits on every start");
 }

@@ -127,8 +127,7 @@ fn batches_that_the_topic_does_not_take_are_made_smaller() {
     relay.until_drained("kafka");
     assert_kept(&acknowledged, &kafka.recalls(topic, acknowledged.len()));
     assert_eq!(relay.refused_events("kafka"), 0);
-    let smaller = "the cluster takes no large batches; they are made smaller";
-    let times = relay.log_entries(smaller).len();
+    let times = relay.log_entries("batch_size_reduced").len();
     assert!((1..=6).contains(&times), "{times} times:\n{}", relay.log());
     relay.stop();
 }
@@ -214,10 +213,7 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
             "100",
         )
         .start();
-    let replaced = || {
-        let log = relay.log();
-        log.contains("the producer knows no broker any more")
-    };
+    let replaced = || relay.log_entry("producer_replaced").is_some();
     let mut sent = Vec::new();
     // Two threads of librdkafka race: it forgets the brokers in three of four attempts.
     for number in 1..=10 {

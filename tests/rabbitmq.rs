@@ -89,7 +89,7 @@ fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
         let group = if number % 2 == 0 { "a" } else { "b" };
         sent.extend(relay.recalls(group, number..=number));
     }
-    relay.until_down("rabbitmq", "no queue takes events");
+    relay.until_down("rabbitmq", "events are unroutable");
     // Other events are published in the meantime, without a log line for each.
     (1..=300).for_each(|number| recall_c2c(&relay, number));
     let confirmed = r#"recall_sink_confirmed_events_total{sink="rabbitmq"}"#;

@@ -13,11 +13,17 @@ pub(super) fn raise_nofile_limit(connections: usize) {
     let wanted = (connections as u64).saturating_add(RESERVE);
     match raise() {
         Ok(limit) if limit < wanted => warn!(
+            code = "nofile_limit_low",
             limit,
-            wanted, "the limit of open files (RLIMIT_NOFILE) is too low for http.max_connections"
+            wanted,
+            "limit of open files (RLIMIT_NOFILE) is too low for http.max_connections: further connections will wait; \
+             raise the hard limit, or lower http.max_connections"
         ),
         Ok(_) => {}
-        Err(error) => warn!(%error, "could not raise the limit of open files"),
+        Err(error) => warn!(
+            code = "nofile_limit_not_raised", %error,
+            "could not raise the limit of open files (RLIMIT_NOFILE); raise it where the relay is started"
+        ),
     }
 }
 

@@ -25,7 +25,9 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let asked = super::runtime()?.block_on(async { timeout(TIMEOUT, ask(address)).await });
     let (status, body) = asked
         .with_context(|| format!("{address} did not answer within {} s", TIMEOUT.as_secs()))?
-        .with_context(|| format!("could not ask {address}; is the relay running?"))?;
+        .with_context(|| {
+            format!("could not get /readyz from {address} (admin.listen); is the relay running?")
+        })?;
     if status != StatusCode::OK {
         bail!("not ready: {body}");
     }

@@ -27,20 +27,25 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
     open_files::raise_nofile_limit(config.http.max_connections);
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("could not install a handler for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("could not install a handler for SIGINT")?;
         let app = App::build(config).await?;
         let stop = CancellationToken::new();
         let mut signals = JoinSet::new();
         let stopping = stop.clone();
         signals.spawn(async move {
             let signal = next(&mut terminate, &mut interrupt).await;
-            info!(signal, "received");
+            info!(
+                code = "signal_received",
+                signal, "signal received: the relay begins to stop"
+            );
             stopping.cancel();
             let signal = next(&mut terminate, &mut interrupt).await;
             warn!(
+                code = "stop_forced",
                 signal,
-                "received again: ending at once; what is not published stays in the spool"
+                "second signal received: exiting at once; open requests are not answered, and unconfirmed events stay \
+                 in the spool"
             );
             // Another thread writes the line.
             sleep(LAST_LINE).await;
@@ -48,7 +53,11 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
         });
         let outcome = app.run(stop.cancelled()).await;
         if let Err(failure) = &outcome {
-            error!(error = chain(failure.as_ref()), "ended");
+            let reason = chain(failure.as_ref());
+            error!(
+                code = "relay_failed",
+                reason, "relay ends with exit code 1 after a failure; fix the cause, and restart it"
+            );
         }
         outcome
     });

@@ -27,11 +27,15 @@ pub(super) fn run(args: &SpoolArgs, config: &Config) -> anyhow::Result<()> {
     let _log = telemetry::start(&config.log)?;
     let SpoolCommand::Forget { sink } = &args.command;
     if app::sink_names(config).contains(&sink.as_str()) {
-        bail!("{sink} is configured: without its cursor it would publish every event again");
+        bail!(
+            "{sink} is configured: without its cursor it would publish every event again; remove it from the \
+             configuration first"
+        );
     }
     if !spool::forget(&config.spool, sink)? {
-        bail!("the spool keeps no cursor of a sink named {sink}");
+        let path = config.spool.path.display();
+        bail!("spool {path} has no cursor of a sink `{sink}`; use `kafka` or `rabbitmq`");
     }
-    println!("forgot {sink}: its unconfirmed events are no longer held");
+    println!("deleted the cursor of {sink}; its unconfirmed events are no longer pinned");
     Ok(())
 }

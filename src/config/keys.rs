@@ -118,7 +118,9 @@ fn not_built_in(key: &str) -> Option<String> {
     let (section, _) = built_in
         .into_iter()
         .find(|(section, built_in)| !built_in && key.split('.').next() == Some(section))?;
-    Some(format!("this build of the program has no {section}"))
+    Some(format!(
+        "is not available: this program was built without {section}"
+    ))
 }
 
 fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> &'a str {

@@ -131,7 +131,7 @@ impl Layer {
             _ => (normalize(key), value),
         };
         if let Some(other) = self.sources.get(&key) {
-            let text = format!("is set twice, also by {other}");
+            let text = format!("is set twice; remove this one or that of {other}");
             problems.push(Problem { key, source, text });
             return;
         }

@@ -162,7 +162,7 @@ fn a_wrong_value_is_named_with_its_source() {
     assert!(error.contains("http.max_connections (from"), "{error}");
     for path in ["", "callback", "/callback?from=im", "/#"] {
         let error = problem(&[("RECALL_HTTP__PATH", path)]);
-        assert!(error.contains("must be a path alone"), "{path}: {error}");
+        assert!(error.contains("must be a path only"), "{path}: {error}");
     }
     for path in ["file:x.db", "file:///x.db?mode=ro"] {
         let error = problem(&[("RECALL_SPOOL__PATH", path)]);

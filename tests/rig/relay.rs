@@ -269,25 +269,25 @@ impl Relay {
         self.log.gate.lock().unwrap()
     }
 
-    /// The log entries with this message.
-    pub fn log_entries(&self, message: &str) -> Vec<Value> {
+    /// The log entries with this code.
+    pub fn log_entries(&self, code: &str) -> Vec<Value> {
         let entries = self
             .log
             .all()
             .into_iter()
             .filter_map(|line| serde_json::from_str(&line).ok());
         entries
-            .filter(|entry: &Value| entry["message"] == message)
+            .filter(|entry: &Value| entry["code"] == code)
             .collect()
     }
 
-    pub fn log_entry(&self, message: &str) -> Option<Value> {
-        self.log_entries(message).into_iter().next()
+    pub fn log_entry(&self, code: &str) -> Option<Value> {
+        self.log_entries(code).into_iter().next()
     }
 
     /// The log entry of each time that a sink went down.
     pub fn down_entries(&self) -> Vec<Value> {
-        self.log_entries("sink is down; events stay in the spool")
+        self.log_entries("sink_down")
     }
 
     /// Its whole log; waits until its stderr is closed.
@@ -358,11 +358,7 @@ impl Relay {
     fn lines_of_stopped(&mut self) -> Vec<String> {
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
-        assert!(
-            self.log_entry("the spool failed").is_none(),
-            "{}",
-            self.log()
-        );
+        assert!(self.log_entry("spool_failed").is_none(), "{}", self.log());
         self.stdout.until_closed();
         self.stdout.all()
     }
