@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+#[cfg(test)]
+mod codes;
 mod lines;
 
 use lines::Lines;
@@ -46,7 +48,7 @@ pub enum Format {
 
 /// The log's filter could not be parsed.
 #[derive(Debug, thiserror::Error)]
-#[error("log.filter `{filter}` cannot be read")]
+#[error("log.filter `{filter}` is not a filter such as `info,recall_relay=debug`")]
 pub struct FilterError {
     filter: String,
     source: tracing_subscriber::filter::ParseError,
@@ -90,7 +92,7 @@ pub fn start(config: &Config) -> anyhow::Result<Log> {
         Format::Json
     });
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = Lines::start().context("could not start a thread for the log")?;
+    let lines = Lines::start().context("could not start the log's thread")?;
     let log = Log(lines.clone());
     let layer = tracing_subscriber::fmt::layer().with_writer(move || lines.clone());
     // If the log was started before in this process, that one stays.
@@ -144,7 +146,9 @@ mod tests {
         };
         let text = chain(&error);
         assert!(
-            text.starts_with("log.filter `x=y` cannot be read: "),
+            text.starts_with(
+                "log.filter `x=y` is not a filter such as `info,recall_relay=debug`: "
+            ),
             "{text}"
         );
     }
