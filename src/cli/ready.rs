@@ -26,7 +26,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let (status, body) = asked
         .with_context(|| format!("{address} did not answer within {} s", TIMEOUT.as_secs()))?
         .with_context(|| {
-            format!("could not get /readyz from {address} (admin.listen); is the relay running?")
+            format!("could not get /readyz from {address} (admin.listen; is the relay running?)")
         })?;
     if status != StatusCode::OK {
         bail!("not ready: {body}");
