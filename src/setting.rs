@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_shown_as_they_are_written() {
+    fn sizes_display_as_written() {
         for text in ["256KiB", "1GiB", "64MiB", "4097", "0"] {
             assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_zero_is_refused_but_a_period_may_be_zero() {
+    fn a_period_may_be_zero_but_a_timeout_may_not() {
         assert_eq!("0s".parse::<Period>().unwrap(), Period(Duration::ZERO));
         assert_eq!(
             "0s".parse::<Timeout>().unwrap_err(),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_finer_than_a_millisecond_is_not_shown_as_a_shorter_one() {
+    fn sub_millisecond_durations_are_displayed_exactly() {
         for (text, shown) in [
             ("1us", "1us"),
             ("1.0005s", "1s 500us"),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_come_as_text_as_one_value_or_as_an_array() {
+    fn lists_parse_from_text_one_value_or_an_array() {
         let read = |json: &str| serde_json::from_str::<List<u64>>(json).map(|list| list.0);
         assert_eq!(read(r#"" 1, 2,,3 ""#).unwrap(), [1, 2, 3]);
         assert_eq!(read("7").unwrap(), [7]);

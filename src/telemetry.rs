@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_told_with_its_sources() {
+    fn chain_includes_the_sources_of_an_error() {
         let error = FilterError {
             filter: "x=y".to_owned(),
             source: EnvFilter::builder().parse("x=y").unwrap_err(),

@@ -23,7 +23,7 @@ fn assert_fails(answer: &Answer, status: u16, reason: &str) {
 }
 
 #[test]
-fn a_recall_becomes_an_event_once() {
+fn a_repeated_recall_becomes_one_event() {
     let relay = Setup::new().start();
     let answer = relay.recall("g", 1);
     assert!(answer.is_ok(), "{answer:?}");
@@ -41,7 +41,7 @@ fn a_recall_becomes_an_event_once() {
 }
 
 #[test]
-fn several_applications_may_be_served_and_no_other() {
+fn only_configured_applications_are_accepted() {
     let relay = Setup::new()
         .set("RECALL_SDK_APP_IDS", "1400000001, 7")
         .start();
@@ -69,7 +69,7 @@ fn several_applications_may_be_served_and_no_other() {
 }
 
 #[test]
-fn only_signed_recalls_are_let_in() {
+fn only_signed_recalls_are_accepted() {
     let relay = Setup::new()
         .set("RECALL_AUTH__TOKENS", "old,test-token")
         .start();
@@ -108,7 +108,7 @@ fn only_signed_recalls_are_let_in() {
 }
 
 #[test]
-fn only_allowed_sources_are_let_in() {
+fn only_allowed_sources_are_accepted() {
     let relay = Setup::new()
         .set("RECALL_AUTH__ALLOWED_SOURCES", "203.0.113.0/24")
         .set("RECALL_AUTH__TRUSTED_PROXIES", "127.0.0.1")
@@ -139,7 +139,7 @@ fn only_allowed_sources_are_let_in() {
 }
 
 #[test]
-fn whatever_is_not_a_recall_is_answered_ok() {
+fn other_commands_and_probes_are_answered_ok() {
     let relay = Setup::new().start();
     let recall = "CallbackCommand=Group.CallbackAfterRecallMsg";
     for (query, body) in [
@@ -186,7 +186,7 @@ fn wrong_path_and_method_are_refused() {
 }
 
 #[test]
-fn what_is_not_understood_is_kept_whole() {
+fn an_unparsable_recall_is_kept_whole_as_dead_letter() {
     let relay = Setup::new().start();
     let query = format!("{}&Sign=ff&RequestTime=1", recall_query());
     let answer = relay.post(&query, r#"{"GroupId":"g","MsgSeqList":[]}"#);
@@ -206,7 +206,7 @@ fn what_is_not_understood_is_kept_whole() {
 }
 
 #[test]
-fn a_body_at_the_limit_is_taken_and_one_beyond_is_not() {
+fn a_body_beyond_the_limit_is_answered_413() {
     let relay = Setup::new()
         .set("RECALL_HTTP__MAX_BODY_BYTES", "1KiB")
         .start();
@@ -231,7 +231,7 @@ fn a_body_at_the_limit_is_taken_and_one_beyond_is_not() {
 }
 
 #[test]
-fn a_full_spool_is_said_so_and_loses_nothing() {
+fn a_full_spool_is_answered_503_and_loses_nothing() {
     let setup = Setup::new().set("RECALL_SPOOL__MAX_BYTES", "200KiB");
     // Kafka is unreachable, so no event is forwarded.
     let setup = setup.set("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
@@ -259,7 +259,7 @@ fn a_full_spool_is_said_so_and_loses_nothing() {
 }
 
 #[test]
-fn http2_is_answered_like_any_garbage() {
+fn http2_and_garbage_are_closed_or_answered_400() {
     let relay = Setup::new().start();
     // A client with prior knowledge sends the preface and an empty SETTINGS frame.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

@@ -6,7 +6,7 @@ mod rig;
 use rig::{Broker as _, Kafka, RabbitMq, Setup, assert_kept, under_load};
 
 #[test]
-fn a_broker_that_is_down_holds_the_other_one_not_up() {
+fn a_broker_that_is_down_does_not_delay_the_other() {
     let rabbitmq = RabbitMq::start();
     let mut kafka = Kafka::new_stopped();
     let setup = Setup::new()

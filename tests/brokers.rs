@@ -10,8 +10,8 @@ mod rig;
 use std::time::{Duration, Instant};
 
 use rig::{
-    Broker, Kafka, RabbitMq, Setup, assert_kept, kill_again_and_again, large_recall,
-    read_dead_letters, recall_query, under_load,
+    Broker, Kafka, RabbitMq, Setup, assert_kept, kill_repeatedly, large_recall, read_dead_letters,
+    recall_query, under_load,
 };
 
 /// Turns each promise into two tests: `kafka::PROMISE` and `rabbitmq::PROMISE`.
@@ -35,15 +35,15 @@ macro_rules! on_both_brokers {
 
 on_both_brokers! {
     every_event_arrives_once_and_in_order,
-    a_broker_that_is_stopped_and_started_loses_nothing,
-    a_broker_that_is_killed_loses_nothing,
-    a_broker_that_is_absent_at_the_start_is_waited_for,
-    what_is_not_published_at_a_stop_is_published_after_the_next_start,
-    every_acknowledged_callback_is_found_after_kill_9_of_the_relay,
-    what_is_deleted_is_created_again_soon,
+    restarting_the_broker_loses_nothing,
+    killing_the_broker_loses_nothing,
+    events_wait_for_a_broker_absent_at_the_start,
+    unpublished_events_are_published_after_a_restart,
+    killing_the_relay_loses_no_acknowledged_callback,
+    a_deleted_topic_or_queue_is_recreated_soon,
     a_callback_that_cannot_be_parsed_becomes_a_dead_letter,
-    an_event_that_is_too_large_stays_in_the_spool_and_the_others_are_published,
-    dead_letters_that_the_user_may_not_publish_do_not_stop_the_events,
+    a_too_large_event_stays_in_the_spool_others_are_published,
+    denied_dead_letters_do_not_stop_the_events,
 }
 
 fn every_event_arrives_once_and_in_order(broker: &mut impl Broker) {
@@ -61,7 +61,7 @@ fn every_event_arrives_once_and_in_order(broker: &mut impl Broker) {
     relay.stop();
 }
 
-fn a_broker_that_is_stopped_and_started_loses_nothing(broker: &mut impl Broker) {
+fn restarting_the_broker_loses_nothing(broker: &mut impl Broker) {
     let sink = broker.sink();
     let relay = broker.settings(Setup::new(), "stopped").start();
     relay.until_sink(sink, "up");
@@ -88,7 +88,7 @@ fn a_broker_that_is_stopped_and_started_loses_nothing(broker: &mut impl Broker) 
     relay.stop();
 }
 
-fn a_broker_that_is_killed_loses_nothing(broker: &mut impl Broker) {
+fn killing_the_broker_loses_nothing(broker: &mut impl Broker) {
     let relay = broker.settings(Setup::new(), "killed").start();
     relay.until_sink(broker.sink(), "up");
     let acknowledged = under_load(&relay, || {
@@ -101,7 +101,7 @@ fn a_broker_that_is_killed_loses_nothing(broker: &mut impl Broker) {
 }
 
 /// Callbacks are answered OK in the meantime; `benches/performance` measures how fast.
-fn a_broker_that_is_absent_at_the_start_is_waited_for(broker: &mut impl Broker) {
+fn events_wait_for_a_broker_absent_at_the_start(broker: &mut impl Broker) {
     let sink = broker.sink();
     broker.stop();
     let relay = broker.settings(Setup::new(), "absent").start();
@@ -120,7 +120,7 @@ fn a_broker_that_is_absent_at_the_start_is_waited_for(broker: &mut impl Broker) 
     relay.stop();
 }
 
-fn what_is_not_published_at_a_stop_is_published_after_the_next_start(broker: &mut impl Broker) {
+fn unpublished_events_are_published_after_a_restart(broker: &mut impl Broker) {
     let setup = broker.settings(Setup::new(), "left");
     let setup = setup.set("RECALL_DRAIN_TIMEOUT", "1s");
     broker.stop();
@@ -135,9 +135,9 @@ fn what_is_not_published_at_a_stop_is_published_after_the_next_start(broker: &mu
     relay.stop();
 }
 
-fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay(broker: &mut impl Broker) {
+fn killing_the_relay_loses_no_acknowledged_callback(broker: &mut impl Broker) {
     let setup = broker.settings(Setup::new(), "relay-killed");
-    let acknowledged = kill_again_and_again(&setup, broker.sink(), 4);
+    let acknowledged = kill_repeatedly(&setup, broker.sink(), 4);
     let found = broker.recalls("relay-killed", acknowledged.len());
     let repeated = assert_kept(&acknowledged, &found);
     println!(
@@ -148,7 +148,7 @@ fn every_acknowledged_callback_is_found_after_kill_9_of_the_relay(broker: &mut i
 
 /// Regression: the relay created a deleted topic only after half a minute, and declared a deleted queue only in its
 /// next session; until then the broker returned every event.
-fn what_is_deleted_is_created_again_soon(broker: &mut impl Broker) {
+fn a_deleted_topic_or_queue_is_recreated_soon(broker: &mut impl Broker) {
     let relay = broker.settings(Setup::new(), "deleted").start();
     relay.recalls("a", 1..=1);
     relay.until_drained(broker.sink());
@@ -179,9 +179,7 @@ fn a_callback_that_cannot_be_parsed_becomes_a_dead_letter(broker: &mut impl Brok
 
 /// The broker's limit applies to dead letters, too. With a backlog of many conversations, the large event is
 /// published in one batch with many others.
-fn an_event_that_is_too_large_stays_in_the_spool_and_the_others_are_published<B: Broker>(
-    _: &mut B,
-) {
+fn a_too_large_event_stays_in_the_spool_others_are_published<B: Broker>(_: &mut B) {
     let mut broker = B::start_with_limit(4000);
     let setup = broker.settings(Setup::new(), "too-large");
     let relay = setup.start();
@@ -207,7 +205,7 @@ fn an_event_that_is_too_large_stays_in_the_spool_and_the_others_are_published<B:
     assert!(kept[0].bytes > 4000, "{kept:?}");
 }
 
-fn dead_letters_that_the_user_may_not_publish_do_not_stop_the_events(broker: &mut impl Broker) {
+fn denied_dead_letters_do_not_stop_the_events(broker: &mut impl Broker) {
     let (setup, reason, detail) = broker.settings_without_dead_letters(Setup::new(), "limited");
     let relay = setup.start();
     relay.until_sink(broker.sink(), "up");

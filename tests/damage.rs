@@ -120,7 +120,7 @@ impl Aftermath {
     }
 }
 
-fn garble(path: &Path, at: u64, length: usize) {
+fn overwrite_with_noise(path: &Path, at: u64, length: usize) {
     let noise: Vec<u8> = (0..=250_u8).rev().cycle().step_by(7).take(length).collect();
     let file = OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&noise, at).unwrap();
@@ -149,10 +149,10 @@ fn events(database: &Path) -> usize {
 }
 
 #[test]
-fn a_garbled_head_loses_nothing() {
+fn a_damaged_first_page_loses_nothing() {
     let aftermath = damage(|database| {
         checkpoint(database);
-        garble(database, 0, 4096);
+        overwrite_with_noise(database, 0, 4096);
     });
     aftermath.assert_loss_reported();
     aftermath.assert_quarantined();
@@ -162,11 +162,11 @@ fn a_garbled_head_loses_nothing() {
 }
 
 #[test]
-fn a_garbled_middle_loses_what_lay_there_and_says_so() {
+fn a_damaged_middle_page_loses_its_events_and_reports_them() {
     let aftermath = damage(|database| {
         checkpoint(database);
         let middle = fs::metadata(database).unwrap().len() / 8192 * 4096;
-        garble(database, middle, 4096);
+        overwrite_with_noise(database, middle, 4096);
     });
     aftermath.assert_loss_reported();
     aftermath.assert_quarantined();
@@ -174,7 +174,7 @@ fn a_garbled_middle_loses_what_lay_there_and_says_so() {
 }
 
 #[test]
-fn a_file_that_lost_its_tail_loses_that_and_says_so() {
+fn a_truncated_file_loses_its_end_and_reports_it() {
     let aftermath = damage(|database| {
         checkpoint(database);
         let half = fs::metadata(database).unwrap().len() / 2;
@@ -187,7 +187,7 @@ fn a_file_that_lost_its_tail_loses_that_and_says_so() {
 }
 
 #[test]
-fn a_wal_that_was_removed_is_told() {
+fn a_removed_wal_is_reported() {
     let mut checkpointed = 0;
     let aftermath = damage(|database| {
         fs::remove_file(wal(database)).unwrap();
@@ -199,10 +199,10 @@ fn a_wal_that_was_removed_is_told() {
 
 /// SQLite ignores the frames after a damaged one; the high-water mark shows that they were committed.
 #[test]
-fn what_follows_a_garbled_part_of_the_wal_is_counted_as_lost() {
+fn events_after_a_damaged_wal_frame_count_as_lost() {
     let aftermath = damage(|database| {
         let middle = fs::metadata(wal(database)).unwrap().len() / 2;
-        garble(&wal(database), middle, 100);
+        overwrite_with_noise(&wal(database), middle, 100);
     });
     // How much is lost depends on the last checkpoint, but the count must be exact.
     aftermath.assert_loss_reported();

@@ -22,7 +22,7 @@ use rig::{
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
-fn the_faults_reach_the_program() {
+fn injected_faults_reach_the_relay() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     assert_eq!(faults.calls().opens, 0);
@@ -48,7 +48,7 @@ fn the_faults_reach_the_program() {
 }
 
 #[test]
-fn while_writes_fail_callbacks_are_refused_and_then_taken_again() {
+fn callbacks_are_refused_only_while_writes_fail() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
@@ -66,7 +66,7 @@ fn while_writes_fail_callbacks_are_refused_and_then_taken_again() {
 }
 
 #[test]
-fn a_write_that_fails_half_way_through_a_commit_leaves_nothing_behind() {
+fn a_commit_with_a_failing_write_is_rolled_back() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
@@ -85,7 +85,7 @@ fn a_write_that_fails_half_way_through_a_commit_leaves_nothing_behind() {
 }
 
 #[test]
-fn after_a_failed_sync_the_program_ends_and_the_next_start_is_right() {
+fn a_failed_sync_ends_the_relay_and_a_restart_recovers() {
     for file in ["", "-wal"] {
         let faults = Faults::new();
         let setup = Setup::new().with_faults(&faults);
@@ -108,7 +108,7 @@ fn after_a_failed_sync_the_program_ends_and_the_next_start_is_right() {
         assert!(relay.log_entry("spool_failed").is_some(), "{log}");
         assert!(log.contains("disk I/O error"), "{log}");
         acknowledged.extend(load.stop());
-        let mut events = published(&relay.events_of_ended());
+        let mut events = published(&relay.events_after_exit());
         drop(relay);
 
         faults.heal();
@@ -121,7 +121,7 @@ fn after_a_failed_sync_the_program_ends_and_the_next_start_is_right() {
 }
 
 #[test]
-fn those_who_wait_for_a_sync_that_fails_get_a_503() {
+fn callbacks_waiting_for_a_failed_sync_are_answered_503() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let mut relay = setup.start();
@@ -132,7 +132,7 @@ fn those_who_wait_for_a_sync_that_fails_get_a_503() {
 }
 
 #[test]
-fn a_sync_that_hangs_is_answered_in_time_and_waited_for() {
+fn callbacks_are_answered_in_time_while_a_sync_hangs() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
@@ -155,18 +155,20 @@ fn a_sync_that_hangs_is_answered_in_time_and_waited_for() {
         accepted.push(until_accepted(&relay));
     });
     acknowledged.extend(accepted);
-    until("the recovery to be logged", || relay.log_entry("disk_recovered"));
+    until("the recovery to be logged", || {
+        relay.log_entry("disk_recovered")
+    });
     assert_kept(&acknowledged, &published(&relay.stop()));
 }
 
 #[test]
-fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
+fn the_sink_is_down_while_reads_fail_then_catches_up() {
     let faults = Faults::new();
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
     let mut acknowledged = under_load(&relay, || {
         // New events come from the event cache: the sink must lag until it reads from the disk.
-        let held = relay.hold_stdout();
+        let held = relay.pause_stdout_reader();
         for number in 1..=120 {
             let answer = relay.post(&recall_query(), padded_recall("large", number, 200_000));
             assert!(answer.is_ok(), "{answer:?}");
@@ -185,7 +187,7 @@ fn while_reads_fail_the_sink_is_down_and_then_catches_up() {
 }
 
 #[test]
-fn a_clock_that_jumps_loses_nothing_and_keeps_the_order() {
+fn clock_jumps_neither_lose_nor_reorder_events() {
     let faults = Faults::new();
     let setup = Setup::new()
         .set("RECALL_SPOOL__RETENTION", "0s")
@@ -222,7 +224,7 @@ fn a_clock_that_jumps_loses_nothing_and_keeps_the_order() {
 }
 
 #[test]
-fn a_full_disk_is_a_state_that_ends_by_itself() {
+fn a_full_disk_recovers_without_a_restart() {
     let faults = Faults::new();
     let setup = Setup::new()
         .set("RECALL_SPOOL__RESERVE", "1MiB")
@@ -261,7 +263,7 @@ fn a_full_disk_is_a_state_that_ends_by_itself() {
 }
 
 #[test]
-fn a_disk_that_somebody_else_fills_is_waited_for() {
+fn callbacks_resume_after_another_program_frees_the_disk() {
     let faults = Faults::new();
     let setup = Setup::new()
         .set("RECALL_SPOOL__RESERVE", "1MiB")

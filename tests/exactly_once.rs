@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use rig::kafka::{Operation, Resource, STRICT};
 use rig::{
-    Broker as _, Kafka, Load, Recall, Relay, Setup, assert_kept, kill_again_and_again,
-    large_recall, read_dead_letters, read_spool, recall_query, under_load, until,
+    Broker as _, Kafka, Load, Recall, Relay, Setup, assert_kept, kill_repeatedly, large_recall,
+    read_dead_letters, read_spool, recall_query, under_load, until,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -68,16 +68,16 @@ fn identity(setup: &Setup) -> String {
 }
 
 #[test]
-fn kill_9_of_the_relay_repeats_nothing() {
+fn killing_the_relay_duplicates_nothing() {
     let kafka = Kafka::shared();
     let setup = setup(&kafka, "killed");
-    let acknowledged = kill_again_and_again(&setup, "kafka", 6);
+    let acknowledged = kill_repeatedly(&setup, "kafka", 6);
     println!("{} acknowledged", acknowledged.len());
     assert_once(&acknowledged, &kafka, "killed");
 }
 
 #[test]
-fn kill_9_of_the_broker_repeats_nothing() {
+fn killing_the_broker_duplicates_nothing() {
     let mut kafka = Kafka::shared();
     let relay = setup(&kafka, "broker-killed").start();
     relay.until_sink("kafka", "up");
@@ -92,7 +92,7 @@ fn kill_9_of_the_broker_repeats_nothing() {
 
 /// The spool has lost its cursor; the cluster still has it.
 #[test]
-fn the_cursor_in_the_cluster_counts_where_it_is_further() {
+fn the_committed_position_is_used_if_it_is_higher() {
     let kafka = Kafka::shared();
     let setup = setup(&kafka, "cursor");
     let relay = setup.start();
@@ -110,7 +110,7 @@ fn the_cursor_in_the_cluster_counts_where_it_is_further() {
 
 /// As after a week of downtime: the cluster has deleted the offsets of a group without members.
 #[test]
-fn a_cursor_that_the_cluster_has_forgotten_is_the_spools() {
+fn the_spools_cursor_is_used_if_the_cluster_has_no_offset() {
     let kafka = Kafka::shared();
     let setup = setup(&kafka, "forgotten");
     let relay = setup.start();
@@ -127,7 +127,7 @@ fn a_cursor_that_the_cluster_has_forgotten_is_the_spools() {
 
 /// While it is off, only the spool's cursor advances.
 #[test]
-fn it_can_be_switched_off_for_a_while() {
+fn exactly_once_can_be_disabled_temporarily() {
     let kafka = Kafka::shared();
     let setup = setup(&kafka, "switched");
     for (exactly_once, numbers) in [("true", 1..=20), ("false", 21..=40), ("true", 41..=60)] {
@@ -142,7 +142,7 @@ fn it_can_be_switched_off_for_a_while() {
 
 /// Sequence numbers are assigned again, but the cluster's cursor refers to the events that had them before.
 #[test]
-fn a_spool_from_a_backup_loses_nothing_new() {
+fn a_restored_backup_loses_no_new_events() {
     let kafka = Kafka::shared();
     for (topic, new) in [("backup-few", 101..=105), ("backup-many", 101..=150)] {
         let original = setup(&kafka, topic);
@@ -171,7 +171,7 @@ fn a_spool_from_a_backup_loses_nothing_new() {
 
 /// Otherwise both would publish the events that were unconfirmed when the spool was copied.
 #[test]
-fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
+fn only_the_last_started_of_two_spool_copies_publishes() {
     let kafka = Kafka::shared();
     let original = setup(&kafka, "copied");
     let relay = original.start();
@@ -211,7 +211,7 @@ fn of_a_spool_and_its_copy_the_one_that_started_last_publishes() {
 }
 
 #[test]
-fn what_the_cluster_will_never_take_is_a_dead_letter_once() {
+fn a_refused_record_becomes_a_dead_letter_exactly_once() {
     let kafka = Kafka::shared();
     let topic = "refused";
     kafka.create_topic(topic, 2, &[("max.message.bytes", "4000")]);
@@ -263,7 +263,7 @@ fn strict(topic: &str, on_dead_letters: Operation) -> Kafka {
 }
 
 #[test]
-fn it_takes_no_more_rights_than_are_documented() {
+fn the_documented_rights_are_sufficient() {
     let topic = "rights";
     let kafka = strict(topic, Operation::Write);
     let relay = kafka.as_user(setup(&kafka, topic)).start();
@@ -277,7 +277,7 @@ fn it_takes_no_more_rights_than_are_documented() {
 
 /// A dead letter that may not be published stays in the spool.
 #[test]
-fn a_closed_topic_of_dead_letters_does_not_stop_the_events() {
+fn a_closed_dead_letter_topic_does_not_stop_transactions() {
     let topic = "closed";
     let kafka = strict(topic, Operation::Describe);
     let setup = kafka.as_user(setup(&kafka, topic));

@@ -12,7 +12,7 @@ use rig::{
 use serde_json::Value;
 
 #[test]
-fn a_record_has_the_key_the_partition_and_the_headers_of_its_event() {
+fn a_record_has_its_events_key_partition_and_headers() {
     let kafka = Kafka::shared();
     let relay = kafka.settings(Setup::new(), "headers").start();
     for group in ["a", "b", "@TGS#c d"] {
@@ -71,7 +71,7 @@ fn partition_of_a_java_client(key: &str, partitions: i32) -> i32 {
 }
 
 #[test]
-fn a_record_that_is_too_large_becomes_a_dead_letter_and_the_others_are_published() {
+fn a_too_large_record_becomes_a_dead_letter() {
     let kafka = Kafka::shared();
     let topic = "too-large";
     let setup = kafka.settings(Setup::new(), topic);
@@ -111,7 +111,7 @@ fn a_record_that_is_too_large_becomes_a_dead_letter_and_the_others_are_published
 /// Regression: a topic's limit applies to whole batches, and a backlog makes large ones. The poison search bisected
 /// the window repeatedly, although no single record was too large.
 #[test]
-fn batches_that_the_topic_does_not_take_are_made_smaller() {
+fn refused_batches_are_made_smaller() {
     let kafka = Kafka::shared();
     let topic = "small-batches";
     let setup = kafka.settings(Setup::new(), topic);
@@ -133,7 +133,7 @@ fn batches_that_the_topic_does_not_take_are_made_smaller() {
 }
 
 #[test]
-fn a_record_that_librdkafka_refuses_as_a_dead_letter_too_stays_in_the_spool() {
+fn a_record_too_large_for_librdkafka_stays_in_the_spool() {
     let kafka = Kafka::shared();
     let topic = "too-large-here";
     let setup = kafka.settings(Setup::new(), topic);
@@ -154,7 +154,7 @@ fn a_record_that_librdkafka_refuses_as_a_dead_letter_too_stays_in_the_spool() {
 }
 
 #[test]
-fn a_missing_topic_that_may_not_be_created_is_waited_for() {
+fn waits_for_a_missing_topic_it_may_not_create() {
     let kafka = Kafka::shared();
     let setup = kafka.settings(Setup::new(), "missing");
     let relay = setup.set("RECALL_KAFKA__CREATE_TOPICS", "false").start();
@@ -170,7 +170,7 @@ fn a_missing_topic_that_may_not_be_created_is_waited_for() {
 /// A broker that has lost confirmed records expects a lower sequence number than the producer sends. The producer then
 /// fails permanently, and the relay must create a new one.
 #[test]
-fn a_producer_that_fails_for_good_is_replaced() {
+fn a_producer_with_a_fatal_error_is_replaced() {
     let mut kafka = Kafka::shared();
     let topic = "fatal";
     let setup = kafka.settings(Setup::new(), topic);
@@ -203,7 +203,7 @@ fn a_producer_that_fails_for_good_is_replaced() {
 /// does so until it is restarted. librdkafka may then forget all brokers and never reconnect (its issue 5301): the
 /// relay must create a new producer.
 #[test]
-fn a_producer_that_has_forgotten_every_broker_is_replaced() {
+fn a_producer_that_lost_every_broker_is_replaced() {
     let mut kafka = Kafka::shared();
     let topic = "forgotten";
     let setup = kafka.settings(Setup::new(), topic);
@@ -237,7 +237,7 @@ fn a_producer_that_has_forgotten_every_broker_is_replaced() {
 }
 
 #[test]
-fn it_authenticates_with_plain_and_scram() {
+fn authenticates_with_plain_and_scram() {
     let kafka = Kafka::shared();
     for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
         let topic = format!("sasl-{}", mechanism.to_lowercase());

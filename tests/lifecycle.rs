@@ -14,12 +14,12 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use rig::{
-    Connection, Relay, Setup, assert_kept, free_port, kill_again_and_again, poll, read_spool,
-    recall, recall_query, request, until,
+    Connection, Relay, Setup, assert_kept, free_port, kill_repeatedly, poll, read_spool, recall,
+    recall_query, request, until,
 };
 
 #[test]
-fn what_was_answered_ok_is_published_once_across_a_stop() {
+fn a_callback_is_published_once_across_a_restart() {
     let setup = Setup::new();
     let relay = setup.start();
     assert!(relay.recall("g", 1).is_ok());
@@ -33,15 +33,15 @@ fn what_was_answered_ok_is_published_once_across_a_stop() {
 }
 
 #[test]
-fn what_was_answered_ok_survives_kill_9() {
+fn acknowledged_callbacks_are_kept_after_kill_9() {
     let setup = Setup::new();
-    let acknowledged = kill_again_and_again(&setup, "stdout", 5);
+    let acknowledged = kill_repeatedly(&setup, "stdout", 5);
     assert!(acknowledged.len() > 1500);
     assert_eq!(assert_kept(&acknowledged, &read_spool(&setup)), 0);
 }
 
 #[test]
-fn a_stop_is_announced_and_takes_callbacks_for_a_while() {
+fn callbacks_are_accepted_during_the_stop_delay() {
     let setup = Setup::new().set("RECALL_HTTP__STOP_DELAY", "2s");
     let mut relay = setup.start();
     assert_eq!(relay.admin("/readyz").status, 200);
@@ -57,7 +57,7 @@ fn a_stop_is_announced_and_takes_callbacks_for_a_while() {
 }
 
 #[test]
-fn an_open_request_is_finished_at_a_stop() {
+fn a_stop_finishes_open_requests() {
     let relay = Setup::new().start();
     let body = recall("g", 1);
     let mut connection = Connection::open(relay.callbacks).unwrap();
@@ -77,7 +77,7 @@ fn an_open_request_is_finished_at_a_stop() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_ends_the_relay_at_once() {
     let setup = Setup::new().set("RECALL_HTTP__STOP_DELAY", "60s");
     let mut relay = setup.start();
     relay.signal(Signal::SIGTERM);
@@ -98,7 +98,7 @@ fn a_second_relay_on_the_same_spool_is_refused() {
 }
 
 #[test]
-fn exit_codes_tell_what_was_wrong() {
+fn exit_codes_distinguish_usage_config_and_runtime_errors() {
     let setup = Setup::new();
     assert_eq!(setup.run(&["--help"]).0, 0);
     assert_eq!(setup.run(&["--version"]).0, 0);
@@ -147,7 +147,7 @@ fn exit_codes_tell_what_was_wrong() {
 }
 
 #[test]
-fn the_settings_in_force_are_printed_without_secrets() {
+fn config_prints_the_settings_without_secrets() {
     let setup = Setup::new()
         .set("RECALL_AUTH__TOKENS", "hunter2")
         .set("RECALL_SPOOL__RETENTION", "90s");
@@ -171,7 +171,7 @@ fn the_settings_in_force_are_printed_without_secrets() {
 }
 
 #[test]
-fn ready_asks_the_running_relay() {
+fn ready_queries_the_running_relay() {
     let relay = Setup::new().start();
     let ask = |admin: &str| {
         Setup::new()
@@ -186,7 +186,7 @@ fn ready_asks_the_running_relay() {
 }
 
 #[test]
-fn an_orphaned_sink_holds_its_events_and_is_let_go_by_name() {
+fn spool_forget_releases_the_events_of_a_removed_sink() {
     let setup = Setup::new();
     let with_kafka = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
     let relay = with_kafka.start();
@@ -209,7 +209,7 @@ fn an_orphaned_sink_holds_its_events_and_is_let_go_by_name() {
 }
 
 #[test]
-fn admin_answers_only_what_it_knows() {
+fn the_admin_listener_serves_only_its_paths() {
     let relay = Setup::new().start();
     assert_eq!(relay.admin("/").status, 200);
     assert_eq!(relay.admin("/nowhere").status, 404);
@@ -256,7 +256,7 @@ fn set_soft_limit(relay: &Relay, soft: u64) {
 }
 
 #[test]
-fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
+fn fd_exhaustion_is_logged_when_it_begins_and_ends() {
     // The relay inherits this limit.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 512.min(hard), hard).unwrap();
@@ -287,9 +287,9 @@ fn a_lack_of_open_files_is_told_when_it_begins_and_when_it_ends() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nothing() {
+fn an_unread_log_does_not_block_the_relay() {
     let relay = Setup::new().set("RECALL_LOG__FILTER", "debug").start();
-    let held = relay.hold_log();
+    let held = relay.pause_log_reader();
     // Write more lines than the pipe and the log queue can buffer.
     let mut sent = 0;
     until("log lines to be dropped", || {
@@ -312,7 +312,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 
 /// Also in a program that was built by `cargo install`, whose build environment we do not control.
 #[test]
-fn the_allocator_has_one_arena() {
+fn jemalloc_uses_the_built_in_configuration() {
     let program = Command::new(env!("CARGO_BIN_EXE_recall-relay"))
         .arg("--version")
         .env("MALLOC_CONF", "confirm_conf:true")

@@ -18,7 +18,7 @@ use rig::{Connection, Setup, recall, recall_query, until};
 const SOON: Duration = Duration::from_secs(8);
 
 #[test]
-fn slow_and_silent_peers_are_let_go() {
+fn slow_and_idle_connections_are_closed() {
     let relay = Setup::new()
         .set("RECALL_HTTP__READ_TIMEOUT", "300ms")
         .set("RECALL_HTTP__IDLE_TIMEOUT", "2s")
@@ -109,7 +109,7 @@ fn connections_beyond_the_limit_wait() {
 }
 
 #[test]
-fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
+fn bodies_beyond_the_memory_budget_are_refused() {
     let relay = Setup::new()
         .set("RECALL_HTTP__MAX_BODY_BYTES", "16KiB")
         .set("RECALL_HTTP__MAX_BUFFERED_BYTES", "16KiB")
@@ -161,7 +161,7 @@ fn bodies_beyond_the_room_for_them_are_refused_and_what_is_there_stays() {
 }
 
 #[test]
-fn callbacks_beyond_those_that_may_wait_for_the_disk_are_refused() {
+fn callbacks_beyond_max_waiting_are_refused() {
     // The timeouts of a connection must not end the wait for an answer.
     let setup = Setup::new()
         .set("RECALL_SPOOL__MAX_WAITING", "1")
@@ -233,7 +233,7 @@ fn head(length: usize) -> Vec<u8> {
 /// Regression: rejected callbacks took the space of events. With 22 MB of them, a spool of 128 MiB had space for only
 /// 1,093 events.
 #[test]
-fn rejected_callbacks_beyond_their_budget_are_not_kept_and_events_are() {
+fn rejected_callbacks_beyond_their_budget_are_dropped() {
     let setup = Setup::new().set("RECALL_SPOOL__MAX_DEAD_LETTER_BYTES", "100KiB");
     // Kafka is unreachable, so nothing is forwarded.
     let relay = setup

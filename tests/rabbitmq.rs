@@ -13,7 +13,7 @@ use rig::{
 use serde_json::Value;
 
 #[test]
-fn a_message_has_the_properties_and_the_routing_key_of_its_event() {
+fn a_message_has_its_events_properties_and_routing_key() {
     let rabbitmq = RabbitMq::shared();
     let relay = rabbitmq.settings(Setup::new(), "properties").start();
     for group in ["a", "b", "@TGS#c d"] {
@@ -46,7 +46,7 @@ fn a_message_has_the_properties_and_the_routing_key_of_its_event() {
 
 /// Some hosted services offer only classic queues.
 #[test]
-fn queues_are_of_the_configured_type() {
+fn queues_have_the_configured_type() {
     let rabbitmq = RabbitMq::shared();
     for (name, setting, expected) in [
         ("type-default", None, "quorum"),
@@ -78,7 +78,7 @@ fn recall_c2c(relay: &Relay, number: u64) {
 }
 
 #[test]
-fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
+fn an_unroutable_event_is_retried_until_a_queue_is_bound() {
     let rabbitmq = RabbitMq::shared();
     let setup = rabbitmq.settings(Setup::new(), "unbound");
     let relay = setup.set("RECALL_RABBITMQ__QUEUE", "").start();
@@ -115,7 +115,7 @@ fn an_event_that_no_queue_takes_is_held_until_one_is_bound() {
 }
 
 #[test]
-fn an_event_that_no_queue_takes_becomes_a_dead_letter_if_configured() {
+fn an_unroutable_event_becomes_a_dead_letter_if_configured() {
     let rabbitmq = RabbitMq::shared();
     let relay = rabbitmq
         .settings(Setup::new(), "unroutable")
@@ -143,7 +143,7 @@ fn an_event_that_no_queue_takes_becomes_a_dead_letter_if_configured() {
 }
 
 #[test]
-fn a_queue_at_its_limit_is_waited_for() {
+fn events_are_retried_while_a_queue_is_full() {
     let rabbitmq = RabbitMq::shared();
     let policy = r#"{"max-length":5,"overflow":"reject-publish"}"#;
     let of = ["limit", "^limited$", policy, "--apply-to", "queues"];
@@ -164,7 +164,7 @@ fn a_queue_at_its_limit_is_waited_for() {
 
 /// Nobody consumes here: only the limit changes.
 #[test]
-fn a_queue_whose_limit_is_lifted_takes_events_again() {
+fn publishing_resumes_after_a_queue_limit_is_lifted() {
     let rabbitmq = RabbitMq::shared();
     let name = "lifted";
     let setup = rabbitmq.settings(Setup::new(), name);
@@ -193,7 +193,7 @@ fn a_queue_whose_limit_is_lifted_takes_events_again() {
 }
 
 #[test]
-fn while_the_broker_blocks_publishers_nothing_times_out() {
+fn nothing_times_out_while_the_broker_blocks_publishers() {
     let rabbitmq = RabbitMq::shared();
     let setup = rabbitmq.settings(Setup::new(), "blocked");
     let relay = setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "1s").start();
@@ -214,7 +214,7 @@ fn while_the_broker_blocks_publishers_nothing_times_out() {
 }
 
 #[test]
-fn a_frozen_node_is_given_up_after_the_confirm_timeout() {
+fn a_frozen_node_is_disconnected_after_the_confirm_timeout() {
     let rabbitmq = RabbitMq::shared();
     let setup = rabbitmq.settings(Setup::new(), "frozen");
     let relay = setup.set("RECALL_RABBITMQ__CONFIRM_TIMEOUT", "2s").start();
@@ -238,7 +238,7 @@ fn a_frozen_node_is_given_up_after_the_confirm_timeout() {
 }
 
 #[test]
-fn several_hosts_are_tried_in_turn() {
+fn the_next_host_is_tried_if_one_is_down() {
     let rabbitmq = RabbitMq::shared();
     let setup = rabbitmq.settings(Setup::new(), "hosts");
     let uris = format!("amqp://guest:guest@127.0.0.1:1,{}", rabbitmq.uri());

@@ -36,7 +36,7 @@ const BLOCKS: [(&str, usize, Check); 8] = [
     (
         "RECALL_SDK_APP_IDS=1400000001 cargo run --release -- send\n",
         1,
-        Check::Test("send_is_understood_by_the_relay"),
+        Check::Test("the_relay_accepts_callbacks_from_send"),
     ),
     (
         "RECALL_SDK_APP_IDS=1400000001 RECALL_KAFKA__BOOTSTRAP_SERVERS=",
@@ -56,13 +56,13 @@ const BLOCKS: [(&str, usize, Check); 8] = [
     (
         "curl http://127.0.0.1:8081/readyz\n",
         2,
-        Check::Test("the_first_look_at_a_problem_finds_the_state_and_the_settings"),
+        Check::Test("troubleshooting_commands_show_state_and_settings"),
     ),
     ("tests/run\n", 1, Check::Step("tests")),
 ];
 
 #[test]
-fn every_command_is_checked() {
+fn every_readme_command_is_tested() {
     let this = read("tests/readme.rs");
     let steps = read(".ci/run");
     let blocks = blocks();
@@ -147,12 +147,12 @@ fn read(file: &str) -> String {
 
 /// The README's text between `begin` and `end`.
 #[track_caller]
-fn cut(begin: &str, end: &str) -> String {
-    cut_from("README.md", begin, end)
+fn readme_text_between(begin: &str, end: &str) -> String {
+    file_text_between("README.md", begin, end)
 }
 
 #[track_caller]
-fn cut_from(file: &str, begin: &str, end: &str) -> String {
+fn file_text_between(file: &str, begin: &str, end: &str) -> String {
     let text = read(file);
     let (_, rest) = text.split_once(begin).expect(begin);
     rest.split_once(end).expect(end).0.to_owned()
@@ -160,10 +160,10 @@ fn cut_from(file: &str, begin: &str, end: &str) -> String {
 
 #[test]
 fn the_first_command_prints_the_sample_event() {
-    let query = cut("curl 'http://127.0.0.1:8080/?", "'");
-    let body = cut("--data '", "'\n");
-    let answer = cut("The answer:\n\n```json\n", "\n");
-    let event = cut(
+    let query = readme_text_between("curl 'http://127.0.0.1:8080/?", "'");
+    let body = readme_text_between("--data '", "'\n");
+    let answer = readme_text_between("The answer:\n\n```json\n", "\n");
+    let event = readme_text_between(
         "The event, on the relay's standard output",
         "\n```\n\nSend it",
     );
@@ -223,11 +223,11 @@ fn publish(setup: &Setup, sink: &str) {
 }
 
 #[test]
-fn the_first_look_at_a_problem_finds_the_state_and_the_settings() {
+fn troubleshooting_commands_show_state_and_settings() {
     let config = command("RECALL_SDK_APP_IDS=1400000001 cargo run --release -- config");
     let setup = config.setup(None);
     let relay = setup.start();
-    let path = cut("curl http://127.0.0.1:8081", "\n");
+    let path = readme_text_between("curl http://127.0.0.1:8081", "\n");
     let readiness = relay.admin(&path);
     assert_eq!(readiness.status, 200);
     assert!(readiness.text().contains(r#""sinks":{"stdout":"#));
@@ -245,7 +245,7 @@ fn around_received_at(event: &str) -> (&str, &str) {
 }
 
 #[test]
-fn send_is_understood_by_the_relay() {
+fn the_relay_accepts_callbacks_from_send() {
     let relay = Setup::new()
         .set("RECALL_AUTH__TOKENS", "old,hunter2")
         .start();
@@ -281,17 +281,17 @@ fn send_is_understood_by_the_relay() {
 }
 
 #[test]
-fn the_shipped_deployments_wait_for_the_longest_stop() {
+fn stop_grace_periods_cover_the_longest_stop() {
     let seconds = |text: String| text.parse::<u64>().unwrap();
-    let drain = cut_from("config/recall-relay.toml", "\n#drain_timeout = \"", "s\"\n");
-    let closing = cut_from(
+    let drain = file_text_between("config/recall-relay.toml", "\n#drain_timeout = \"", "s\"\n");
+    let closing = file_text_between(
         "docs/how-to/deploy.md",
         "`http.stop_delay` + `drain_timeout` + ",
         " seconds",
     );
     let (drain, closing) = (seconds(drain), seconds(closing));
     let kubernetes = "deploy/kubernetes.yaml";
-    let delay = seconds(cut_from(
+    let delay = seconds(file_text_between(
         kubernetes,
         "RECALL_HTTP__STOP_DELAY, value: ",
         "s}",
@@ -301,7 +301,7 @@ fn the_shipped_deployments_wait_for_the_longest_stop() {
         ("deploy/recall-relay.service", "TimeoutStopSec=", "s\n", 0),
         ("docker-compose.yml", "stop_grace_period: ", "s\n", 0),
     ] {
-        let waits = seconds(cut_from(file, begin, end));
+        let waits = seconds(file_text_between(file, begin, end));
         assert!(waits > delay + drain + closing, "{file}: {waits} s");
     }
 }

@@ -62,7 +62,7 @@ fn text(path: &Path) -> &str {
 
 /// A relay that does not trust the authority publishes nothing and reports why. With the authority and a client
 /// certificate, it publishes what is in the spool.
-fn is_reached_only_with_certificates(
+fn assert_certificates_are_required(
     broker: &impl Broker,
     without: &Setup,
     with: impl FnOnce(&Setup) -> Setup,
@@ -82,7 +82,7 @@ fn is_reached_only_with_certificates(
 }
 
 #[test]
-fn rabbitmq_is_reached_with_a_private_authority_and_a_client_certificate() {
+fn rabbitmq_connects_with_private_ca_and_client_certificate() {
     let authority = Authority::new();
     let (cert, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth);
     let rabbitmq = RabbitMq::start_with(&[
@@ -94,7 +94,7 @@ fn rabbitmq_is_reached_with_a_private_authority_and_a_client_certificate() {
     ]);
     let without = Setup::new().set("RECALL_RABBITMQ__URI", &rabbitmq.tls_uri());
     let (cert, key) = authority.sign("client", ExtendedKeyUsagePurpose::ClientAuth);
-    is_reached_only_with_certificates(&rabbitmq, &without, |setup| {
+    assert_certificates_are_required(&rabbitmq, &without, |setup| {
         setup
             .with("RECALL_RABBITMQ__TLS__CA", text(&authority.ca()))
             .set("RECALL_RABBITMQ__TLS__CERT", text(&cert))
@@ -103,7 +103,7 @@ fn rabbitmq_is_reached_with_a_private_authority_and_a_client_certificate() {
 }
 
 #[test]
-fn kafka_is_reached_with_a_private_authority_and_a_client_certificate() {
+fn kafka_connects_with_private_ca_and_client_certificate() {
     let authority = Authority::new();
     let (cert, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth);
     let inline = |path: &Path| fs::read_to_string(path).unwrap().trim().replace('\n', " ");
@@ -125,7 +125,7 @@ fn kafka_is_reached_with_a_private_authority_and_a_client_certificate() {
     let without = Setup::new()
         .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &kafka.tls_servers())
         .set("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL");
-    is_reached_only_with_certificates(&kafka, &without, |setup| {
+    assert_certificates_are_required(&kafka, &without, |setup| {
         let property = |name: &str| format!("RECALL_KAFKA__PROPERTIES__SSL_{name}");
         setup
             .with(&property("CA_LOCATION"), text(&authority.ca()))

@@ -121,7 +121,7 @@ async fn read_all(spool: &Spool) -> bool {
             .await
             .expect("rows in time");
         let Ok(rows) = rows else {
-            if has_failed(spool) {
+            if failed_for_good(spool) {
                 return false;
             }
             continue;
@@ -150,13 +150,13 @@ async fn accepts(spool: &Spool) -> bool {
                 );
                 return true;
             }
-            Err(_) if has_failed(spool) => return false,
+            Err(_) if failed_for_good(spool) => return false,
             Err(error) => assert!(error.is_final(), "{error}"),
         }
     }
 }
 
-fn has_failed(spool: &Spool) -> bool {
+fn failed_for_good(spool: &Spool) -> bool {
     let refusing = spool.status().refusing;
     refusing.is_some_and(|reason| reason.is_final())
 }

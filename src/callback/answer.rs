@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ok_is_what_the_vendor_documents() {
+    fn ok_body_matches_the_vendor_documentation() {
         let answer = AnswerBody {
             action_status: "OK",
             error_info: "",
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn fail_gives_the_reason() {
+    fn fail_body_contains_the_reason() {
         assert_eq!(
             fail(r#"a "reason""#),
             r#"{"ActionStatus":"FAIL","ErrorInfo":"a \"reason\"","ErrorCode":1}"#

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recall_is_named_by_the_query_or_the_body() {
+    fn query_or_body_can_name_a_recall() {
         assert!(is_recall(IN_QUERY, r#"{"GroupId":"g"}"#));
         assert!(is_recall("", IN_BODY));
         assert!(is_recall("CallbackCommand=State.StateChange", IN_BODY));
@@ -142,21 +142,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_body_of_a_named_recall_is_a_recall() {
+    fn a_named_recall_with_an_invalid_body_is_a_recall() {
         for body in ["{", "[]", "7", "\"x\"", "\u{0}"] {
             assert!(is_recall(IN_QUERY, body), "{body}");
         }
     }
 
     #[test]
-    fn the_probe_carries_nothing_of_a_recall() {
+    fn a_named_recall_without_recall_fields_is_a_probe() {
         for body in ["", " \r\n", "{}", r#"{"hello":1}"#] {
             assert_eq!(class(IN_QUERY, body), Class::Probe, "{body}");
         }
     }
 
     #[test]
-    fn everything_else_is_another_command() {
+    fn classifies_everything_else_as_other_command() {
         assert_eq!(class("", ""), other(None));
         assert_eq!(class("", "not json"), other(None));
         assert_eq!(class("CallbackCommand=", r#"{"Events":[]}"#), other(None));

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recalls_are_known_by_their_exact_names() {
+    fn recalls_match_only_their_exact_names() {
         for recall in [Recall::Group, Recall::C2c, Recall::OfficialAccount] {
             assert_eq!(Recall::named(recall.command()), Some(recall));
             assert_eq!(known_command(Some(recall.command())), recall.command());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_commands_share_one_name() {
+    fn unknown_commands_share_one_label() {
         assert_eq!(
             known_command(Some("State.StateChange")),
             "State.StateChange"

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_matched_in_any_case_and_order_and_the_last_counts() {
+    fn names_are_case_insensitive_and_the_last_value_wins() {
         let query = Query::parse(
             "own=1&SIGN=ab&sdkappid=1&SDKAppID=1400000001&callbackcommand=Group.CallbackAfterRecallMsg\
              &contenttype=JSON&ClientIp=127.0.0.1&optplatform=RESTAPI&requesttime=1669872112",
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_is_left_out_of_what_is_kept() {
+    fn without_signature_removes_sign_and_request_time() {
         let query = Query::parse("a=%20b&Sign=ff&SdkAppid=7&%52equestTime=1&&x");
         assert_eq!(query.without_signature(), "a=%20b&SdkAppid=7&&x");
         assert_eq!(Query::parse("").without_signature(), "");
@@ -109,14 +109,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pairs_are_those_of_a_form(raw in "([a=&%+é]|%[0-9a-f]{2}){0,20}") {
+        fn decodes_pairs_like_form_urlencoded(raw in "([a=&%+é]|%[0-9a-f]{2}){0,20}") {
             let pairs: Vec<_> = raw.split('&').filter(|pair| !pair.is_empty()).map(decode).collect();
             let form: Vec<_> = form_urlencoded::parse(raw.as_bytes()).collect();
             prop_assert_eq!(pairs, form);
         }
 
         #[test]
-        fn reads_anything(raw in ".{0,200}") {
+        fn without_signature_removes_sign_from_any_query(raw in ".{0,200}") {
             let query = Query::parse(&raw);
             prop_assert!(Query::parse(&query.without_signature()).sign.is_none());
         }

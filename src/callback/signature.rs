@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_the_published_vectors_in_either_case() {
+    fn accepts_the_published_vectors_in_upper_and_lower_case() {
         assert_eq!(
             check(&["xxxxyyyy"], VENDOR, "1669872112", 1_669_872_112),
             Ok(Some(1))
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_stale_signature_in_both_directions() {
+    fn refuses_a_request_time_too_far_in_past_or_future() {
         let at = |now| check(&["xxxxyyyy"], VENDOR, "1669872112", now);
         assert_eq!(at(1_669_872_112 + 60), Ok(Some(1)));
         assert_eq!(at(1_669_872_112 - 60), Ok(Some(1)));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_signed_time_that_is_no_time() {
+    fn refuses_a_request_time_that_is_not_a_time() {
         let sign = hex::encode(Sha256::digest(b"tsoon"));
         assert_eq!(check(&["t"], &sign, "soon", 1), Err(SignatureError::Stale));
         let sign = hex::encode(Sha256::digest(format!("t{}", u64::MAX)));
@@ -166,12 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn without_tokens_nothing_is_checked() {
+    fn without_tokens_signatures_are_not_checked() {
         assert_eq!(check(&[], "no", "no", 1), Ok(None));
     }
 
     #[test]
-    fn refuses_what_is_not_signed() {
+    fn refuses_a_callback_without_signature() {
         let tokens = Tokens(vec![Secret::from("t".to_owned())]);
         let now = UnixMillis::new(0).unwrap();
         let query = Query::parse("RequestTime=0");

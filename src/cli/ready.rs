@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relay_that_listens_everywhere_is_asked_on_loopback() {
+    fn wildcard_addresses_are_reached_on_loopback() {
         let ask = |listen: &str| reachable(listen.parse().unwrap()).to_string();
         assert_eq!(ask("0.0.0.0:8081"), "127.0.0.1:8081");
         assert_eq!(ask("[::]:8081"), "[::1]:8081");

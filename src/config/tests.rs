@@ -27,7 +27,7 @@ fn problem(environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn an_application_id_is_all_that_is_needed() {
+fn only_sdk_app_ids_is_required() {
     let loaded = load(None, &[APP]).unwrap();
     assert_eq!(loaded.config.sdk_app_ids.0, [1_400_000_001]);
     assert_eq!(loaded.config.http.listen.port(), 8080);
@@ -71,7 +71,7 @@ fn every_setting_can_be_set_by_environment_alone() {
 }
 
 #[test]
-fn the_environment_wins_over_the_file_and_both_over_the_defaults() {
+fn environment_overrides_file_and_file_overrides_defaults() {
     let file = "sdk_app_ids = [1, 2]\n[http]\npath = \"/file\"\nmax_connections = 7\n";
     let loaded = load(Some(file), &[("RECALL_HTTP__PATH", "/environment")]).unwrap();
     assert_eq!(loaded.config.sdk_app_ids.0, [1, 2]);
@@ -89,7 +89,7 @@ fn the_environment_wins_over_the_file_and_both_over_the_defaults() {
 }
 
 #[test]
-fn text_of_the_environment_is_taken_as_it_is() {
+fn environment_values_stay_text() {
     let tokens = ("RECALL_AUTH__TOKENS", "00712, {x=1},true");
     let loaded = load(None, &[APP, tokens]).unwrap();
     let tokens: Vec<_> = loaded
@@ -103,7 +103,7 @@ fn text_of_the_environment_is_taken_as_it_is() {
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_the_nearest_and_its_source() {
+fn unknown_key_error_suggests_nearest_and_names_source() {
     assert_eq!(
         problem(&[("RECALL_HTTP__LISTN", "x")]),
         "bad configuration\n  http.listn (from RECALL_HTTP__LISTN): is not a setting; \
@@ -117,7 +117,7 @@ fn an_unknown_key_is_refused_with_the_nearest_and_its_source() {
 }
 
 #[test]
-fn an_empty_section_counts() {
+fn an_empty_section_is_not_ignored() {
     let refused = |section: &str| {
         let file = format!("sdk_app_ids = 1\n[{section}]\n");
         load(Some(&file), &[]).unwrap_err().to_string()
@@ -151,7 +151,7 @@ fn an_empty_section_counts() {
 }
 
 #[test]
-fn a_wrong_value_is_named_with_its_source() {
+fn invalid_value_error_names_key_and_source() {
     let error = problem(&[("RECALL_HTTP__READ_TIMEOUT", "0s")]);
     assert!(
         error.contains("http.read_timeout (from RECALL_HTTP__READ_TIMEOUT)"),
@@ -244,7 +244,7 @@ fn a_secret_that_is_set_twice_is_refused() {
 }
 
 #[test]
-fn kafka_properties_are_one_by_whatever_name() {
+fn spellings_of_a_kafka_property_are_merged() {
     let file = "sdk_app_ids = 1\n[kafka]\nbootstrap_servers = \"h:1\"\n[kafka.properties]\n\
                 \"linger.ms\" = 7\nsasl.mechanism = \"PLAIN\"\nsocket.keepalive.enable = false\n";
     let linger = ("RECALL_KAFKA__PROPERTIES__LINGER_MS", "9");
@@ -262,7 +262,7 @@ fn kafka_properties_are_one_by_whatever_name() {
 }
 
 #[test]
-fn what_kubernetes_injects_is_ignored_but_typos_are_not() {
+fn kubernetes_service_variables_are_ignored_but_typos_are_not() {
     let injected = [
         ("RECALL_RELAY_SERVICE_HOST", "10.0.0.1"),
         ("RECALL_SERVICE_PORT_HTTP", "80"),
@@ -277,7 +277,7 @@ fn what_kubernetes_injects_is_ignored_but_typos_are_not() {
 }
 
 #[test]
-fn the_shipped_example_is_what_is_built_in() {
+fn example_file_lists_every_setting_with_its_default() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/recall-relay.toml");
     let text = fs::read_to_string(example).unwrap();
     let loaded = Loaded::load(Some(Path::new(example)), []).unwrap();
@@ -325,7 +325,7 @@ fn the_shipped_example_is_what_is_built_in() {
 }
 
 #[test]
-fn the_book_shows_the_shipped_example_and_its_twins_from_files() {
+fn settings_page_includes_example_and_all_file_variables() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/reference/settings.md")).unwrap();
     assert!(page.contains("{{#include ../../config/recall-relay.toml}}"));

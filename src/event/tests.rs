@@ -57,7 +57,7 @@ fn the_namespace_is_derived_as_documented() {
 }
 
 #[test]
-fn ids_are_those_of_the_published_vectors() {
+fn ids_match_the_published_vectors() {
     let with_id = RecalledMessage::Group {
         seq: 130,
         id: Some(MSG_ID),
@@ -79,7 +79,7 @@ fn ids_are_those_of_the_published_vectors() {
 }
 
 #[test]
-fn details_do_not_count_for_the_id() {
+fn the_id_ignores_optional_fields() {
     let one = group(
         None,
         vec![RecalledMessage::Group {
@@ -106,7 +106,7 @@ fn details_do_not_count_for_the_id() {
 }
 
 #[test]
-fn a_group_event_is_published_byte_for_byte_like_this() {
+fn a_group_event_has_these_exact_bytes() {
     let mut recalled = group(
         Some(TOPIC),
         vec![RecalledMessage::Group {
@@ -138,7 +138,7 @@ fn a_group_event_is_published_byte_for_byte_like_this() {
 }
 
 #[test]
-fn a_c2c_event_is_published_byte_for_byte_like_this() {
+fn a_c2c_event_has_these_exact_bytes() {
     assert_eq!(
         text(&c2c().event()),
         concat!(
@@ -158,7 +158,7 @@ fn a_c2c_event_is_published_byte_for_byte_like_this() {
 }
 
 #[test]
-fn a_rejected_callback_keeps_its_bytes_whatever_they_are() {
+fn a_rejected_callback_keeps_text_and_binary_bodies() {
     let rejected = Rejected {
         sdk_app_id: 7,
         reason: "not_json",
@@ -213,7 +213,7 @@ fn a_rejected_body_is_base64_if_that_is_shorter() {
 }
 
 #[test]
-fn what_sinks_need_to_know_stands_beside_the_body() {
+fn event_fields_agree_with_the_body() {
     let message = || vec![RecalledMessage::Group { seq: 1, id: None }];
     let plain = group(None, message()).event();
     let topic = group(Some(TOPIC), message()).event();

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_halved_until_one_is_alone_and_whole_again_once_that_has_passed() {
+    fn bisects_to_one_event_and_restores_the_window_after_it() {
         let mut poison_search = PoisonSearch::default();
         assert_eq!(poison_search.window(WHOLE), 16);
         for (among, half) in [(16, 8), (8, 4), (5, 2), (2, 1), (1, 1)] {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn where_only_a_batch_was_too_large_the_window_is_whole_once_all_of_it_has_passed() {
+    fn restores_the_window_after_a_batch_without_poison() {
         let mut poison_search = PoisonSearch::default();
         poison_search.bisect(16, Some(Seq(20)));
         // Further bisections keep the highest `last` so far.
@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_never_larger_than_the_whole() {
+    fn bisecting_never_exceeds_the_full_window() {
         let mut poison_search = PoisonSearch::default();
         poison_search.bisect(100, Some(Seq(1)));
         assert_eq!(poison_search.window(WHOLE), 16);
     }
 
     #[test]
-    fn one_of_several_that_are_refused_by_name_is_known_until_it_has_passed() {
+    fn marked_poison_is_remembered_until_the_cursor_passes_it() {
         let mut poison_search = PoisonSearch::default();
         poison_search.mark_poison(Seq(3), refusal());
         poison_search.mark_poison(Seq(5), refusal());

@@ -112,14 +112,14 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn everything_arrives_once_and_in_order() {
+async fn publishes_every_event_once_and_in_order() {
     let rig = Rig::start(Broker::default());
     rig.append(1..=100).await;
     assert_eq!(rig.drain().await, (1..=100).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_broker_that_is_away_is_waited_for() {
+async fn retries_until_the_broker_is_up() {
     let broker = Broker::default();
     broker.set().down = true;
     let rig = Rig::start(broker.clone());
@@ -135,7 +135,7 @@ async fn a_broker_that_is_away_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_lost_session_starts_again_from_the_cursor() {
+async fn resumes_from_the_cursor_after_a_lost_session() {
     let broker = Broker::default();
     broker.set().lose_after = Some(1);
     let rig = Rig::start(broker.clone());
@@ -150,7 +150,7 @@ async fn a_lost_session_starts_again_from_the_cursor() {
 }
 
 #[tokio::test]
-async fn what_was_confirmed_ahead_is_not_sent_twice() {
+async fn events_confirmed_ahead_are_not_republished() {
     let broker = Broker::default();
     broker.set().down = true;
     let rig = Rig::start(broker.clone());
@@ -171,7 +171,7 @@ async fn what_was_confirmed_ahead_is_not_sent_twice() {
 }
 
 #[tokio::test]
-async fn silence_is_told_and_does_not_hide_what_the_session_says() {
+async fn a_stall_is_reported_and_keeps_the_sessions_reason() {
     for (silent, told) in [
         ("", "broker has confirmed nothing for 0 s"),
         ("events are unroutable", "events are unroutable"),
@@ -197,7 +197,7 @@ async fn silence_is_told_and_does_not_hide_what_the_session_says() {
 }
 
 #[tokio::test]
-async fn at_the_deadline_it_ends_and_the_rest_stays() {
+async fn stops_at_the_deadline_and_keeps_unpublished_events() {
     let broker = Broker::default();
     broker.set().down = true;
     let rig = Rig::start(broker);
@@ -215,7 +215,7 @@ async fn at_the_deadline_it_ends_and_the_rest_stays() {
 }
 
 #[tokio::test]
-async fn with_nothing_left_it_ends_although_the_broker_is_away() {
+async fn drains_an_empty_spool_while_the_broker_is_down() {
     let broker = Broker::default();
     broker.set().down = true;
     let rig = Rig::start(broker);
@@ -225,7 +225,7 @@ async fn with_nothing_left_it_ends_although_the_broker_is_away() {
 }
 
 #[tokio::test]
-async fn it_is_up_once_connected_or_where_events_wait_once_one_is_confirmed() {
+async fn becomes_up_on_connect_or_on_first_confirm_with_backlog() {
     let broker = Broker::default();
     let rig = Rig::start(broker.clone());
     rig.until("up", |rig| rig.state.health() == Health::Up)

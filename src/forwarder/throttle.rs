@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_backlog_pauses_only_while_callbacks_arrive() {
+    async fn throttles_a_backlog_only_while_callbacks_arrive() {
         let mut throttle = Throttle::new(Seq(5000));
         assert!(!pauses(&mut throttle, 0, 5000).await);
         assert!(pauses(&mut throttle, 64, 5001).await);
@@ -106,13 +106,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sink_that_keeps_up_does_not_pause() {
+    async fn does_not_throttle_a_sink_that_keeps_up() {
         let mut throttle = Throttle::new(Seq(5000));
         assert!(!pauses(&mut throttle, 5000, 5000 + BACKLOG).await);
     }
 
     #[tokio::test]
-    async fn batches_are_larger_than_the_arrivals() {
+    async fn batches_exceed_the_arrival_rate() {
         let mut throttle = Throttle::new(Seq(5000));
         assert_eq!(throttle.batch(), 1000);
         for (last, batch) in [(5010, 64), (5110, 112), (5110, 64)] {

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_counts_unless_it_is_a_trusted_proxy() {
+    fn checks_the_peer_address_unless_it_is_a_trusted_proxy() {
         assert_eq!(from("203.0.113.7", &[]), Ok(()));
         assert_eq!(from("2001:db8::1", &[]), Ok(()));
         assert_eq!(from("::ffff:203.0.113.7", &[]), Ok(()));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_tells_the_source_and_nobody_further_away_does() {
+    fn only_trusted_proxies_determine_the_source_address() {
         assert_eq!(from("10.0.0.1", &["203.0.113.7"]), Ok(()));
         assert_eq!(from("10.0.0.1", &["203.0.113.7, 10.9.9.9"]), Ok(()));
         assert_eq!(from("10.0.0.1", &["203.0.113.7", "10.9.9.9"]), Ok(()));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_may_add_ports_and_brackets() {
+    fn forwarded_addresses_may_have_ports_and_brackets() {
         for source in [
             "203.0.113.7:51234",
             "2001:db8::1",
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn only_own_applications_are_let_in() {
+    fn refuses_recalls_of_other_applications() {
         let auth = Auth::new(&[7, 1_400_000_001], Config::default());
         let admit = |raw: &str| {
             auth.admit(&Query::parse(raw), UnixMillis::now())

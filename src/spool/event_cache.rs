@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn it_returns_what_follows_without_a_gap() {
+    fn returns_consecutive_cached_events() {
         let cache = EventCache::default();
         assert_eq!(seqs(&cache, 1, 10), [0; 0]);
         cache.add([3, 4, 5, 8, 9].map(|seq| numbered(seq, 10)));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn it_forgets_the_oldest() {
+    fn evicts_the_oldest_events() {
         let cache = EventCache::default();
         cache.add((1..=10).map(|seq| numbered(seq, BYTES / 4 - OVERHEAD)));
         assert_eq!(seqs(&cache, 6, 10), [0; 0]);

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_made_for_their_owner_alone_and_not_in_the_place_of_a_file() {
+    fn created_folders_are_private_and_never_replace_a_file() {
         let home = TempDir::new().unwrap();
         let folder = home.path().join("a/b");
         create_folder(&folder).unwrap();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_removed_is_an_error_and_what_is_gone_is_not() {
+    fn removing_a_missing_file_succeeds_but_a_folder_fails() {
         let home = TempDir::new().unwrap();
         let file = home.path().join("file");
         fs::write(&file, "").unwrap();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_leads_to_the_same_files_whichever_links_it_takes() {
+    fn resolve_follows_symbolic_links_to_one_path() {
         let home = TempDir::new().unwrap();
         let home = fs::canonicalize(home.path()).unwrap();
         let target = home.join("disk/spool.db");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_place_of_our_own_file_is_not_followed() {
+    fn the_lock_file_is_not_opened_through_a_link() {
         let home = TempDir::new().unwrap();
         let (database, victim) = (home.path().join("spool.db"), home.path().join("victim"));
         fs::write(&victim, "diary").unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_of_damage_stays_until_it_is_cleared() {
+    fn the_damage_mark_persists_until_cleared() {
         let home = TempDir::new().unwrap();
         let lock = lock(&home.path().join("spool.db")).unwrap();
         assert_eq!(lock.watermark().unwrap(), None);

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_is_ready_is_taken_at_once_and_in_order() {
+    async fn takes_queued_commands_at_once_and_in_order() {
         let queue = Queue::new(100);
         let putting = (0..20).map(|number| queue.append(append(number).0));
         assert_eq!(join_all(putting).await, [Ok(()); 20]);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_large_events_few_are_taken_at_once() {
+    async fn limits_the_bytes_taken_at_once() {
         let queue = Queue::new(100);
         for number in 1..=5 {
             let (mut append, _) = append(number);
@@ -249,7 +249,7 @@ mod tests {
 
     /// As long as others arrive; those return at once.
     #[tokio::test]
-    async fn the_first_gathers_what_comes_while_it_does() {
+    async fn the_first_caller_gathers_concurrent_appends() {
         let queue = Queue::new(100);
         let later = async |rounds, number| {
             for _ in 0..rounds {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn with_nothing_there_the_writer_is_not_woken() {
+    fn take_waits_for_the_timeout_if_the_queue_is_empty() {
         let queue = Queue::new(100);
         let timeout = Duration::from_millis(30);
         let began = std::time::Instant::now();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gathers_and_gives_up_wakes_the_writer() {
+    async fn a_cancelled_gathering_wakes_the_writer() {
         let queue = Queue::new(100);
         assert!(queue.append(append(1).0).now_or_never().is_none());
         assert_eq!(numbers(queue.take(10, Duration::MAX)), [1]);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_than_may_wait_are_refused_and_commands_are_not() {
+    async fn a_full_queue_refuses_appends_but_not_commands() {
         let queue = Queue::new(2);
         for (number, outcome) in [(1, Ok(())), (2, Ok(())), (3, Err(Refused::Full))] {
             assert_eq!(queue.append(append(number).0).await, outcome);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_queue_is_taken_to_its_end_and_an_abandoned_one_tells_those_who_wait() {
+    async fn a_closed_queue_is_drained_and_an_abandoned_one_drops_waiters() {
         let queue = Queue::new(100);
         let (one, _outcome) = append(1);
         queue.append(one).await.unwrap();

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smaller_of_both_limits_counts() {
+    fn the_smaller_limit_applies() {
         assert_eq!(free_space(400, 0, 10_000), (600, Limit::MaxBytes));
         assert_eq!(free_space(400, 0, 150), (43, Limit::Disk));
         assert_eq!(
@@ -151,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn the_wal_takes_the_disk_first() {
+    fn free_pages_need_disk_space_for_the_wal() {
         assert_eq!(free_space(400, 500, 120).0, 28);
         assert_eq!(free_space(400, 500, 64).0, 0);
     }
 
     #[test]
-    fn an_event_takes_more_than_its_bytes() {
+    fn the_cost_of_an_event_includes_its_overhead() {
         assert_eq!([0, 800, 8000].map(cost), [64, 964, 9064]);
     }
 }

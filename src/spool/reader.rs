@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_read_is_not_damaged() {
+    async fn a_locked_file_is_not_damaged() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("spool.db");
         let other = database::create(&path);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_read_and_makes_no_sense_is_damaged() {
+    async fn a_file_that_is_not_a_database_is_damaged() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("spool.db");
         fs::write(&path, "a diary\n".repeat(1000)).unwrap();

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_ids_are_forgotten_first() {
+    fn trim_removes_the_oldest_ids() {
         let mut recent = recent(2);
         assert!(!recent.insert(IDS[0]), "not before they are too many");
         recent.trim();
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_kept_is_not_remembered() {
+    fn take_back_forgets_uncommitted_ids() {
         let mut recent = recent(10);
         recent.take_back(2);
         assert_eq!(IDS.map(|id| recent.contains(&id)), [true, false, false]);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_window_remembers_nothing() {
+    fn a_capacity_of_zero_remembers_nothing() {
         let mut recent = recent(0);
         assert!(IDS.iter().all(|id| !recent.contains(id)));
         recent.take_back(3);

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_tells_how_long_it_has_been_at_work_beyond_the_limit() {
+    fn returns_the_working_time_once_it_exceeds_the_limit() {
         let detector = StallDetector::default();
         assert_eq!(detector.longer_than(Duration::ZERO), None);
         detector.begin();

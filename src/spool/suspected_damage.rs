@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_damaged_is_damage_once_that_has_lasted() {
+    fn suspected_damage_is_confirmed_only_if_it_lasts() {
         let mut suspicion = SuspectedDamage::default();
         assert!(!suspicion.confirm(), "not at once");
         park_timeout(LASTS);

@@ -77,7 +77,7 @@ fn rows_on_disk(path: &Path, table: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn what_was_appended_is_read_in_order_and_after_a_reopen() {
+async fn reads_events_in_order_and_after_reopening() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let outcomes = append_all(&spool, 1..=3).await;
@@ -92,7 +92,7 @@ async fn what_was_appended_is_read_in_order_and_after_a_reopen() {
 }
 
 #[tokio::test]
-async fn it_tells_when_the_oldest_event_that_waits_was_appended() {
+async fn appended_after_returns_the_oldest_append_time() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     assert_eq!(spool.appended_after(Seq(0)).unwrap(), None);
@@ -108,7 +108,7 @@ async fn it_tells_when_the_oldest_event_that_waits_was_appended() {
 }
 
 #[tokio::test]
-async fn an_end_that_was_asked_for_is_no_failure() {
+async fn closing_is_not_reported_as_a_failure() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let another = spool.clone();
@@ -119,7 +119,7 @@ async fn an_end_that_was_asked_for_is_no_failure() {
 }
 
 #[tokio::test]
-async fn the_last_handle_takes_the_writer_along() {
+async fn dropping_the_last_handle_stops_the_writer() {
     let folder = TempDir::new().unwrap();
     let config = config(&folder);
     let spool = open(&config);
@@ -134,7 +134,7 @@ async fn the_last_handle_takes_the_writer_along() {
 }
 
 #[tokio::test]
-async fn rows_are_returned_once_and_in_order_however_few_are_wanted_at_once() {
+async fn reader_returns_rows_once_in_order_for_any_limit() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let appends = (1..=2500).map(|number| spool.append(event(number)));
@@ -152,7 +152,7 @@ async fn rows_are_returned_once_and_in_order_however_few_are_wanted_at_once() {
 }
 
 #[tokio::test]
-async fn many_at_once_share_commits_and_all_are_kept() {
+async fn concurrent_appends_are_all_kept() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let appends = (0..500).map(|number| {
@@ -166,7 +166,7 @@ async fn many_at_once_share_commits_and_all_are_kept() {
 }
 
 #[tokio::test]
-async fn a_repeated_id_is_appended_once_also_after_a_reopen() {
+async fn a_repeated_id_is_appended_once_even_after_reopening() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let both = tokio::join!(spool.append(event(7)), spool.append(event(7)));
@@ -180,7 +180,7 @@ async fn a_repeated_id_is_appended_once_also_after_a_reopen() {
 }
 
 #[tokio::test]
-async fn without_recent_ids_every_event_is_new_also_within_a_group() {
+async fn without_recent_ids_repeated_events_are_appended() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         recent_ids: 0,
@@ -192,7 +192,7 @@ async fn without_recent_ids_every_event_is_new_also_within_a_group() {
 }
 
 #[tokio::test]
-async fn what_an_event_tells_is_read_back() {
+async fn every_attribute_of_an_event_is_read_back() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let kinds = [
@@ -224,7 +224,7 @@ async fn what_an_event_tells_is_read_back() {
 }
 
 #[tokio::test]
-async fn without_retention_ids_are_recognised_after_their_events_are_gone() {
+async fn ids_are_recognised_after_their_events_were_purged() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         retention: Period(Duration::ZERO),
@@ -252,7 +252,7 @@ async fn without_retention_ids_are_recognised_after_their_events_are_gone() {
 }
 
 #[tokio::test]
-async fn numbers_are_never_reused_when_the_spool_runs_empty() {
+async fn seqs_are_never_reused_after_the_spool_was_empty() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         retention: Period(Duration::ZERO),
@@ -269,7 +269,7 @@ async fn numbers_are_never_reused_when_the_spool_runs_empty() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_kept_until_somebody_looks() {
+async fn dead_letters_are_stored_on_disk() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let letter = |seq: u64| DeadLetter {

@@ -57,7 +57,7 @@ mod tests {
     };
 
     #[test]
-    fn is_read_as_it_was_written() {
+    fn decode_reverses_encode() {
         for watermark in [WATERMARK, Watermark::default()] {
             let line = watermark.encode();
             assert_eq!(line.len(), Watermark::LENGTH);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn is_nothing_once_a_byte_of_it_has_changed() {
+    fn decode_rejects_any_changed_byte() {
         let line = WATERMARK.encode();
         for index in 0..line.len() {
             let mut bytes = line.clone().into_bytes();

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_that_cannot_be_queued_are_counted() {
+    fn lines_dropped_from_a_full_queue_are_counted() {
         // The writer is blocked: it takes no line from the queue.
         let (lines, queue) = sync_channel(1);
         let mut lines = Lines(lines);

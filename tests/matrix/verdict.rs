@@ -83,7 +83,7 @@ pub fn compare(ledger: &Ledger, arrivals: &[Arrival], deleted: &[Arrival]) -> Ve
 }
 
 /// Tests the oracle itself, as one of the trials: it reports every kind of difference, and none if there is none.
-pub fn notices_what_is_wrong() {
+pub fn detects_every_kind_of_violation() {
     let mut ledger = Ledger::default();
     for line in [
         "0 1 ok 900 10",

@@ -45,7 +45,7 @@ const GENERATIONS: usize = 3;
 const SCENARIOS: usize = 6;
 
 #[test]
-fn small_events_that_leave_at_once() {
+fn no_loss_with_small_events_purged_at_once() {
     check(&Scenario {
         name: "small, at once",
         retention: "0s",
@@ -57,7 +57,7 @@ fn small_events_that_leave_at_once() {
 }
 
 #[test]
-fn large_events_that_leave_at_once() {
+fn no_loss_with_large_events_purged_at_once() {
     check(&Scenario {
         name: "large, at once",
         retention: "0s",
@@ -69,7 +69,7 @@ fn large_events_that_leave_at_once() {
 }
 
 #[test]
-fn events_that_are_retained() {
+fn no_loss_with_retained_events() {
     check(&Scenario {
         name: "retained",
         retention: "24h",
@@ -81,7 +81,7 @@ fn events_that_are_retained() {
 }
 
 #[test]
-fn events_that_no_broker_takes() {
+fn no_loss_with_an_absent_broker() {
     check(&Scenario {
         name: "broker away",
         retention: "0s",
@@ -93,7 +93,7 @@ fn events_that_no_broker_takes() {
 }
 
 #[test]
-fn events_of_a_relay_that_was_killed() {
+fn no_loss_after_a_killed_relay() {
     check(&Scenario {
         name: "killed",
         retention: "0s",
@@ -106,7 +106,7 @@ fn events_of_a_relay_that_was_killed() {
 
 /// The next start can read WAL frames that are not on the disk.
 #[test]
-fn events_of_a_relay_whose_sync_failed() {
+fn no_loss_after_a_failed_sync() {
     check(&Scenario {
         name: "failed sync",
         retention: "0s",

@@ -32,7 +32,7 @@ pub use faults::{Calls, Faults};
 pub use kafka::Kafka;
 pub use node::{free_port, poll};
 pub use oracle::{
-    Recall, assert_kept, kill_again_and_again, published, read_dead_letters, read_spool, under_load,
+    Recall, assert_kept, kill_repeatedly, published, read_dead_letters, read_spool, under_load,
 };
 pub use proxy::{Proxy, Way};
 pub use rabbitmq::RabbitMq;

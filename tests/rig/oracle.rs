@@ -118,7 +118,7 @@ pub fn under_load(relay: &Relay, act: impl FnOnce()) -> Vec<Recall> {
 
 /// Kills the relay repeatedly under load, then starts it again and waits until the sink has confirmed everything.
 /// Returns the recalls that were acknowledged.
-pub fn kill_again_and_again(setup: &Setup, sink: &str, rounds: usize) -> Vec<Recall> {
+pub fn kill_repeatedly(setup: &Setup, sink: &str, rounds: usize) -> Vec<Recall> {
     let mut acknowledged = Vec::new();
     for round in 0..rounds {
         let relay = setup.start();

@@ -94,7 +94,7 @@ async fn serve(listener: StdListener, to: u16, way: watch::Receiver<Way>) {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((client, _)) = accepted {
-                    connections.spawn(lead(client, to, way.clone()));
+                    connections.spawn(forward_connection(client, to, way.clone()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -103,7 +103,7 @@ async fn serve(listener: StdListener, to: u16, way: watch::Receiver<Way>) {
 }
 
 /// Forwards one connection. When one direction ends, both end.
-async fn lead(mut client: TcpStream, to: u16, mut way: watch::Receiver<Way>) {
+async fn forward_connection(mut client: TcpStream, to: u16, mut way: watch::Receiver<Way>) {
     if *way.borrow() == Way::Lost {
         return pending().await;
     }

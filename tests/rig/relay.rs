@@ -245,7 +245,7 @@ impl Relay {
 
     /// All its events; waits until its stdout is closed.
     #[track_caller]
-    pub fn events_of_ended(&self) -> Vec<Value> {
+    pub fn events_after_exit(&self) -> Vec<Value> {
         self.stdout.until_closed();
         self.stdout.events()
     }
@@ -260,12 +260,12 @@ impl Relay {
     }
 
     /// Stops reading its stdout until the guard is dropped.
-    pub fn hold_stdout(&self) -> MutexGuard<'_, ()> {
+    pub fn pause_stdout_reader(&self) -> MutexGuard<'_, ()> {
         self.stdout.gate.lock().unwrap()
     }
 
     /// Stops reading its log until the guard is dropped.
-    pub fn hold_log(&self) -> MutexGuard<'_, ()> {
+    pub fn pause_log_reader(&self) -> MutexGuard<'_, ()> {
         self.log.gate.lock().unwrap()
     }
 
@@ -292,7 +292,7 @@ impl Relay {
 
     /// Its whole log; waits until its stderr is closed.
     #[track_caller]
-    pub fn log_of_ended(&self) -> String {
+    pub fn log_after_exit(&self) -> String {
         self.log.until_closed();
         self.log()
     }
@@ -343,19 +343,19 @@ impl Relay {
     /// Waits for the end of a stop that has begun, and asserts that it is clean. Returns its events.
     #[track_caller]
     pub fn stopped(mut self) -> Vec<Value> {
-        self.lines_of_stopped();
-        self.events_of_ended()
+        self.lines_after_clean_exit();
+        self.events_after_exit()
     }
 
     /// Like [`Self::stop`]; returns its output as printed.
     #[track_caller]
     pub fn lines_until_stopped(mut self) -> Vec<String> {
         self.signal(Signal::SIGTERM);
-        self.lines_of_stopped()
+        self.lines_after_clean_exit()
     }
 
     #[track_caller]
-    fn lines_of_stopped(&mut self) -> Vec<String> {
+    fn lines_after_clean_exit(&mut self) -> Vec<String> {
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
         assert!(self.log_entry("spool_failed").is_none(), "{}", self.log());

@@ -45,7 +45,7 @@ pub fn play(bench: &mut Bench) -> Report {
                 faults.slow_syncs(delay);
                 let forwarding = Forwarding::UntilDrained("stdout");
                 rounds.push(measure(&relay, &load, &bench.cores, forwarding));
-                until_syncs_are_over(&faults, delay);
+                wait_until_syncs_are_done(&faults, delay);
             }
         }
         for (delay, rounds) in &rounds {
@@ -64,7 +64,7 @@ pub fn play(bench: &mut Bench) -> Report {
 }
 
 /// The log may still be on its way into the file, and the next round would wait for that.
-fn until_syncs_are_over(faults: &Faults, delay: Duration) {
+fn wait_until_syncs_are_done(faults: &Faults, delay: Duration) {
     let mut before = None;
     wait(SYNCS, 2 * delay, || {
         let syncs = faults.calls().syncs;

@@ -37,7 +37,7 @@ fn group(fields: &str) -> String {
 }
 
 #[test]
-fn reads_the_first_version_of_a_group_recall() {
+fn parses_the_first_version_of_a_group_recall() {
     let (event, ignored_fields) = parsed(
         r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Public","GroupId":"1213456","MsgSeqList":[{"MsgSeq":130}]}"#,
     );
@@ -58,7 +58,7 @@ fn reads_the_first_version_of_a_group_recall() {
 }
 
 #[test]
-fn reads_the_latest_version_with_the_time_as_text_or_number() {
+fn parses_the_latest_group_recall_and_numbers_as_text() {
     let body = r#"{"CallbackCommand":"Group.CallbackAfterRecallMsg","Operator_Account":"admin","Type":"Community","GroupId":"1213456","MsgSeqList":[{"MsgSeq":130,"MsgId":"144115213033478435-1739361321-2512805311"}],"TopicId":"@TGS#_@TGS#cQVLVHIM62CJ@TOPIC#_TestTopic","EventTime":"1670574414123"}"#;
     let (event, ignored_fields) = parsed(body);
     assert_eq!(event["id"], "e623ed2b-c5ef-5b1b-a59b-1584672e69fa");
@@ -77,7 +77,7 @@ fn reads_the_latest_version_with_the_time_as_text_or_number() {
 
 /// JSON does not define duplicate names, and the vendor does not send them.
 #[test]
-fn of_a_repeated_field_the_first_counts() {
+fn the_first_value_of_a_repeated_field_wins() {
     let (event, _) = parsed(&group(
         r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1,"MsgSeq":2}],"GroupId":7"#,
     ));
@@ -86,7 +86,7 @@ fn of_a_repeated_field_the_first_counts() {
 }
 
 #[test]
-fn an_empty_topic_is_no_topic() {
+fn an_empty_topic_id_means_no_topic() {
     let with = parsed(&group(
         r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}],"TopicId":"""#,
     ));
@@ -95,7 +95,7 @@ fn an_empty_topic_is_no_topic() {
 }
 
 #[test]
-fn reads_a_c2c_recall_in_both_versions() {
+fn parses_both_versions_of_a_c2c_recall() {
     let body = r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"jared","To_Account":"Jonh","MsgKey":"48374_2837546_1557481126","UnreadMsgNum":7}"#;
     let (event, _) = parsed(body);
     assert_eq!(event["id"], "4e907382-d3ee-5669-aa1b-045dfbf4084a");
@@ -108,7 +108,7 @@ fn reads_a_c2c_recall_in_both_versions() {
 }
 
 #[test]
-fn reads_the_recall_of_an_official_account() {
+fn parses_an_official_account_recall() {
     let (event, ignored_fields) = parsed(
         r##"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"#TOA#_123","WithdrawMsgList":[{"MsgKey":"71_1_1698741698"},{"MsgKey":"odd"}],"EventTime":1670574414123}"##,
     );
@@ -125,7 +125,7 @@ fn reads_the_recall_of_an_official_account() {
 }
 
 #[test]
-fn odd_details_are_left_out_and_reported() {
+fn invalid_optional_fields_are_ignored_and_reported() {
     let (event, ignored_fields) = parsed(&group(
         r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1,"MsgId":7},{"MsgSeq":2,"MsgId":""}],"Type":null,"Operator_Account":[],"EventTime":"soon""#,
     ));
@@ -139,7 +139,7 @@ fn odd_details_are_left_out_and_reported() {
 }
 
 #[test]
-fn odd_clients_are_left_out() {
+fn invalid_client_fields_are_ignored_and_reported() {
     let body = group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#);
     let parsed = read("ClientIP=nowhere&OptPlatform=", body.as_bytes()).unwrap();
     let event: Value = serde_json::from_slice(&parsed.event.body).unwrap();
@@ -157,7 +157,7 @@ fn odd_clients_are_left_out() {
 }
 
 #[test]
-fn says_what_could_not_be_understood_and_where() {
+fn errors_name_the_field_and_the_problem() {
     let cases = [
         (
             r#""MsgSeqList":[{"MsgSeq":1}]"#,
@@ -235,7 +235,7 @@ fn the_largest_sequence_number_is_kept_exactly() {
 
 proptest! {
     #[test]
-    fn reads_any_bytes_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn parses_any_bytes_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let query = Query::parse("CallbackCommand=Group.CallbackAfterRecallMsg");
         if let Class::Recall { recall, body } = classify(&query, &body) {
             let _ = parse_recall(APP, recall, &query, &body, UnixMillis::now());
@@ -243,7 +243,7 @@ proptest! {
     }
 
     #[test]
-    fn any_identity_is_kept_and_gives_one_id(
+    fn any_identity_is_kept_and_determines_the_id(
         group in "[ -~]{1,48}", topic in "[ -~]{0,20}", seqs in prop::collection::vec(any::<u64>(), 1..10),
     ) {
         let list: Vec<Value> = seqs.iter().map(|seq| json!({"MsgSeq": seq})).collect();

@@ -133,7 +133,7 @@ proptest! {
     /// letters, and those that are refused again are stored in the spool's table. All others are published in order,
     /// none twice in one session or after its confirm. In the end the whole window is used again.
     #[test]
-    fn nothing_is_lost_in_any_history(script in scripts(), poison in poisons()) {
+    fn no_event_is_lost_under_any_broker_script(script in scripts(), poison in poisons()) {
         let model = Model { script, poison, ..Model::default() };
         Runtime::new().unwrap().block_on(history(model));
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_refused_event_is_found_and_the_rest_goes_on() {
+async fn a_poison_event_becomes_a_dead_letter_others_are_published() {
     let broker = Broker::default();
     broker.set().down = true;
     broker.set().poison = [Seq(7), Seq(23)].into();
@@ -29,7 +29,7 @@ async fn a_refused_event_is_found_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn what_no_place_takes_stays_in_the_spool() {
+async fn an_event_refused_as_dead_letter_too_stays_in_the_spool() {
     let broker = Broker::default();
     broker.set().poison = [Seq(2)].into();
     broker.set().accepts_dead_letters = DeadLetterPolicy::Harmless;
@@ -47,7 +47,7 @@ async fn what_no_place_takes_stays_in_the_spool() {
 }
 
 #[tokio::test]
-async fn a_letter_that_is_refused_alone_ends_the_search() {
+async fn a_dead_letter_refused_alone_ends_the_poison_search() {
     let broker = Broker::default();
     broker.set().down = true;
     broker.set().poison = [Seq(9)].into();
@@ -68,7 +68,7 @@ async fn a_letter_that_is_refused_alone_ends_the_search() {
 }
 
 #[tokio::test]
-async fn where_the_place_of_dead_letters_is_closed_events_go_on_as_before() {
+async fn a_closed_dead_letter_topic_does_not_stop_publishing() {
     let broker = Broker::default();
     broker.set().down = true;
     broker.set().accepts_dead_letters = DeadLetterPolicy::None;

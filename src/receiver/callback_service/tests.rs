@@ -74,7 +74,7 @@ fn recall(padding: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_body_in_single_bytes_takes_no_more_room_than_in_one_piece() {
+async fn a_body_sent_byte_by_byte_needs_no_larger_permit() {
     let (service, stuck) = service(200 << 10);
     let body = recall(100 << 10).into_bytes();
     let pieces = body
@@ -89,7 +89,7 @@ async fn a_body_in_single_bytes_takes_no_more_room_than_in_one_piece() {
 }
 
 #[tokio::test]
-async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
+async fn a_waiting_event_keeps_its_permit_after_the_answer() {
     for body in [recall(60 << 10), "a".repeat(60 << 10)] {
         let (service, stuck) = service(100 << 10);
         let body = || Full::from(body.clone());
@@ -114,7 +114,7 @@ async fn an_event_that_waits_for_the_disk_keeps_its_room_after_the_answer() {
 }
 
 #[tokio::test]
-async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
+async fn the_permit_covers_an_event_longer_than_its_body() {
     // Base64 makes four bytes of three.
     let body = || Full::from("\u{1}".repeat(60 << 10));
     for (permit, second) in [
@@ -140,7 +140,7 @@ async fn an_event_takes_its_own_room_where_it_is_longer_than_its_body() {
 }
 
 #[tokio::test]
-async fn the_query_takes_room_and_the_largest_body_fits_all_the_same() {
+async fn permit_covers_the_query_but_the_largest_body_always_fits() {
     let uri = format!("{QUERY}&padding={}", "a".repeat(30 << 10));
     let body = |length: usize| {
         let recall = recall(1);

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_told_apart_by_what_can_be_done() {
+    fn classifies_errors_as_refused_or_unavailable() {
         use RDKafkaErrorCode as Code;
         for code in [Code::MessageSizeTooLarge, Code::InvalidRecord] {
             assert!(matches!(classify(code), ErrorClass::Refused(_)), "{code}");

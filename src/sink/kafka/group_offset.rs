@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_that_others_have_set_is_nobodys() {
+    fn an_offset_without_our_metadata_has_no_owner() {
         assert_eq!(committed(Offset::Invalid, ""), None);
         for metadata in ["", "a note", "{}"] {
             let found = committed(Offset::Offset(7), metadata).unwrap();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_are_read_as_they_were_written() {
+    fn offset_metadata_round_trips() {
         let event = Some(Fingerprint {
             id: Uuid::from_u128(1),
             checksum: u32::MAX,

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_record_on_a_partition_goes_alone() {
+    fn the_first_record_on_a_partition_is_sent_alone() {
         let (mut partitions, now) = (Partitions::default(), Instant::now());
         assert!(partitions.is_free(ONE, now));
         partitions.sent(ONE, now);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_was_idle_for_long_is_unknown_again() {
+    fn an_idle_partition_becomes_unknown_after_an_hour() {
         let (mut partitions, start) = (Partitions::default(), Instant::now());
         partitions.sent(ONE, start);
         assert!(waiting(&mut partitions, start).is_empty());
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_confirms_nothing_for_long_is_given_up() {
+    fn gives_up_a_partition_without_confirms_for_an_hour() {
         let (mut partitions, start) = (Partitions::default(), Instant::now());
         partitions.sent(ONE, start);
         let just_before = start + Duration::from_secs(3599);

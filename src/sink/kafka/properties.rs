@@ -230,13 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn names_from_the_environment_become_librdkafkas() {
+    fn normalizes_environment_spellings_to_property_names() {
         assert_eq!(normalize("SASL_MECHANISM"), "sasl.mechanism");
         assert_eq!(normalize("log_level"), "log_level");
     }
 
     #[test]
-    fn every_name_of_ours_is_one_of_librdkafkas() {
+    fn librdkafka_knows_every_listed_property() {
         for name in COMMON.iter().chain(&SECRETS) {
             // The value is valid for no property; the error shows whether the name is known.
             let native = ClientConfig::new()
@@ -252,7 +252,7 @@ mod tests {
     /// The list of secrets was made by hand from `_RK_SENSITIVE` and the aliases in `rdkafka_conf.c`: repeat that for
     /// another version.
     #[test]
-    fn the_secrets_are_those_of_this_librdkafka() {
+    fn the_secrets_list_is_for_this_librdkafka_and_documented() {
         let (_, version) = rdkafka::util::get_rdkafka_version();
         assert!(version.starts_with("2.12."), "{version}");
         let page = "docs/reference/broker-layout-and-rights.md";
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_the_promise_is_refused() {
+    fn refuses_properties_that_would_break_the_promises() {
         for name in [
             "acks",
             "retries",
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_refused_with_the_nearest() {
+    fn unknown_property_error_suggests_the_nearest_name() {
         let error = config("sasl.mechanizm", "PLAIN").check().unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ways_to_authenticate_are_built_in() {
+    fn all_sasl_mechanisms_are_built_in() {
         for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] {
             let mut config = config("sasl.mechanism", mechanism);
             config
@@ -311,7 +311,7 @@ mod tests {
 
     #[cfg(not(feature = "kafka-oidc"))]
     #[test]
-    fn what_is_not_built_in_is_refused_as_that() {
+    fn properties_not_built_in_are_reported_as_unsupported() {
         for name in ["sasl.oauthbearer.client.secret", "sasl.oauthbearer.scope"] {
             let error = config(name, "hush").check().unwrap_err().to_string();
             assert!(error.contains("not supported in this build"), "{error}");
@@ -321,7 +321,7 @@ mod tests {
 
     #[cfg(feature = "kafka-oidc")]
     #[test]
-    fn oidc_is_built_in_where_it_is_wanted() {
+    fn oidc_is_built_in_with_the_feature() {
         let mut oidc = config("sasl.oauthbearer.method", "oidc");
         for (name, value) in [
             ("security.protocol", "SASL_SSL"),

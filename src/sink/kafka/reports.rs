@@ -346,7 +346,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_cause_of_a_failure_wins_over_its_consequences() {
+    async fn reports_the_cause_of_a_failure_not_its_consequences() {
         let reports = Reports::default();
         reports.fatal("gapless".to_owned());
         reports.inbox().failed(
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_letter_whose_topic_is_closed_is_refused() {
+    async fn authorization_failure_of_the_dead_letter_topic_is_a_refusal() {
         let closed = RDKafkaErrorCode::TopicAuthorizationFailed;
         // The next session creates it again.
         let gone = RDKafkaErrorCode::UnknownTopicOrPartition;

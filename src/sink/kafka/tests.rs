@@ -42,10 +42,10 @@ impl Brokers {
 
     /// A sink that sends each record as its own batch, so that several are in flight.
     fn sink(&self) -> Kafka {
-        self.sink_that(false)
+        self.sink_with(false)
     }
 
-    fn sink_that(&self, exactly_once: bool) -> Kafka {
+    fn sink_with(&self, exactly_once: bool) -> Kafka {
         let config = Config {
             exactly_once,
             bootstrap_servers: self.0.bootstrap_servers(),
@@ -106,10 +106,13 @@ fn window(numbers: std::ops::RangeInclusive<u64>) -> Window {
 /// Publishes the events one by one, so that they are not all in one batch. Returns the confirmed numbers in the order
 /// of the reports, and the error if the session ended before all were confirmed.
 async fn publish(sink: &mut Kafka, window: Window) -> (Vec<u64>, Option<SessionError>) {
-    publish_in(sink.connect().await.unwrap(), window).await
+    publish_in_session(sink.connect().await.unwrap(), window).await
 }
 
-async fn publish_in(mut session: KafkaSession, window: Window) -> (Vec<u64>, Option<SessionError>) {
+async fn publish_in_session(
+    mut session: KafkaSession,
+    window: Window,
+) -> (Vec<u64>, Option<SessionError>) {
     let seqs: Vec<Seq> = window.in_flight().map(|delivery| delivery.seq).collect();
     session.publish(&window, &seqs);
     let mut missing = seqs;
@@ -132,7 +135,7 @@ async fn publish_in(mut session: KafkaSession, window: Window) -> (Vec<u64>, Opt
 }
 
 #[tokio::test]
-async fn nothing_is_confirmed_that_a_new_session_has_not_got_through() {
+async fn a_retried_first_batch_keeps_all_records_in_order() {
     for error in [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
@@ -147,7 +150,7 @@ async fn nothing_is_confirmed_that_a_new_session_has_not_got_through() {
 }
 
 #[tokio::test]
-async fn nothing_passes_what_a_new_session_could_not_publish() {
+async fn no_record_overtakes_a_refused_first_record() {
     let brokers = Brokers::start(1);
     brokers.fail_once(RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE);
     let (confirmed, end) = publish(&mut brokers.sink(), window(1..=20)).await;
@@ -186,14 +189,14 @@ async fn publish_while_failing(
     times: usize,
 ) -> (Vec<u64>, Option<SessionError>) {
     let brokers = Brokers::start(1);
-    let mut sink = brokers.sink_that(true);
+    let mut sink = brokers.sink_with(true);
     let session = sink.connect().await.unwrap();
     brokers.0.request_errors(request, &vec![error; times]);
-    publish_in(session, window(1..=20)).await
+    publish_in_session(session, window(1..=20)).await
 }
 
 #[tokio::test]
-async fn what_may_succeed_is_aborted_and_sent_again_at_once() {
+async fn a_failed_offset_commit_is_aborted_and_retried() {
     for failing in OF_THE_OFFSET {
         let (confirmed, end) = publish_while_failing(failing, 1).await;
         let all: Vec<u64> = (1..=20).collect();
@@ -203,7 +206,7 @@ async fn what_may_succeed_is_aborted_and_sent_again_at_once() {
 }
 
 #[tokio::test]
-async fn what_fails_again_ends_the_session() {
+async fn a_transaction_that_keeps_failing_ends_the_session() {
     let all = OF_THE_OFFSET.map(|failing| (failing, 100));
     for (failing, times) in all.into_iter().chain(OF_RECORDS.map(|it| (it, 1))) {
         let (confirmed, end) = publish_while_failing(failing, times).await;
@@ -217,7 +220,7 @@ async fn what_fails_again_ends_the_session() {
 
 /// The error names the reason, not only that librdkafka has purged the records.
 #[tokio::test]
-async fn a_right_that_is_missing_is_named() {
+async fn authorization_failure_is_named_in_the_error() {
     let (_, end) = publish_while_failing(OF_RECORDS[1], 1).await;
     let reason = end.expect("an end").to_string();
     assert!(reason.contains("authorization failed"), "{reason}");
@@ -225,9 +228,9 @@ async fn a_right_that_is_missing_is_named() {
 
 /// An abort also fails if the cluster goes away in the meantime.
 #[tokio::test]
-async fn an_abort_that_fails_ends_the_session() {
+async fn a_failed_abort_ends_the_session() {
     let brokers = Brokers::start(1);
-    let mut sink = brokers.sink_that(true);
+    let mut sink = brokers.sink_with(true);
     let session = sink.connect().await.unwrap();
     let (request, error) = OF_THE_OFFSET[0];
     brokers.0.request_errors(request, &[error]);
@@ -235,14 +238,14 @@ async fn an_abort_that_fails_ends_the_session() {
     brokers
         .0
         .request_errors(RDKafkaApiKey::EndTxn, &[fenced; 100]);
-    let (confirmed, end) = publish_in(session, window(1..=20)).await;
+    let (confirmed, end) = publish_in_session(session, window(1..=20)).await;
     assert!(confirmed.is_empty(), "{confirmed:?}");
     let reason = end.expect("an end").to_string();
     assert!(reason.contains("could not abort"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_transaction_that_failed_for_good_ends_the_session() {
+async fn a_fenced_transaction_ends_the_session() {
     let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
     let (confirmed, end) = publish_while_failing((RDKafkaApiKey::EndTxn, fenced), 1).await;
     assert!(confirmed.is_empty(), "{confirmed:?}");

@@ -224,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn several_hosts_are_separated_by_commas() {
+    fn uris_are_separated_by_commas() {
         let uris = config("amqp://a:b@one:1/%2f, amqps://two").uris().unwrap();
         let hosts: Vec<&str> = uris.iter().map(|uri| uri.authority.host.as_str()).collect();
         assert_eq!(hosts, ["one", "two"]);
     }
 
     #[test]
-    fn a_wrong_uri_is_named_but_not_shown() {
+    fn an_invalid_uri_error_does_not_show_the_uri() {
         let error = config("amqp://ok,hunter2@nowhere")
             .check()
             .unwrap_err()

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_peer_that_says_nothing_costs_nothing_once_it_is_given_up() {
+    async fn a_silent_peer_leaks_no_thread_or_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut accepted = Vec::new();

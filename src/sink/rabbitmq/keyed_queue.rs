@@ -119,7 +119,7 @@ mod tests {
         /// Whenever messages are added: a message that is taken is always the oldest incomplete one of its key, and
         /// every message that may be published is ready.
         #[test]
-        fn the_oldest_of_each_key_is_ready_and_no_other(steps in steps()) {
+        fn only_the_oldest_message_of_each_key_is_ready(steps in steps()) {
             let mut queue = KeyedQueue::default();
             // The incomplete messages, in the order in which they were added.
             let mut open: Vec<(u64, Option<u8>)> = Vec::new();
@@ -161,7 +161,7 @@ mod tests {
         /// Whatever the batch sizes are and whichever messages are requeued, the messages of each key complete in
         /// order.
         #[test]
-        fn keys_keep_their_order(
+        fn messages_of_a_key_complete_in_order(
             keys in prop::collection::vec(0..4_u8, 1..60),
             limits in prop::collection::vec(1..5_usize, 200),
             again in prop::collection::vec(prop::bool::weighted(0.3), 400),

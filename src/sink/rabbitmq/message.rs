@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_routing_key_tells_application_kind_and_group_type() {
+    fn the_routing_key_has_application_kind_and_group_type() {
         assert_eq!(key(Kind::Group, Some("Public")), "7.group.Public");
         assert_eq!(key(Kind::Group, None), "7.group");
         assert_eq!(key(Kind::C2c, None), "7.c2c");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_characters_and_long_parts_cannot_break_the_routing_key() {
+    fn routing_key_parts_are_sanitized_and_truncated() {
         assert_eq!(key(Kind::Group, Some("a.b#*é c")), "7.group.a_b____c");
         let long = "x".repeat(300);
         assert_eq!(
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_carries_its_time_in_seconds() {
+    fn the_message_timestamp_is_in_seconds() {
         let event = Event {
             time: UnixMillis::new(1_670_574_414_999).unwrap(),
             ..event(1, "")
@@ -123,7 +123,7 @@ mod tests {
     proptest! {
         /// lapin panics if a short string is too long, and a `.` would add a part to the routing key.
         #[test]
-        fn any_group_becomes_a_message(group_id in ".{0,300}", group_type in ".{0,300}", refused in any::<bool>()) {
+        fn any_group_name_makes_a_valid_message(group_id in ".{0,300}", group_type in ".{0,300}", refused in any::<bool>()) {
             let recalled = Recalled {
                 sdk_app_id: u64::MAX,
                 command: "Group.CallbackAfterRecallMsg",

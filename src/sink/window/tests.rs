@@ -28,7 +28,7 @@ fn admit(window: &mut Window, seqs: impl IntoIterator<Item = u64>) -> Vec<u64> {
 }
 
 #[test]
-fn the_cursor_waits_for_a_gap() {
+fn a_gap_in_the_confirms_stops_the_cursor() {
     let mut window = Window::default();
     admit(&mut window, [3, 5, 6]);
     assert_eq!(window.confirm(&[Seq(5), Seq(5), Seq(99)]), 1);
@@ -39,7 +39,7 @@ fn the_cursor_waits_for_a_gap() {
 }
 
 #[test]
-fn what_cannot_be_read_is_passed_over() {
+fn unreadable_events_are_skipped() {
     let mut window = Window::default();
     admit(&mut window, [1]);
     window.pass(Seq(2));
@@ -51,7 +51,7 @@ fn what_cannot_be_read_is_passed_over() {
 }
 
 #[test]
-fn what_was_confirmed_ahead_is_not_sent_again() {
+fn a_restart_skips_events_confirmed_ahead() {
     let mut window = Window::default();
     admit(&mut window, [1, 2, 3]);
     window.confirm(&[Seq(2)]);
@@ -93,7 +93,7 @@ fn steps() -> impl Strategy<Value = Vec<WindowStep>> {
     prop::collection::vec(step, 1..80)
 }
 
-fn take_in(window: &mut Window, event: &Known) -> bool {
+fn admit_or_pass(window: &mut Window, event: &Known) -> bool {
     if event.readable {
         window.admit(sized(event.seq, event.bytes))
     } else {
@@ -106,7 +106,7 @@ proptest! {
     /// Compares the window, in any history, with a list of the events added after the cursor: which must be published,
     /// how far the cursor advances, and how many bytes are in flight.
     #[test]
-    fn is_what_a_plain_list_is(steps in steps()) {
+    fn matches_a_plain_list_in_any_history(steps in steps()) {
         let mut window = Window::default();
         let mut list: Vec<Known> = Vec::new();
         let mut newest = 0;
@@ -121,7 +121,7 @@ proptest! {
                         readable,
                         confirmed: !readable,
                     };
-                    prop_assert_eq!(take_in(&mut window, &event), readable);
+                    prop_assert_eq!(admit_or_pass(&mut window, &event), readable);
                     list.push(event);
                 }
                 WindowStep::Confirm(seqs) => {
@@ -148,7 +148,7 @@ proptest! {
                     window.restart();
                     prop_assert!(window.is_empty());
                     for event in &list {
-                        prop_assert_eq!(take_in(&mut window, event), !event.confirmed);
+                        prop_assert_eq!(admit_or_pass(&mut window, event), !event.confirmed);
                     }
                 }
             }
@@ -175,7 +175,7 @@ proptest! {
     /// In whatever order events are confirmed, and whenever sessions restart, the cursor never passes an unconfirmed
     /// event, and in the end it passes all of them.
     #[test]
-    fn the_cursor_never_passes_what_is_not_confirmed(
+    fn the_cursor_never_passes_an_unconfirmed_event(
         order in Just((1..=30_u64).collect::<Vec<_>>()).prop_shuffle(),
         restarts in prop::collection::vec(any::<bool>(), 30),
     ) {

@@ -130,7 +130,7 @@ mod tests {
 
     /// The file is a folder: it can be opened, but every read fails.
     #[test]
-    fn a_read_that_fails_is_repeated_and_then_counts_as_zeros() {
+    fn a_failing_read_is_retried_and_then_yields_zeros() {
         let folder = TempDir::new().unwrap();
         let pages = Pages::open(folder.path()).unwrap();
         pages.retries.set(1);

@@ -99,7 +99,7 @@ mod tests {
     /// Whenever it is interrupted, the next start finds either the damaged database and its WAL, or the salvaged
     /// database; the damaged one is kept.
     #[test]
-    fn can_be_cut_short_anywhere() {
+    fn can_be_interrupted_after_any_step() {
         for moved in 0..=3 {
             let folder = TempDir::new().unwrap();
             let database = folder.path().join("spool.db");
@@ -134,7 +134,7 @@ mod tests {
 
     /// Not even a WAL whose database was removed.
     #[test]
-    fn nothing_that_was_quarantined_is_written_over() {
+    fn quarantined_files_are_never_overwritten() {
         let folder = TempDir::new().unwrap();
         let database = folder.path().join("spool.db");
         let unused = || unused_name(&database, Timestamp::UNIX_EPOCH).unwrap();

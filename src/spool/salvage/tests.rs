@@ -19,7 +19,7 @@ use crate::spool::tests::{config, until};
 const PAGE: u64 = 4096;
 
 #[tokio::test]
-async fn what_was_killed_and_is_whole_is_read_as_it_was() {
+async fn recovers_everything_after_kill() {
     let killed = Killed::new(40, 100, 30).await;
     let (read, lost, start) = killed.restart().await;
     assert_eq!(
@@ -30,11 +30,11 @@ async fn what_was_killed_and_is_whole_is_read_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_garbled_head_costs_no_event() {
+async fn a_damaged_first_page_loses_no_event() {
     let killed = Killed::new(100, 100, 30).await;
     let before = fs::read(killed.database()).unwrap();
-    garble(&killed.database(), 0, 4096);
-    garble(&killed.wal(), 0, 32);
+    overwrite_with_noise(&killed.database(), 0, 4096);
+    overwrite_with_noise(&killed.wal(), 0, 32);
     let damaged = (
         fs::read(killed.database()).unwrap(),
         fs::read(killed.wal()).unwrap(),
@@ -73,10 +73,10 @@ async fn a_garbled_head_costs_no_event() {
 
 /// Even if the high-water mark is missing, too.
 #[tokio::test]
-async fn a_spool_is_known_by_its_events() {
+async fn a_file_without_a_header_is_identified_by_its_events() {
     let killed = Killed::new(100, 100, 30).await;
     fs::remove_file(killed.folder.path().join("spool.db.lock")).unwrap();
-    garble(&killed.database(), 0, 4096);
+    overwrite_with_noise(&killed.database(), 0, 4096);
     let spool = open(&config(&killed.folder)).spool;
     assert_eq!(spool.status().rows(), 100);
     let told = spool.report().quarantined.as_ref().unwrap().to_string();
@@ -90,7 +90,7 @@ async fn a_spool_is_known_by_its_events() {
 
 /// Salvage reads the file's pages and what was committed to the WAL since the last checkpoint.
 #[tokio::test]
-async fn what_lies_in_the_wal_of_a_damaged_file_is_kept() {
+async fn salvage_includes_committed_wal_frames() {
     let killed = Killed::new(40, 100, 30).await;
     files::lock(&killed.database())
         .unwrap()
@@ -106,7 +106,7 @@ async fn what_lies_in_the_wal_of_a_damaged_file_is_kept() {
 }
 
 #[tokio::test]
-async fn a_file_of_somebody_else_is_left_alone() {
+async fn a_foreign_file_is_refused_and_unchanged() {
     let folder = TempDir::new().unwrap();
     let database = folder.path().join("spool.db");
     fs::write(&database, "a diary\n".repeat(1000)).unwrap();
@@ -119,12 +119,12 @@ async fn a_file_of_somebody_else_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_garbled_page_costs_the_events_in_it_and_they_are_named() {
+async fn events_in_a_damaged_page_are_lost_and_named() {
     let killed = Killed::new(300, 300, 20).await;
     let file = fs::read(killed.database()).unwrap();
     let pages: Vec<&[u8]> = file.chunks(4096).collect();
     let leaf = (pages.len() / 2..pages.len()).find(|page| pages[*page][0] == 0x0d);
-    garble(&killed.database(), PAGE * leaf.unwrap() as u64, 4096);
+    overwrite_with_noise(&killed.database(), PAGE * leaf.unwrap() as u64, 4096);
     let (read, lost, start) = killed.restart().await;
     assert_unchanged(&read);
     assert_eq!(start, 20, "the cursor could be read");
@@ -136,7 +136,7 @@ async fn a_garbled_page_costs_the_events_in_it_and_they_are_named() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_cut_off_costs_what_was_behind() {
+async fn events_after_a_truncation_are_lost_and_named() {
     let killed = Killed::new(300, 300, 20).await;
     let half = fs::metadata(killed.database()).unwrap().len() / 2 + 1000;
     let file = fs::OpenOptions::new().write(true).open(killed.database());
@@ -157,7 +157,7 @@ async fn a_file_that_is_cut_off_costs_what_was_behind() {
 }
 
 #[tokio::test]
-async fn a_log_that_is_gone_is_noticed() {
+async fn a_missing_wal_is_detected() {
     let killed = Killed::new(40, 100, 30).await;
     fs::remove_file(killed.wal()).unwrap();
     let (read, lost, _) = killed.restart().await;
@@ -167,10 +167,10 @@ async fn a_log_that_is_gone_is_noticed() {
 
 /// SQLite ignores what follows a damaged frame, and so do we.
 #[tokio::test]
-async fn a_garbled_frame_costs_what_follows_in_the_wal() {
+async fn events_after_a_damaged_wal_frame_are_lost() {
     let killed = Killed::new(40, 100, 30).await;
     let frames = (fs::metadata(killed.wal()).unwrap().len() - 32) / (PAGE + 24);
-    garble(&killed.wal(), 32 + frames / 2 * (PAGE + 24), 4096);
+    overwrite_with_noise(&killed.wal(), 32 + frames / 2 * (PAGE + 24), 4096);
     let (read, lost, _) = killed.restart().await;
     assert_unchanged(&read);
     let read = numbers(&read);
@@ -183,14 +183,14 @@ async fn a_garbled_frame_costs_what_follows_in_the_wal() {
 
 /// A failed transaction has left frames in the WAL, but its callbacks were answered with 503.
 #[tokio::test]
-async fn frames_that_were_not_committed_are_not_salvaged() {
+async fn uncommitted_wal_frames_are_not_salvaged() {
     let killed = Killed::new(40, 60, 30).await;
     let wal = fs::read(killed.wal()).unwrap();
     // Remove the frame that ends the last commit: without it the group is not committed.
     let length = wal.len() - 4096 - 24;
     let file = fs::OpenOptions::new().write(true).open(killed.wal());
     file.unwrap().set_len(length as u64).unwrap();
-    garble(&killed.database(), 0, 100);
+    overwrite_with_noise(&killed.database(), 0, 100);
     let (read, lost, _) = killed.restart().await;
     let read = numbers(&read);
     // Groups have nine events: the last group begins with event 59.
@@ -199,7 +199,7 @@ async fn frames_that_were_not_committed_are_not_salvaged() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_gone_is_a_loss_and_no_new_spool() {
+async fn an_emptied_database_counts_as_loss_not_as_new_spool() {
     let killed = Killed::new(100, 100, 30).await;
     fs::write(killed.database(), "").unwrap();
     fs::remove_file(killed.wal()).unwrap();
@@ -208,7 +208,7 @@ async fn a_database_that_is_gone_is_a_loss_and_no_new_spool() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_is_not_what_was_written_starts_again_at_the_oldest_event() {
+async fn a_damaged_cursor_restarts_at_the_oldest_event() {
     let killed = Killed::new(100, 100, 30).await;
     let connection = rusqlite::Connection::open(killed.database()).unwrap();
     connection
@@ -223,7 +223,7 @@ async fn a_cursor_that_is_not_what_was_written_starts_again_at_the_oldest_event(
 
 /// SQLite may skip rows without an error, for example if a bit flips in an interior page.
 #[tokio::test]
-async fn rows_that_are_passed_over_are_damage() {
+async fn rows_skipped_by_sqlite_are_damage() {
     let killed = Killed::new(100, 100, 30).await;
     let connection = rusqlite::Connection::open(killed.database()).unwrap();
     connection
@@ -240,7 +240,7 @@ async fn rows_that_are_passed_over_are_damage() {
 
 /// Even if every sink's cursor has passed it since.
 #[tokio::test]
-async fn what_was_lost_once_stays_counted_after_the_next_damage() {
+async fn lost_events_stay_counted_after_another_salvage() {
     let killed = Killed::new(40, 100, 30).await;
     fs::remove_file(killed.wal()).unwrap();
     let config = config(&killed.folder);

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_says_whether_it_may_pass() {
+    fn classifies_sqlite_errors() {
         let what = |error: rusqlite::Error| match classify(&error) {
             AppendError::Full(_) => "full",
             AppendError::Io(_) => "passes",

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_are_purged_as_come_but_no_few() {
+    fn purges_at_least_a_batch_and_as_many_as_are_inserted() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         for (forwarded, coming, first) in [
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_that_fails_keeps_no_event_out() {
+    fn a_failed_purge_does_not_prevent_the_insert() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         first_after(&mut store, 0, 100);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_was_salvaged_is_purged_again() {
+    fn salvaged_events_with_kept_ids_can_be_purged() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
         let again = |store: &Store| {

@@ -98,7 +98,7 @@ mod tests {
 
     /// But only if it helps, and without waiting long for readers.
     #[test]
-    fn a_checkpoint_makes_space_on_a_full_disk() {
+    fn make_space_checkpoints_the_wal_on_a_full_disk() {
         let folder = TempDir::new().unwrap();
         let mut store = Store::open(&config(&folder)).unwrap();
         let path = store.config.path.clone();
@@ -126,7 +126,7 @@ mod tests {
 
     /// Otherwise it would grow for as long as the program runs.
     #[test]
-    fn the_wal_is_checkpointed_again_and_again() {
+    fn repeated_checkpoints_bound_the_wal() {
         let folder = TempDir::new().unwrap();
         let mut store = Store::open(&config(&folder)).unwrap();
         for round in 0..8 {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_which_setting_leaves_no_space() {
+    fn explain_names_the_setting_that_limits_space() {
         let folder = TempDir::new().unwrap();
         let store = Store::open(&Config {
             max_bytes: Size(1),

@@ -18,7 +18,7 @@ pub(super) fn cursors(seq: u64) -> BTreeMap<String, Cursor> {
 }
 
 #[test]
-fn a_transaction_that_fails_half_way_leaves_nothing_behind() {
+fn a_failed_transaction_is_rolled_back() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
     let insert = |connection: &Connection| {
@@ -39,7 +39,7 @@ fn a_transaction_that_fails_half_way_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_probe_tells_whether_something_can_be_written() {
+fn the_probe_fails_while_writes_fail() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
     let query_only = |store: &Store, state| {
@@ -56,7 +56,7 @@ fn a_probe_tells_whether_something_can_be_written() {
 /// Frames of a failed group stay in the WAL until others overwrite them. They must not be recovered after a crash:
 /// their callbacks were answered with 503, and the vendor may have sent one of them again.
 #[test]
-fn a_group_that_failed_does_not_come_back_after_a_crash() {
+fn a_failed_group_is_not_recovered_after_a_crash() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
     // A group that exceeds the page cache writes frames before it commits.
@@ -88,7 +88,7 @@ fn a_group_that_failed_does_not_come_back_after_a_crash() {
 
 /// Its numbers are assigned again: no event ever had them.
 #[test]
-fn a_group_that_failed_leaves_no_gap() {
+fn a_failed_group_leaves_no_gap() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
     let fail =
@@ -150,7 +150,7 @@ fn dead_letters_obey_the_quota() {
 }
 
 #[test]
-fn dead_letters_have_a_budget() {
+fn dead_letters_and_rejected_callbacks_share_a_budget() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         max_dead_letter_bytes: Size(10_000),
@@ -211,7 +211,7 @@ fn dead_letters_have_a_budget() {
 
 /// So that people can find an event by its contents and its conversation.
 #[test]
-fn events_are_found_by_their_text() {
+fn bodies_are_searchable_as_text() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
     let body = r#"{"messages":[{"seq":130}]}"#;

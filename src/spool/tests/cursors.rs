@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn cursors_survive_and_a_new_sink_starts_at_the_oldest_event() {
+async fn cursors_persist_and_new_sinks_start_at_the_oldest_event() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     append_all(&spool, 1..=4).await;
@@ -21,7 +21,7 @@ async fn cursors_survive_and_a_new_sink_starts_at_the_oldest_event() {
 }
 
 #[tokio::test]
-async fn a_sink_that_is_gone_holds_its_events_until_it_is_forgotten() {
+async fn a_removed_sink_pins_its_events_until_forgotten() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         retention: Period(Duration::ZERO),
@@ -47,7 +47,7 @@ async fn a_sink_that_is_gone_holds_its_events_until_it_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_sink_that_went_when_it_had_everything_holds_nothing_and_comes_back_where_it_stood() {
+async fn a_removed_sink_without_backlog_pins_nothing_and_resumes() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         retention: Period(Duration::ZERO),
@@ -83,7 +83,7 @@ async fn a_sink_that_went_when_it_had_everything_holds_nothing_and_comes_back_wh
 }
 
 #[tokio::test]
-async fn stdout_holds_nothing_once_it_is_not_the_sink() {
+async fn a_removed_stdout_sink_pins_nothing() {
     let folder = TempDir::new().unwrap();
     let spool = Spool::open(&config(&folder), &["stdout"]).unwrap().spool;
     append_all(&spool, [1]).await;

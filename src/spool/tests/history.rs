@@ -26,7 +26,7 @@ proptest! {
 
     /// Compares random histories with a `Vec`: unconfirmed events are always kept, in order and intact.
     #[test]
-    fn keeps_what_is_not_confirmed(steps in steps(), keep in any::<bool>()) {
+    fn unconfirmed_events_are_kept_in_any_history(steps in steps(), keep in any::<bool>()) {
         let runtime = Runtime::new().unwrap();
         let folder = TempDir::new().unwrap();
         let config = Config {

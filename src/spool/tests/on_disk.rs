@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use super::*;
 
 #[test]
-fn a_second_process_is_kept_out() {
+fn opening_a_locked_spool_fails() {
     let folder = TempDir::new().unwrap();
     let config = config(&folder);
     let first = Spool::open(&config, &["sink"]).unwrap();
@@ -18,7 +18,7 @@ fn a_second_process_is_kept_out() {
 }
 
 #[test]
-fn a_newer_or_foreign_file_is_refused_and_left_alone() {
+fn newer_and_foreign_files_are_refused_unchanged() {
     let folder = TempDir::new().unwrap();
     let config = config(&folder);
     Runtime::new().unwrap().block_on(open(&config).close());
@@ -53,7 +53,7 @@ fn a_newer_or_foreign_file_is_refused_and_left_alone() {
 }
 
 #[test]
-fn nobody_else_may_read_the_files() {
+fn the_files_are_readable_only_by_their_owner() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("a/b/spool.db");
     let spool = open(&Config {
@@ -92,7 +92,7 @@ async fn a_damaged_row_is_reported_and_counted_once() {
 
 /// Opening the file reads neither table in full: the damage is met when their rows are asked for.
 #[tokio::test]
-async fn damage_that_is_met_after_the_file_was_opened_does_not_stop_a_start() {
+async fn damage_found_after_opening_triggers_a_salvage() {
     for table in ["gaps", "cursors"] {
         let folder = TempDir::new().unwrap();
         let config = config(&folder);
@@ -119,7 +119,7 @@ async fn damage_that_is_met_after_the_file_was_opened_does_not_stop_a_start() {
 
 /// SQLite puts its WAL beside the target of a link, so all other files must be there, too.
 #[tokio::test]
-async fn two_links_to_one_spool_are_one_spool() {
+async fn links_to_one_spool_share_its_lock() {
     let folder = TempDir::new().unwrap();
     let config = config(&folder);
     let linked = |name: &str| {
@@ -148,7 +148,7 @@ async fn two_links_to_one_spool_are_one_spool() {
 
 /// They lead to another user's files.
 #[test]
-fn planted_links_are_not_followed() {
+fn symbolic_links_at_our_file_names_are_not_followed() {
     for name in ["spool.db.lock", "spool.db-wal", "spool.db-shm"] {
         let folder = TempDir::new().unwrap();
         let victim = folder.path().join("victim");

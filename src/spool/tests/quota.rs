@@ -10,7 +10,7 @@ fn large(number: u128) -> Event {
 }
 
 #[tokio::test]
-async fn a_full_spool_refuses_drops_nothing_and_recovers() {
+async fn a_full_spool_refuses_events_and_recovers() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         max_bytes: Size(400 << 10),
@@ -40,7 +40,7 @@ async fn a_full_spool_refuses_drops_nothing_and_recovers() {
 }
 
 #[tokio::test]
-async fn forwarded_events_never_count_as_full() {
+async fn forwarded_events_do_not_fill_the_spool() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         max_bytes: Size(400 << 10),
@@ -59,7 +59,7 @@ async fn forwarded_events_never_count_as_full() {
 }
 
 #[tokio::test]
-async fn the_reserve_of_the_disk_is_left_alone() {
+async fn events_do_not_use_the_disk_reserve() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         reserve: Size(u64::MAX),
@@ -72,7 +72,7 @@ async fn the_reserve_of_the_disk_is_left_alone() {
 
 /// Even if more events arrive at once than fit.
 #[tokio::test]
-async fn a_group_takes_no_more_room_than_there_is() {
+async fn a_group_never_exceeds_the_quota() {
     let folder = TempDir::new().unwrap();
     let config = Config {
         max_bytes: Size(400 << 10),

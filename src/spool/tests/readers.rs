@@ -12,7 +12,7 @@ fn delete_all_rows(config: &Config) {
 }
 
 #[tokio::test]
-async fn who_keeps_up_reads_from_memory() {
+async fn a_reader_that_keeps_up_reads_from_the_cache() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     append_all(&spool, 1..=60).await;
@@ -28,7 +28,7 @@ async fn who_keeps_up_reads_from_memory() {
 
 /// Even if no later row is left that would reveal the gap.
 #[tokio::test]
-async fn rows_that_are_gone_are_damage() {
+async fn missing_rows_are_damage() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     append_all(&spool, 1..=60).await;
@@ -43,7 +43,7 @@ async fn rows_that_are_gone_are_damage() {
 
 /// A spool that has failed returns the error to every later caller.
 #[tokio::test]
-async fn once_it_has_failed_nobody_waits() {
+async fn appends_fail_at_once_after_a_final_error() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     append_all(&spool, 1..=3).await;
@@ -65,7 +65,7 @@ async fn once_it_has_failed_nobody_waits() {
 }
 
 #[tokio::test]
-async fn a_read_takes_a_bounded_number_of_bytes() {
+async fn a_read_returns_a_bounded_number_of_bytes() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     for number in 0..60 {

@@ -47,7 +47,7 @@ fn content(disk: &mut Disk, path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn only_what_was_synced_is_sure() {
+fn only_synced_data_is_guaranteed() {
     let mut lost = cut(&disk(), Fate::Lost, 1);
     assert_eq!(lost.names.keys().collect::<Vec<_>>(), ["d", "d/a"]);
     assert_eq!(content(&mut lost, "d/a"), [0; 0]);
@@ -63,7 +63,7 @@ fn only_what_was_synced_is_sure() {
 }
 
 #[test]
-fn what_was_not_synced_is_torn_at_sectors() {
+fn unsynced_writes_are_torn_at_sector_boundaries() {
     let mut torn = 0;
     for seed in 0..100 {
         let content = content(&mut cut(&disk(), Fate::Torn, seed), "d/a");

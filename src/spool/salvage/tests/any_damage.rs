@@ -7,7 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-use super::killed::{Killed, assert_unchanged, garble};
+use super::killed::{Killed, assert_unchanged, overwrite_with_noise};
 
 #[derive(Debug, Clone)]
 enum Damage {
@@ -35,7 +35,7 @@ impl Damage {
         };
         match *self {
             Self::Garble(log, at, length) if path(log).exists() => {
-                garble(&path(log), place(&path(log), at), length.into());
+                overwrite_with_noise(&path(log), place(&path(log), at), length.into());
             }
             Self::Zero(log, at, length) if path(log).exists() => {
                 let file = fs::OpenOptions::new().write(true).open(path(log)).unwrap();
@@ -58,7 +58,7 @@ proptest! {
     /// Whatever happens to the files, the start succeeds, every event that is read equals what was written, and every
     /// other event is named as lost or reported as unreadable.
     #[test]
-    fn no_damage_stops_a_start_or_goes_unnoticed(
+    fn starts_after_any_damage_and_reports_every_loss(
         damages in prop::collection::vec(damage(), 1..4), in_file in 20..60_u64, cursor in 0..20_u64,
     ) {
         Runtime::new().unwrap().block_on(async {

@@ -148,7 +148,7 @@ pub(super) async fn read_all(spool: &Spool, start: Seq) -> Option<BTreeMap<u64, 
     Some(read)
 }
 
-pub(super) fn garble(path: &Path, at: u64, length: usize) {
+pub(super) fn overwrite_with_noise(path: &Path, at: u64, length: usize) {
     let noise: Vec<u8> = (0..length)
         .map(|index| u8::try_from((index * 151 + index / 7) % 251).unwrap())
         .collect();

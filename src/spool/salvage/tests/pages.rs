@@ -43,7 +43,7 @@ fn assert_found(written: &[StoredEvent]) {
     assert_eq!(found.len(), written.len());
 }
 
-fn of_length(seq: u64, length: usize) -> StoredEvent {
+fn event_of_length(seq: u64, length: usize) -> StoredEvent {
     let mut row = database::event(seq);
     let text = (0..).map(|number| format!("{number} ")).take(length);
     row.event.body = text
@@ -57,7 +57,7 @@ fn of_length(seq: u64, length: usize) -> StoredEvent {
 
 /// Row numbers of every length in bytes that SQLite uses for them.
 #[test]
-fn rows_of_any_number_are_found() {
+fn finds_rows_with_any_seq() {
     let edges = (0..=62).step_by(7).map(|bits| 1 << bits);
     let mut numbers: Vec<u64> = edges.flat_map(|edge| [edge - 1, edge, edge + 1]).collect();
     numbers.push(1 << 62);
@@ -69,7 +69,7 @@ fn rows_of_any_number_are_found() {
 
 /// Integers of every length in bytes that SQLite uses for them.
 #[test]
-fn rows_with_any_integer_are_found() {
+fn finds_rows_with_integers_of_any_width() {
     let edges = [7, 15, 23, 31, 47, 63].map(|bits| i64::MAX >> (63 - bits));
     let mut times = vec![0, 1, -1];
     times.extend(edges.into_iter().flat_map(|most| [most, !most]));
@@ -89,7 +89,7 @@ fn rows_with_any_integer_are_found() {
 /// A row's length determines whether it overflows into other pages, and how much of it then stays in the first. Without
 /// the event it is 56 to 59 bytes long.
 #[test]
-fn rows_of_any_length_are_found() {
+fn finds_rows_of_any_length() {
     let edges = [4061, 4580, 8153, 8672, 12_245];
     let lengths = edges
         .into_iter()
@@ -97,16 +97,16 @@ fn rows_of_any_length_are_found() {
         .chain((0..30_000).step_by(599));
     let rows: Vec<StoredEvent> = (1..)
         .zip(lengths)
-        .map(|(seq, length)| of_length(seq, length))
+        .map(|(seq, length)| event_of_length(seq, length))
         .collect();
     assert_found(&rows);
 }
 
 #[test]
-fn pages_in_a_circle_end() {
+fn a_cycle_of_overflow_pages_terminates() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("spool.db");
-    let row = of_length(1, 9000);
+    let row = event_of_length(1, 9000);
     database::insert(&database::create(&path), &row);
     let file = fs::read(&path).unwrap();
     let second = file

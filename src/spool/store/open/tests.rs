@@ -30,7 +30,7 @@ fn found(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
 }
 
 #[test]
-fn an_empty_file_is_new_if_nothing_was_kept_in_it() {
+fn an_empty_file_is_new_unless_its_watermark_counts_events() {
     for (watermark, expected) in [
         (None, "a spool"),
         (Some(watermark(0)), "a spool"),
@@ -43,7 +43,7 @@ fn an_empty_file_is_new_if_nothing_was_kept_in_it() {
 }
 
 #[test]
-fn a_spool_is_known_by_its_header_or_its_events() {
+fn identifies_a_spool_by_its_header_or_its_events() {
     let foreign = "somebody else's";
     for (change, empty, with_event) in [
         ("", "a spool", "a spool"),
@@ -69,7 +69,7 @@ fn a_spool_is_known_by_its_header_or_its_events() {
 }
 
 #[test]
-fn what_is_no_database_is_a_spool_if_a_watermark_or_an_event_says_so() {
+fn a_non_database_is_a_spool_with_a_watermark_or_an_event() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("spool.db");
     let diary = "a diary\n".repeat(1000);
@@ -89,7 +89,7 @@ fn what_is_no_database_is_a_spool_if_a_watermark_or_an_event_says_so() {
 }
 
 #[test]
-fn a_spool_that_somebody_else_has_locked_is_not_damaged() {
+fn a_locked_spool_is_not_damaged() {
     let folder = TempDir::new().unwrap();
     let other = database::create(&folder.path().join("spool.db"));
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
@@ -101,7 +101,7 @@ fn a_spool_that_somebody_else_has_locked_is_not_damaged() {
 }
 
 #[test]
-fn a_lock_that_cannot_be_opened_is_nobody_elses() {
+fn an_unopenable_lock_file_is_not_reported_as_locked() {
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("spool.db.lock")).unwrap();
     let error = Store::open(&config(&folder)).unwrap_err();
@@ -118,7 +118,7 @@ fn bounds_after(change: &str) -> Option<(u64, u64)> {
 }
 
 #[test]
-fn the_newest_number_is_the_largest_that_was_given_out() {
+fn the_newest_seq_is_the_largest_ever_assigned() {
     assert_eq!(bounds_after(""), Some((1, 0)));
     assert_eq!(
         bounds_after("UPDATE identity SET next_seq = 8"),
@@ -131,7 +131,7 @@ fn the_newest_number_is_the_largest_that_was_given_out() {
 }
 
 #[test]
-fn numbers_that_no_spool_gives_out_are_damage() {
+fn seqs_out_of_range_are_damage() {
     for seq in [0, -1] {
         let event = format!(
             "INSERT INTO events (seq, id, kind, conversation, time, appended_at, checksum, body)
@@ -149,7 +149,7 @@ fn numbers_that_no_spool_gives_out_are_damage() {
 
 /// The row of `identity` has no checksum: `next_seq` may be damaged when nothing else is.
 #[test]
-fn a_gap_after_the_last_number_does_not_stop_a_start() {
+fn a_gap_after_next_seq_does_not_stop_a_start() {
     let folder = TempDir::new().unwrap();
     assert_eq!(found(&folder, None), "a spool");
     let gaps = |last: u64| {
@@ -182,7 +182,7 @@ fn a_sink_without_a_cursor_is_reported_after_a_salvage() {
 }
 
 #[test]
-fn the_cursor_of_stdout_is_kept_as_long_as_it_is_the_sink() {
+fn the_stdout_cursor_is_deleted_if_stdout_is_not_the_sink() {
     let folder = TempDir::new().unwrap();
     for (sink, kept) in [
         ("stdout", &["stdout"][..]),
