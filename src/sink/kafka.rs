@@ -16,6 +16,7 @@ mod partition_state;
 mod poller;
 mod producer;
 mod properties;
+mod record_id;
 mod reports;
 mod session;
 #[cfg(test)]

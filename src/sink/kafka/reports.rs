@@ -15,8 +15,9 @@ use tracing::{debug, info};
 
 use super::errors::{ErrorClass, classify, is_missing_right};
 use super::partition_state::Partition;
+use super::record_id::RecordId;
 use crate::event::Seq;
-use crate::sink::{DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError};
+use crate::sink::{DEAD_LETTER_TOPIC, Progress, Refusal, SessionError};
 
 /// A fatal error fails everything in flight. This is how long to wait for the report of the record that caused it.
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     inbox: Mutex<Inbox>,
-    news: Notify,
+    changed: Notify,
 }
 
 /// A report for the session.
@@ -52,7 +53,7 @@ struct Inbox {
 struct Stalled {
     now: bool,
     reason: String,
-    to_tell: bool,
+    unreported: bool,
 }
 
 #[derive(Debug)]
@@ -89,7 +90,7 @@ impl Reports {
     /// Reports that librdkafka did not accept a record into its queue, and never will.
     pub(super) fn refuse(&self, seq: Seq, refusal: Refusal) {
         self.inbox().refused.push((seq, refusal));
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
     /// Whether the brokers are unreachable, as far as is known.
@@ -109,10 +110,10 @@ impl Reports {
             inbox.stalled = Stalled {
                 now: false,
                 reason: String::new(),
-                to_tell: true,
+                unreported: true,
             };
             drop(inbox);
-            self.news.notify_one();
+            self.changed.notify_one();
         }
     }
 
@@ -127,7 +128,7 @@ impl Reports {
             if let Some(report) = self.inbox().take() {
                 return report;
             }
-            self.news.notified().await;
+            self.changed.notified().await;
         }
     }
 
@@ -137,14 +138,14 @@ impl Reports {
             self.inbox().failure,
             Some(ProducerFailure::Consequence { .. })
         ) {
-            self.news.notify_one();
+            self.changed.notify_one();
         }
     }
 
     /// Reports a fatal error of the producer.
     pub(super) fn fatal(&self, reason: String) {
         self.inbox().fatal(reason);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 }
 
@@ -159,8 +160,8 @@ impl Inbox {
             let refused = std::mem::take(&mut self.refused);
             return Some(Ok(ProducerReport::Other(Progress::Refused(refused))));
         }
-        if self.stalled.to_tell {
-            self.stalled.to_tell = false;
+        if self.stalled.unreported {
+            self.stalled.unreported = false;
             return Some(Ok(ProducerReport::Other(if self.stalled.now {
                 Progress::Stalled(self.stalled.reason.clone())
             } else {
@@ -218,36 +219,6 @@ impl Inbox {
     }
 }
 
-/// Identifies a record in flight: the event's number, and whether it is a dead letter. Dead letters must not block the
-/// events: if their topic refuses them, they are stored in the spool.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RecordId(usize);
-
-const _: () = assert!(
-    usize::BITS >= 64,
-    "a record's id is handed through a pointer"
-);
-
-impl RecordId {
-    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
-    pub(super) fn of(delivery: &Delivery) -> Self {
-        let dead_letter = usize::from(delivery.is_dead_letter());
-        Self(((delivery.seq.0 as usize) << 1) | dead_letter)
-    }
-
-    pub(super) const fn opaque(self) -> usize {
-        self.0
-    }
-
-    const fn seq(self) -> Seq {
-        Seq(self.0 as u64 >> 1)
-    }
-
-    const fn is_dead_letter(self) -> bool {
-        self.0 & 1 == 1
-    }
-}
-
 /// The part of librdkafka's statistics that shows whether the producer still knows a broker.
 #[derive(Deserialize)]
 struct Statistics {
@@ -298,7 +269,7 @@ impl ClientContext for Reports {
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 if !inbox.stalled.now {
                     inbox.stalled.now = true;
-                    inbox.stalled.to_tell = true;
+                    inbox.stalled.unreported = true;
                     if inbox.stalled.reason.is_empty() {
                         reason.clone_into(&mut inbox.stalled.reason);
                     }
@@ -308,7 +279,7 @@ impl ClientContext for Reports {
             _ => reason.clone_into(&mut inbox.stalled.reason),
         }
         drop(inbox);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 }
 
@@ -317,7 +288,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let id = RecordId(opaque);
+        let id = RecordId::from_opaque(opaque);
         let mut inbox = self.inbox();
         match result {
             Ok(message) => {
@@ -328,7 +299,7 @@ impl ProducerContext for Reports {
                 inbox.confirmed.push((partition, id.seq()));
                 if inbox.stalled.now {
                     inbox.stalled.now = false;
-                    inbox.stalled.to_tell = true;
+                    inbox.stalled.unreported = true;
                 }
             }
             Err((error, _)) => {
@@ -337,103 +308,9 @@ impl ProducerContext for Reports {
             }
         }
         drop(inbox);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn reports_the_cause_of_a_failure_not_its_consequences() {
-        let reports = Reports::default();
-        reports.fatal("gapless".to_owned());
-        reports.inbox().failed(
-            RecordId(2),
-            RDKafkaErrorCode::PurgeQueue,
-            "purged".to_owned(),
-        );
-        reports.inbox().failed(
-            RecordId(2),
-            RDKafkaErrorCode::MessageSizeTooLarge,
-            "1 MB".to_owned(),
-        );
-        let error = reports.next().await.unwrap_err();
-        assert!(
-            matches!(&error, SessionError::Refused(r) if r.reason == "too_large"),
-            "{error}"
-        );
-        let sent = reports.unless_failed(|| panic!("sent after a failure"));
-        assert!(sent.is_none());
-    }
-
-    #[test]
-    fn a_producer_that_knows_no_broker_has_failed() {
-        let reports = Reports::default();
-        let own = r#"":0/internal":{"name":":0/internal","source":"internal"}"#;
-        for source in ["configured", "learned"] {
-            let down = format!(r#""a:9092/1":{{"source":"{source}","state":"DOWN"}}"#);
-            reports.stats_raw(format!(r#"{{"brokers":{{{own},{down}}}}}"#).as_bytes());
-        }
-        reports.stats_raw(b"{}");
-        assert!(reports.unless_failed(|| Ok(())).is_some());
-        reports.stats_raw(format!(r#"{{"brokers":{{{own}}}}}"#).as_bytes());
-        assert!(reports.unless_failed(|| Ok(())).is_none());
-    }
-
-    #[tokio::test]
-    async fn authorization_failure_of_the_dead_letter_topic_is_a_refusal() {
-        let closed = RDKafkaErrorCode::TopicAuthorizationFailed;
-        // The next session creates it again.
-        let gone = RDKafkaErrorCode::UnknownTopicOrPartition;
-        for (id, code, refused) in [
-            (RecordId(3), closed, true),
-            (RecordId(2), closed, false),
-            (RecordId(3), gone, false),
-        ] {
-            let reports = Reports::default();
-            reports.inbox().failed(id, code, "no".to_owned());
-            let error = reports.next().await.unwrap_err();
-            assert_eq!(matches!(error, SessionError::Refused(_)), refused);
-        }
-    }
-
-    #[tokio::test]
-    async fn refused_records_are_reported_together_and_in_order() {
-        let reports = Reports::default();
-        let refusal = || Refusal {
-            reason: "too_large",
-            detail: String::new(),
-        };
-        for seq in 1..=3 {
-            reports.refuse(Seq(seq), refusal());
-        }
-        let refused = [1, 2, 3].map(|seq| (Seq(seq), refusal()));
-        let expected = ProducerReport::Other(Progress::Refused(refused.into()));
-        assert_eq!(reports.next().await.unwrap(), expected);
-    }
-
-    #[tokio::test]
-    async fn confirms_are_reported_before_a_failure() {
-        let reports = Reports::default();
-        reports.inbox().failed(
-            RecordId(2),
-            RDKafkaErrorCode::UnknownTopic,
-            "gone".to_owned(),
-        );
-        let partition = Partition {
-            dead_letter: false,
-            number: 0,
-        };
-        reports.inbox().confirmed.push((partition, Seq(7)));
-        assert_eq!(
-            reports.next().await.unwrap(),
-            ProducerReport::Confirmed(vec![(partition, Seq(7))])
-        );
-        assert!(matches!(
-            reports.next().await,
-            Err(SessionError::Unavailable(..))
-        ));
-    }
-}
+mod tests;
