@@ -9,6 +9,7 @@
 
 mod answer;
 mod auth;
+mod body;
 mod callback_service;
 mod config;
 mod connection_timer;

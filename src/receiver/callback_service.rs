@@ -5,18 +5,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::{Buf as _, Bytes};
-use http_body_util::{BodyExt as _, Full};
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, error, warn};
 
 use super::answer::Outcome;
 use super::auth::{Admitted, Auth, AuthError};
+use super::body::{BodyReader, Buffered};
 use super::config::Config;
 use super::durability::{Durability, NotKept};
 use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
@@ -28,26 +28,12 @@ use crate::event::{Event, Rejected, UnixMillis};
 /// Receives requests and answers them.
 #[derive(Debug)]
 pub struct CallbackService<D> {
-    config: Config,
+    path: String,
+    bodies: BodyReader,
     auth: Auth,
     durability: D,
     metrics: Metrics,
-    buffer_permits: Arc<Semaphore>,
     logged_fields: Mutex<HashSet<IgnoredField>>,
-}
-
-/// A body and its memory permit, held until the event is durable or dropped, even if the client disconnects: while a
-/// disk hangs, waiting events must not take more memory than `http.max_buffered_bytes`.
-struct Buffered {
-    body: Bytes,
-    permit: OwnedSemaphorePermit,
-}
-
-/// Bytes per semaphore permit.
-const UNIT: usize = 256;
-
-fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 
 /// What later steps need of a request besides its body. Its headers are dropped before the body is read, because no
@@ -74,14 +60,12 @@ impl<D: Durability> CallbackService<D> {
     /// A service that stores events in `durability`.
     #[must_use]
     pub fn new(config: Config, auth: Auth, durability: D, metrics: Metrics) -> Self {
-        let permits =
-            units(usize::try_from(config.max_buffered_bytes.0).unwrap_or(usize::MAX)) as usize;
         Self {
-            config,
+            bodies: BodyReader::new(&config),
+            path: config.path,
             auth,
             durability,
             metrics,
-            buffer_permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             logged_fields: Mutex::default(),
         }
     }
@@ -143,7 +127,7 @@ impl<D: Durability> CallbackService<D> {
             headers,
             ..
         } = parts;
-        if uri.path() != self.config.path {
+        if uri.path() != self.path {
             return (callback::OTHER_COMMAND, Verdict::Answer(Outcome::NotFound));
         }
         if method != Method::POST {
@@ -162,7 +146,7 @@ impl<D: Durability> CallbackService<D> {
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
         drop(headers);
-        match self.read(query.len(), announced, body).await {
+        match self.bodies.read(query.len(), announced, body).await {
             Ok(buffered) => self.judge(&head, buffered),
             Err(outcome) => (
                 known_command(head.query.command()),
@@ -193,79 +177,6 @@ impl<D: Durability> CallbackService<D> {
                 (command, Verdict::Answer(Outcome::Ignored))
             }
         }
-    }
-
-    /// Reads a body within the size limit and the timeout. `head` is the number of bytes of the request's head that are
-    /// kept.
-    async fn read<B>(
-        &self,
-        head: usize,
-        announced: Option<u64>,
-        body: B,
-    ) -> Result<Buffered, Outcome>
-    where
-        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
-    {
-        let limit = self.config.max_body_bytes.0;
-        if announced.is_some_and(|announced| announced > limit) {
-            return Err(Outcome::TooLarge);
-        }
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        timeout(*self.config.read_timeout, self.collect(head, body, limit))
-            .await
-            .unwrap_or(Err(Outcome::TooSlow))
-    }
-
-    /// Collects a body. Permits cover only bytes that have arrived, those of the head included.
-    async fn collect<B>(&self, head: usize, mut body: B, limit: usize) -> Result<Buffered, Outcome>
-    where
-        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
-    {
-        let mut first = Bytes::new();
-        let mut rest = Vec::new();
-        let mut permit = self.acquire(0)?;
-        self.enlarge(&mut permit, head)?;
-        while let Some(frame) = body.frame().await {
-            let Ok(mut data) = frame.map_err(|_| Outcome::Broken)?.into_data() else {
-                continue;
-            };
-            let length = data.remaining();
-            if first.len() + rest.len() + length > limit {
-                return Err(Outcome::TooLarge);
-            }
-            // Permits are counted for the whole body, so a client that sends it byte by byte does not take more.
-            self.enlarge(&mut permit, head + first.len() + rest.len() + length)?;
-            if first.is_empty() {
-                first = data.copy_to_bytes(length);
-            } else {
-                rest.extend_from_slice(&data.copy_to_bytes(length));
-            }
-        }
-        let body = if rest.is_empty() {
-            first
-        } else {
-            [&first, &rest[..]].concat().into()
-        };
-        Ok(Buffered { body, permit })
-    }
-
-    /// Enlarges the permit to this many bytes. A single body can always get its permit, however large it is.
-    fn enlarge(&self, permit: &mut OwnedSemaphorePermit, bytes: usize) -> Result<(), Outcome> {
-        let all = usize::try_from(self.config.max_buffered_bytes.0).unwrap_or(usize::MAX);
-        let bytes = bytes.min(all);
-        let has = u32::try_from(permit.num_permits()).unwrap_or(u32::MAX);
-        permit.merge(self.acquire(units(bytes).saturating_sub(has))?);
-        Ok(())
-    }
-
-    fn acquire(&self, units: u32) -> Result<OwnedSemaphorePermit, Outcome> {
-        Arc::clone(&self.buffer_permits)
-            .try_acquire_many_owned(units)
-            .map_err(|_| {
-                Outcome::NotKept(NotKept::Unavailable(
-                    "request bodies use all of http.max_buffered_bytes".to_owned(),
-                ))
-            })
     }
 
     /// Checks whether a recall may become an event. Returns its application.
@@ -305,7 +216,7 @@ impl<D: Durability> CallbackService<D> {
             }
         };
         // The event can be several times as long as the body.
-        if let Err(outcome) = self.enlarge(&mut permit, event.body.len()) {
+        if let Err(outcome) = self.bodies.enlarge(&mut permit, event.body.len()) {
             return Verdict::Answer(outcome);
         }
         if let Some(parse_error) = &parse_error {

@@ -1,12 +1,12 @@
 //! The relay as a separate process.
 
-use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Read};
+mod lines;
+mod setup;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,139 +14,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use self::lines::Lines;
+pub use self::setup::Setup;
 use super::vendor::{Answer, Connection, recall, recall_query, request};
-use super::{Faults, Recall, until};
+use super::{Recall, until};
 
 /// The application that the callbacks belong to.
 pub const APP: u64 = 1_400_000_001;
-
-/// A folder for a spool, and the settings of the relays that are started on it.
-#[derive(Clone)]
-pub struct Setup {
-    folder: Arc<TempDir>,
-    environment: Vec<(String, String)>,
-}
-
-impl Setup {
-    /// Only the settings that isolate a test.
-    pub fn new() -> Self {
-        Self::on(TempDir::new().unwrap())
-    }
-
-    /// Like [`Self::new`], in this folder.
-    pub fn on(folder: TempDir) -> Self {
-        let folder = Arc::new(folder);
-        let spool = folder.path().join("data/spool.db");
-        Self {
-            folder,
-            environment: Vec::new(),
-        }
-        .set("RECALL_SDK_APP_IDS", &APP.to_string())
-        .set("RECALL_HTTP__LISTEN", "127.0.0.1:0")
-        .set("RECALL_ADMIN__LISTEN", "127.0.0.1:0")
-        .set("RECALL_SPOOL__PATH", spool.to_str().unwrap())
-        .set("RECALL_SPOOL__RESERVE", "0")
-        .set("RECALL_LOG__FORMAT", "json")
-    }
-
-    pub fn set(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// The same setup, with one more setting.
-    pub fn with(&self, name: &str, value: &str) -> Self {
-        Self {
-            folder: Arc::clone(&self.folder),
-            environment: self.environment.clone(),
-        }
-        .set(name, value)
-    }
-
-    /// The same setup, on a disk with these faults.
-    pub fn with_faults(&self, faults: &Faults) -> Self {
-        let mut setup = Self {
-            folder: Arc::clone(&self.folder),
-            environment: self.environment.clone(),
-        };
-        for (name, value) in faults.environment(self.folder.path()) {
-            setup = setup.set(name, &value);
-        }
-        setup
-    }
-
-    /// The folder for everything that the relays write.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub fn spool(&self) -> PathBuf {
-        self.folder.path().join("data/spool.db")
-    }
-
-    /// The program with these arguments, and with only the settings in its environment.
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Runs a command; returns its exit code, stdout and stderr.
-    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = self.command(arguments).output().unwrap();
-        (
-            output.status.code().unwrap_or(-1),
-            String::from_utf8(output.stdout).unwrap(),
-            String::from_utf8(output.stderr).unwrap(),
-        )
-    }
-
-    /// Starts the relay and waits until it is ready.
-    pub fn start(&self) -> Relay {
-        let mut relay = self.launch();
-        let ready = until("the relay to be ready", || {
-            if let Some(status) = relay.child.try_wait().unwrap() {
-                panic!("the relay ended: {status}\n{}", relay.log.all().join("\n"));
-            }
-            relay.log_entry("ready")
-        });
-        let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
-        (relay.callbacks, relay.admin) = (address("callbacks"), address("admin"));
-        relay
-    }
-
-    /// Starts the relay without waiting until it is ready: its addresses are not known yet.
-    pub fn launch(&self) -> Relay {
-        let mut child = self
-            .command(&[])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stdout, log) = (Lines::default(), Lines::default());
-        stdout.gather(child.stdout.take().unwrap());
-        log.gather(child.stderr.take().unwrap());
-        Relay {
-            _folder: Arc::clone(&self.folder),
-            child,
-            stdout,
-            log,
-            callbacks: SocketAddr::from(([127, 0, 0, 1], 0)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
-        }
-    }
-}
-
-/// The program under test: `RECALL_TEST_RELAY`, otherwise the one that was built with the tests.
-fn program() -> OsString {
-    std::env::var_os("RECALL_TEST_RELAY")
-        .unwrap_or_else(|| env!("CARGO_BIN_EXE_recall-relay").into())
-}
 
 /// A running relay. Dropping it kills the process if it is still running.
 pub struct Relay {
@@ -405,45 +279,5 @@ impl Drop for Relay {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Lines that a process writes, collected as they arrive.
-#[derive(Clone, Default)]
-struct Lines {
-    gathered: Arc<Mutex<(Vec<String>, bool)>>,
-    /// Holding it pauses the collection.
-    gate: Arc<Mutex<()>>,
-}
-
-impl Lines {
-    fn gather(&self, from: impl Read + Send + 'static) {
-        let lines = self.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(from).lines().map_while(Result::ok) {
-                drop(lines.gate.lock().unwrap());
-                lines.gathered.lock().unwrap().0.push(line);
-            }
-            lines.gathered.lock().unwrap().1 = true;
-        });
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.gathered.lock().unwrap().0.clone()
-    }
-
-    /// The lines that are events. Skips empty lines: after a failed write the relay writes a newline, in case it wrote
-    /// a partial line.
-    fn events(&self) -> Vec<Value> {
-        let lines = self.all().into_iter().filter(|line| !line.is_empty());
-        lines
-            .map(|line| serde_json::from_str(&line).unwrap())
-            .collect()
-    }
-
-    fn until_closed(&self) {
-        until("the output to be closed", || {
-            self.gathered.lock().unwrap().1.then_some(())
-        });
     }
 }
