@@ -1,5 +1,5 @@
-//! The plots of docs/explanation/performance.md are those of the figures beside them. After a change of either:
-//! `benches/run --plot docs/explanation/performance/performance.json`.
+//! The plots of docs/explanation/performance.md are drawn from the `performance.json` in their folder. After a change
+//! of that file or of the plots: `benches/run --plot docs/explanation/performance/performance.json`.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -11,13 +11,16 @@ mod plot;
 #[test]
 fn are_drawn_from_the_figures() {
     let folder = Path::new("docs/explanation/performance");
-    let report = fs::read(folder.join("performance.json")).expect("the figures");
-    let report = serde_json::from_slice(&report).expect("the figures in JSON");
+    let report = fs::read(folder.join("performance.json")).expect("cannot read performance.json");
+    let report = serde_json::from_slice(&report).expect("performance.json is not JSON");
     let drawn = plot::draw(&report);
-    let files = fs::read_dir(folder).expect("the plots").count();
-    assert_eq!(files, drawn.len() + 1, "the plots and the figures");
+    let files = fs::read_dir(folder).expect("cannot list the plots").count();
+    assert_eq!(files, drawn.len() + 1, "the number of plots");
     for (file, svg) in drawn {
-        let committed = fs::read_to_string(folder.join(file)).expect("a plot");
-        assert!(committed == svg, "{file} is not drawn from these figures");
+        let committed = fs::read_to_string(folder.join(file)).expect("cannot read a plot");
+        assert!(
+            committed == svg,
+            "{file} is not drawn from performance.json"
+        );
     }
 }

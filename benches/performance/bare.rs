@@ -1,4 +1,4 @@
-//! The ceiling: a hyper server that reads the body and answers the vendor's OK, and keeps nothing.
+//! The upper bound: a hyper server that reads the body and answers the vendor's OK without storing anything.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,21 +13,21 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// Serves until it is killed; on a runtime like the relay's.
+/// Serves until it is killed, on a runtime with the relay's settings.
 pub fn serve(address: &str) {
-    let address: SocketAddr = address.parse().expect("an address");
+    let address: SocketAddr = address.parse().expect("the address is invalid");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("cannot start a runtime");
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await.expect("a free port");
+        let listener = TcpListener::bind(address).await.expect("cannot listen");
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => {
-                    let (stream, _) = accepted.expect("a connection");
-                    stream.set_nodelay(true).expect("a socket");
+                    let (stream, _) = accepted.expect("cannot accept a connection");
+                    stream.set_nodelay(true).expect("cannot set TCP_NODELAY");
                     let http = hyper::server::conn::http1::Builder::new();
                     connections.spawn(http.serve_connection(TokioIo::new(stream), service_fn(answer)));
                 }

@@ -1,5 +1,5 @@
-//! What librdkafka reaches by itself: a bare `BaseProducer` with the relay's properties and its messages, on its
-//! way from memory to the same broker.
+//! The throughput of librdkafka alone: a `BaseProducer` with the relay's properties and messages, from memory to the
+//! same broker.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +15,13 @@ use recall_relay::event::{CONTENT_TYPE, Event};
 use super::backlog::event;
 use super::rig::Kafka;
 
-/// Sends between two looks at the reports.
-const BETWEEN_POLLS: usize = 1000;
+/// Records sent between two polls for delivery reports.
+const RECORDS_PER_POLL: usize = 1000;
 
-/// How long the last reports may take.
+/// The timeout for the last delivery reports.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Those of the relay.
+/// The relay's producer properties.
 const PROPERTIES: [(&str, &str); 9] = [
     ("allow.auto.create.topics", "false"),
     ("queue.buffering.max.kbytes", "32768"),
@@ -46,13 +46,13 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, report: &DeliveryResult<'_>, _: usize) {
-        assert!(report.is_ok(), "Kafka has not confirmed");
+        assert!(report.is_ok(), "Kafka refused a record");
         self.first.get_or_init(Instant::now);
         self.confirmed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Publishes so many events of a backlog; returns how many were confirmed in a second, from the first on.
+/// Publishes `events` events of a backlog; returns the confirms per second after the first one.
 pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
     let events: Vec<Event> = (0..events).map(event).collect();
     let mut config = ClientConfig::new();
@@ -61,27 +61,29 @@ pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
         config.set(name, value);
     }
     let producer = BaseProducer::from_config_and_context(&config, Reports::default());
-    let producer: BaseProducer<Reports> = producer.expect("a producer");
+    let producer: BaseProducer<Reports> = producer.expect("cannot create a producer");
     for (number, event) in events.iter().enumerate() {
-        if number % BETWEEN_POLLS == 0 {
+        if number % RECORDS_PER_POLL == 0 {
             producer.poll(Duration::ZERO);
         }
         let mut record = BaseRecord::with_opaque_to(topic, number)
             .key(&*event.conversation)
             .payload(&event.body[..])
             .headers(headers(event));
-        while let Err((error, back)) = producer.send(record) {
+        while let Err((error, unsent)) = producer.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-            assert_eq!(error, full, "Kafka takes no message");
-            record = back;
+            assert_eq!(error, full, "a record cannot be queued");
+            record = unsent;
             producer.poll(Duration::from_millis(10));
         }
     }
-    producer.flush(TIMEOUT).expect("confirms of all messages");
+    producer
+        .flush(TIMEOUT)
+        .expect("not all records were confirmed in time");
     let (reports, end) = (producer.context(), Instant::now());
     let confirmed = reports.confirmed.load(Ordering::Relaxed);
-    assert_eq!(confirmed, events.len() as u64, "confirms");
-    let first = reports.first.get().expect("a first confirm");
+    assert_eq!(confirmed, events.len() as u64, "confirmed records");
+    let first = reports.first.get().expect("no record was confirmed");
     (confirmed - 1) as f64 / (end - *first).as_secs_f64()
 }
 

@@ -1,5 +1,5 @@
-//! What lapin reaches by itself: a bare publisher with confirms, with as many messages under way as the relay
-//! has, that waits for no message because of another one. More channels than these made it no faster.
+//! The throughput of lapin alone: a publisher with confirms and as many messages in flight as the relay, without
+//! per-key ordering. More channels were not faster.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -21,13 +21,13 @@ use super::rig::RabbitMq;
 
 const CHANNELS: usize = 4;
 
-/// Unconfirmed messages of a channel.
+/// The maximum of unconfirmed messages per channel.
 const WINDOW: usize = 500;
 
 const ROUTING_KEY: &str = "1400000001.group.Public";
 
-/// Publishes so many events of a backlog through a topic exchange to a quorum queue, both of this name;
-/// returns how many were confirmed in a second, from the first on.
+/// Publishes `events` events of a backlog through a topic exchange to a quorum queue, both called `name`; returns the
+/// confirms per second after the first one.
 pub fn publish(rabbitmq: &RabbitMq, name: &str, events: u64) -> f64 {
     let mut shares: Vec<Vec<(Event, BasicProperties)>> = vec![Vec::new(); CHANNELS];
     for (number, share) in (0..events).zip((0..CHANNELS).cycle()) {
@@ -39,18 +39,27 @@ pub fn publish(rabbitmq: &RabbitMq, name: &str, events: u64) -> f64 {
         .enable_all()
         .build();
     let (uri, first) = (rabbitmq.uri(), Arc::new(OnceLock::new()));
-    runtime.expect("a runtime").block_on(async {
+    runtime.expect("cannot start a runtime").block_on(async {
         let connection = Connection::connect(&uri, ConnectionProperties::default()).await;
-        let connection = connection.expect("a connection");
-        let channel = connection.create_channel().await.expect("a channel");
+        let connection = connection.expect("cannot connect");
+        let channel = connection
+            .create_channel()
+            .await
+            .expect("cannot open a channel");
         declare(&channel, name)
             .await
-            .expect("an exchange and a queue");
+            .expect("cannot declare the exchange and the queue");
         let mut channels = JoinSet::new();
         for share in shares {
-            let channel = connection.create_channel().await.expect("a channel");
+            let channel = connection
+                .create_channel()
+                .await
+                .expect("cannot open a channel");
             let options = ConfirmSelectOptions::default();
-            channel.confirm_select(options).await.expect("confirms");
+            channel
+                .confirm_select(options)
+                .await
+                .expect("cannot enable confirms");
             channels.spawn(publish_share(
                 channel,
                 name.to_owned(),
@@ -60,7 +69,7 @@ pub fn publish(rabbitmq: &RabbitMq, name: &str, events: u64) -> f64 {
         }
         channels.join_all().await;
     });
-    let first: &Instant = first.get().expect("a first confirm");
+    let first: &Instant = first.get().expect("no message was confirmed");
     (events - 1) as f64 / first.elapsed().as_secs_f64()
 }
 
@@ -74,27 +83,27 @@ async fn publish_share(
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let mut under_way = VecDeque::with_capacity(WINDOW);
+    let mut in_flight = VecDeque::with_capacity(WINDOW);
     for (event, properties) in share {
-        if under_way.len() == WINDOW
-            && let Some(oldest) = under_way.pop_front()
+        if in_flight.len() == WINDOW
+            && let Some(oldest) = in_flight.pop_front()
         {
-            confirmed(oldest, &first).await;
+            await_confirm(oldest, &first).await;
         }
         let (exchange, key) = (exchange.as_str().into(), ROUTING_KEY.into());
         let published = channel.basic_publish(exchange, key, options, &event.body, properties);
-        under_way.push_back(published.await.expect("a message on its way"));
+        in_flight.push_back(published.await.expect("cannot publish"));
     }
-    for confirm in under_way {
-        confirmed(confirm, &first).await;
+    for confirm in in_flight {
+        await_confirm(confirm, &first).await;
     }
 }
 
-async fn confirmed(
+async fn await_confirm(
     confirm: impl Future<Output = lapin::Result<Confirmation>>,
     first: &OnceLock<Instant>,
 ) {
-    let confirm = confirm.await.expect("a confirm");
+    let confirm = confirm.await.expect("no confirm");
     assert!(matches!(confirm, Confirmation::Ack(None)), "{confirm:?}");
     first.get_or_init(Instant::now);
 }
@@ -124,7 +133,7 @@ async fn declare(channel: &Channel, name: &str) -> lapin::Result<()> {
         .await
 }
 
-/// As the relay's messages have them.
+/// The same properties as the relay's messages.
 fn properties(event: &Event) -> BasicProperties {
     BasicProperties::default()
         .with_content_type(CONTENT_TYPE.into())

@@ -1,4 +1,4 @@
-//! What the scenarios share: options, cores, brokers, and relays that are set up alike.
+//! What the scenarios share: options, cores, brokers, and relays with common settings.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,13 +7,13 @@ use lapin::options::QueuePurgeOptions;
 use tempfile::TempDir;
 
 use super::backlog::Backlogs;
-use super::cores::{Cores, Place};
+use super::cores::{CoreSet, Cores};
 use super::folder;
 use super::options::Options;
 use super::rig::{Broker as _, Kafka, RabbitMq, Setup, free_port};
 use super::server::Server;
 
-/// Partitions of a topic, as the relay makes them.
+/// The partitions of a topic, as many as the relay creates.
 pub const PARTITIONS: u32 = 6;
 
 pub struct Bench {
@@ -21,13 +21,13 @@ pub struct Bench {
     pub cores: Cores,
     pub backlogs: Backlogs,
     brokers: Brokers,
-    /// On the disk that is measured. Last: what is in it goes first.
+    /// On the measured disk. The last field, so that it is dropped after its users.
     folder: TempDir,
 }
 
-/// The brokers that run, where they run.
+/// The running brokers, and their cores.
 struct Brokers {
-    place: Place,
+    core_set: CoreSet,
     kafka: Option<Rc<Kafka>>,
     rabbitmq: Option<Rc<RabbitMq>>,
 }
@@ -39,11 +39,11 @@ pub enum Sink {
     RabbitMq,
 }
 
-/// A broker, and what one relay calls its own there.
+/// A broker, and one relay's topic, or exchange and queue.
 #[derive(Clone)]
 pub struct Destination {
     pub sink: Sink,
-    /// Of the topic, or of the exchange and the queue.
+    /// The name of the topic, or of the exchange and the queue.
     pub name: String,
     kafka: Option<Rc<Kafka>>,
     rabbitmq: Option<Rc<RabbitMq>>,
@@ -53,7 +53,7 @@ impl Sink {
     pub const BROKERS: [Self; 2] = [Self::Kafka, Self::RabbitMq];
     pub const ALL: [Self; 3] = [Self::Stdout, Self::Kafka, Self::RabbitMq];
 
-    /// As the relay calls it.
+    /// The sink's name in the relay's status.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -66,48 +66,48 @@ impl Sink {
 impl Bench {
     pub fn new(options: Options) -> Self {
         let cores = Cores::find();
-        cores.go(Place::Generator);
+        cores.pin_current_thread(CoreSet::Generator);
         let folder = folder::make(&options.folder);
         Self {
             backlogs: Backlogs::new(folder.path()),
             cores,
-            brokers: Brokers::none(Place::Generator),
+            brokers: Brokers::none(CoreSet::Generator),
             options,
             folder,
         }
     }
 
-    /// A folder on the disk that is measured, and the settings of a relay without a broker.
+    /// A new folder on the measured disk, and the settings of a relay without a broker.
     pub fn setup(&self) -> Setup {
         let folder = self.new_folder();
         let setup = Setup::on(folder)
             .set("RECALL_LOG__FILTER", "warn")
             .set("RECALL_SPOOL__MAX_BYTES", "64GiB")
-            // To delete what was forwarded is part of an event's cost.
+            // Purging forwarded events is part of an event's cost.
             .set("RECALL_SPOOL__RETENTION", "0s");
         let more = self.options.settings.iter();
         more.fold(setup, |setup, (name, value)| setup.set(name, value))
     }
 
     pub fn new_folder(&self) -> TempDir {
-        TempDir::new_in(self.folder.path()).expect("a folder")
+        TempDir::new_in(self.folder.path()).expect("cannot create a folder")
     }
 
     pub fn bare(&self) -> Server {
         Server::bare(self.setup(), &self.cores)
     }
 
-    /// A place at a broker that nobody had before; the broker is started where it does not run.
-    pub fn destination(&mut self, sink: Sink, place: Place) -> Destination {
+    /// A new topic, or exchange and queue. Starts the broker if it is not running on these cores.
+    pub fn destination(&mut self, sink: Sink, core_set: CoreSet) -> Destination {
         static COUNT: AtomicU32 = AtomicU32::new(0);
 
-        if self.brokers.place != place {
-            self.brokers = Brokers::none(place);
+        if self.brokers.core_set != core_set {
+            self.brokers = Brokers::none(core_set);
         }
         let name = format!("bench-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let brokers = &mut self.brokers;
         let (mut kafka, mut rabbitmq) = (None, None);
-        self.cores.on(place, || match sink {
+        self.cores.run_on(core_set, || match sink {
             Sink::Stdout => {}
             Sink::Kafka => {
                 let broker = brokers.kafka.get_or_insert_with(|| Rc::new(Kafka::start()));
@@ -127,29 +127,35 @@ impl Bench {
         }
     }
 
-    /// Starts a relay for a sink, beside the generator's core; what it has at its broker goes with it.
+    /// Starts a relay for a sink on the server's core; also returns its destination.
     pub fn relay(&mut self, sink: Sink) -> (Server, Destination) {
-        let destination = self.destination(sink, Place::Generator);
+        let destination = self.destination(sink, CoreSet::Generator);
         let setup = destination.settings(self.setup());
         (
-            Server::relay(setup, &self.cores, Place::Server),
+            Server::relay(setup, &self.cores, CoreSet::Server),
             destination,
         )
     }
 
-    /// Starts a relay whose broker is not there.
+    /// Starts a relay whose broker is down.
     pub fn relay_without_broker(&self, sink: Sink) -> Server {
-        Server::relay(self.setup_without_broker(sink), &self.cores, Place::Server)
+        Server::relay(
+            self.setup_without_broker(sink),
+            &self.cores,
+            CoreSet::Server,
+        )
     }
 
-    /// The settings of a relay for a broker where nobody listens.
+    /// The settings of a relay for a broker at an address where nothing listens.
     pub fn setup_without_broker(&self, sink: Sink) -> Setup {
-        let nobody = format!("127.0.0.1:{}", free_port());
+        let address = format!("127.0.0.1:{}", free_port());
         match sink {
             Sink::Stdout => self.setup(),
-            Sink::Kafka => self.setup().set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &nobody),
+            Sink::Kafka => self
+                .setup()
+                .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &address),
             Sink::RabbitMq => {
-                let uri = format!("amqp://guest:guest@{nobody}");
+                let uri = format!("amqp://guest:guest@{address}");
                 self.setup().set("RECALL_RABBITMQ__URI", &uri)
             }
         }
@@ -157,9 +163,9 @@ impl Bench {
 }
 
 impl Brokers {
-    const fn none(place: Place) -> Self {
+    const fn none(core_set: CoreSet) -> Self {
         Self {
-            place,
+            core_set,
             kafka: None,
             rabbitmq: None,
         }
@@ -167,7 +173,7 @@ impl Brokers {
 }
 
 impl Destination {
-    /// The relay's settings for it.
+    /// Adds the relay's settings for this destination.
     pub fn settings(&self, mut setup: Setup) -> Setup {
         if let Some(kafka) = &self.kafka {
             setup = kafka.settings(setup, &self.name);
@@ -178,7 +184,7 @@ impl Destination {
         setup
     }
 
-    /// Throws away what the broker has, which nobody reads.
+    /// Deletes the broker's messages, which nobody reads.
     pub fn clear(&self) {
         if let Some(kafka) = &self.kafka {
             kafka.delete_records(&self.name);
@@ -192,7 +198,7 @@ impl Destination {
         }
     }
 
-    /// Clears it for good: Kafka keeps the newest files of a topic for as long as it has the topic.
+    /// Deletes the topic, because Kafka keeps the newest segments of a topic that exists; purges the queue of RabbitMQ.
     pub fn remove(self) {
         match &self.kafka {
             Some(kafka) => kafka.delete_topic(&self.name),
@@ -201,10 +207,12 @@ impl Destination {
     }
 
     pub fn kafka(&self) -> &Kafka {
-        self.kafka.as_ref().expect("Kafka")
+        self.kafka.as_ref().expect("the destination is not Kafka")
     }
 
     pub fn rabbitmq(&self) -> &RabbitMq {
-        self.rabbitmq.as_ref().expect("RabbitMQ")
+        self.rabbitmq
+            .as_ref()
+            .expect("the destination is not RabbitMQ")
     }
 }

@@ -1,9 +1,9 @@
--- What wrk sends: recall callbacks of a group, each with a message of its own.
+-- The requests that wrk sends: recall callbacks of groups, each with its own message.
 --
 --   wrk ... -s callbacks.lua URL -- REQUEST CONVERSATIONS
 --
--- REQUEST is a template by load.rs: conversation 10000000, a sender that ends in 3478430, message 1000000000. All
--- numbers have a fixed length, so that a request is a few pieces put together and its length does not change.
+-- REQUEST is a template from load.rs: conversation 10000000, a sender that ends in 3478430, message 1000000000. All
+-- numbers have a fixed length, so that a request is a concatenation of a few strings and its length does not change.
 
 local threads = 0
 

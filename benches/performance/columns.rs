@@ -1,9 +1,9 @@
-//! The columns of a round, as most tables have them.
+//! The columns that most tables use for a round.
 
 use super::round::Round;
 use super::table::Cell;
 
-pub const OF_A_ROUND: [(&str, &str); 12] = [
+pub const ROUND_COLUMNS: [(&str, &str); 12] = [
     ("answers/s", "answers_per_second"),
     ("p50, ms", "p50_ms"),
     ("p99, ms", "p99_ms"),
@@ -13,12 +13,11 @@ pub const OF_A_ROUND: [(&str, &str); 12] = [
     ("bytes written per event", "bytes_written_per_event"),
     ("peak memory, MiB", "peak_memory_mib"),
     ("sink, events/s", "sink_events_per_second"),
-    ("behind at the end", "sink_lag_at_end"),
+    ("lag at the end", "sink_lag_at_end"),
     ("not OK", "not_ok_share"),
     ("generator, cores", "generator_cores"),
 ];
 
-/// Its cells.
 pub fn cells(round: &Round) -> [Cell; 12] {
     [
         Cell::Number(round.answers, 0),

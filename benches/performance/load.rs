@@ -1,4 +1,4 @@
-//! The load: wrk, with a script that gives each callback its own conversation and message.
+//! The load generator: wrk, with a script that makes every callback unique.
 
 use std::iter;
 use std::net::SocketAddr;
@@ -12,41 +12,41 @@ use nix::sys::time::TimeValLike as _;
 use recall_relay::vendor::BodyFormat;
 use serde::Deserialize;
 
-use super::cores::{Cores, Place};
+use super::cores::{CoreSet, Cores};
 use super::rig::{encode, recall_query};
 use super::wait::wait;
 
-/// Between two looks whether it has ended: little against a round.
-const PAUSE: Duration = Duration::from_millis(2);
+/// How often to check whether wrk has ended: short compared with a round.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How much longer than its load wrk may run.
+/// How long wrk may run after the end of its load.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    /// Kept alive; each has one callback under way.
+    /// Keep-alive connections; each has one callback in flight.
     pub connections: u32,
     pub duration: Duration,
     pub conversations: u32,
-    /// Recalled messages of a callback.
+    /// Recalled messages per callback.
     pub messages: u32,
 }
 
-/// What the generator has seen.
+/// The generator's results.
 #[derive(Debug, Clone, Copy)]
 pub struct Answers {
     /// Answered OK.
     pub ok: u64,
     /// Answered with another status.
     pub refused: u64,
-    /// Not answered: connections that failed, or took too long.
+    /// Not answered: the connection failed or the answer timed out.
     pub unanswered: u64,
-    pub took: Duration,
+    pub elapsed: Duration,
     pub p50: Duration,
     pub p99: Duration,
     pub p999: Duration,
     pub max: Duration,
-    /// CPU time of the generator.
+    /// The generator's CPU time.
     pub generator: Duration,
 }
 
@@ -64,7 +64,7 @@ struct Line {
 }
 
 impl Load {
-    /// Over 1000 conversations, one message each.
+    /// A load with 1000 conversations and one message per callback.
     pub const fn new(connections: u32, duration: Duration) -> Self {
         Self {
             connections,
@@ -74,7 +74,7 @@ impl Load {
         }
     }
 
-    /// The request that `callbacks.lua` varies. Only its first message is replaced; the others make it longer.
+    /// The request that `callbacks.lua` varies. It replaces only the first message; the others make the request longer.
     fn template(&self, run: u64) -> String {
         const FIRST: u64 = 1_000_000_000;
         let others = (2..=u64::from(self.messages)).map(|number| 1_000_000 + number);
@@ -85,15 +85,16 @@ impl Load {
         let (seqs, at) = (iter::once(FIRST).chain(others), 1_670_574_414_123);
         let body = BodyFormat::default().group("@TGS#210000000", seqs, msg_id, at);
         let target = format!("/?{}", recall_query());
-        String::from_utf8(encode("POST", &target, body.as_bytes())).expect("a text")
+        String::from_utf8(encode("POST", &target, body.as_bytes()))
+            .expect("the request is not UTF-8")
     }
 
     pub fn run(&self, to: SocketAddr, cores: &Cores) -> Answers {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/performance/callbacks.lua");
-        let threads = cores.of_generator().min(self.connections as usize);
-        // It shares its cores with the brokers, and is not to measure how long it waited for them. Without the
-        // right to go first it runs all the same.
+        let threads = cores.generator_threads().min(self.connections as usize);
+        // wrk shares its cores with the brokers, so it gets a higher priority: otherwise it would measure its own
+        // waiting. Without the right to raise its priority, nice runs it anyway.
         let mut command = Command::new("nice");
         command
             .args(["-n", "-10", "wrk"])
@@ -102,15 +103,21 @@ impl Load {
             .args(["--duration", &format!("{}s", self.duration.as_secs())])
             .args(["--timeout", "10s", "--script"])
             .arg(script)
-            .args([&format!("http://{to}/"), "--", &self.template(run_number())])
+            .args([
+                &format!("http://{to}/"),
+                "--",
+                &self.template(unique_run_number()),
+            ])
             .arg(self.conversations.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let before = time_of_children();
-        let child = cores.on(Place::Generator, || command.spawn());
-        let output = finish(child.expect("wrk"), self.duration + TIMEOUT);
-        let generator = time_of_children().saturating_sub(before);
+        // The children's CPU time includes wrk's only after wrk was waited for, so the difference is wrk's.
+        let before = cpu_time_of_children();
+        let child = cores.run_on(CoreSet::Generator, || command.spawn());
+        let output = finish(child.expect("cannot start wrk"), self.duration + TIMEOUT);
+        let generator = cpu_time_of_children().saturating_sub(before);
+        // wrk prints its own statistics first; the last line is that of callbacks.lua.
         let text = String::from_utf8_lossy(&output);
         let last = text.trim_end().lines().last().unwrap_or_default();
         let line: Line = serde_json::from_str(last)
@@ -120,7 +127,7 @@ impl Load {
             ok: line.requests.saturating_sub(line.refused),
             refused: line.refused,
             unanswered: line.unanswered,
-            took: time(line.microseconds),
+            elapsed: time(line.microseconds),
             p50: time(line.p50),
             p99: time(line.p99),
             p999: time(line.p999),
@@ -130,28 +137,31 @@ impl Load {
     }
 }
 
-/// What it has printed, little; killed where it does not end.
+/// Waits for wrk and returns its output, which fits the pipe's buffer; kills it after `limit`.
 fn finish(mut child: Child, limit: Duration) -> Vec<u8> {
-    let ended = wait(limit, PAUSE, || {
+    let ended = wait(limit, POLL_INTERVAL, || {
         child.try_wait().is_ok_and(|it| it.is_some())
     });
     if !ended {
         let _ = child.kill();
     }
-    let output = child.wait_with_output().expect("wrk's output");
-    assert!(ended, "wrk does not end");
+    let output = child
+        .wait_with_output()
+        .expect("cannot read the output of wrk");
+    assert!(ended, "wrk did not end within {limit:?}");
     output.stdout
 }
 
-/// Ten digits that no load had before.
-fn run_number() -> u64 {
+/// A number of ten digits that no other run has, so that message ids are unique.
+fn unique_run_number() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(1_000_000_000, |now| now.as_secs()) + COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
-fn time_of_children() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("the children's usage");
+fn cpu_time_of_children() -> Duration {
+    let usage =
+        getrusage(UsageWho::RUSAGE_CHILDREN).expect("cannot read the CPU time of the children");
     let microseconds =
         usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Duration::from_micros(microseconds.unsigned_abs())

@@ -1,25 +1,26 @@
-//! What a durable answer costs: the relay next to a bare hyper server that keeps nothing, and next to bare
-//! clients of the same brokers, in the same run.
+//! Measures what a durable answer costs: compares the relay with a bare hyper server that stores nothing, and with
+//! bare clients of the same brokers, in the same run.
 //!
-//! `benches/run` is how it is run; it tells the options. A scenario is a file of `scenarios/`:
+//! `benches/run` runs it and documents the options. A scenario is a file of `scenarios/`:
 //!
 //! - `answers`: bare hyper, and the relay with stdout, Kafka and RabbitMQ, at 1 to 256 connections;
-//! - `fsync`: the answer at one connection, next to a sync of the same disk;
-//! - `broker_down`, `catching_up`: the answer while the broker is away, and while a backlog goes out;
+//! - `fsync`: the answer at one connection, compared with a sync of the same disk;
+//! - `broker_down`, `catching_up`: the answer while the broker is down, and while a backlog is published;
 //! - `growth`: over connections, recalled messages, conversations and backlog;
 //! - `slow_disk`: on a disk whose syncs take longer;
-//! - `exactly_once`: what `kafka.exactly_once` costs, next to the relay without it;
-//! - `backlog`: how fast a backlog goes out, next to a bare producer and a bare publisher.
+//! - `exactly_once`: the cost of `kafka.exactly_once`, compared with the relay without it;
+//! - `backlog`: how fast a backlog is published, compared with a bare producer and a bare publisher.
 //!
-//! The load is wrk (`load`), and each callback has a message of its own (`callbacks.lua`). The server has a
-//! core to itself (`cores`); the generator, the brokers and this process have the others. A backlog
-//! that goes out alone is not pinned.
-//! A round loads one server for some seconds, and goes on until its sink has confirmed everything, where it is not
-//! about a sink that is away or behind: forwarding is part of what a callback costs. Rounds alternate between the servers that are compared. A figure is the median
-//! of its rounds, but of memory and of the longest answer the largest; a ratio is the median of the rounds' ratios.
+//! The load generator is wrk (`load`), and each callback has its own message (`callbacks.lua`). The server has its own
+//! core (`cores`); the generator, the brokers and this process share the others. A backlog published without load is
+//! not pinned.
+//! A round loads one server for some seconds. It then waits until the sink has confirmed everything, because forwarding
+//! is part of the cost of a callback; scenarios with a sink that is down or has a backlog do not wait. Rounds alternate
+//! between the servers that are compared. Each result is the median of its rounds; for memory and the longest answer
+//! it is the maximum. A ratio is the median of the rounds' ratios.
 //!
-//! CPU time is that of the process (`/proc/PID/stat`), bytes written are those that it caused to go to a disk
-//! (`/proc/PID/io`), memory is its resident set at its peak (`VmHWM`).
+//! CPU time is that of the process (`/proc/PID/stat`), bytes written are those that it sent to a disk
+//! (`/proc/PID/io`), memory is its peak resident set (`VmHWM`).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,7 +29,10 @@
     clippy::missing_panics_doc,
     reason = "a benchmark fails by panicking, and prints tables"
 )]
-#![allow(clippy::cast_precision_loss, reason = "figures")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "results need no exact precision"
+)]
 
 mod backlog;
 mod bare;
@@ -56,7 +60,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // cargo's own word for every bench.
+    // cargo passes this argument to every benchmark.
     let arguments: Vec<String> = env::args().skip(1).filter(|it| it != "--bench").collect();
     match arguments.first().map(String::as_str) {
         Some("bare") => {

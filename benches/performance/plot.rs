@@ -1,36 +1,36 @@
-//! Draws tables of a report as bar charts in SVG, from the JSON in which the report is written.
+//! Draws tables of a report as bar charts in SVG, from the report's JSON.
 
 use charts_rs::HorizontalBarChart;
 use serde_json::{Value, json};
 
-/// A table of a scenario, and what is drawn of it.
+/// A chart of one table of a scenario.
 struct Plot {
     file: &'static str,
     title: &'static str,
     scenario: &'static str,
-    /// Which of the scenario's tables.
+    /// The index of the table in the scenario.
     table: usize,
-    /// Columns that name a group of bars, and the title of the axis with these names.
+    /// The columns that name a group of bars, and the title of the axis with these names.
     groups: &'static [&'static str],
     groups_axis: &'static str,
     bars: Bars,
-    /// Title of the values' axis.
+    /// The title of the values' axis.
     axis: &'static str,
-    /// If the values span decades.
+    /// Set if the values span several powers of ten.
     is_logarithmic: bool,
-    /// Of the figure at each bar; trailing zeros are not drawn.
+    /// The decimals of the label at each bar; trailing zeros are not drawn.
     decimals: usize,
 }
 
 /// The bars of a group.
 enum Bars {
-    /// A bar for each row: its name is `prefix` and the column `name`, its length the column `value`.
+    /// One bar per row: its name is `prefix` followed by the column `name`, its length is the column `value`.
     Rows {
         name: &'static str,
         prefix: &'static str,
         value: &'static str,
     },
-    /// A bar for each of these columns: its name, and the column.
+    /// One bar per column: its name, and the column.
     Columns([(&'static str, &'static str); 2]),
 }
 
@@ -211,14 +211,16 @@ const PLOTS: [Plot; 11] = [
     },
 ];
 
-/// Names and contents of the SVG files, for those scenarios that the report has.
+/// Returns the names and contents of the SVG files, for the scenarios in the report.
 pub fn draw(report: &Value) -> Vec<(&'static str, String)> {
-    let scenarios = report["scenarios"].as_array().expect("scenarios");
+    let scenarios = report["scenarios"]
+        .as_array()
+        .expect("the report has no scenarios");
     let mut files = Vec::new();
     for plot in &PLOTS {
         if let Some(scenario) = scenarios.iter().find(|it| it["scenario"] == plot.scenario) {
             let rows = scenario["tables"][plot.table]["rows"].as_array();
-            files.push((plot.file, plot.svg(rows.expect("rows"))));
+            files.push((plot.file, plot.svg(rows.expect("a table has no rows"))));
         }
     }
     files
@@ -247,7 +249,7 @@ impl Plot {
         let height = 130 + groups.len() * (12 + 18 * bars.len());
         let values: Vec<_> = bars.iter().flat_map(|it| &it.1).copied().collect();
         let axis = self.value_axis(&values);
-        // The library draws the first group at the bottom.
+        // The library draws the first group at the bottom, so the groups and their values are reversed.
         groups.reverse();
         let bars = bars.into_iter().map(|(name, values)| {
             let values: Vec<_> = values.into_iter().rev().collect();
@@ -271,30 +273,30 @@ impl Plot {
             "series_label_font_size": 12,
             "series_list": bars.collect::<Vec<_>>(),
         });
-        let chart = HorizontalBarChart::from_json(&chart.to_string()).expect("a chart's options");
-        chart.svg().expect("a chart")
+        let chart = HorizontalBarChart::from_json(&chart.to_string())
+            .expect("the options of a chart are invalid");
+        chart.svg().expect("cannot draw a chart")
     }
 
-    /// From one power of ten to another, or from zero by round steps.
-    #[expect(clippy::cast_possible_truncation, reason = "few steps")]
+    /// The axis of the values: from one power of ten to another if logarithmic, otherwise from zero in round steps.
+    #[expect(clippy::cast_possible_truncation, reason = "the axis has few steps")]
     fn value_axis(&self, values: &[&Value]) -> Value {
         let values = values.iter().filter_map(|it| it.as_f64());
-        let (least, most) = values.fold((f64::MAX, 0.0_f64), |(least, most), value| {
-            (least.min(value), most.max(value))
+        let (min, max) = values.fold((f64::MAX, 0.0_f64), |(min, max), value| {
+            (min.min(value), max.max(value))
         });
         let mut axis = json!({"axis_title": self.groups_axis, "axis_font_size": 12});
         if self.is_logarithmic {
             axis["axis_scale"] = "log".into();
-            axis["axis_split_number"] =
-                ((most.log10().ceil() - least.log10().floor()) as i64).into();
+            axis["axis_split_number"] = ((max.log10().ceil() - min.log10().floor()) as i64).into();
         } else {
-            let power = 10_f64.powf(most.log10().floor());
-            let step = if most < 5.0 * power {
+            let power = 10_f64.powf(max.log10().floor());
+            let step = if max < 5.0 * power {
                 power / 2.0
             } else {
                 power
             };
-            let steps = (most / step).ceil();
+            let steps = (max / step).ceil();
             axis["axis_max"] = (steps * step).into();
             axis["axis_split_number"] = (steps as i64).into();
         }
@@ -303,7 +305,7 @@ impl Plot {
 }
 
 impl Bars {
-    /// Names and values.
+    /// The names and values of the bars that a row adds.
     fn of<'a>(&self, row: &'a Value) -> Vec<(String, &'a Value)> {
         match self {
             Self::Rows {
@@ -324,7 +326,7 @@ fn text(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// The library measures text in Roboto; the spaces are for viewers whose font is wider, and are not drawn.
+/// Appends spaces, which are not drawn: the library measures text in Roboto, and a viewer's font may be wider.
 fn padded(name: &str) -> String {
     format!("{name:<0$}", name.len() + 4)
 }

@@ -1,4 +1,4 @@
-//! One round of load on one server, and several of them as one.
+//! One round of load on one server, and the medians of several rounds.
 
 use std::time::{Duration, Instant};
 
@@ -6,49 +6,49 @@ use nix::unistd::sync;
 
 use super::cores::Cores;
 use super::load::Load;
-use super::server::{PAUSE, Server};
+use super::server::{POLL_INTERVAL, Server};
 use super::wait::wait;
 
-/// How long a sink may take to confirm what a round has left.
-const DRAIN: Duration = Duration::from_secs(120);
+/// The timeout for a sink to confirm the events of a round after the load.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long what was confirmed may take to be deleted.
-const DELETION: Duration = Duration::from_secs(2);
+/// The timeout for confirmed events to be purged.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What happens to a sink that is behind at the end of the load.
+/// How to treat a sink that lags at the end of the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarding<'a> {
-    /// There is none, or it is none of this round's business.
+pub enum SinkWait<'a> {
+    /// There is no sink, or the round ignores it.
     Ignored,
-    /// Its end belongs to the round: what it costs is counted.
+    /// The round includes draining the sink, and its cost.
     UntilDrained(&'a str),
-    /// It is watched for so long after the load.
+    /// The sink is observed for this long after the load.
     For(&'a str, Duration),
 }
 
-/// What a round, or the median round, has shown.
+/// The results of a round, or the medians of several.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Round {
-    /// Answered OK in a second.
+    /// Callbacks answered OK per second.
     pub answers: f64,
-    /// Of the answer, in milliseconds.
+    /// The latency of an answer, in milliseconds.
     pub p50: f64,
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
-    /// Of the server, in seconds of user and system time for a million callbacks.
+    /// The server's user and system time, in seconds per million callbacks.
     pub cpu: f64,
-    /// Bytes on disk for each event.
+    /// Bytes written to disk per event.
     pub written: f64,
-    /// MiB.
+    /// The peak resident set, in MiB.
     pub memory: f64,
-    /// Events that the sink confirmed in a second, from the load's beginning to the drain's end.
+    /// Events confirmed per second, from the start of the load to the end of the drain.
     pub sink: Option<f64>,
-    /// Events that it was behind when the load ended.
+    /// The sink's lag when the load ended.
     pub lag: Option<f64>,
-    /// Part of the callbacks that were not answered OK.
+    /// The fraction of callbacks that were not answered OK.
     pub refused: f64,
-    /// How busy the generator was, in cores.
+    /// The generator's CPU use, in cores.
     pub generator: f64,
 }
 
@@ -56,42 +56,47 @@ pub struct Round {
 ///
 /// # Panics
 ///
-/// When nothing is answered OK, or the sink does not get through what was left.
-pub fn measure(server: &Server, load: &Load, cores: &Cores, forwarding: Forwarding<'_>) -> Round {
-    let sink = match forwarding {
-        Forwarding::Ignored => None,
-        Forwarding::UntilDrained(sink) | Forwarding::For(sink, _) => Some(sink),
+/// If nothing is answered OK, or the sink does not drain in time.
+pub fn measure(server: &Server, load: &Load, cores: &Cores, sink_wait: SinkWait<'_>) -> Round {
+    let sink = match sink_wait {
+        SinkWait::Ignored => None,
+        SinkWait::UntilDrained(sink) | SinkWait::For(sink, _) => Some(sink),
     };
     let position = || sink.and_then(|sink| server.position(sink));
-    // What earlier rounds left in memory, the brokers' files above all, would be written back during this one.
+    // Otherwise dirty pages of earlier rounds, mostly of the brokers' files, would be written back during this one.
     sync();
-    server.forget_peak_memory();
+    server.reset_peak_memory();
     let (began, before, first) = (Instant::now(), server.usage(), position());
     let answers = load.run(server.address, cores);
-    let behind = position();
-    let last = match forwarding {
-        Forwarding::Ignored => None,
-        Forwarding::UntilDrained(sink) => Some(server.until_sink(sink, DRAIN, |it| it.lag == 0)),
-        Forwarding::For(sink, time) => {
+    let at_load_end = position();
+    let last = match sink_wait {
+        SinkWait::Ignored => None,
+        SinkWait::UntilDrained(sink) => {
+            Some(server.wait_for_sink(sink, DRAIN_TIMEOUT, |it| it.lag == 0))
+        }
+        SinkWait::For(sink, time) => {
             let until = began + load.duration + time;
-            let over = || Instant::now() >= until;
-            Some(server.until_sink(sink, DRAIN, |it| it.lag == 0 || over()))
+            let time_is_up = || Instant::now() >= until;
+            Some(server.wait_for_sink(sink, DRAIN_TIMEOUT, |it| it.lag == 0 || time_is_up()))
         }
     };
-    let took = began.elapsed();
-    if let Forwarding::UntilDrained(_) = forwarding {
-        // What was confirmed is deleted soon, unless the settings let it stay.
-        wait(DELETION, PAUSE, || position().is_none_or(|it| it.kept == 0));
+    // Before the wait for the purge, which is not part of the sink's rate.
+    let elapsed = began.elapsed();
+    if let SinkWait::UntilDrained(_) = sink_wait {
+        // Confirmed events are purged soon, unless the retention keeps them. The purge is part of the CPU time.
+        wait(PURGE_TIMEOUT, POLL_INTERVAL, || {
+            position().is_none_or(|it| it.spool_events == 0)
+        });
     }
     let after = server.usage();
-    assert!(answers.ok > 0, "nothing was answered OK: {answers:?}");
+    assert!(answers.ok > 0, "no callback was answered OK: {answers:?}");
 
     let (ok, milliseconds) = (answers.ok as f64, |time: Duration| time.as_secs_f64() * 1e3);
     let confirmed = first
         .zip(last)
         .map(|(first, last)| last.cursor - first.cursor);
     Round {
-        answers: ok / answers.took.as_secs_f64(),
+        answers: ok / answers.elapsed.as_secs_f64(),
         p50: milliseconds(answers.p50),
         p99: milliseconds(answers.p99),
         p999: milliseconds(answers.p999),
@@ -99,13 +104,13 @@ pub fn measure(server: &Server, load: &Load, cores: &Cores, forwarding: Forwardi
         cpu: after.cpu.saturating_sub(before.cpu).as_secs_f64() / ok * 1e6,
         written: (after.written - before.written) as f64 / ok,
         memory: mib(server.peak_memory()),
-        sink: confirmed.map(|events| events as f64 / took.as_secs_f64()),
-        lag: behind.map(|position| position.lag as f64),
+        sink: confirmed.map(|events| events as f64 / elapsed.as_secs_f64()),
+        lag: at_load_end.map(|position| position.lag as f64),
         refused: {
             let bad = (answers.refused + answers.unanswered) as f64;
             bad / (ok + bad)
         },
-        generator: answers.generator.as_secs_f64() / answers.took.as_secs_f64(),
+        generator: answers.generator.as_secs_f64() / answers.elapsed.as_secs_f64(),
     }
 }
 
@@ -113,38 +118,39 @@ pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// The middle one, of at least one; of two the larger.
+/// The median of a non-empty list; of two values, the larger.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// The median of each figure; of the longest answer and of memory the largest.
+/// The median of each result; for the longest answer and for memory, the maximum.
 pub fn medians(rounds: &[Round]) -> Round {
-    let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure));
-    let largest = |figure: fn(&Round) -> f64| rounds.iter().map(figure).fold(0.0, f64::max);
-    let maybe = |figure: fn(&Round) -> Option<f64>| {
-        let values: Vec<f64> = rounds.iter().filter_map(figure).collect();
+    let median_of = |field: fn(&Round) -> f64| median(rounds.iter().map(field));
+    let maximum = |field: fn(&Round) -> f64| rounds.iter().map(field).fold(0.0, f64::max);
+    let median_if_any = |field: fn(&Round) -> Option<f64>| {
+        let values: Vec<f64> = rounds.iter().filter_map(field).collect();
         (!values.is_empty()).then(|| median(values))
     };
     Round {
-        answers: of(|it| it.answers),
-        p50: of(|it| it.p50),
-        p99: of(|it| it.p99),
-        p999: of(|it| it.p999),
-        max: largest(|it| it.max),
-        cpu: of(|it| it.cpu),
-        written: of(|it| it.written),
-        memory: largest(|it| it.memory),
-        sink: maybe(|it| it.sink),
-        lag: maybe(|it| it.lag),
-        refused: of(|it| it.refused),
-        generator: of(|it| it.generator),
+        answers: median_of(|it| it.answers),
+        p50: median_of(|it| it.p50),
+        p99: median_of(|it| it.p99),
+        p999: median_of(|it| it.p999),
+        max: maximum(|it| it.max),
+        cpu: median_of(|it| it.cpu),
+        written: median_of(|it| it.written),
+        memory: maximum(|it| it.memory),
+        sink: median_if_any(|it| it.sink),
+        lag: median_if_any(|it| it.lag),
+        refused: median_of(|it| it.refused),
+        generator: median_of(|it| it.generator),
     }
 }
 
-/// The median of a figure of each round against the same round of another server.
-pub fn ratio(rounds: &[Round], to: &[Round], figure: fn(&Round) -> f64) -> f64 {
-    median(rounds.iter().zip(to).map(|(a, b)| figure(a) / figure(b)))
+/// The median of the ratios between rounds of one server and the corresponding rounds of another.
+pub fn ratio(rounds: &[Round], reference: &[Round], field: fn(&Round) -> f64) -> f64 {
+    let pairs = rounds.iter().zip(reference);
+    median(pairs.map(|(round, reference)| field(round) / field(reference)))
 }

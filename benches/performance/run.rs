@@ -1,4 +1,4 @@
-//! Plays the scenarios, prints their tables, and holds the figures against the targets.
+//! Runs the scenarios, prints their tables, and compares the results with the targets.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,47 +13,51 @@ use super::options::{Form, Options, output_folder};
 use super::scenarios;
 use super::table::{self, Report, Target};
 
-/// Plays those that are asked for. Fails where one breaks, and for a missed target if that is asked for.
+/// Runs the selected scenarios. Fails if one of them panics, and for a missed target if the options say so.
 pub fn all(filters: Vec<String>) -> ExitCode {
     let options = Options::read(filters);
     let mut bench = Bench::new(options.clone());
     let (run, about) = about(&bench);
     println!("{about}\n");
-    let (mut reports, mut broken): (Vec<Report>, Vec<&str>) = (Vec::new(), Vec::new());
+    let (mut reports, mut failed): (Vec<Report>, Vec<&str>) = (Vec::new(), Vec::new());
     for scenario in scenarios::ALL {
-        if !options.wants(scenario.name) {
+        if !options.is_selected(scenario.name) {
             continue;
         }
         let began = Instant::now();
-        let played = catch_unwind(AssertUnwindSafe(|| (scenario.play)(&mut bench)));
-        if let Ok(report) = played {
+        let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut bench)));
+        if let Ok(report) = result {
             println!("{}", report.markdown());
             reports.push(report);
         } else {
-            broken.push(scenario.name);
+            failed.push(scenario.name);
         }
         eprintln!("{} took {} s", scenario.name, began.elapsed().as_secs());
-        // What there is already, should the next one not end well.
+        // Write the results so far, in case the next scenario fails.
         table::write(&output_folder(), &run, &about, &reports);
     }
     drop(bench);
     println!("{}", table::targets(&reports));
-    for name in &broken {
-        println!("{name}: not measured to its end");
+    for name in &failed {
+        println!("{name}: not completed");
     }
-    let all_hold = reports.iter().flat_map(|it| &it.targets).all(Target::holds);
-    let fails = reports.is_empty() || !broken.is_empty() || (options.asserts && !all_hold);
+    let all_met = reports
+        .iter()
+        .flat_map(|it| &it.targets)
+        .all(Target::is_met);
+    let fails =
+        reports.is_empty() || !failed.is_empty() || (options.fail_on_missed_target && !all_met);
     ExitCode::from(u8::from(fails))
 }
 
 /// Draws the plots of a `performance.json` beside it, without measuring.
 pub fn plot(file: &Path) {
-    let report = fs::read(file).expect("a report");
-    let report = serde_json::from_slice(&report).expect("a report in JSON");
-    table::draw(file.parent().expect("a folder"), &report);
+    let report = fs::read(file).expect("cannot read the report");
+    let report = serde_json::from_slice(&report).expect("the report is not JSON");
+    table::draw(file.parent().expect("the report has no folder"), &report);
 }
 
-/// What was measured where, for programs and for people.
+/// Describes the run and the machine: as JSON, and as text.
 fn about(bench: &Bench) -> (Value, String) {
     let options = &bench.options;
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -75,10 +79,10 @@ fn about(bench: &Bench) -> (Value, String) {
         options.rounds,
     );
     if options.form == Form::Short {
-        about.push_str(". The short form shows that the bench works; its figures mean nothing");
+        about.push_str(". The short form is a smoke test; its results are meaningless");
     }
     if cores < 2 {
-        about.push_str(". One core: nothing could be pinned apart");
+        about.push_str(". Only one core: server and generator share it");
     }
     (run, about)
 }

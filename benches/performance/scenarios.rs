@@ -1,4 +1,4 @@
-//! What is measured. In an order in which brokers have to be started twice at most.
+//! The scenarios, ordered so that brokers are started at most twice.
 
 mod answers;
 mod backlog;
@@ -15,58 +15,58 @@ use std::time::Duration;
 use super::bench::Bench;
 use super::cores::Cores;
 use super::load::Load;
-use super::round::{Forwarding, measure};
+use super::round::{SinkWait, measure};
 use super::server::Server;
 use super::table::Report;
 
 pub struct Scenario {
     pub name: &'static str,
-    pub play: fn(&mut Bench) -> Report,
+    pub run: fn(&mut Bench) -> Report,
 }
 
 pub const ALL: [Scenario; 8] = [
     Scenario {
         name: answers::NAME,
-        play: answers::play,
+        run: answers::run,
     },
     Scenario {
         name: fsync::NAME,
-        play: fsync::play,
+        run: fsync::run,
     },
     Scenario {
         name: broker_down::NAME,
-        play: broker_down::play,
+        run: broker_down::run,
     },
     Scenario {
         name: catching_up::NAME,
-        play: catching_up::play,
+        run: catching_up::run,
     },
     Scenario {
         name: growth::NAME,
-        play: growth::play,
+        run: growth::run,
     },
     Scenario {
         name: slow_disk::NAME,
-        play: slow_disk::play,
+        run: slow_disk::run,
     },
     Scenario {
         name: exactly_once::NAME,
-        play: exactly_once::play,
+        run: exactly_once::run,
     },
     Scenario {
         name: backlog::NAME,
-        play: backlog::play,
+        run: backlog::run,
     },
 ];
 
-/// What a relay may take at its peak, in every scenario.
-const MEMORY_MIB: f64 = 64.0;
+/// The maximum of a relay's peak memory, in every scenario.
+const MAX_MEMORY_MIB: f64 = 64.0;
 
-/// By what factor p99 may grow while a broker is away or behind.
-const LONGER: f64 = 1.2;
+/// The maximum ratio of p99 while a broker is down or catching up to the usual p99.
+const MAX_P99_RATIO: f64 = 1.2;
 
-/// Code, connections and caches as they are in use.
-fn warm_up(server: &Server, cores: &Cores, forwarding: Forwarding<'_>) {
+/// Warms up code, connections and caches.
+fn warm_up(server: &Server, cores: &Cores, sink_wait: SinkWait<'_>) {
     let load = Load::new(64, Duration::from_secs(1));
-    measure(server, &load, cores, forwarding);
+    measure(server, &load, cores, sink_wait);
 }

@@ -1,4 +1,4 @@
-//! A subscriber of a Kafka topic that notes when it sees what: committed records only, as soon as they are.
+//! A Kafka subscriber that records when it sees each event. It reads only committed records.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use serde::Deserialize;
 
 use super::rig::Kafka;
 
-/// Between two looks whether it is over.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The timeout of a poll; the stop flag is checked in between.
+const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Numbers of recalls, and when each was seen.
+/// When the subscriber saw each event, by the number of the recall.
 pub type Seen = HashMap<u64, Instant>;
 
 pub struct Subscriber {
-    over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
     reading: JoinHandle<Seen>,
 }
 
-/// What it reads of an event.
+/// The part of an event that it reads.
 #[derive(Deserialize)]
 struct Event {
     data: Data,
@@ -41,39 +41,42 @@ struct Recalled {
 }
 
 impl Subscriber {
-    /// Reads the whole topic from now on.
+    /// Starts to read the topic from its beginning.
     pub fn start(kafka: &Kafka, topic: &str, partitions: i32) -> Self {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", kafka.bootstrap_servers())
             .set("group.id", "bench")
             .set("isolation.level", "read_committed")
             .create()
-            .expect("a consumer");
+            .expect("cannot create a consumer");
         let mut assignment = TopicPartitionList::new();
         for partition in 0..partitions {
             let added = assignment.add_partition_offset(topic, partition, Offset::Beginning);
-            added.expect("an offset");
+            added.expect("cannot set an offset");
         }
-        consumer.assign(&assignment).expect("an assignment");
-        let (over, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let (is_over, counted) = (Arc::clone(&over), Arc::clone(&count));
+        consumer
+            .assign(&assignment)
+            .expect("cannot assign the partitions");
+        let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (stop_flag, seen_count) = (Arc::clone(&stop), Arc::clone(&count));
         let reading = thread::spawn(move || {
             let mut seen = Seen::new();
-            while !is_over.load(Ordering::Acquire) {
-                let Some(message) = consumer.poll(PAUSE) else {
+            while !stop_flag.load(Ordering::Acquire) {
+                let Some(message) = consumer.poll(POLL_TIMEOUT) else {
                     continue;
                 };
                 let now = Instant::now();
-                let message = message.expect("a record");
+                let message = message.expect("cannot read a record");
                 let event: Event =
-                    serde_json::from_slice(message.payload().expect("an event")).expect("JSON");
+                    serde_json::from_slice(message.payload().expect("a record has no payload"))
+                        .expect("an event is not valid JSON");
                 seen.insert(event.data.messages[0].seq, now);
-                counted.store(seen.len(), Ordering::Release);
+                seen_count.store(seen.len(), Ordering::Release);
             }
             seen
         });
         Self {
-            over,
+            stop,
             count,
             reading,
         }
@@ -84,7 +87,7 @@ impl Subscriber {
     }
 
     pub fn stop(self) -> Seen {
-        self.over.store(true, Ordering::Release);
-        self.reading.join().expect("the subscriber")
+        self.stop.store(true, Ordering::Release);
+        self.reading.join().expect("the subscriber panicked")
     }
 }

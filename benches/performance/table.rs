@@ -1,4 +1,4 @@
-//! What is printed, and written as Markdown, as JSON, and as plots.
+//! The tables of results: printed, and written as Markdown, JSON and plots.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::plot;
 
-/// What a scenario has shown.
+/// The results of a scenario.
 #[derive(Debug, Default)]
 pub struct Report {
     pub name: &'static str,
@@ -19,7 +19,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Table {
     pub title: String,
-    /// What people read, and what programs do.
+    /// The headings for people and the keys for programs.
     columns: Vec<(&'static str, &'static str)>,
     rows: Vec<Vec<Cell>>,
 }
@@ -28,16 +28,16 @@ pub struct Table {
 pub enum Cell {
     Text(String),
     Count(u64),
-    /// With so many decimals.
+    /// A number and its decimals.
     Number(f64, usize),
     Nothing,
 }
 
-/// A figure, and what it is to be.
+/// A result and its bound.
 #[derive(Debug)]
 pub struct Target {
     pub what: String,
-    pub figure: f64,
+    pub value: f64,
     pub bound: Bound,
 }
 
@@ -48,33 +48,33 @@ pub enum Bound {
 }
 
 impl Target {
-    pub fn at_most(what: impl Into<String>, bound: f64, figure: f64) -> Self {
+    pub fn at_most(what: impl Into<String>, bound: f64, value: f64) -> Self {
         let bound = Bound::AtMost(bound);
         Self {
             what: what.into(),
-            figure,
+            value,
             bound,
         }
     }
 
-    pub fn at_least(what: impl Into<String>, bound: f64, figure: f64) -> Self {
+    pub fn at_least(what: impl Into<String>, bound: f64, value: f64) -> Self {
         let bound = Bound::AtLeast(bound);
         Self {
             what: what.into(),
-            figure,
+            value,
             bound,
         }
     }
 
-    pub fn holds(&self) -> bool {
+    pub fn is_met(&self) -> bool {
         match self.bound {
-            Bound::AtMost(bound) => self.figure <= bound,
-            Bound::AtLeast(bound) => self.figure >= bound,
+            Bound::AtMost(bound) => self.value <= bound,
+            Bound::AtLeast(bound) => self.value >= bound,
         }
     }
 
     fn verdict(&self) -> &'static str {
-        if self.holds() { "holds" } else { "missed" }
+        if self.is_met() { "met" } else { "missed" }
     }
 
     fn json(&self) -> Value {
@@ -82,7 +82,7 @@ impl Target {
             Bound::AtMost(bound) => ("at_most", bound),
             Bound::AtLeast(bound) => ("at_least", bound),
         };
-        json!({"what": self.what, "figure": self.figure, kind: bound, "holds": self.holds()})
+        json!({"what": self.what, "figure": self.value, kind: bound, "holds": self.is_met()})
     }
 }
 
@@ -138,16 +138,20 @@ impl Table {
     }
 
     pub fn push(&mut self, row: Vec<Cell>) {
-        assert_eq!(row.len(), self.columns.len(), "a cell for each column");
+        assert_eq!(
+            row.len(),
+            self.columns.len(),
+            "the number of cells and columns"
+        );
         self.rows.push(row);
     }
 
     fn markdown(&self) -> String {
-        let head = self
+        let header = self
             .columns
             .iter()
             .map(|(heading, _)| (*heading).to_owned());
-        let mut lines: Vec<Vec<String>> = vec![head.collect()];
+        let mut lines: Vec<Vec<String>> = vec![header.collect()];
         lines.extend(
             self.rows
                 .iter()
@@ -196,10 +200,10 @@ impl Report {
     }
 }
 
-/// All targets of all scenarios.
+/// A table of all targets of all scenarios.
 pub fn targets(reports: &[Report]) -> String {
     let mut lines = vec![
-        ["scenario", "target", "figure", "bound", ""]
+        ["scenario", "target", "result", "bound", ""]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -209,12 +213,12 @@ pub fn targets(reports: &[Report]) -> String {
                 Bound::AtMost(bound) => format!("at most {bound}"),
                 Bound::AtLeast(bound) => format!("at least {bound}"),
             };
-            let figure = format!("{:.2}", target.figure);
+            let value = format!("{:.2}", target.value);
             let verdict = target.verdict().to_owned();
             vec![
                 report.name.to_owned(),
                 target.what.clone(),
-                figure,
+                value,
                 bound,
                 verdict,
             ]
@@ -228,26 +232,27 @@ pub fn targets(reports: &[Report]) -> String {
 
 /// Writes `performance.md`, `performance.json` and the plots.
 pub fn write(folder: &Path, run: &Value, about: &str, reports: &[Report]) {
-    fs::create_dir_all(folder).expect("the tables' folder");
+    fs::create_dir_all(folder).expect("cannot create the output folder");
     let mut text = format!("{about}\n\n{}", targets(reports));
     for report in reports {
         let _ = write!(text, "\n{}", report.markdown());
     }
-    fs::write(folder.join("performance.md"), text).expect("the tables");
+    fs::write(folder.join("performance.md"), text).expect("cannot write the tables");
     let scenarios: Vec<_> = reports.iter().map(Report::json).collect();
     let all = json!({"run": run, "scenarios": scenarios});
-    fs::write(folder.join("performance.json"), format!("{all:#}\n")).expect("the tables");
+    fs::write(folder.join("performance.json"), format!("{all:#}\n"))
+        .expect("cannot write the tables");
     draw(folder, &all);
 }
 
 /// Writes the plots of a report.
 pub fn draw(folder: &Path, report: &Value) {
     for (file, svg) in plot::draw(report) {
-        fs::write(folder.join(file), svg).expect("a plot");
+        fs::write(folder.join(file), svg).expect("cannot write a plot");
     }
 }
 
-/// Markdown in columns; the first line is the head.
+/// A Markdown table with aligned columns; the first line is the header.
 fn grid(lines: &[Vec<String>], is_text: &[bool]) -> String {
     let width = |column: usize| {
         let lengths = lines.iter().map(|line| line[column].chars().count());

@@ -1,9 +1,9 @@
-//! Waiting for what nothing would wake us for.
+//! Polling for conditions that send no notification.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Looks again and again, after each pause; whether it became true in time.
+/// Polls a condition every `pause`; returns whether it became true within `limit`.
 pub fn wait(limit: Duration, pause: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     loop {

@@ -1,36 +1,36 @@
-//! The answer while the broker is away: the vendor must not notice.
+//! Answers while the broker is down: they must not become noticeably slower.
 
 use super::super::bench::{Bench, Sink};
 use super::super::load::Load;
-use super::super::round::{Forwarding, measure};
+use super::super::round::{SinkWait, measure};
 use super::super::table::Report;
 use super::comparison::Comparison;
 use super::warm_up;
 
 pub const NAME: &str = "broker_down";
 
-pub fn play(bench: &mut Bench) -> Report {
+pub fn run(bench: &mut Bench) -> Report {
     let mut comparison = Comparison::new(
         NAME,
-        "The broker is up; nobody listens where it should be.",
+        "\"Down\" means that nothing listens at the broker's address.",
         [("broker", "broker"), ("p99 of up", "p99_of_up")],
         ["up", "down"],
     );
     for sink in Sink::BROKERS {
-        let (up, to) = bench.relay(sink);
+        let (up, destination) = bench.relay(sink);
         let down = bench.relay_without_broker(sink);
-        warm_up(&up, &bench.cores, Forwarding::UntilDrained(sink.name()));
-        warm_up(&down, &bench.cores, Forwarding::Ignored);
-        for connections in bench.options.beside() {
+        warm_up(&up, &bench.cores, SinkWait::UntilDrained(sink.name()));
+        warm_up(&down, &bench.cores, SinkWait::Ignored);
+        for connections in bench.options.connection_counts() {
             let load = Load::new(*connections, bench.options.round);
-            let (mut with, mut without) = (Vec::new(), Vec::new());
+            let (mut up_rounds, mut down_rounds) = (Vec::new(), Vec::new());
             for _ in 0..bench.options.rounds {
-                let forwarding = Forwarding::UntilDrained(sink.name());
-                with.push(measure(&up, &load, &bench.cores, forwarding));
-                to.clear();
-                without.push(measure(&down, &load, &bench.cores, Forwarding::Ignored));
+                let sink_wait = SinkWait::UntilDrained(sink.name());
+                up_rounds.push(measure(&up, &load, &bench.cores, sink_wait));
+                destination.clear();
+                down_rounds.push(measure(&down, &load, &bench.cores, SinkWait::Ignored));
             }
-            comparison.add(sink, *connections, &with, &without);
+            comparison.add(sink, *connections, &up_rounds, &down_rounds);
         }
     }
     comparison.report()

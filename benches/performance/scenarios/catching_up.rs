@@ -1,11 +1,11 @@
-//! The answer while a backlog goes out.
+//! Answers while a backlog is published.
 
 use std::time::Duration;
 
 use super::super::bench::{Bench, Sink};
-use super::super::cores::Place;
+use super::super::cores::CoreSet;
 use super::super::load::Load;
-use super::super::round::{Forwarding, Round, measure};
+use super::super::round::{Round, SinkWait, measure};
 use super::super::server::Server;
 use super::super::table::Report;
 use super::comparison::Comparison;
@@ -13,50 +13,50 @@ use super::warm_up;
 
 pub const NAME: &str = "catching_up";
 
-/// How many times as long a round is as those of others: in its first second the files and the topic of a relay that
-/// has just started are new, and answers wait longer.
-const LONGER: u32 = 3;
+/// Rounds are this many times longer than elsewhere: in the first second of a new relay, its files and its topic are
+/// new, and answers are slower.
+const ROUND_FACTOR: u32 = 3;
 
-/// How long a relay may take to find its broker.
-const CONNECTS: Duration = Duration::from_secs(60);
+/// The timeout for a relay to connect to its broker.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub fn play(bench: &mut Bench) -> Report {
+pub fn run(bench: &mut Bench) -> Report {
     let mut comparison = Comparison::new(
         NAME,
-        "The sink is even with the callbacks; it is behind by a backlog and catches up meanwhile \
-         (all the while, where it is still behind at the end).",
+        "\"Even\": the sink keeps up with the callbacks. \"Behind\": it has a backlog and catches up during the round \
+         (during the whole round, if it is still behind at the end).",
         [("sink is", "sink_is"), ("p99 of even", "p99_of_even")],
         ["even", "behind"],
     );
     for sink in Sink::BROKERS {
-        let (even, to) = bench.relay(sink);
-        warm_up(&even, &bench.cores, Forwarding::UntilDrained(sink.name()));
-        for connections in bench.options.beside() {
-            let load = Load::new(*connections, bench.options.round * LONGER);
-            let (mut with, mut without) = (Vec::new(), Vec::new());
+        let (even, destination) = bench.relay(sink);
+        warm_up(&even, &bench.cores, SinkWait::UntilDrained(sink.name()));
+        for connections in bench.options.connection_counts() {
+            let load = Load::new(*connections, bench.options.round * ROUND_FACTOR);
+            let (mut even_rounds, mut behind_rounds) = (Vec::new(), Vec::new());
             for _ in 0..bench.options.rounds {
-                let forwarding = Forwarding::UntilDrained(sink.name());
-                without.push(measure(&even, &load, &bench.cores, forwarding));
-                to.clear();
-                with.push(behind(bench, sink, &load));
+                let sink_wait = SinkWait::UntilDrained(sink.name());
+                even_rounds.push(measure(&even, &load, &bench.cores, sink_wait));
+                destination.clear();
+                behind_rounds.push(measure_catching_up(bench, sink, &load));
             }
-            comparison.add(sink, *connections, &without, &with);
+            comparison.add(sink, *connections, &even_rounds, &behind_rounds);
         }
     }
     comparison.report()
 }
 
-/// A round on a relay that is about to send a backlog, and ends with the round.
-fn behind(bench: &mut Bench, sink: Sink, load: &Load) -> Round {
-    let to = bench.destination(sink, Place::Generator);
-    let setup = to.settings(bench.setup());
+/// Measures a round on a new relay with a backlog, and stops the relay after the round.
+fn measure_catching_up(bench: &mut Bench, sink: Sink, load: &Load) -> Round {
+    let destination = bench.destination(sink, CoreSet::Generator);
+    let setup = destination.settings(bench.setup());
     bench.backlogs.copy(bench.options.backlog, &setup);
-    let relay = Server::relay(setup, &bench.cores, Place::Server);
-    relay.until_sink(sink.name(), CONNECTS, |it| it.cursor > 0);
-    let forwarding = Forwarding::For(sink.name(), Duration::ZERO);
-    warm_up(&relay, &bench.cores, forwarding);
-    let round = measure(&relay, load, &bench.cores, forwarding);
+    let relay = Server::relay(setup, &bench.cores, CoreSet::Server);
+    relay.wait_for_sink(sink.name(), CONNECT_TIMEOUT, |it| it.cursor > 0);
+    let sink_wait = SinkWait::For(sink.name(), Duration::ZERO);
+    warm_up(&relay, &bench.cores, sink_wait);
+    let round = measure(&relay, load, &bench.cores, sink_wait);
     drop(relay);
-    to.remove();
+    destination.remove();
     round
 }

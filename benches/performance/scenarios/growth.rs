@@ -1,31 +1,31 @@
-//! How the cost grows: over connections, recalled messages, conversations, and what waits in the spool.
+//! How the cost grows with connections, messages per callback, conversations and backlog.
 
 use std::time::Duration;
 
 use super::super::bench::{Bench, Sink};
-use super::super::columns::{OF_A_ROUND, cells};
-use super::super::cores::Place;
+use super::super::columns::{ROUND_COLUMNS, cells};
+use super::super::cores::CoreSet;
 use super::super::load::Load;
 use super::super::options::Form;
-use super::super::round::{Forwarding, Round, measure, median, medians};
+use super::super::round::{Round, SinkWait, measure, median, medians};
 use super::super::server::Server;
 use super::super::table::{Cell, Report, Table, Target};
-use super::{MEMORY_MIB, warm_up};
+use super::{MAX_MEMORY_MIB, warm_up};
 
 pub const NAME: &str = "growth";
 
-/// wrk and its files stay below 1024, which is as many as a process may have where nobody raised that.
+/// wrk stays below 1024 open files, the usual default limit.
 const CONNECTIONS: [u32; 5] = [1, 8, 64, 256, 1000];
 const MESSAGES: [u32; 3] = [1, 10, 100];
 const CONVERSATIONS: [u32; 4] = [1, 100, 10_000, 1_000_000];
 
-/// How long a sink is watched after the load: of few conversations RabbitMQ confirms few events.
-const WATCHED: Duration = Duration::from_secs(1);
+/// How long to observe a sink after the load: with few conversations RabbitMQ confirms few events per second.
+const OBSERVATION: Duration = Duration::from_secs(1);
 
-/// Callbacks that are answered beside a backlog come over so many connections.
-const BESIDE: u32 = 64;
+/// The connections for callbacks while there is a backlog.
+const BACKLOG_CONNECTIONS: u32 = 64;
 
-pub fn play(bench: &mut Bench) -> Report {
+pub fn run(bench: &mut Bench) -> Report {
     let mut tables = vec![connections(bench), messages(bench)];
     tables.push(conversations(bench));
     let (backlogs, memory) = backlogs(bench);
@@ -35,7 +35,7 @@ pub fn play(bench: &mut Bench) -> Report {
         tables,
         targets: vec![Target::at_most(
             "peak memory beside a backlog, MiB",
-            MEMORY_MIB,
+            MAX_MEMORY_MIB,
             memory,
         )],
     }
@@ -67,20 +67,20 @@ fn bare_and_stdout(
 ) -> Table {
     let columns: Vec<_> = [grows, ("server", "server")]
         .into_iter()
-        .chain(OF_A_ROUND)
+        .chain(ROUND_COLUMNS)
         .collect();
     let mut table = Table::new(title, &columns);
     let bare = bench.bare();
     let (relay, _) = bench.relay(Sink::Stdout);
-    warm_up(&relay, &bench.cores, Forwarding::UntilDrained("stdout"));
+    warm_up(&relay, &bench.cores, SinkWait::UntilDrained("stdout"));
     for (grown, load) in loads {
-        let (mut ceiling, mut rounds) = (Vec::new(), Vec::new());
+        let (mut bare_rounds, mut rounds) = (Vec::new(), Vec::new());
         for _ in 0..bench.options.rounds {
-            ceiling.push(measure(&bare, load, &bench.cores, Forwarding::Ignored));
-            let forwarding = Forwarding::UntilDrained("stdout");
-            rounds.push(measure(&relay, load, &bench.cores, forwarding));
+            bare_rounds.push(measure(&bare, load, &bench.cores, SinkWait::Ignored));
+            let sink_wait = SinkWait::UntilDrained("stdout");
+            rounds.push(measure(&relay, load, &bench.cores, sink_wait));
         }
-        for (server, rounds) in [("bare hyper", &ceiling), ("stdout", &rounds)] {
+        for (server, rounds) in [("bare hyper", &bare_rounds), ("stdout", &rounds)] {
             let mut row: Vec<Cell> = vec![(*grown).into(), server.into()];
             row.extend(cells(&medians(rounds)));
             table.push(row);
@@ -89,10 +89,10 @@ fn bare_and_stdout(
     table
 }
 
-/// Each on a spool of its own: what RabbitMQ leaves of one must not wait before the next.
+/// Each round has its own spool: events that RabbitMQ has not confirmed must not precede the next round.
 fn conversations(bench: &mut Bench) -> Table {
     let columns = [("conversations", "conversations"), ("sink", "sink")];
-    let columns: Vec<_> = columns.into_iter().chain(OF_A_ROUND).collect();
+    let columns: Vec<_> = columns.into_iter().chain(ROUND_COLUMNS).collect();
     let title = "Over conversations: 64 connections, the sink watched for a second after the load.";
     let mut table = Table::new(title, &columns);
     for conversations in CONVERSATIONS {
@@ -104,12 +104,12 @@ fn conversations(bench: &mut Bench) -> Table {
         let mut all = Sink::BROKERS.map(|sink| (sink, Vec::new()));
         for _ in 0..bench.options.rounds {
             for (sink, rounds) in &mut all {
-                let (relay, to) = bench.relay(*sink);
-                relay.until_sink(sink.name(), WATCHED * 60, |it| it.lag == 0);
-                let forwarding = Forwarding::For(sink.name(), WATCHED);
-                rounds.push(measure(&relay, &load, &bench.cores, forwarding));
+                let (relay, destination) = bench.relay(*sink);
+                relay.wait_for_sink(sink.name(), OBSERVATION * 60, |it| it.lag == 0);
+                let sink_wait = SinkWait::For(sink.name(), OBSERVATION);
+                rounds.push(measure(&relay, &load, &bench.cores, sink_wait));
                 drop(relay);
-                to.clear();
+                destination.clear();
             }
         }
         for (sink, rounds) in &all {
@@ -121,14 +121,14 @@ fn conversations(bench: &mut Bench) -> Table {
     table
 }
 
-/// What waits for a broker that is away, and the callbacks beside it.
+/// Callbacks while a backlog waits for a broker that is down.
 fn backlogs(bench: &mut Bench) -> (Table, f64) {
     let columns = [
         ("backlog", "backlog"),
         ("first answer, s", "first_answer_seconds"),
     ];
-    let columns: Vec<_> = columns.into_iter().chain(OF_A_ROUND).collect();
-    let title = "Over the backlog: the broker is away, 64 connections, a start before each round.";
+    let columns: Vec<_> = columns.into_iter().chain(ROUND_COLUMNS).collect();
+    let title = "Over the backlog: the broker is down, 64 connections, a start before each round.";
     let (mut table, mut memory) = (Table::new(title, &columns), 0.0_f64);
     let sizes: &[u64] = match bench.options.form {
         Form::Short => &[0, 10_000, 100_000],
@@ -136,16 +136,16 @@ fn backlogs(bench: &mut Bench) -> (Table, f64) {
         Form::Full => &[0, 10_000, 100_000, 1_000_000, 10_000_000],
     };
     for backlog in sizes {
-        let load = Load::new(BESIDE, bench.options.half_round());
+        let load = Load::new(BACKLOG_CONNECTIONS, bench.options.half_round());
         let (mut starts, mut rounds): (Vec<f64>, Vec<Round>) = (Vec::new(), Vec::new());
         let setup = bench.setup_without_broker(Sink::Kafka);
         if *backlog > 0 {
             bench.backlogs.copy(*backlog, &setup);
         }
         for _ in 0..bench.options.rounds {
-            let mut relay = Server::launch(setup.clone(), &bench.cores, Place::Server);
-            starts.push(relay.until_answers().as_secs_f64());
-            rounds.push(measure(&relay, &load, &bench.cores, Forwarding::Ignored));
+            let mut relay = Server::launch(setup.clone(), &bench.cores, CoreSet::Server);
+            starts.push(relay.wait_for_answer().as_secs_f64());
+            rounds.push(measure(&relay, &load, &bench.cores, SinkWait::Ignored));
         }
         let round = medians(&rounds);
         let mut row: Vec<Cell> = vec![(*backlog).into(), Cell::Number(median(starts), 3)];
