@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The result of a start on a damaged spool.
-struct Aftermath {
+struct RestartOutcome {
     acknowledged: BTreeSet<Recall>,
     printed: BTreeSet<Recall>,
     readiness: Value,
@@ -29,7 +29,7 @@ struct Aftermath {
 
 /// Fills a spool while the broker is down, kills the relay, damages the files, and restarts the relay with standard
 /// output as the sink until it stays up.
-fn damage(inflict: impl FnOnce(&Path)) -> Aftermath {
+fn damage(inflict: impl FnOnce(&Path)) -> RestartOutcome {
     let setup = Setup::new();
     let relay = setup
         .with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
@@ -41,7 +41,7 @@ fn damage(inflict: impl FnOnce(&Path)) -> Aftermath {
         let mut relay = setup.start();
         if let Some(readiness) = drained(&mut relay) {
             let printed = relay.stop().iter().map(recall).collect();
-            return Aftermath {
+            return RestartOutcome {
                 acknowledged: acknowledged.into_iter().collect(),
                 printed,
                 readiness,
@@ -75,7 +75,7 @@ fn drained(relay: &mut Relay) -> Option<Value> {
     })
 }
 
-impl Aftermath {
+impl RestartOutcome {
     fn number(&self, name: &str) -> usize {
         usize::try_from(self.readiness["spool"][name].as_u64().unwrap()).unwrap()
     }

@@ -168,13 +168,13 @@ fn the_sink_is_down_while_reads_fail_then_catches_up() {
     let relay = setup.start();
     let mut acknowledged = under_load(&relay, || {
         // New events come from the event cache: the sink must lag until it reads from the disk.
-        let held = relay.pause_stdout_reader();
+        let stdout_paused = relay.pause_stdout_reader();
         for number in 1..=120 {
             let answer = relay.post(&recall_query(), padded_recall("large", number, 200_000));
             assert!(answer.is_ok(), "{answer:?}");
         }
         faults.fail_reads();
-        drop(held);
+        drop(stdout_paused);
         relay.until_sink("stdout", "down");
         faults.heal();
         relay.until_sink("stdout", "up");
@@ -202,8 +202,8 @@ fn clock_jumps_neither_lose_nor_reorder_events() {
         jumped.extend(relay.recalls("back", 1..=50));
         faults.set_clock_forward(HOUR);
         jumped.extend(relay.recalls("forward", 1..=50));
-        let held = relay.readiness()["sinks"]["stdout"]["lag"].as_u64();
-        assert!(held >= Some(100), "{held:?}");
+        let lag = relay.readiness()["sinks"]["stdout"]["lag"].as_u64();
+        assert!(lag >= Some(100), "{lag:?}");
         faults.heal();
         relay.until_drained("stdout");
         faults.set_clock_back(HOUR);
@@ -252,7 +252,7 @@ fn a_full_disk_recovers_without_a_restart() {
     acknowledged.push(until_accepted(&relay));
     // The purged events have freed space for as many new ones.
     faults.fail_output();
-    let more = fill(&relay, "again");
+    let more = fill(&relay, "second");
     assert!(more.len() > 200, "{}", more.len());
     until_refused(&relay, "spool.reserve");
     assert_eq!(refusals(2), 2, "the state flaps");

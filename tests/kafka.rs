@@ -221,10 +221,10 @@ fn a_producer_that_lost_every_broker_is_replaced() {
         relay.until_drained("kafka");
         kafka.unregister();
         // The relay checks every five seconds.
-        let done = poll(Duration::from_secs(7), replaced);
+        let was_replaced = poll(Duration::from_secs(7), replaced);
         kafka.kill();
         kafka.resume();
-        if done {
+        if was_replaced {
             break;
         }
     }

@@ -73,7 +73,7 @@ fn a_stop_finishes_open_requests() {
     until("the stop to begin", || relay.log_entry("stopping"));
     connection.send(&body.as_bytes()[1..]).unwrap();
     assert!(connection.answer().unwrap().is_ok());
-    assert_eq!(relay.stopped().len(), 1);
+    assert_eq!(relay.wait_for_clean_exit().len(), 1);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn an_unread_log_does_not_block_the_relay() {
         stat.contains(") Z ").then_some(())
     });
     drop(held);
-    assert_eq!(relay.stopped().len() as u64, sent);
+    assert_eq!(relay.wait_for_clean_exit().len() as u64, sent);
 }
 
 /// Also in a program that was built by `cargo install`, whose build environment we do not control.

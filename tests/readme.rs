@@ -21,7 +21,7 @@ enum Check {
     Step(&'static str),
 }
 
-/// The `sh` blocks of the README: how each begins, how many lines it has, and how it is checked.
+/// The README's `sh` blocks: the beginning, the number of lines, and the check.
 const BLOCKS: [(&str, usize, Check); 8] = [
     (
         "RECALL_SDK_APP_IDS=1400000001 cargo run --release\n",

@@ -134,7 +134,7 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
         ("Operator_Account", Borrowed::from(7_u64)),
         ("UnreadMsgNum", Borrowed::from(7_u64)),
         (
-            "Unheard",
+            "UnknownField",
             Borrowed::Object(vec![("GroupId", Borrowed::from("of"))].into()),
         ),
     ];
@@ -158,7 +158,7 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
 
     // Neither the formatting of the JSON nor an unknown field changes anything.
     let mut more = object.clone();
-    more.insert("Unheard", Borrowed::Null);
+    more.insert("UnknownField", Borrowed::Null);
     assert_eq!(&reparse(recall, query, &more, 201), parsed);
 }
 

@@ -36,8 +36,8 @@ fuzz_target!(|input: &str| {
         .iter()
         .any(|token| signature(token, time).eq_ignore_ascii_case(sign));
     let signed_at = time.parse::<u64>().ok();
-    let fresh = signed_at.is_some_and(|time| time.abs_diff(NOW) <= SKEW);
-    let expected = match (matches, fresh) {
+    let is_recent = signed_at.is_some_and(|time| time.abs_diff(NOW) <= SKEW);
+    let expected = match (matches, is_recent) {
         (false, _) => Err(SignatureError::Mismatch),
         (true, false) => Err(SignatureError::Stale),
         (true, true) => Ok(()),

@@ -146,7 +146,7 @@ __attribute__((constructor)) static void begin(void) {
 /* --- paths and file descriptors -------------------------------------------------------------------- */
 
 /* The path relative to the folder ("" for the folder itself), or NULL if it is outside. */
-static const char *below(const char *absolute) {
+static const char *path_in_folder(const char *absolute) {
   if (!control || strncmp(absolute, folder, folder_length) != 0) return NULL;
   if (absolute[folder_length] == 0) return "";
   return absolute[folder_length] == '/' ? absolute + folder_length + 1 : NULL;
@@ -155,7 +155,7 @@ static const char *below(const char *absolute) {
 /* The same for a path that the program passes, relative to `at`. `buffer` has PATH_MAX bytes. */
 static const char *relative_path(int at, const char *path, char *buffer) {
   if (!control || in_library || !path) return NULL;
-  if (path[0] == '/') return below(path);
+  if (path[0] == '/') return path_in_folder(path);
   if (at != AT_FDCWD || !getcwd(buffer, PATH_MAX - 1)) return NULL;
   size_t length = strlen(buffer);
   while (path[0] == '.' && path[1] == '/') path += 2;
@@ -163,7 +163,7 @@ static const char *relative_path(int at, const char *path, char *buffer) {
   buffer[length] = '/';
   strcpy(buffer + length + 1, path);
   if (strcmp(path, ".") == 0) buffer[length] = 0;
-  return below(buffer);
+  return path_in_folder(buffer);
 }
 
 static const char *path_of(int fd) { return control && !in_library && fd >= 0 && fd < FILES ? paths[fd] : NULL; }
@@ -190,7 +190,7 @@ static void record(uint32_t op, const char *path, uint64_t number, const void *d
 
 /* --- faults ---------------------------------------------------------------------------------------- */
 
-static int64_t used_below(const char *path) {
+static int64_t used_in(const char *path) {
   int64_t used = 0;
   DIR *entries = opendir(path);
   if (!entries) return 0;
@@ -200,14 +200,14 @@ static int64_t used_below(const char *path) {
     if (entry->d_name[0] == '.' || strlen(path) + strlen(entry->d_name) + 2 > sizeof inner) continue;
     strcpy(stpcpy(stpcpy(inner, path), "/"), entry->d_name);
     if (lstat(inner, &found) != 0) continue;
-    used += S_ISDIR(found.st_mode) ? used_below(inner) : (found.st_size + 4095) / 4096 * 4096;
+    used += S_ISDIR(found.st_mode) ? used_in(inner) : (found.st_size + 4095) / 4096 * 4096;
   }
   closedir(entries);
   return used;
 }
 
 static int64_t free_bytes(void) {
-  int64_t left = control->capacity - used_below(folder);
+  int64_t left = control->capacity - used_in(folder);
   return left > 0 ? left : 0;
 }
 
@@ -284,8 +284,8 @@ typedef int openat_function(int, const char *, int, ...);
 
 static int open_any(open_function *real, openat_function *real_at, int at, const char *path, int flags, mode_t mode) {
   char buffer[PATH_MAX], name[32];
-  const char *below_folder = relative_path(at, path, buffer);
-  if (!below_folder) return real ? real(path, flags, mode) : real_at(at, path, flags, mode);
+  const char *inner_path = relative_path(at, path, buffer);
+  if (!inner_path) return real ? real(path, flags, mode) : real_at(at, path, flags, mode);
   pthread_mutex_lock(&lock);
   struct stat before;
   int was_there = fstatat(at, path, &before, 0) == 0;
@@ -304,7 +304,7 @@ static int open_any(open_function *real, openat_function *real_at, int at, const
     ssize_t length = readlink(name, found, sizeof found - 1);
     if (length > 0) {
       found[length] = 0;
-      const char *real_place = below(found);
+      const char *real_place = path_in_folder(found);
       if (real_place) {
         free(paths[fd] == unlinked ? NULL : paths[fd]);
         paths[fd] = strdup(real_place);
@@ -450,22 +450,22 @@ int ftruncate64(int fd, off64_t length) {
 }
 
 /* Not supported below the folder, so that callers fall back to read and write. */
-#define NOT_BELOW(fd) \
+#define REJECT_IN_FOLDER(fd) \
   if (path_of(fd)) return errno = EOPNOTSUPP, -1
 int fallocate(int fd, int mode, off_t offset, off_t length) {
   REAL(fallocate);
-  NOT_BELOW(fd);
+  REJECT_IN_FOLDER(fd);
   return real(fd, mode, offset, length);
 }
 int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
   REAL(fallocate64);
-  NOT_BELOW(fd);
+  REJECT_IN_FOLDER(fd);
   return real(fd, mode, offset, length);
 }
 ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t length, unsigned flags) {
   REAL(copy_file_range);
-  NOT_BELOW(in);
-  NOT_BELOW(out);
+  REJECT_IN_FOLDER(in);
+  REJECT_IN_FOLDER(out);
   return real(in, from, out, to, length, flags);
 }
 ssize_t sendfile64(int out, int in, off64_t *from, size_t length) {

@@ -1,8 +1,9 @@
-//! The vendor, as a process of its own: numbered callbacks in many conversations at a steady rate.
+//! The driver: a separate process that acts as the vendor and sends numbered callbacks in many conversations at a
+//! steady rate.
 //!
-//! Each conversation has its own connection and its own schedule, and at most one open request. A callback
-//! that is not answered within the vendor's two seconds is recorded as unanswered and not retried, as the
-//! vendor does by default. It stops at the end of standard input.
+//! Each conversation has its own connection and schedule, and at most one request in flight. A callback that is not
+//! answered within the vendor's timeout of two seconds is recorded as unanswered and, like the vendor's default, not
+//! retried. The driver stops at the end of standard input, so it also stops if the harness dies.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -16,33 +17,36 @@ use super::ledger::{Outcome, Writer};
 use super::options::Options;
 use super::rig::{Connection, recall};
 
-/// How long the vendor waits for an answer.
+/// The vendor's timeout for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The driver, seen from the harness. Dropped, it is killed.
+/// A handle to the driver process, which is killed when this is dropped.
 pub struct Driver(Child);
 
 impl Driver {
-    /// Starts it: `tag` is the prefix of its conversations' names.
+    /// Starts the driver. `tag` is the prefix of its conversations' names.
     pub fn start(to: SocketAddr, tag: &str, options: &Options, ledger: &Path) -> Self {
-        let child = Command::new(std::env::current_exe().expect("this program"))
+        let child = Command::new(std::env::current_exe().expect("cannot find this program"))
             .args(["drive", &to.to_string(), tag])
             .args([options.conversations, options.rate].map(|number| number.to_string()))
             .arg(ledger)
             .stdin(Stdio::piped())
             .spawn();
-        Self(child.expect("the driver"))
+        Self(child.expect("cannot start the driver"))
     }
 
-    /// Stops it, once every callback is in the ledger.
+    /// Stops the driver and waits until every callback is in the ledger.
     pub fn stop(mut self) {
         drop(self.0.stdin.take());
-        let status = self.0.wait().expect("the driver");
-        assert!(status.success(), "the driver ended with {status}");
+        let status = self.0.wait().expect("cannot wait for the driver");
+        assert!(status.success(), "the driver exited with {status}");
     }
 
-    pub fn runs(&mut self) -> bool {
-        self.0.try_wait().expect("the driver").is_none()
+    pub fn is_running(&mut self) -> bool {
+        self.0
+            .try_wait()
+            .expect("cannot check the driver")
+            .is_none()
     }
 }
 
@@ -53,17 +57,19 @@ impl Drop for Driver {
     }
 }
 
-/// The driver itself.
+/// The main function of the driver process.
 pub fn run(arguments: &[String]) {
     let [to, tag, conversations, rate, ledger] = arguments else {
-        panic!("drive ADDRESS TAG CONVERSATIONS RATE LEDGER, not {arguments:?}");
+        panic!("expected ADDRESS TAG CONVERSATIONS RATE LEDGER, not {arguments:?}");
     };
-    let to: SocketAddr = to.parse().expect("an address");
-    let conversations: u32 = conversations.parse().expect("a number of conversations");
-    let rate: u32 = rate.parse().expect("a rate");
+    let to: SocketAddr = to.parse().expect("ADDRESS is invalid");
+    let conversations: u32 = conversations
+        .parse()
+        .expect("CONVERSATIONS is not a number");
+    let rate: u32 = rate.parse().expect("RATE is not a number");
     let ledger = Writer::open(Path::new(ledger));
     let stopped = AtomicBool::new(false);
-    // Each conversation sends once per period, evenly spaced.
+    // Each conversation sends once per period; the conversations are evenly spaced within it.
     let period = Duration::from_secs(1) * conversations / rate;
     thread::scope(|scope| {
         for conversation in 0..conversations {
@@ -73,7 +79,7 @@ pub fn run(arguments: &[String]) {
                 next: first,
                 period,
             };
-            scope.spawn(move || converse(to, tag, conversation, schedule, stopped, ledger));
+            scope.spawn(move || send_callbacks(to, tag, conversation, schedule, stopped, ledger));
         }
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         stopped.store(true, Ordering::Relaxed);
@@ -86,7 +92,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// Waits until the next callback is due. Missed ones are skipped.
+    /// Waits until the next callback is due. Skips callbacks whose time has passed.
     fn wait(&mut self) {
         let now = Instant::now();
         if self.next < now {
@@ -102,7 +108,8 @@ impl Schedule {
     }
 }
 
-fn converse(
+/// Sends the callbacks of one conversation and records their outcomes, until stopped.
+fn send_callbacks(
     to: SocketAddr,
     tag: &str,
     conversation: u32,
@@ -121,12 +128,14 @@ fn converse(
         let open = connection
             .take()
             .map_or_else(|| Connection::open_with(to, TIMEOUT, TIMEOUT), Ok);
+        // On an error the connection is dropped: a late answer must not be taken for that of the next callback.
         let answer = open.and_then(|mut open: Connection| {
             let answer = open.post_recall(&recall(&group, u64::from(number)))?;
             Ok((open, answer))
         });
         let took = began.elapsed();
         let outcome = match answer {
+            // The timeout limits each read. An answer in several parts may take longer in total, so check again.
             Ok((open, answer)) if took <= TIMEOUT => {
                 let ok = answer.is_ok();
                 let closes = answer.header("connection") == Some("close");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::broker::{Broker, Sink};
 use super::options::{Options, output_folder};
-use super::rig::Way;
+use super::rig::NetworkMode;
 use super::stage::Stage;
 use super::table::{self, Row};
 
@@ -150,14 +150,14 @@ fn inject(stage: &mut Stage<'_>, fault: Fault, broker: usize) {
             stage.restart_relay();
         }
         Fault::Partition | Fault::Slow => {
-            let slow = Way::Slow {
+            let slow = NetworkMode::Slow {
                 latency: Duration::from_millis(50),
                 bytes_per_second: 64 << 10,
             };
             let lost = matches!(fault, Fault::Partition);
-            stage.network_of(broker, if lost { Way::Lost } else { slow });
+            stage.network_of(broker, if lost { NetworkMode::DropPackets } else { slow });
             stage.run_up_to(at_most);
-            stage.network_of(broker, Way::Open);
+            stage.network_of(broker, NetworkMode::Open);
             stage.fault_ended();
         }
         Fault::Freeze => {

@@ -14,7 +14,7 @@ use super::broker::{Broker, Sink};
 use super::driver::Driver;
 use super::ledger::now;
 use super::options::{Form, Options};
-use super::rig::{Faults, Proxy, Relay, Setup, Way, free_port};
+use super::rig::{Faults, NetworkMode, Proxy, Relay, Setup, free_port};
 
 /// The timeout for all events to reach the brokers after a fault has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
@@ -158,13 +158,13 @@ impl<'a> Stage<'a> {
     }
 
     /// Sets what the proxy of the first broker does with bytes.
-    pub fn network(&self, way: Way) {
-        self.network_of(0, way);
+    pub fn network(&self, mode: NetworkMode) {
+        self.network_of(0, mode);
     }
 
     /// Sets what the proxy of a broker does with bytes.
-    pub fn network_of(&self, broker: usize, way: Way) {
-        self.proxies[broker].set(way);
+    pub fn network_of(&self, broker: usize, mode: NetworkMode) {
+        self.proxies[broker].set(mode);
     }
 
     /// In the short form, shortens the relay's timeouts for a broker that does not answer.
@@ -196,7 +196,11 @@ impl<'a> Stage<'a> {
     pub fn kill_relay(&mut self) {
         self.sample_memory();
         let mut relay = self.relay.take().expect("a running relay");
-        assert!(relay.runs(), "the relay exited by itself:\n{}", relay.log());
+        assert!(
+            relay.is_running(),
+            "the relay exited by itself:\n{}",
+            relay.log()
+        );
         relay.kill();
     }
 
@@ -204,7 +208,11 @@ impl<'a> Stage<'a> {
     pub fn start_and_kill_relay(&mut self, at_most: Duration) {
         let mut relay = self.setup.launch();
         self.run_up_to(at_most);
-        assert!(relay.runs(), "the relay exited by itself:\n{}", relay.log());
+        assert!(
+            relay.is_running(),
+            "the relay exited by itself:\n{}",
+            relay.log()
+        );
         relay.kill();
     }
 
@@ -257,7 +265,7 @@ impl<'a> Stage<'a> {
             thread::park_timeout(left.min(Duration::from_millis(200)));
         }
         if let Some(driver) = &mut self.driver {
-            assert!(driver.runs(), "the driver has exited");
+            assert!(driver.is_running(), "the driver has exited");
         }
     }
 
@@ -332,7 +340,11 @@ impl<'a> Stage<'a> {
 
     fn sample_memory(&mut self) {
         if let Some(relay) = &mut self.relay {
-            assert!(relay.runs(), "the relay exited by itself:\n{}", relay.log());
+            assert!(
+                relay.is_running(),
+                "the relay exited by itself:\n{}",
+                relay.log()
+            );
             self.peak_memory = self.peak_memory.max(relay.memory().1);
         }
     }

@@ -23,7 +23,7 @@ pub struct Row {
     pub ok: u64,
     pub missing: u64,
     pub duplicates: u64,
-    pub disordered: u64,
+    pub out_of_order: u64,
     pub not_ok: u64,
     pub unanswered: u64,
     pub slowest: Duration,
@@ -63,14 +63,14 @@ impl Row {
             ok: ledger.ok,
             missing: verdict.missing.len() as u64,
             duplicates: verdict.duplicates,
-            disordered: verdict.disordered.len() as u64,
+            out_of_order: verdict.out_of_order.len() as u64,
             not_ok: ledger.not_ok,
             unanswered: ledger.unanswered,
             slowest: ledger.slowest,
             ..Self::default()
         };
         row.list_problem("missing", &verdict.missing);
-        row.list_problem("out of order", &verdict.disordered);
+        row.list_problem("out of order", &verdict.out_of_order);
         row.list_problem("unexpected", &verdict.unexpected);
         row
     }
@@ -89,7 +89,7 @@ impl Row {
         self.ok += other.ok;
         self.missing += other.missing;
         self.duplicates += other.duplicates;
-        self.disordered += other.disordered;
+        self.out_of_order += other.out_of_order;
         self.not_ok += other.not_ok;
         self.unanswered += other.unanswered;
         self.slowest = self.slowest.max(other.slowest);
@@ -116,7 +116,7 @@ impl Row {
             self.sent.to_string(),
             self.ok.to_string(),
             self.missing.to_string(),
-            self.disordered.to_string(),
+            self.out_of_order.to_string(),
             self.duplicates.to_string(),
             self.not_ok.to_string(),
             self.unanswered.to_string(),
@@ -132,7 +132,7 @@ impl Row {
         json!({
             "scenario": self.scenario, "sink": self.sink, "faults": self.faults,
             "sent": self.sent, "ok": self.ok, "missing": self.missing,
-            "out_of_order": self.disordered, "duplicates": self.duplicates,
+            "out_of_order": self.out_of_order, "duplicates": self.duplicates,
             "not_ok": self.not_ok, "unanswered": self.unanswered,
             "longest_ok_seconds": self.slowest.as_secs_f64(),
             "ok_again_seconds": seconds(self.answers_again),

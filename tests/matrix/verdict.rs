@@ -37,7 +37,7 @@ pub struct Verdict {
     /// Copies of events, not counting the first of each.
     pub duplicates: u64,
     /// First copies that arrived after a later number of their conversation.
-    pub disordered: Vec<String>,
+    pub out_of_order: Vec<String>,
     /// Copies with different ids, and events that were never sent.
     pub unexpected: Vec<String>,
 }
@@ -61,7 +61,7 @@ pub fn compare(ledger: &Ledger, arrivals: &[Arrival], deleted: &[Arrival]) -> Ve
         ids.insert((conversation, number), arrival.id);
         let newest = newest.entry(conversation).or_default();
         if number < *newest {
-            verdict.disordered.push(format!("{name} after {newest}"));
+            verdict.out_of_order.push(format!("{name} after {newest}"));
         }
         *newest = number.max(*newest);
         let sent = ledger.conversations.get(conversation);
@@ -102,14 +102,14 @@ pub fn detects_every_kind_of_violation() {
     let fine = [arrival(1, 1), arrival(3, 3), arrival(3, 3), arrival(4, 4)];
     let verdict = compare(&ledger, &fine, &[]);
     assert_eq!(verdict.duplicates, 1);
-    let wrong = [verdict.missing, verdict.disordered, verdict.unexpected].concat();
+    let wrong = [verdict.missing, verdict.out_of_order, verdict.unexpected].concat();
     assert_eq!(wrong, [""; 0]);
 
     let wrong = [arrival(3, 3), arrival(2, 2), arrival(3, 33), arrival(5, 5)];
     assert_eq!(compare(&ledger, &wrong, &[arrival(1, 1)]).missing, ["0/4"]);
     let verdict = compare(&ledger, &wrong, &[]);
     assert_eq!(verdict.missing, ["0/1", "0/4"]);
-    assert_eq!(verdict.disordered, ["0/2 after 3"]);
+    assert_eq!(verdict.out_of_order, ["0/2 after 3"]);
     let unexpected = ["0/3 came with two ids", "0/5 was never sent"];
     assert_eq!(verdict.unexpected, unexpected);
 }

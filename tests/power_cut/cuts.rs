@@ -49,17 +49,17 @@ fn cut_at(
     failures: &Mutex<Vec<String>>,
 ) {
     let mut disk = history.disk.clone();
-    let mut done = 0;
+    let mut applied = 0;
     let mut judge = Judge::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     for (moment, seed) in moments {
-        for record in &history.records[done..*moment] {
+        for record in &history.records[applied..*moment] {
             disk.apply(record);
         }
-        done = *moment;
+        applied = *moment;
         let folder = scratch();
         let fate = cut(&disk, *seed, folder.path());
         let spool = folder.path().join("data/spool.db");

@@ -47,17 +47,17 @@ impl History {
         }
     }
 
-    /// What had happened when exactly the first `done` operations had completed.
-    pub fn past(&self, done: usize) -> Past {
+    /// The state after exactly the first `count` records.
+    pub fn past(&self, count: usize) -> Past {
         let mut past = self.past.clone();
-        let before = self.records.get(done).map_or(u64::MAX, |next| next.at);
+        let before = self.records.get(count).map_or(u64::MAX, |next| next.at);
         let acknowledged = self
             .acknowledged
             .iter()
             .take_while(|acknowledged| acknowledged.at < before);
         past.acknowledged
             .extend(acknowledged.map(|acknowledged| acknowledged.recall.clone()));
-        let published = self.published.iter().filter(|(_, after)| **after <= done);
+        let published = self.published.iter().filter(|(_, after)| **after <= count);
         past.published
             .extend(published.map(|(recall, _)| recall.clone()));
         past

@@ -1,4 +1,4 @@
-//! Load whose acknowledgements are known by their time.
+//! Load that records the time of every acknowledgement.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -7,18 +7,18 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::rig::{Connection, Recall, padded_recall, recall};
 
-/// A recall that was answered OK, and when its answer had been read.
+/// A recall that was answered OK.
 pub struct Acknowledged {
     pub recall: Recall,
-    /// The monotonic clock, in nanoseconds.
+    /// When the answer had been read: the monotonic clock in nanoseconds, which the trace uses too.
     pub at: u64,
 }
 
-/// How large events are.
+/// The sizes of events.
 #[derive(Debug, Clone, Copy)]
 pub enum Size {
     Small,
-    /// Some have several pages, some fill the WAL quickly.
+    /// Some need several pages, which fills the WAL quickly.
     Mixed,
 }
 
@@ -53,6 +53,7 @@ pub fn send_all(
         .collect()
 }
 
+/// Sends recalls until one gets no answer, because the relay was stopped or killed. Returns those answered OK.
 fn send(to: SocketAddr, group: &str, count: u64, size: Size) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
     let Ok(mut connection) = Connection::open(to) else {

@@ -83,7 +83,7 @@ fn no_loss_with_retained_events() {
 #[test]
 fn no_loss_with_an_absent_broker() {
     check(&Scenario {
-        name: "broker away",
+        name: "broker down",
         retention: "0s",
         broker_down: true,
         size: Size::Mixed,

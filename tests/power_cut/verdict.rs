@@ -1,4 +1,4 @@
-//! What must be true of a spool after a power cut.
+//! Checks a spool after a power cut.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;

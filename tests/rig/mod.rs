@@ -34,7 +34,7 @@ pub use node::{free_port, poll};
 pub use oracle::{
     Recall, assert_kept, kill_repeatedly, published, read_dead_letters, read_spool, under_load,
 };
-pub use proxy::{Proxy, Way};
+pub use proxy::{NetworkMode, Proxy};
 pub use rabbitmq::RabbitMq;
 pub use relay::{APP, Relay, Setup};
 pub use vendor::{

@@ -2,7 +2,7 @@
 //!
 //! This is the only file that knows how brokers run: as processes on this machine or as containers. Both run the
 //! scripts of `tests/brokers/` on a folder, and both end with the test process, however it ends:
-//! `tests/brokers/leash` watches a pipe from it.
+//! `tests/brokers/watchdog` watches a pipe from it.
 
 use std::{
     env, fs,
@@ -23,15 +23,15 @@ use nix::{
 /// How long a broker may take to start or to stop, on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The environment variable with a broker's folder, set for all its processes. The scripts read it, and the leash finds
-/// the processes by it.
+/// The environment variable with a broker's folder, set for all its processes. The scripts read it, and the watchdog
+/// finds the processes by it.
 const FOLDER: &str = "RECALL_TEST_BROKER";
 
 pub(super) struct Node {
     service: Service,
     folder: PathBuf,
     home: Home,
-    leash: Child,
+    watchdog: Child,
 }
 
 /// The services, with their names in `compose.yml`.
@@ -69,17 +69,17 @@ impl Node {
             process::id()
         ));
         fs::create_dir(&folder).expect("the broker's folder");
-        let leash = Command::new(script("leash"))
+        let watchdog = Command::new(script("watchdog"))
             .arg(&folder)
             .stdin(Stdio::piped())
             .process_group(0)
             .spawn()
-            .expect("tests/brokers/leash");
+            .expect("tests/brokers/watchdog");
         Self {
             service,
             folder,
             home,
-            leash,
+            watchdog,
         }
     }
 
@@ -95,7 +95,11 @@ impl Node {
 
     /// Starts the broker on the data in its folder, and waits until `ready` returns true.
     pub(super) fn launch(&mut self, mut ready: impl FnMut() -> bool) {
-        assert!(!self.runs(), "{} runs already", self.service.name());
+        assert!(
+            !self.is_running(),
+            "{} is already running",
+            self.service.name()
+        );
         if let Home::Process(child) = &mut self.home {
             let (script, arguments) = self.service.start();
             let started = Command::new(script)
@@ -112,7 +116,7 @@ impl Node {
         }
         let up = poll(TIMEOUT, || {
             assert!(
-                self.runs(),
+                self.is_running(),
                 "{} ended instead of starting:\n{}",
                 self.service.name(),
                 self.log()
@@ -132,7 +136,7 @@ impl Node {
         if let Home::Process(_) = self.home {
             self.signal(Signal::SIGTERM);
             self.signal(Signal::SIGCONT);
-            let stopped = poll(TIMEOUT, || !self.runs());
+            let stopped = poll(TIMEOUT, || !self.is_running());
             assert!(
                 stopped,
                 "{} does not stop:\n{}",
@@ -152,8 +156,12 @@ impl Node {
         } else {
             self.compose(&["kill", self.service.name()]);
         }
-        let killed = poll(TIMEOUT, || !self.runs());
-        assert!(killed, "{} survives being killed", self.service.name());
+        let killed = poll(TIMEOUT, || !self.is_running());
+        assert!(
+            killed,
+            "{} is still running after SIGKILL",
+            self.service.name()
+        );
     }
 
     /// Pauses the broker: connections stay open, but it does not answer.
@@ -186,7 +194,7 @@ impl Node {
     }
 
     /// Whether the broker is running; reaps its process if it is not.
-    pub(super) fn runs(&mut self) -> bool {
+    pub(super) fn is_running(&mut self) -> bool {
         match &mut self.home {
             Home::Process(None) => false,
             Home::Process(Some(child)) => {
@@ -233,8 +241,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        drop(self.leash.stdin.take());
-        let _ = self.leash.wait();
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
         if let Home::Process(Some(child)) = &mut self.home {
             let _ = child.wait();
         }

@@ -135,12 +135,12 @@ impl Relay {
 
     /// Stops reading its stdout until the guard is dropped.
     pub fn pause_stdout_reader(&self) -> MutexGuard<'_, ()> {
-        self.stdout.gate.lock().unwrap()
+        self.stdout.paused.lock().unwrap()
     }
 
     /// Stops reading its log until the guard is dropped.
     pub fn pause_log_reader(&self) -> MutexGuard<'_, ()> {
-        self.log.gate.lock().unwrap()
+        self.log.paused.lock().unwrap()
     }
 
     /// The log entries with this code.
@@ -196,7 +196,7 @@ impl Relay {
     }
 
     /// Whether it is still running.
-    pub fn runs(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.ended().is_none()
     }
 
@@ -211,12 +211,12 @@ impl Relay {
     #[track_caller]
     pub fn stop(self) -> Vec<Value> {
         self.signal(Signal::SIGTERM);
-        self.stopped()
+        self.wait_for_clean_exit()
     }
 
     /// Waits for the end of a stop that has begun, and asserts that it is clean. Returns its events.
     #[track_caller]
-    pub fn stopped(mut self) -> Vec<Value> {
+    pub fn wait_for_clean_exit(mut self) -> Vec<Value> {
         self.lines_after_clean_exit();
         self.events_after_exit()
     }

@@ -1,4 +1,4 @@
-//! The vendor's side of a connection, and its load.
+//! A client that sends callbacks as the vendor does, and a load of recalls.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -12,10 +12,9 @@ use recall_relay::vendor::{BodyFormat, CallbackKind, PayloadVersion};
 use super::oracle::Recall;
 use super::relay::APP;
 
-/// When every recall was made, in Unix milliseconds.
-const AT: u64 = 1_670_574_414_123;
+/// The time of every recall, in Unix milliseconds.
+const RECALLED_AT: u64 = 1_670_574_414_123;
 
-/// An answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -32,7 +31,7 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
-            .find(|(known, _)| known == name)
+            .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
     }
 
@@ -48,7 +47,7 @@ pub fn recall_query() -> String {
 
 /// The body of recall number `number` of a group.
 pub fn recall(group: &str, number: u64) -> String {
-    BodyFormat::default().group(group, [number], |seq| format!("{group}-{seq}"), AT)
+    BodyFormat::default().group(group, [number], |seq| format!("{group}-{seq}"), RECALLED_AT)
 }
 
 /// The body of a recall whose event is longer than `bytes`.
@@ -57,15 +56,15 @@ pub fn large_recall(group: &str, bytes: usize) -> String {
         version: PayloadVersion::V1,
         ..BodyFormat::default()
     };
-    format.group(group, 1..=bytes as u64 / 10, |_| String::new(), AT)
+    format.group(group, 1..=bytes as u64 / 10, |_| String::new(), RECALLED_AT)
 }
 
 /// The body of recall number `number` of a group, whose event is longer than `bytes`.
 pub fn padded_recall(group: &str, number: u64, bytes: usize) -> String {
-    BodyFormat::default().group(group, [number], |_| "x".repeat(bytes), AT)
+    BodyFormat::default().group(group, [number], |_| "x".repeat(bytes), RECALLED_AT)
 }
 
-/// A request as it is sent.
+/// The bytes of a request.
 pub fn encode(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "{method} {target} HTTP/1.1\r\nHost: relay\r\nContent-Length: {}\r\n\r\n",
@@ -113,6 +112,7 @@ impl Connection {
         self.request("POST", &format!("/?{}", recall_query()), body.as_bytes())
     }
 
+    /// Reads one answer.
     pub fn answer(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
@@ -145,11 +145,11 @@ impl Connection {
     }
 }
 
-/// Sends recalls over several connections, each with its own conversation, until stopped. A lost connection is opened
-/// again, for the next number.
+/// Sends recalls over several connections, each with its own conversation, until stopped. A lost connection is reopened
+/// for the next recall; the lost recall is not sent again.
 pub struct Load {
     stopped: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
+    acknowledged: Arc<AtomicU64>,
     senders: Vec<JoinHandle<Vec<Recall>>>,
 }
 
@@ -157,24 +157,24 @@ impl Load {
     /// Starts `connections` senders, which wait for `pause` between an answer and the next request.
     pub fn start(to: SocketAddr, run: &str, connections: usize, pause: Duration) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
-        let sent = Arc::new(AtomicU64::new(0));
+        let acknowledged = Arc::new(AtomicU64::new(0));
         let senders = (0..connections)
             .map(|connection| {
-                let (stopped, sent) = (Arc::clone(&stopped), Arc::clone(&sent));
+                let (stopped, count) = (Arc::clone(&stopped), Arc::clone(&acknowledged));
                 let group = format!("{run}-{connection}");
-                thread::spawn(move || send_until(&stopped, &sent, to, &group, pause))
+                thread::spawn(move || send_until(&stopped, &count, to, &group, pause))
             })
             .collect();
         Self {
             stopped,
-            sent,
+            acknowledged,
             senders,
         }
     }
 
     /// How many recalls were answered OK so far.
     pub fn acknowledged(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Stops; returns every recall that was answered OK.
@@ -189,7 +189,7 @@ impl Load {
 
 fn send_until(
     stopped: &AtomicBool,
-    sent: &AtomicU64,
+    count: &AtomicU64,
     to: SocketAddr,
     group: &str,
     pause: Duration,
@@ -208,8 +208,9 @@ fn send_until(
         match answer {
             Ok(answer) if answer.is_ok() => {
                 acknowledged.push(Recall::new(group, number));
-                sent.fetch_add(1, Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
             }
+            // Refused or lost: wait, so as not to spin while the relay is down.
             Ok(_) | Err(_) => thread::park_timeout(Duration::from_millis(5)),
         }
         thread::park_timeout(pause);

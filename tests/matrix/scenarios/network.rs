@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::rig::Way;
+use super::super::rig::NetworkMode;
 use super::super::stage::Stage;
 use super::{EVERY, Scenario};
 
@@ -31,10 +31,10 @@ fn half_open(stage: &mut Stage<'_>) {
     stage.begin();
     for _ in 0..stage.pick(1, 4) {
         stage.run_up_to(Duration::from_secs(1));
-        stage.network(Way::Lost);
+        stage.network(NetworkMode::DropPackets);
         stage.run_for(stage.pick(Duration::from_secs(4), Duration::from_secs(45)));
         stage.expect_lag();
-        stage.network(Way::Open);
+        stage.network(NetworkMode::Open);
         stage.fault_ended();
         stage.catch_up();
     }
@@ -44,13 +44,13 @@ fn half_open(stage: &mut Stage<'_>) {
 fn slow(stage: &mut Stage<'_>) {
     stage.add_proxies();
     stage.begin();
-    stage.network(Way::Slow {
+    stage.network(NetworkMode::Slow {
         latency: Duration::from_millis(50),
         bytes_per_second: 64 << 10,
     });
     stage.run_for(stage.pick(Duration::from_secs(5), Duration::from_secs(60)));
     stage.expect_lag();
-    stage.network(Way::Open);
+    stage.network(NetworkMode::Open);
     stage.fault_ended();
     stage.catch_up();
 }

@@ -32,7 +32,7 @@ impl Kafka {
                     && found.iter().all(|partition| partition.leader() >= 0)
             })
         });
-        assert!(found, "topic {topic} is created and does not appear");
+        assert!(found, "topic {topic} does not appear after it was created");
     }
 
     /// Gives a topic these configs, and resets its other configs to their defaults.
@@ -61,7 +61,7 @@ impl Kafka {
                 .fetch_metadata(Some(topic), Duration::from_secs(2));
             metadata.is_ok_and(|metadata| metadata.topics()[0].error().is_some())
         });
-        assert!(gone, "topic {topic} is deleted and does not go");
+        assert!(gone, "topic {topic} still exists after it was deleted");
     }
 
     /// Deletes all records of a topic; the topic stays, and its offsets continue.

@@ -27,7 +27,7 @@ const ELECT: &str = "\
 ///
 /// RabbitMQ does so half a second after a queue was declared. If it is killed before, it starts with an empty queue of
 /// that name, and all confirmed messages are lost (seen in 3.10).
-const REMEMBER: &str = "[ok = dets:sync(Table) || Table <- dets:all()].";
+const SYNC_QUEUE_LIST: &str = "[ok = dets:sync(Table) || Table <- dets:all()].";
 
 impl Broker for RabbitMq {
     fn start_with_limit(bytes: u32) -> Self {
@@ -75,8 +75,8 @@ impl Broker for RabbitMq {
 
     /// Has the node sync its list of quorum queues first, unless it is frozen.
     fn kill(&mut self) {
-        if self.node.runs() && !*self.frozen.get_mut() {
-            self.ctl(&["eval", REMEMBER]);
+        if self.node.is_running() && !*self.frozen.get_mut() {
+            self.ctl(&["eval", SYNC_QUEUE_LIST]);
         }
         self.node.kill();
         *self.frozen.get_mut() = false;

@@ -57,17 +57,17 @@ impl RabbitMq {
     pub fn read(&self, queue: &str, expected_at_least: usize, timeout: Duration) -> Vec<Delivery> {
         let uri = self.uri();
         let mut deliveries = Vec::new();
-        let mut trouble = None;
+        let mut last_error = None;
         let enough = poll(timeout, || {
             // The queue or the node may not exist yet.
             let taken =
                 block_on(async || take(&uri, queue, expected_at_least, &mut deliveries).await);
-            trouble = taken.err().map(|error| error.to_string());
+            last_error = taken.err().map(|error| error.to_string());
             deliveries.len() >= expected_at_least
         });
         assert!(
             enough,
-            "{queue} gave {} messages of {expected_at_least} in {timeout:?} ({trouble:?}): {deliveries:#?}",
+            "{queue} gave {} messages of {expected_at_least} in {timeout:?} ({last_error:?}): {deliveries:#?}",
             deliveries.len(),
         );
         deliveries

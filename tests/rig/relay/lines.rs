@@ -11,25 +11,25 @@ use super::super::until;
 /// Lines that a process writes, collected as they arrive.
 #[derive(Clone, Default)]
 pub(super) struct Lines {
-    gathered: Arc<Mutex<(Vec<String>, bool)>>,
+    collected: Arc<Mutex<(Vec<String>, bool)>>,
     /// Holding it pauses the collection.
-    pub(super) gate: Arc<Mutex<()>>,
+    pub(super) paused: Arc<Mutex<()>>,
 }
 
 impl Lines {
-    pub(super) fn gather(&self, from: impl Read + Send + 'static) {
+    pub(super) fn collect_from(&self, from: impl Read + Send + 'static) {
         let lines = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                drop(lines.gate.lock().unwrap());
-                lines.gathered.lock().unwrap().0.push(line);
+                drop(lines.paused.lock().unwrap());
+                lines.collected.lock().unwrap().0.push(line);
             }
-            lines.gathered.lock().unwrap().1 = true;
+            lines.collected.lock().unwrap().1 = true;
         });
     }
 
     pub(super) fn all(&self) -> Vec<String> {
-        self.gathered.lock().unwrap().0.clone()
+        self.collected.lock().unwrap().0.clone()
     }
 
     /// The lines that are events. Skips empty lines: after a failed write the relay writes a newline, in case it wrote
@@ -43,7 +43,7 @@ impl Lines {
 
     pub(super) fn until_closed(&self) {
         until("the output to be closed", || {
-            self.gathered.lock().unwrap().1.then_some(())
+            self.collected.lock().unwrap().1.then_some(())
         });
     }
 }

@@ -121,8 +121,8 @@ impl Setup {
             .spawn()
             .unwrap();
         let (stdout, log) = (Lines::default(), Lines::default());
-        stdout.gather(child.stdout.take().unwrap());
-        log.gather(child.stderr.take().unwrap());
+        stdout.collect_from(child.stdout.take().unwrap());
+        log.collect_from(child.stderr.take().unwrap());
         Relay {
             _folder: Arc::clone(&self.folder),
             child,
