@@ -93,8 +93,8 @@ struct SpoolBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged: Option<String>,
     /// Quarantined files that nobody has removed yet.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    put_aside: Vec<String>,
+    #[serde(rename = "put_aside", skip_serializing_if = "Vec::is_empty")]
+    quarantined: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,7 +177,7 @@ impl Admin {
                     .quarantined
                     .as_ref()
                     .map(ToString::to_string),
-                put_aside: self
+                quarantined: self
                     .spool
                     .quarantined()
                     .iter()

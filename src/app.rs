@@ -1,5 +1,5 @@
-//! The program: builds it from its settings, runs it until it is told to stop, and stops its parts in the order in
-//! which data flows through them.
+//! Builds the program from its settings, runs it until a stop is requested, and stops its parts in the order in which
+//! data flows through them.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -117,7 +117,7 @@ impl App {
         self.operators.address()
     }
 
-    /// Runs until `stop` completes, then stops in order.
+    /// Runs until `stop` completes, then shuts down gracefully.
     ///
     /// # Errors
     /// Fails if the spool has failed for good, or if a part of the program ended by itself.
@@ -192,7 +192,7 @@ impl App {
             _ => None,
         };
         spool.close().await;
-        // The listener for operators stops last: they can watch the stop.
+        // The listener for operators stops last, so that they can observe the shutdown.
         stop_admin.cancel();
         admin_server.shutdown().await;
         if let Some(error) = failure.or(failed_late) {

@@ -58,7 +58,7 @@ enum Flow {
     Stalled,
 }
 
-/// Tells a forwarder to stop.
+/// Stops a forwarder.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// No more events will be appended: stop when all are confirmed.
@@ -72,7 +72,7 @@ enum SessionEnd {
     /// The forwarder was stopped.
     Stopped,
     /// Reconnect at once: one event must be handled differently.
-    Again,
+    Reconnect,
     /// The session is lost: pause, then reconnect.
     Lost(SessionError),
 }
@@ -110,7 +110,7 @@ impl<S: Sink> Forwarder<S> {
                     }
                     match end {
                         SessionEnd::Stopped => return,
-                        SessionEnd::Again => continue,
+                        SessionEnd::Reconnect => continue,
                         SessionEnd::Lost(error) => error,
                     }
                 }
@@ -144,8 +144,8 @@ impl<S: Sink> Forwarder<S> {
             connected = timeout(CONNECT_TIMEOUT, self.sink.connect()) => {
                 Some(connected.unwrap_or_else(|elapsed| {
                     let limit = CONNECT_TIMEOUT.as_secs();
-                    let doing = format!("connecting took longer than {limit} s");
-                    Err(SessionError::unavailable(doing, elapsed))
+                    let action = format!("connecting took longer than {limit} s");
+                    Err(SessionError::unavailable(action, elapsed))
                 }))
             }
         }

@@ -87,7 +87,7 @@ pub enum Progress {
     /// The broker accepts nothing for now, for this reason. The session resumes by itself.
     Stalled(String),
     /// The broker accepts events again.
-    Flowing,
+    Resumed,
 }
 
 /// Why a session ended or could not be opened, by how the forwarder handles it.
@@ -106,7 +106,7 @@ pub enum SessionError {
 
 impl SessionError {
     /// Makes an [`Self::Unavailable`] error.
-    pub fn unavailable(doing: impl Into<String>, error: impl Into<BoxError>) -> Self {
-        Self::Unavailable(doing.into(), Some(error.into()))
+    pub fn unavailable(action: impl Into<String>, error: impl Into<BoxError>) -> Self {
+        Self::Unavailable(action.into(), Some(error.into()))
     }
 }

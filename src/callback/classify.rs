@@ -56,7 +56,7 @@ impl<'a> Body<'a> {
     }
 
     /// Whether the body has any field that identifies recalled messages. True if the body is not a JSON object.
-    fn tells_of_a_recall(&self) -> bool {
+    fn has_recall_fields(&self) -> bool {
         match self {
             Self::Object(object) => IDENTITY.iter().any(|field| object.contains_key(field)),
             Self::NoObject | Self::NoJson(_) => true,
@@ -95,7 +95,7 @@ pub fn classify<'a>(query: &Query<'_>, body: &'a [u8]) -> Class<'a> {
     let body = Body::parse(body);
     let in_body = body.command().and_then(Recall::named);
     match (in_query, in_body) {
-        (Some(_), None) if body.command().is_none() && !body.tells_of_a_recall() => Class::Probe,
+        (Some(_), None) if body.command().is_none() && !body.has_recall_fields() => Class::Probe,
         (Some(recall), _) | (None, Some(recall)) => Class::Recall { recall, body },
         (None, None) => Class::Other {
             command: query.command().or(body.command()).map(str::to_owned),

@@ -32,7 +32,7 @@ pub enum IgnoredField {
     Unusable(&'static str),
 }
 
-/// Why the identity of a recall could not be parsed, and which field is at fault.
+/// Why the identity of a recall could not be parsed, and which field is the cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// The body is not JSON.

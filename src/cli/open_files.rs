@@ -8,7 +8,7 @@ use tracing::warn;
 const RESERVE: u64 = 256;
 
 /// Raises the limit as far as the system allows. Logs a warning if it is still too low for the configured number of
-/// connections: further ones would wait in the kernel's backlog in vain.
+/// connections: further connections would wait in the kernel's backlog until their clients give up.
 pub(super) fn raise_nofile_limit(connections: usize) {
     let wanted = (connections as u64).saturating_add(RESERVE);
     match raise() {

@@ -46,11 +46,11 @@ impl PoisonSearch {
     /// This event is refused: it was sent alone.
     pub(super) fn mark_poison_alone(&mut self, seq: Seq, refusal: Refusal) {
         self.mark_poison(seq, refusal);
-        self.found(seq);
+        self.finish_at(seq);
     }
 
     /// This event was found, whether or not it becomes a dead letter.
-    pub(super) const fn found(&mut self, seq: Seq) {
+    pub(super) const fn finish_at(&mut self, seq: Seq) {
         self.alone = Some(seq);
     }
 

@@ -71,7 +71,7 @@ impl<S: Sink> Forwarder<S> {
                         if self.window.is_empty() {
                             quiet_since = Instant::now();
                         }
-                        self.hand_over(rows, session);
+                        self.publish_rows(rows, session);
                         throttle.pause(self.reader.position(), self.spool.status().last).await;
                     }
                     Err(error) => {
@@ -120,7 +120,7 @@ impl<S: Sink> Forwarder<S> {
         Ok(theirs.seq)
     }
 
-    fn hand_over(&mut self, rows: Vec<Row>, session: &mut S::Session) {
+    fn publish_rows(&mut self, rows: Vec<Row>, session: &mut S::Session) {
         let mut to_publish = Vec::with_capacity(rows.len());
         for Row { seq, event } in rows {
             let Some(event) = event else {
@@ -157,7 +157,7 @@ impl<S: Sink> Forwarder<S> {
                     self.state.up();
                 }
             }
-            Ok(Progress::Flowing) => {
+            Ok(Progress::Resumed) => {
                 self.flow = Flow::Flowing;
                 self.state.up();
             }
@@ -167,7 +167,7 @@ impl<S: Sink> Forwarder<S> {
             }
             Ok(Progress::Refused(refused)) => return self.refused(refused, session).await,
             Err(SessionError::Refused(refusal)) => {
-                return Some(self.one_was_refused(refusal).await);
+                return Some(self.handle_session_refusal(refusal).await);
             }
             Err(error) => return Some(SessionEnd::Lost(error)),
         }
@@ -181,30 +181,30 @@ impl<S: Sink> Forwarder<S> {
         refused: Vec<(Seq, Refusal)>,
         session: &mut S::Session,
     ) -> Option<SessionEnd> {
-        let (mut nowhere, mut again) = (Vec::new(), Vec::new());
+        let (mut refused_dead_letters, mut to_republish) = (Vec::new(), Vec::new());
         for (seq, refusal) in refused {
             let Some(mut delivery) = self.window.delivery(seq).cloned() else {
                 continue;
             };
             if delivery.is_dead_letter() {
-                nowhere.push(self.dead_letter(&delivery, &refusal));
+                refused_dead_letters.push(self.dead_letter(&delivery, &refusal));
                 continue;
             }
             self.log_refusal(seq, &refusal);
             self.poison_search.mark_poison(seq, refusal.clone());
             delivery.refusal = Some(refusal);
             self.window.replace(delivery);
-            again.push(seq);
+            to_republish.push(seq);
         }
-        if !again.is_empty() {
-            session.publish(&self.window, &again);
+        if !to_republish.is_empty() {
+            session.publish(&self.window, &to_republish);
         }
-        let error = self.store_dead_letters(nowhere).await.err()?;
+        let error = self.store_dead_letters(refused_dead_letters).await.err()?;
         Some(SessionEnd::Lost(SessionError::unavailable(STORE, error)))
     }
 
     /// Some event in flight was refused, which ended the session. If only one was in flight, it is that one.
-    async fn one_was_refused(&mut self, refusal: Refusal) -> SessionEnd {
+    async fn handle_session_refusal(&mut self, refusal: Refusal) -> SessionEnd {
         let mut in_flight = self.window.in_flight();
         let dead_letters = if refusal.is_of_dead_letters() {
             // No search is needed: the broker accepts none of the dead letters in flight.
@@ -218,16 +218,16 @@ impl<S: Sink> Forwarder<S> {
             match first {
                 Some(_) if others > 0 => {
                     self.poison_search.bisect(others + 1, self.window.last());
-                    return SessionEnd::Again;
+                    return SessionEnd::Reconnect;
                 }
                 Some(delivery) if !delivery.is_dead_letter() => {
                     let seq = delivery.seq;
                     self.log_refusal(seq, &refusal);
                     self.poison_search.mark_poison_alone(seq, refusal);
-                    return SessionEnd::Again;
+                    return SessionEnd::Reconnect;
                 }
                 Some(delivery) => {
-                    self.poison_search.found(delivery.seq);
+                    self.poison_search.finish_at(delivery.seq);
                     vec![self.dead_letter(delivery, &refusal)]
                 }
                 None => Vec::new(),
@@ -237,7 +237,7 @@ impl<S: Sink> Forwarder<S> {
             return SessionEnd::Lost(SessionError::Refused(refusal));
         }
         match self.store_dead_letters(dead_letters).await {
-            Ok(()) => SessionEnd::Again,
+            Ok(()) => SessionEnd::Reconnect,
             Err(error) => SessionEnd::Lost(SessionError::unavailable(STORE, error)),
         }
     }

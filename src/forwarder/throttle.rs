@@ -27,8 +27,8 @@ const RECENT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Throttle {
     last: Seq,
-    came_in: u64,
-    came_in_at: Option<Instant>,
+    arrived: u64,
+    last_arrival_at: Option<Instant>,
 }
 
 impl Throttle {
@@ -36,8 +36,8 @@ impl Throttle {
     pub(super) const fn new(last: Seq) -> Self {
         Self {
             last,
-            came_in: 0,
-            came_in_at: None,
+            arrived: 0,
+            last_arrival_at: None,
         }
     }
 
@@ -46,22 +46,22 @@ impl Throttle {
         let batch = if self.is_alone() {
             BATCH_ALONE
         } else {
-            BATCH.max(self.came_in + self.came_in / 8)
+            BATCH.max(self.arrived + self.arrived / 8)
         };
         usize::try_from(batch).unwrap_or(usize::MAX)
     }
 
     /// Whether no callbacks arrive.
     fn is_alone(&self) -> bool {
-        self.came_in_at.is_none_or(|at| at.elapsed() >= RECENT)
+        self.last_arrival_at.is_none_or(|at| at.elapsed() >= RECENT)
     }
 
     /// Lets other tasks run. `position` is the last event published, `last` the newest event.
     pub(super) async fn pause(&mut self, position: Seq, last: Seq) {
-        self.came_in = last.0.saturating_sub(self.last.0);
+        self.arrived = last.0.saturating_sub(self.last.0);
         self.last = last;
-        if self.came_in > 0 {
-            self.came_in_at = Some(Instant::now());
+        if self.arrived > 0 {
+            self.last_arrival_at = Some(Instant::now());
         }
         let backlog = last.0.saturating_sub(position.0) > BACKLOG;
         if self.is_alone() || !backlog {
@@ -99,7 +99,7 @@ mod tests {
         assert!(!pauses(&mut throttle, 0, 5000).await);
         assert!(pauses(&mut throttle, 64, 5001).await);
         // The next commit may still be in progress.
-        throttle.came_in_at = Some(Instant::now());
+        throttle.last_arrival_at = Some(Instant::now());
         assert!(pauses(&mut throttle, 128, 5001).await);
         sleep(RECENT).await;
         assert!(!pauses(&mut throttle, 192, 5001).await);
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(throttle.batch(), 1000);
         for (last, batch) in [(5010, 64), (5110, 112), (5110, 64)] {
             throttle.pause(Seq(0), Seq(last)).await;
-            throttle.came_in_at = Some(Instant::now());
+            throttle.last_arrival_at = Some(Instant::now());
             assert_eq!(throttle.batch(), batch, "{last}");
         }
         sleep(RECENT).await;

@@ -74,9 +74,9 @@ impl Outcome {
                 "connection failed before the body was complete",
             ),
             Self::Refused(refusal) => fail(StatusCode::FORBIDDEN, &refusal.to_string()),
-            Self::Rejected(fault) => fail(StatusCode::BAD_REQUEST, &fault.to_string()),
-            Self::Dropped(fault, reason) => {
-                let text = format!("{fault}; callback is not stored: {reason}");
+            Self::Rejected(error) => fail(StatusCode::BAD_REQUEST, &error.to_string()),
+            Self::Dropped(error, reason) => {
+                let text = format!("{error}; callback is not stored: {reason}");
                 fail(StatusCode::BAD_REQUEST, &text)
             }
             Self::NotKept(reason) => fail(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string()),

@@ -2,7 +2,7 @@
 //!
 //! Promises beyond those of every sink:
 //! - at most one event of a conversation is unconfirmed, so a nack cannot let a later event overtake it;
-//! - a message that cannot be routed to a queue does not count as confirmed: it is held and published again, or becomes
+//! - a message that cannot be routed to a queue does not count as confirmed: it is retried, or becomes
 //!   a dead letter, as configured by `rabbitmq.unroutable`;
 //! - while the broker blocks publishers (a memory or disk alarm), nothing times out.
 //!
@@ -24,7 +24,7 @@ pub use config::{Config, QueueType, SettingError, ShortName, Tls, Unroutable};
 pub use session::RabbitMqSession;
 
 use super::{SessionError, Sink};
-use connect::Start;
+use connect::Attempt;
 
 /// The name of this sink.
 pub const NAME: &str = "rabbitmq";
@@ -34,7 +34,7 @@ pub const NAME: &str = "rabbitmq";
 pub struct RabbitMq {
     config: Config,
     next_host: usize,
-    start: Start,
+    attempt: Attempt,
     /// Whether the last session, or the last attempt, has confirmed anything.
     last: Option<Arc<AtomicBool>>,
 }
@@ -46,7 +46,7 @@ impl RabbitMq {
         Self {
             config,
             next_host: 0,
-            start: Start::First,
+            attempt: Attempt::First,
             last: None,
         }
     }
@@ -83,8 +83,8 @@ impl Sink for RabbitMq {
         let has_confirmed = Arc::new(AtomicBool::new(false));
         self.last = Some(Arc::clone(&has_confirmed));
         let connected =
-            connect::open(&self.config, uri, self.start, connect::CONNECT_TIMEOUT).await;
-        self.start = Start::Again;
+            connect::open(&self.config, uri, self.attempt, connect::CONNECT_TIMEOUT).await;
+        self.attempt = Attempt::Reconnect;
         Ok(RabbitMqSession::new(
             self.config.clone(),
             connected?,

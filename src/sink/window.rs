@@ -27,7 +27,7 @@ struct Slot {
 }
 
 impl Window {
-    /// How many more events fit: `size` less the events held, or 0 if `bytes` or more are in flight.
+    /// How many more events fit: `size` minus the events in the window, or 0 if `bytes` or more are in flight.
     pub(crate) fn capacity(&self, size: usize, bytes: usize) -> usize {
         if self.bytes >= bytes {
             0

@@ -6,7 +6,7 @@ use super::*;
 
 const APP: u64 = 1_400_000_001;
 
-fn read(query: &str, body: &[u8]) -> Result<ParsedRecall, ParseError> {
+fn parse(query: &str, body: &[u8]) -> Result<ParsedRecall, ParseError> {
     let query = Query::parse(query);
     match classify(&query, body) {
         Class::Recall { recall, body } => parse_recall(
@@ -22,14 +22,14 @@ fn read(query: &str, body: &[u8]) -> Result<ParsedRecall, ParseError> {
 
 fn parsed(body: &str) -> (Value, Vec<IgnoredField>) {
     let query = "ClientIP=127.0.0.1&OptPlatform=RESTAPI";
-    let parsed = read(query, body.as_bytes()).unwrap();
+    let parsed = parse(query, body.as_bytes()).unwrap();
     let event = serde_json::from_slice(&parsed.event.body).unwrap();
     (event, parsed.ignored_fields)
 }
 
-fn fault(body: &str) -> String {
-    let fault = read("", body.as_bytes()).unwrap_err();
-    format!("{}: {fault}", fault.reason())
+fn parse_error(body: &str) -> String {
+    let error = parse("", body.as_bytes()).unwrap_err();
+    format!("{}: {error}", error.reason())
 }
 
 fn group(fields: &str) -> String {
@@ -141,7 +141,7 @@ fn invalid_optional_fields_are_ignored_and_reported() {
 #[test]
 fn invalid_client_fields_are_ignored_and_reported() {
     let body = group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#);
-    let parsed = read("ClientIP=nowhere&OptPlatform=", body.as_bytes()).unwrap();
+    let parsed = parse("ClientIP=nowhere&OptPlatform=", body.as_bytes()).unwrap();
     let event: Value = serde_json::from_slice(&parsed.event.body).unwrap();
     assert!(event["data"].get("client").is_none());
     assert!(
@@ -198,16 +198,16 @@ fn errors_name_the_field_and_the_problem() {
         ),
     ];
     for (fields, expected) in cases {
-        assert_eq!(fault(&group(fields)), expected, "{fields}");
+        assert_eq!(parse_error(&group(fields)), expected, "{fields}");
     }
     assert_eq!(
-        fault(
+        parse_error(
             r#"{"CallbackCommand":"C2C.CallbackAfterMsgWithDraw","From_Account":"a","To_Account":"b","MsgKey":""}"#
         ),
         "messages: MsgKey is empty"
     );
     assert_eq!(
-        fault(
+        parse_error(
             r#"{"CallbackCommand":"OfficialAccount.CallbackAfterMsgWithDraw","Official_Account":"a","WithdrawMsgList":[{"MsgKey":1}]}"#
         ),
         "messages: WithdrawMsgList[0].MsgKey is not a string"
@@ -217,9 +217,9 @@ fn errors_name_the_field_and_the_problem() {
 #[test]
 fn query_and_body_must_name_the_same_command() {
     let body = br#"{"CallbackCommand":"State.StateChange","GroupId":"g"}"#;
-    let fault = read("CallbackCommand=Group.CallbackAfterRecallMsg", body).unwrap_err();
+    let error = parse("CallbackCommand=Group.CallbackAfterRecallMsg", body).unwrap_err();
     assert_eq!(
-        fault.to_string(),
+        error.to_string(),
         "query names Group.CallbackAfterRecallMsg but body names State.StateChange"
     );
 }
@@ -252,8 +252,8 @@ proptest! {
             "GroupId": group, "TopicId": topic, "MsgSeqList": list, "Type": "Public",
         });
         let bytes = serde_json::to_vec(&body).unwrap();
-        let one = read("ClientIP=::1", &bytes).unwrap();
-        let other = read("", &bytes).unwrap();
+        let one = parse("ClientIP=::1", &bytes).unwrap();
+        let other = parse("", &bytes).unwrap();
         prop_assert_eq!(one.event.id, other.event.id);
         let event: Value = serde_json::from_slice(&one.event.body).unwrap();
         prop_assert_eq!(&event["data"]["conversation"]["group_id"], &json!(group));

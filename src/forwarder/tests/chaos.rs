@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use broker::{Act, Chaos, ChaosEnd, Model, Poison};
 
-/// Events in each history; the window is much smaller.
+/// Events in each script; the window is much smaller.
 const EVENTS: u64 = 50;
 const WINDOW: usize = 16;
 
@@ -28,9 +28,9 @@ fn scripts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 fn poisons() -> impl Strategy<Value = BTreeMap<u64, Poison>> {
-    let poison = any::<(bool, bool)>().prop_map(|(ends_session, nowhere)| Poison {
+    let poison = any::<(bool, bool)>().prop_map(|(ends_session, dead_letter_refused)| Poison {
         ends_session,
-        nowhere,
+        dead_letter_refused,
     });
     prop::collection::btree_map(1..=EVENTS, poison, 0..4)
 }
@@ -54,7 +54,7 @@ async fn forward(spool: &Spool, broker: &Chaos, numbers: std::ops::RangeInclusiv
 
 /// Runs a forwarder against a broker that follows the model's script.
 #[expect(clippy::disallowed_methods, reason = "the task is the test's")]
-async fn history(model: Model) {
+async fn run_script(model: Model) {
     let poison = model.poison.clone();
     let folder = TempDir::new().unwrap();
     let config = spool::Config {
@@ -93,7 +93,7 @@ async fn history(model: Model) {
     let model = broker.model();
     let is_down = matches!(state.health(), Health::Down { .. });
     assert_eq!(is_down, model.stalled, "{:?}", state.health());
-    assert_eq!(model.wrong, [""; 0], "{model:?}");
+    assert_eq!(model.violations, [""; 0], "{model:?}");
     let all: Vec<u64> = (1..=EVENTS + WINDOW as u64).collect();
     let healthy: Vec<u64> = all
         .iter()
@@ -101,12 +101,16 @@ async fn history(model: Model) {
         .filter(|seq| !poison.contains_key(seq))
         .collect();
     assert_eq!(Vec::from_iter(model.published.clone()), healthy);
-    let taken = poison.iter().filter(|(_, poison)| !poison.nowhere);
+    let taken = poison
+        .iter()
+        .filter(|(_, poison)| !poison.dead_letter_refused);
     let taken: Vec<u64> = taken.map(|(seq, _)| *seq).collect();
     assert_eq!(Vec::from_iter(model.dead_letters.clone()), taken);
 
-    let nowhere = poison.iter().filter(|(_, poison)| poison.nowhere);
-    let nowhere: Vec<u64> = nowhere.map(|(seq, _)| *seq).collect();
+    let refused = poison
+        .iter()
+        .filter(|(_, poison)| poison.dead_letter_refused);
+    let refused: Vec<u64> = refused.map(|(seq, _)| *seq).collect();
     let kept: Vec<u64> = rusqlite::Connection::open(&config.path)
         .unwrap()
         .prepare("SELECT seq FROM dead_letters ORDER BY seq")
@@ -115,7 +119,7 @@ async fn history(model: Model) {
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap();
-    assert_eq!(kept, nowhere);
+    assert_eq!(kept, refused);
 
     // The window is halved from 16 to 8, 4, 2 and 1. Then the dead letter is sent, and may be refused too.
     let ended = 6 * poison.values().filter(|poison| poison.ends_session).count() as u64;
@@ -135,6 +139,6 @@ proptest! {
     #[test]
     fn no_event_is_lost_under_any_broker_script(script in scripts(), poison in poisons()) {
         let model = Model { script, poison, ..Model::default() };
-        Runtime::new().unwrap().block_on(history(model));
+        Runtime::new().unwrap().block_on(run_script(model));
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Behaviour {
     pub(super) silent: Option<&'static str>,
     pub(super) sessions: usize,
     pub(super) largest_batch: usize,
-    /// How often the sink was told to make smaller batches.
+    /// How often `make_smaller_batches` was called.
     pub(super) made_smaller: usize,
     pub(super) published: Vec<Seq>,
     pub(super) dead_letters: Vec<(Seq, Refusal)>,
@@ -56,7 +56,7 @@ pub(super) struct FakeSession {
     broker: Broker,
     in_flight: Vec<Delivery>,
     confirmed: usize,
-    told: bool,
+    stall_reported: bool,
 }
 
 impl Sink for Broker {
@@ -84,7 +84,7 @@ impl Sink for Broker {
             broker: self.clone(),
             in_flight: Vec::new(),
             confirmed: 0,
-            told: false,
+            stall_reported: false,
         })
     }
 }
@@ -96,8 +96,8 @@ impl FakeSession {
             return None;
         }
         if let Some(reason) = behaviour.silent {
-            let tell = !reason.is_empty() && !std::mem::replace(&mut self.told, true);
-            return tell.then(|| Ok(Progress::Stalled(reason.to_owned())));
+            let report = !reason.is_empty() && !std::mem::replace(&mut self.stall_reported, true);
+            return report.then(|| Ok(Progress::Stalled(reason.to_owned())));
         }
         behaviour.largest_batch = behaviour.largest_batch.max(self.in_flight.len());
         let is_poison = |delivery: &Delivery| {

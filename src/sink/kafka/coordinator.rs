@@ -85,9 +85,9 @@ impl Coordinator {
         let open = move || {
             let deadline = Instant::now() + INIT_TIMEOUT;
             let cancelled = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
-            let failed = |doing: &str| {
-                let doing = format!("{doing} {id}");
-                move |error: KafkaError| SessionError::unavailable(doing, error)
+            let failed = |action: &str| {
+                let action = format!("{action} {id}");
+                move |error: KafkaError| SessionError::unavailable(action, error)
             };
             // This fences an earlier producer, and waits until its transaction has ended.
             retry(cancelled, || producer.init_transactions(CALL_TIMEOUT)).map_err(failed(

@@ -79,13 +79,13 @@ impl Partitions {
 
     /// A partition whose records have been in flight for so long that its broker may have forgotten this producer. Only
     /// a new producer can continue there.
-    pub(super) fn forgotten(&self, now: Instant) -> Option<Partition> {
-        let forgotten = |state: &PartitionState| {
+    pub(super) fn possibly_expired(&self, now: Instant) -> Option<Partition> {
+        let possibly_expired = |state: &PartitionState| {
             state.in_flight > 0 && now.saturating_duration_since(state.since) >= KNOWN_FOR
         };
         let mut partitions = self.0.iter();
         partitions
-            .find(|(_, state)| forgotten(state))
+            .find(|(_, state)| possibly_expired(state))
             .map(|(partition, _)| *partition)
     }
 }
@@ -177,11 +177,11 @@ mod tests {
         partitions.sent(ONE, start);
         let just_before = start + Duration::from_secs(3599);
         partitions.sent(ONE, just_before);
-        assert_eq!(partitions.forgotten(just_before), None);
+        assert_eq!(partitions.possibly_expired(just_before), None);
         let later = start + Duration::from_secs(3600);
-        assert_eq!(partitions.forgotten(later), Some(ONE));
+        assert_eq!(partitions.possibly_expired(later), Some(ONE));
         assert!(waiting(&mut partitions, later).is_empty());
-        assert_eq!(partitions.forgotten(later), None);
+        assert_eq!(partitions.possibly_expired(later), None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Producer {
             .map_err(|error| SessionError::unavailable("could not create a producer", error))?;
         let over = Arc::new(AtomicBool::new(false));
         let counts = Arc::new(OnceLock::new());
-        let (tell_end, ended) = oneshot::channel();
+        let (exit_sender, ended) = oneshot::channel();
         let poller = Poller {
             producer: Arc::clone(&producer),
             topic: topic.to_owned(),
@@ -68,7 +68,7 @@ impl Producer {
             .spawn(move || {
                 poller.run();
                 drop(poller);
-                let _ = tell_end.send(());
+                let _ = exit_sender.send(());
             })
             .map_err(|error| {
                 SessionError::unavailable("could not start the producer's poll thread", error)
@@ -112,7 +112,7 @@ impl Producer {
     /// Waits for the next report. Cancel safe.
     pub(super) async fn progress(&mut self, window: &Window) -> Result<Progress, SessionError> {
         loop {
-            if let Some(partition) = self.partitions.forgotten(Instant::now()) {
+            if let Some(partition) = self.partitions.possibly_expired(Instant::now()) {
                 let reason = format!(
                     "partition {} has confirmed nothing for an hour; reconnecting",
                     partition.number

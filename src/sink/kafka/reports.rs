@@ -165,7 +165,7 @@ impl Inbox {
             return Some(Ok(ProducerReport::Other(if self.stalled.now {
                 Progress::Stalled(self.stalled.reason.clone())
             } else {
-                Progress::Flowing
+                Progress::Resumed
             })));
         }
         match &self.failure {

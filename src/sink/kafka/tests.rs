@@ -160,7 +160,7 @@ async fn no_record_overtakes_a_refused_first_record() {
 }
 
 /// Errors in sending a transaction's records.
-const OF_RECORDS: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
+const RECORD_ERRORS: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     (
         RDKafkaApiKey::Produce,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS,
@@ -172,7 +172,7 @@ const OF_RECORDS: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
 ];
 
 /// Errors in committing its offset, after all records have arrived.
-const OF_THE_OFFSET: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
+const OFFSET_ERRORS: [(RDKafkaApiKey, RDKafkaRespErr); 2] = [
     (
         RDKafkaApiKey::AddOffsetsToTxn,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
@@ -197,7 +197,7 @@ async fn publish_while_failing(
 
 #[tokio::test]
 async fn a_failed_offset_commit_is_aborted_and_retried() {
-    for failing in OF_THE_OFFSET {
+    for failing in OFFSET_ERRORS {
         let (confirmed, end) = publish_while_failing(failing, 1).await;
         let all: Vec<u64> = (1..=20).collect();
         assert_eq!(confirmed, all, "{failing:?}: {end:?}");
@@ -207,8 +207,8 @@ async fn a_failed_offset_commit_is_aborted_and_retried() {
 
 #[tokio::test]
 async fn a_transaction_that_keeps_failing_ends_the_session() {
-    let all = OF_THE_OFFSET.map(|failing| (failing, 100));
-    for (failing, times) in all.into_iter().chain(OF_RECORDS.map(|it| (it, 1))) {
+    let all = OFFSET_ERRORS.map(|failing| (failing, 100));
+    for (failing, times) in all.into_iter().chain(RECORD_ERRORS.map(|it| (it, 1))) {
         let (confirmed, end) = publish_while_failing(failing, times).await;
         assert!(confirmed.is_empty(), "{failing:?}: {confirmed:?}");
         assert!(
@@ -221,7 +221,7 @@ async fn a_transaction_that_keeps_failing_ends_the_session() {
 /// The error names the reason, not only that librdkafka has purged the records.
 #[tokio::test]
 async fn authorization_failure_is_named_in_the_error() {
-    let (_, end) = publish_while_failing(OF_RECORDS[1], 1).await;
+    let (_, end) = publish_while_failing(RECORD_ERRORS[1], 1).await;
     let reason = end.expect("an end").to_string();
     assert!(reason.contains("authorization failed"), "{reason}");
 }
@@ -232,7 +232,7 @@ async fn a_failed_abort_ends_the_session() {
     let brokers = Brokers::start(1);
     let mut sink = brokers.sink_with(true);
     let session = sink.connect().await.unwrap();
-    let (request, error) = OF_THE_OFFSET[0];
+    let (request, error) = OFFSET_ERRORS[0];
     brokers.0.request_errors(request, &[error]);
     let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
     brokers

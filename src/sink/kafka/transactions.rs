@@ -63,7 +63,7 @@ struct Batch {
     seqs: Vec<Seq>,
     stage: Stage,
     /// When the batch last made progress.
-    news: Instant,
+    last_progress: Instant,
     /// How often the batch may still be sent again.
     tries: u8,
 }
@@ -155,7 +155,7 @@ impl Transactions {
                         biased;
                         outcome = committing => outcome.map_err(stopping)?,
                         progress = producer.progress(window) => return progress,
-                        () = sleep_until(batch.news + COMMITTING_TIMEOUT) => return Err(silence()),
+                        () = sleep_until(batch.last_progress + COMMITTING_TIMEOUT) => return Err(silence()),
                     };
                     match outcome {
                         Ok(()) => {
@@ -164,8 +164,8 @@ impl Transactions {
                             }
                         }
                         Err(error) if batch.tries == 0 || !is_abortable(&error) => {
-                            let doing = "could not commit a transaction";
-                            return Err(SessionError::unavailable(doing, error));
+                            let action = "could not commit a transaction";
+                            return Err(SessionError::unavailable(action, error));
                         }
                         Err(error) => {
                             debug!(%error, "aborting a transaction, to send its batch again");
@@ -243,14 +243,14 @@ impl Batch {
         Self {
             stage: Stage::Sending(seqs.len()),
             seqs,
-            news: Instant::now(),
+            last_progress: Instant::now(),
             tries: TRIES,
         }
     }
 
     fn enter(&mut self, stage: Stage) {
         self.stage = stage;
-        self.news = Instant::now();
+        self.last_progress = Instant::now();
     }
 
     /// Waits for the producer's next progress. Fails if there is none `within` this time after the last.
@@ -260,9 +260,9 @@ impl Batch {
         window: &Window,
         producer: &mut Producer,
     ) -> Result<Progress, SessionError> {
-        let progress = timeout_at(self.news + within, producer.progress(window)).await;
+        let progress = timeout_at(self.last_progress + within, producer.progress(window)).await;
         let progress = progress.map_err(|_| silence())??;
-        self.news = Instant::now();
+        self.last_progress = Instant::now();
         Ok(progress)
     }
 

@@ -50,7 +50,7 @@ impl Default for Config {
             queue_type: QueueType::Quorum,
             window: 2000,
             confirm_timeout: Timeout::from_secs(30),
-            unroutable: Unroutable::Hold,
+            unroutable: Unroutable::Retry,
         }
     }
 }
@@ -85,8 +85,9 @@ pub enum QueueType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unroutable {
-    /// Hold it, and publish it again until a queue is bound.
-    Hold,
+    /// Publish it again until a queue is bound.
+    #[serde(rename = "hold")]
+    Retry,
     /// Publish it as a dead letter.
     DeadLetter,
 }

@@ -25,9 +25,9 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether this is the first connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum Attempt {
     First,
-    Again,
+    Reconnect,
 }
 
 /// A connection whose exchange, queues and binding are declared.
@@ -41,7 +41,7 @@ pub(super) struct Connected {
 pub(super) async fn open(
     config: &Config,
     uri: AMQPUri,
-    start: Start,
+    attempt: Attempt,
     limit: Duration,
 ) -> Result<Connected, SessionError> {
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
@@ -53,7 +53,7 @@ pub(super) async fn open(
         // If connecting fails or times out, dropping this ends lapin's thread.
         let shutdown = socket.shutdown_on_drop();
         let connection = connect(uri, tls, properties, socket, limit).await?;
-        if start == Start::Again {
+        if attempt == Attempt::Reconnect {
             sleep(RESTART_PAUSE).await;
         }
         let mut channels = Vec::with_capacity(CHANNELS);
@@ -231,7 +231,7 @@ mod tests {
                 let uri = format!("{scheme}://guest:guest@127.0.0.1:{port}").parse();
                 let limit = Duration::from_millis(300);
                 let config = Config::default();
-                let opened = open(&config, uri.unwrap(), Start::First, limit).await;
+                let opened = open(&config, uri.unwrap(), Attempt::First, limit).await;
                 let error = opened.unwrap_err().to_string();
                 // Either our timeout or the same timeout on lapin's thread fires first.
                 let given_up = error.contains("took longer") || error.contains("could not connect");

@@ -9,7 +9,7 @@ use crate::sink::Delivery;
 #[derive(Debug, Default)]
 pub(super) struct KeyedQueue {
     /// The keys that have a message ready or in flight, each with the messages waiting for that one.
-    busy: HashMap<Box<str>, VecDeque<Seq>>,
+    active: HashMap<Box<str>, VecDeque<Seq>>,
     ready: VecDeque<Seq>,
 }
 
@@ -21,13 +21,13 @@ fn key(delivery: &Delivery) -> Option<&str> {
 impl KeyedQueue {
     /// Adds a message after all others of its key.
     pub(super) fn push(&mut self, delivery: &Delivery) {
-        let waiting = key(delivery).and_then(|key| self.busy.get_mut(key));
+        let waiting = key(delivery).and_then(|key| self.active.get_mut(key));
         if let Some(waiting) = waiting {
             waiting.push_back(delivery.seq);
             return;
         }
         if let Some(key) = key(delivery) {
-            self.busy.insert(key.into(), VecDeque::new());
+            self.active.insert(key.into(), VecDeque::new());
         }
         self.ready.push_back(delivery.seq);
     }
@@ -49,10 +49,10 @@ impl KeyedQueue {
     /// Removes a message that was confirmed or refused. The next message of its key becomes ready.
     pub(super) fn complete(&mut self, delivery: &Delivery) {
         let Some(key) = key(delivery) else { return };
-        match self.busy.get_mut(key).and_then(VecDeque::pop_front) {
+        match self.active.get_mut(key).and_then(VecDeque::pop_front) {
             Some(next) => self.ready.push_back(next),
             None => {
-                self.busy.remove(key);
+                self.active.remove(key);
             }
         }
     }
@@ -88,28 +88,28 @@ mod tests {
         Push(Option<u8>),
         Take(usize),
         /// Completes one of the messages in flight.
-        Done(usize),
+        Complete(usize),
         /// Requeues one of the messages in flight.
-        Again(usize),
+        Requeue(usize),
     }
 
     fn steps() -> impl Strategy<Value = Vec<KeyedStep>> {
         let step = prop_oneof![
             4 => prop::option::weighted(0.8, 0..4_u8).prop_map(KeyedStep::Push),
             2 => (0..4_usize).prop_map(KeyedStep::Take),
-            2 => any::<usize>().prop_map(KeyedStep::Done),
-            1 => any::<usize>().prop_map(KeyedStep::Again),
+            2 => any::<usize>().prop_map(KeyedStep::Complete),
+            1 => any::<usize>().prop_map(KeyedStep::Requeue),
         ];
         prop::collection::vec(step, 1..120)
     }
 
     /// Whether `seq` may be published: no earlier message of its key is incomplete, or it has no key.
-    fn is_next(open: &[(u64, Option<u8>)], seq: u64) -> bool {
-        let key = open
+    fn is_next(incomplete: &[(u64, Option<u8>)], seq: u64) -> bool {
+        let key = incomplete
             .iter()
             .find(|(other, _)| *other == seq)
             .and_then(|(_, key)| *key);
-        let first = open
+        let first = incomplete
             .iter()
             .find(|(_, other)| key.is_some() && *other == key);
         first.is_none_or(|(first, _)| *first == seq)
@@ -122,35 +122,35 @@ mod tests {
         fn only_the_oldest_message_of_each_key_is_ready(steps in steps()) {
             let mut queue = KeyedQueue::default();
             // The incomplete messages, in the order in which they were added.
-            let mut open: Vec<(u64, Option<u8>)> = Vec::new();
-            let mut under_way: Vec<Delivery> = Vec::new();
+            let mut incomplete: Vec<(u64, Option<u8>)> = Vec::new();
+            let mut in_flight: Vec<Delivery> = Vec::new();
             for (seq, step) in (1..).zip(steps) {
                 match step {
                     KeyedStep::Push(key) => {
                         queue.push(&message(seq, key));
-                        open.push((seq, key));
+                        incomplete.push((seq, key));
                     }
                     KeyedStep::Take(limit) => {
                         let taken = queue.take_ready(limit);
                         prop_assert!(taken.len() <= limit);
                         for seq in taken {
-                            prop_assert!(is_next(&open, seq.0), "{seq} of {open:?}");
-                            let key = open.iter().find(|(open, _)| *open == seq.0).unwrap().1;
-                            under_way.push(message(seq.0, key));
+                            prop_assert!(is_next(&incomplete, seq.0), "{seq} of {incomplete:?}");
+                            let key = incomplete.iter().find(|(incomplete, _)| *incomplete == seq.0).unwrap().1;
+                            in_flight.push(message(seq.0, key));
                         }
                     }
-                    KeyedStep::Done(which) if !under_way.is_empty() => {
-                        let message = under_way.remove(which % under_way.len());
+                    KeyedStep::Complete(which) if !in_flight.is_empty() => {
+                        let message = in_flight.remove(which % in_flight.len());
                         queue.complete(&message);
-                        open.retain(|(seq, _)| *seq != message.seq.0);
+                        incomplete.retain(|(seq, _)| *seq != message.seq.0);
                     }
-                    KeyedStep::Again(which) if !under_way.is_empty() => {
-                        queue.requeue(under_way.remove(which % under_way.len()).seq);
+                    KeyedStep::Requeue(which) if !in_flight.is_empty() => {
+                        queue.requeue(in_flight.remove(which % in_flight.len()).seq);
                     }
-                    KeyedStep::Done(_) | KeyedStep::Again(_) => {}
+                    KeyedStep::Complete(_) | KeyedStep::Requeue(_) => {}
                 }
-                let ready = open.iter().filter(|(seq, _)| {
-                    is_next(&open, *seq) && under_way.iter().all(|taken| taken.seq.0 != *seq)
+                let ready = incomplete.iter().filter(|(seq, _)| {
+                    is_next(&incomplete, *seq) && in_flight.iter().all(|taken| taken.seq.0 != *seq)
                 });
                 let ready = ready.count();
                 prop_assert_eq!(queue.ready.len(), ready);
@@ -164,14 +164,14 @@ mod tests {
         fn messages_of_a_key_complete_in_order(
             keys in prop::collection::vec(0..4_u8, 1..60),
             limits in prop::collection::vec(1..5_usize, 200),
-            again in prop::collection::vec(prop::bool::weighted(0.3), 400),
+            requeue in prop::collection::vec(prop::bool::weighted(0.3), 400),
         ) {
             let mut queue = KeyedQueue::default();
             for (seq, key) in keys.iter().enumerate() {
                 queue.push(&message(seq as u64, Some(*key)));
             }
-            let mut again = again.into_iter();
-            let mut through: Vec<(u8, u64)> = Vec::new();
+            let mut requeue = requeue.into_iter();
+            let mut completed: Vec<(u8, u64)> = Vec::new();
             let key_of = |seq: Seq| keys[usize::try_from(seq.0).unwrap()];
             for limit in limits.into_iter().chain(std::iter::repeat_n(10, 100)) {
                 let batch = queue.take_ready(limit);
@@ -180,20 +180,20 @@ mod tests {
                 keys_in_batch.dedup();
                 prop_assert_eq!(keys_in_batch.len(), batch.len());
                 for seq in batch {
-                    if again.next().unwrap_or(false) {
+                    if requeue.next().unwrap_or(false) {
                         queue.requeue(seq);
                     } else {
                         queue.complete(&message(seq.0, Some(key_of(seq))));
-                        through.push((key_of(seq), seq.0));
+                        completed.push((key_of(seq), seq.0));
                     }
                 }
             }
-            prop_assert_eq!(through.len(), keys.len());
+            prop_assert_eq!(completed.len(), keys.len());
             for key in 0..4_u8 {
-                let seqs: Vec<u64> = through.iter().filter(|(other, _)| *other == key).map(|(_, s)| *s).collect();
+                let seqs: Vec<u64> = completed.iter().filter(|(other, _)| *other == key).map(|(_, s)| *s).collect();
                 prop_assert!(seqs.is_sorted());
             }
-            prop_assert!(queue.busy.is_empty());
+            prop_assert!(queue.active.is_empty());
         }
     }
 }

@@ -43,15 +43,15 @@ pub struct RabbitMqSession {
     batches: FuturesUnordered<BoxFuture<'static, PublishBatch>>,
     queue: KeyedQueue,
     /// Messages to publish again, and when.
-    retrying: VecDeque<(Instant, Seq)>,
+    retry_queue: VecDeque<(Instant, Seq)>,
     /// Messages that were nacked or returned at least once and are not confirmed yet. While there are any, the sink
     /// counts as stalled.
-    not_accepted: BTreeSet<Seq>,
+    retried: BTreeSet<Seq>,
     refused: Vec<(Seq, Refusal)>,
     /// Why our own queue must have been deleted: it is bound to everything, yet a message was returned.
     queue_gone: Option<String>,
     stalled: Option<String>,
-    to_tell: bool,
+    unreported: bool,
     /// The heartbeat of the batch on each busy channel.
     heartbeats: BTreeMap<ChannelId, Heartbeat>,
     /// Shared with the sink: a host that confirms nothing is not tried again at once.
@@ -81,12 +81,12 @@ impl RabbitMqSession {
             idle: connected.channels,
             batches: FuturesUnordered::new(),
             queue: KeyedQueue::default(),
-            retrying: VecDeque::new(),
-            not_accepted: BTreeSet::new(),
+            retry_queue: VecDeque::new(),
+            retried: BTreeSet::new(),
             refused: Vec::new(),
             queue_gone: None,
             stalled: None,
-            to_tell: false,
+            unreported: false,
             heartbeats: BTreeMap::new(),
             has_confirmed,
             check_at: now + CHECK,
@@ -159,7 +159,7 @@ impl RabbitMqSession {
         if !confirmed.is_empty() {
             self.has_confirmed.store(true, Ordering::Relaxed);
         }
-        if self.not_accepted.is_empty() && !self.connection.status().blocked() {
+        if self.retried.is_empty() && !self.connection.status().blocked() {
             self.set_stalled(None);
         }
         Ok(confirmed)
@@ -167,7 +167,7 @@ impl RabbitMqSession {
 
     fn complete(&mut self, delivery: &Delivery) {
         self.queue.complete(delivery);
-        self.not_accepted.remove(&delivery.seq);
+        self.retried.remove(&delivery.seq);
     }
 
     fn refuse(&mut self, delivery: &Delivery, reason: &'static str, detail: String) {
@@ -177,24 +177,24 @@ impl RabbitMqSession {
     }
 
     fn retry(&mut self, seq: Seq, reason: String) {
-        self.not_accepted.insert(seq);
-        self.retrying.push_back((Instant::now() + RETRY, seq));
+        self.retried.insert(seq);
+        self.retry_queue.push_back((Instant::now() + RETRY, seq));
         self.set_stalled(Some(reason));
     }
 
     fn set_stalled(&mut self, stalled: Option<String>) {
         // Also report it if only the reason has changed: operators read the reason.
         if self.stalled != stalled {
-            self.to_tell = true;
+            self.unreported = true;
             self.stalled = stalled;
         }
     }
 
     fn requeue_due(&mut self) {
         let now = Instant::now();
-        while let Some((due, _)) = self.retrying.front()
+        while let Some((due, _)) = self.retry_queue.front()
             && *due <= now
-            && let Some((_, seq)) = self.retrying.pop_front()
+            && let Some((_, seq)) = self.retry_queue.pop_front()
         {
             self.queue.requeue(seq);
         }
@@ -218,7 +218,7 @@ impl RabbitMqSession {
             self.heartbeats.values().for_each(Heartbeat::beat);
             let reason = "broker blocks publishers because of a memory or disk alarm";
             self.set_stalled(Some(reason.to_owned()));
-        } else if self.not_accepted.is_empty() {
+        } else if self.retried.is_empty() {
             self.set_stalled(None);
         }
         let limit = *self.config.confirm_timeout;
@@ -277,16 +277,19 @@ impl Session for RabbitMqSession {
             if !self.refused.is_empty() {
                 return Ok(Progress::Refused(std::mem::take(&mut self.refused)));
             }
-            if self.to_tell {
-                self.to_tell = false;
+            if self.unreported {
+                self.unreported = false;
                 return Ok(match &self.stalled {
                     Some(reason) => Progress::Stalled(reason.clone()),
-                    None => Progress::Flowing,
+                    None => Progress::Resumed,
                 });
             }
             self.requeue_due();
             self.start_batches(window);
-            let retry_at = self.retrying.front().map_or(self.check_at, |(due, _)| *due);
+            let retry_at = self
+                .retry_queue
+                .front()
+                .map_or(self.check_at, |(due, _)| *due);
             tokio::select! {
                 Some(batch) = self.batches.next() => {
                     let confirmed = self.handle(batch, window)?;

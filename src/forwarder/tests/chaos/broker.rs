@@ -29,7 +29,7 @@ pub(super) enum ChaosEnd {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Poison {
     pub(super) ends_session: bool,
-    pub(super) nowhere: bool,
+    pub(super) dead_letter_refused: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,14 +39,14 @@ pub(super) struct Model {
     pub(super) sessions: u64,
     pub(super) lost: u64,
     /// Events that were confirmed, or whose dead letters were refused too: they must not be published again.
-    pub(super) done: BTreeSet<u64>,
+    pub(super) finished: BTreeSet<u64>,
     pub(super) published: BTreeSet<u64>,
     pub(super) dead_letters: BTreeSet<u64>,
     /// The broker has reported that it does not accept some event, even if it confirms others.
     pub(super) stalled: bool,
     /// Once, nothing is confirmed until this many are in flight.
     pub(super) wait_for: usize,
-    pub(super) wrong: Vec<String>,
+    pub(super) violations: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -60,9 +60,9 @@ impl Chaos {
         let mut model = self.model.lock().unwrap();
         // At each access, check that the cursor has not passed an event whose outcome was not reported.
         let cursor = self.cursor.get().map_or(0, |cursor| cursor.position().0);
-        if let Some(passed) = (1..=cursor).find(|seq| !model.done.contains(seq)) {
-            let wrong = format!("the cursor is at {cursor}, but {passed} is not confirmed");
-            model.wrong.push(wrong);
+        if let Some(passed) = (1..=cursor).find(|seq| !model.finished.contains(seq)) {
+            let violation = format!("the cursor is at {cursor}, but {passed} is not confirmed");
+            model.violations.push(violation);
         }
         model
     }
@@ -113,7 +113,9 @@ impl ChaosSession {
             None => model.published.insert(seq),
             Some(refusal) if refusal == Self::refusal(seq) => model.dead_letters.insert(seq),
             Some(refusal) => {
-                model.wrong.push(format!("{seq} was refused as {refusal}"));
+                model
+                    .violations
+                    .push(format!("{seq} was refused as {refusal}"));
                 true
             }
         };
@@ -133,7 +135,7 @@ impl ChaosSession {
             .unwrap_or(Act::Confirm(3, ChaosEnd::Oldest));
         let refused = |model: &Model, delivery: &Delivery| {
             let poison = *model.poison.get(&delivery.seq.0)?;
-            (delivery.refusal.is_none() || poison.nowhere).then_some(poison)
+            (delivery.refusal.is_none() || poison.dead_letter_refused).then_some(poison)
         };
         match act {
             Act::Confirm(count, end) => {
@@ -148,7 +150,7 @@ impl ChaosSession {
                         break;
                     };
                     let seq = self.take(&mut model, index);
-                    model.done.insert(seq);
+                    model.finished.insert(seq);
                     confirmed.push(Seq(seq));
                 }
                 if confirmed.is_empty() {
@@ -171,7 +173,7 @@ impl ChaosSession {
             }
             Act::Flow => {
                 model.stalled = false;
-                Some(Ok(Progress::Flowing))
+                Some(Ok(Progress::Resumed))
             }
         }
     }
@@ -181,9 +183,11 @@ impl ChaosSession {
         let seq = self.in_flight[0].seq.0;
         let poison = model.poison[&seq];
         let alone = self.in_flight.len() == 1;
-        if poison.nowhere && self.in_flight[0].refusal.is_some() && (alone || !poison.ends_session)
+        if poison.dead_letter_refused
+            && self.in_flight[0].refusal.is_some()
+            && (alone || !poison.ends_session)
         {
-            model.done.insert(seq);
+            model.finished.insert(seq);
         }
         if poison.ends_session {
             return Err(SessionError::Refused(Self::refusal(seq)));
@@ -200,19 +204,21 @@ impl Session for ChaosSession {
         let mut model = broker.model();
         for delivery in deliveries {
             let seq = delivery.seq.0;
-            let again = !self.delivered.insert(seq) && delivery.refusal.is_none();
-            if again || model.done.contains(&seq) {
-                model.wrong.push(format!("{seq} came again"));
+            let is_repeated = !self.delivered.insert(seq) && delivery.refusal.is_none();
+            if is_repeated || model.finished.contains(&seq) {
+                model.violations.push(format!("{seq} was published again"));
             }
-            let ahead = self.in_flight.last().map_or(0, |last| last.seq.0);
-            if delivery.refusal.is_none() && seq < ahead {
-                model.wrong.push(format!("{seq} came after {ahead}"));
+            let newest = self.in_flight.last().map_or(0, |last| last.seq.0);
+            if delivery.refusal.is_none() && seq < newest {
+                model
+                    .violations
+                    .push(format!("{seq} was published after {newest}"));
             }
             self.in_flight.push(delivery);
         }
         if self.in_flight.len() > WINDOW {
             model
-                .wrong
+                .violations
                 .push(format!("{} in flight", self.in_flight.len()));
         }
     }
