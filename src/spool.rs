@@ -138,9 +138,15 @@ impl Spool {
     ///
     /// # Errors
     /// As [`Self::append`].
-    pub async fn store_dead_letters(&self, letters: Vec<DeadLetter>) -> Result<(), AppendError> {
+    pub async fn store_dead_letters(
+        &self,
+        dead_letters: Vec<DeadLetter>,
+    ) -> Result<(), AppendError> {
         let (reply, outcome) = oneshot::channel();
-        self.put(WriterCommand::StoreDeadLetters { letters, reply })?;
+        self.put(WriterCommand::StoreDeadLetters {
+            dead_letters,
+            reply,
+        })?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 

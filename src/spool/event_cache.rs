@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::event::{Event, Seq};
 
-/// The size of the cache in bytes. In tests it is so small that readers fall behind.
+/// The size of the cache in bytes. In tests it is small, so that readers must read the file.
 const BYTES: usize = if cfg!(test) { 4 << 10 } else { 512 << 10 };
 
 /// The memory that an event takes in addition to its body.

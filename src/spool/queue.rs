@@ -16,7 +16,7 @@ use super::dead_letter::DeadLetter;
 use crate::event::Event;
 
 /// How many times at most the gathering caller yields before it wakes the writer.
-const ROUNDS: usize = 4;
+const MAX_YIELDS: usize = 4;
 
 /// When a batch has this many bytes, no more events are added to it, so that a commit of large events does not delay
 /// the others for long.
@@ -27,7 +27,7 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 pub(super) enum WriterCommand {
     Append(Append),
     StoreDeadLetters {
-        letters: Vec<DeadLetter>,
+        dead_letters: Vec<DeadLetter>,
         reply: oneshot::Sender<Result<(), AppendError>>,
     },
     Close,
@@ -120,7 +120,7 @@ impl Queue {
             Gathering(self)
         };
         let mut before = 1;
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_YIELDS {
             yield_now().await;
             let now = self.state().commands.len();
             if now == before {

@@ -182,20 +182,24 @@ impl Store {
     /// Rejected callbacks were checked against `spool.max_dead_letter_bytes` when they were appended.
     pub(super) fn store_dead_letters(
         &mut self,
-        letters: &[DeadLetter],
+        dead_letters: &[DeadLetter],
         cursors: &BTreeMap<String, Cursor>,
     ) -> Result<(), AppendError> {
-        let wanted = letters
+        let wanted = dead_letters
             .iter()
-            .map(|letter| quota::cost(letter.event.body.len()))
+            .map(|dead_letter| quota::cost(dead_letter.event.body.len()))
             .sum();
         let free = self.make_space(wanted, cursors)?;
         if free.bytes < wanted {
             return Err(AppendError::Full(self.explain(free)));
         }
         let bytes = |counts: fn(Kind) -> bool| -> u64 {
-            let counted = letters.iter().filter(|letter| counts(letter.event.kind));
-            counted.map(|letter| letter.event.body.len() as u64).sum()
+            let counted = dead_letters
+                .iter()
+                .filter(|dead_letter| counts(dead_letter.event.kind));
+            counted
+                .map(|dead_letter| dead_letter.event.body.len() as u64)
+                .sum()
         };
         // Rejected callbacks were counted when they were appended.
         let new = bytes(|kind| kind != Kind::Rejected);
@@ -214,7 +218,7 @@ impl Store {
                 event,
                 reason,
                 detail,
-            } in letters
+            } in dead_letters
             {
                 insert.execute(params![
                     sink,

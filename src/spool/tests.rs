@@ -272,15 +272,15 @@ async fn seqs_are_never_reused_after_the_spool_was_empty() {
 async fn dead_letters_are_stored_on_disk() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
-    let letter = |seq: u64| DeadLetter {
+    let dead_letter = |seq: u64| DeadLetter {
         sink: "sink",
         seq: Seq(seq),
         event: Arc::new(event(seq.into())),
         reason: "too_large",
         detail: "1 MiB".to_owned(),
     };
-    let letters = (1..=3).map(letter).collect();
-    spool.store_dead_letters(letters).await.unwrap();
+    let dead_letters = (1..=3).map(dead_letter).collect();
+    spool.store_dead_letters(dead_letters).await.unwrap();
     spool.close().await;
     assert_eq!(rows_on_disk(&config(&folder).path, "dead_letters"), 3);
 }

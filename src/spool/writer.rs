@@ -44,7 +44,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     let prepare = |store: &mut Store| store.reconcile_cursors(sinks).and_then(|()| store.gaps());
     let mut store = Store::open(config)?;
     let gaps = match prepare(&mut store) {
-        // Of damage that opening the file did not meet: the next opening salvages.
+        // Opening the file did not detect this damage. Mark it, so that the next opening salvages.
         Err(AppendError::Damaged(what)) => {
             error!(
                 code = "spool_damaged",
@@ -121,13 +121,13 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
 
 struct Writer {
     store: Store,
-    /// Separate from `maintaining`: appends may fail while the maintenance works, and the other way round.
+    /// Separate from `maintaining`: appends may fail while the maintenance succeeds, and vice versa.
     appending: SuspectedDamage,
     maintaining: SuspectedDamage,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     maintenance_due: Instant,
-    /// The writer was told to close, and did so in order.
+    /// The writer was closed and has ended gracefully.
     closed: bool,
 }
 
@@ -150,7 +150,7 @@ type Waiter = (
 );
 
 /// Dead letters, and their waiter.
-type LettersWaiter = (Vec<DeadLetter>, oneshot::Sender<Result<(), AppendError>>);
+type DeadLettersWaiter = (Vec<DeadLetter>, oneshot::Sender<Result<(), AppendError>>);
 
 impl Writer {
     fn run(mut self) {
@@ -163,21 +163,24 @@ impl Writer {
             let taken = self.queue.take(GROUP, timeout);
             self.shared.stall.begin();
             let mut closing = taken.is_none();
-            let mut dead_letters = Vec::new();
+            let mut dead_letter_groups = Vec::new();
             for command in taken.into_iter().flatten() {
                 match command {
                     WriterCommand::Append(append) => {
                         events.push(append.event);
                         waiters.push((append.reply, append.permit));
                     }
-                    WriterCommand::StoreDeadLetters { letters, reply } => {
-                        dead_letters.push((letters, reply));
+                    WriterCommand::StoreDeadLetters {
+                        dead_letters,
+                        reply,
+                    } => {
+                        dead_letter_groups.push((dead_letters, reply));
                     }
                     WriterCommand::Close => closing = true,
                 }
             }
             if self
-                .work(&mut events, &mut waiters, dead_letters, closing)
+                .work(&mut events, &mut waiters, dead_letter_groups, closing)
                 .is_err()
             {
                 return;
@@ -198,16 +201,16 @@ impl Writer {
         &mut self,
         events: &mut Vec<Arc<Event>>,
         waiters: &mut Vec<Waiter>,
-        dead_letters: Vec<LettersWaiter>,
+        dead_letter_groups: Vec<DeadLettersWaiter>,
         closing: bool,
     ) -> Result<(), AppendError> {
         if !events.is_empty() {
             self.commit(events, waiters)?;
         }
-        for (letters, reply) in dead_letters {
+        for (dead_letters, reply) in dead_letter_groups {
             let outcome = self
                 .store
-                .store_dead_letters(&letters, &self.shared.cursors);
+                .store_dead_letters(&dead_letters, &self.shared.cursors);
             let _ = reply.send(outcome.clone());
             match outcome {
                 // The forwarder reports it; callbacks may still be accepted.
@@ -289,7 +292,7 @@ impl Writer {
             Some(AppendError::Full(_)) => ENOUGH,
             _ => HEADROOM,
         };
-        let done = self.store.save_cursors(cursors).and_then(|()| {
+        let outcome = self.store.save_cursors(cursors).and_then(|()| {
             if may_work_again {
                 self.store.probe()?;
             }
@@ -297,12 +300,12 @@ impl Writer {
             let more = self.store.purge_expired(cursors)?;
             Ok((more, self.store.make_space(enough, cursors)?))
         });
-        let pause = match done {
+        let pause = match outcome {
             Ok((true, _)) => (began.elapsed() * PURGE_PAUSE).min(MAINTENANCE),
             _ => MAINTENANCE,
         };
         self.maintenance_due = Instant::now() + pause;
-        match done {
+        match outcome {
             Ok((_, free)) => {
                 self.maintaining.clear();
                 let full = free.bytes < enough;

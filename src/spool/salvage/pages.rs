@@ -108,15 +108,15 @@ impl Pages {
 
     /// Fills a buffer from the file; with zeros after the end of the file and where reading fails.
     fn read(&self, file: &File, buffer: &mut [u8], at: u64) {
-        let mut done = 0;
-        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, at + done as u64) {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, at + filled as u64) {
                 Err(_) if self.retries.get() > 0 => {
                     self.retries.set(self.retries.get() - 1);
                     thread::park_timeout(PAUSE);
                 }
                 Ok(0) | Err(_) => return rest.fill(0),
-                Ok(read) => done += read,
+                Ok(read) => filled += read,
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Parses the cells of a page and the records in them, as in SQLite's document "Database File Format".
 //!
-//! The only thing it trusts is the checksum of a row.
+//! It relies only on a row's checksum.
 
 use rusqlite::types::ValueRef;
 
@@ -45,12 +45,12 @@ fn cell(bytes: &[u8]) -> Option<Cell<'_>> {
     let length = usize::try_from(length)
         .ok()
         .filter(|length| *length <= LONGEST)?;
-    let held = held_locally(length);
-    let local = bytes.get(..held)?;
-    let overflow = if held == length {
+    let in_page = local_length(length);
+    let local = bytes.get(..in_page)?;
+    let overflow = if in_page == length {
         None
     } else {
-        let number = bytes.get(held..)?.first_chunk::<4>()?;
+        let number = bytes.get(in_page..)?.first_chunk::<4>()?;
         Some(u32::from_be_bytes(*number))
     };
     Some(Cell {
@@ -62,14 +62,14 @@ fn cell(bytes: &[u8]) -> Option<Cell<'_>> {
 }
 
 /// How many bytes of a table's record are in the page itself.
-const fn held_locally(length: usize) -> usize {
+const fn local_length(length: usize) -> usize {
     let most = PAGE_SIZE - 35;
     if length <= most {
         return length;
     }
     let least = (PAGE_SIZE - 12) * 32 / 255 - 23;
-    let held = least + (length - least) % (PAGE_SIZE - 4);
-    if held <= most { held } else { least }
+    let in_page = least + (length - least) % (PAGE_SIZE - 4);
+    if in_page <= most { in_page } else { least }
 }
 
 /// Big-endian groups of seven bits; the ninth byte has eight.

@@ -107,7 +107,7 @@ mod tests {
             let write = |path: &Path, text| fs::write(path, text).unwrap();
             write(&salvaged(&database), "salvaged");
             write(if moved >= 1 { &path } else { &database }, "damaged");
-            write(&wal(if moved >= 2 { &path } else { &database }), "log");
+            write(&wal(if moved >= 2 { &path } else { &database }), "wal");
             if moved < 2 {
                 write(&beside(&database, "-shm"), "index");
             }
@@ -123,11 +123,11 @@ mod tests {
             let path = quarantined(&database).unwrap();
             assert_eq!(path.len(), 1, "{moved}: {:?}", names(&folder));
             assert_eq!(fs::read_to_string(&path[0]).unwrap(), "damaged");
-            let logs: Vec<String> = names(&folder)
+            let wals: Vec<String> = names(&folder)
                 .into_iter()
                 .filter(|name| name.ends_with("-wal"))
                 .collect();
-            assert!(logs.len() == 1 && logs[0] != "spool.db-wal", "{logs:?}");
+            assert!(wals.len() == 1 && wals[0] != "spool.db-wal", "{wals:?}");
             assert_eq!(names(&folder).len(), 3, "{:?}", names(&folder));
         }
     }

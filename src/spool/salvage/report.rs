@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use crate::event::Seq;
 
 /// How many lost ranges are logged; the table `gaps` lists all of them.
-const NAMED: usize = 20;
+const MAX_LOGGED_RANGES: usize = 20;
 
 /// The damage that a start has found, and its consequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,15 +53,15 @@ impl SalvageReport {
                  quarantined; check the disk"
             );
         }
-        for (first, last) in self.lost.iter().take(NAMED) {
+        for (first, last) in self.lost.iter().take(MAX_LOGGED_RANGES) {
             let events = last.0 + 1 - first.0;
             error!(
                 code = "events_lost", %first, %last, events,
                 "events are lost: the damaged spool no longer has their numbers; check the disk"
             );
         }
-        if self.lost.len() > NAMED {
-            let more = self.lost.len() - NAMED;
+        if self.lost.len() > MAX_LOGGED_RANGES {
+            let more = self.lost.len() - MAX_LOGGED_RANGES;
             error!(
                 code = "events_lost",
                 ranges = more,

@@ -67,7 +67,10 @@ async fn a_damaged_first_page_loses_no_event() {
     ));
     assert_eq!(fs::read(wal).unwrap(), damaged.1);
     fs::remove_file(&quarantined[0]).unwrap();
-    until("it to be told no more", || spool.quarantined().is_empty()).await;
+    until("the quarantined file to disappear from the status", || {
+        spool.quarantined().is_empty()
+    })
+    .await;
     spool.close().await;
 }
 
@@ -79,11 +82,11 @@ async fn a_file_without_a_header_is_identified_by_its_events() {
     overwrite_with_noise(&killed.database(), 0, 4096);
     let spool = open(&config(&killed.folder)).spool;
     assert_eq!(spool.status().rows(), 100);
-    let told = spool.report().quarantined.as_ref().unwrap().to_string();
+    let message = spool.report().quarantined.as_ref().unwrap().to_string();
     let quarantined = killed.quarantined()[0].display().to_string();
     assert!(
-        told.contains("100 events were kept") && told.contains(&quarantined),
-        "{told}"
+        message.contains("100 events were kept") && message.contains(&quarantined),
+        "{message}"
     );
     spool.close().await;
 }

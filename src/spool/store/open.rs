@@ -152,14 +152,14 @@ impl Store {
                 OpenError::Database { path, source }
             }
         };
-        let held_events = watermark.is_some_and(|mark| mark.last > Seq(0));
+        let had_events = watermark.is_some_and(|mark| mark.last > Seq(0));
         // Check this before SQLite opens the file: it deletes the WAL of an empty file.
-        if held_events && fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+        if had_events && fs::metadata(path).is_ok_and(|file| file.len() == 0) {
             return Err(damaged("the file is empty"));
         }
         let connection = schema::connect(path, OpenFlags::default()).map_err(database_error)?;
         match identify(&connection).map_err(database_error)? {
-            (0, 0, 0) if !held_events => schema::create(&connection).map_err(database_error)?,
+            (0, 0, 0) if !had_events => schema::create(&connection).map_err(database_error)?,
             (schema::APPLICATION_ID, schema::VERSION, _) => {}
             (schema::APPLICATION_ID, found @ schema::VERSION..LARGEST_VERSION, _) => {
                 return Err(OpenError::Newer {

@@ -63,7 +63,7 @@ impl Store {
         self.purgeable(cursors, Some(self.cutoff()), counts).ok()?
     }
 
-    /// Purges a batch of forwarded events whose retention is over. Returns whether there were any.
+    /// Purges a batch of forwarded events whose retention has expired. Returns whether there were any.
     pub(in crate::spool) fn purge_expired(
         &mut self,
         cursors: &BTreeMap<String, Cursor>,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     /// Appends `coming` events when `forwarded` have been forwarded; returns the oldest event kept.
-    fn first_after(store: &mut Store, forwarded: u64, coming: u64) -> u64 {
+    fn oldest_kept_after_append(store: &mut Store, forwarded: u64, coming: u64) -> u64 {
         let next = u128::from(store.next.0);
         let coming = events(next..next + u128::from(coming), 1000);
         store.append(&coming, &cursors(forwarded)).unwrap();
@@ -204,10 +204,13 @@ mod tests {
             (291, 1, 229),
             (300, 100, 301),
         ] {
-            assert_eq!(first_after(&mut store, forwarded, coming), first);
+            assert_eq!(
+                oldest_kept_after_append(&mut store, forwarded, coming),
+                first
+            );
         }
         store.config.retention = Period(Duration::from_secs(3600));
-        assert_eq!(first_after(&mut store, 1000, 100), 301);
+        assert_eq!(oldest_kept_after_append(&mut store, 1000, 100), 301);
     }
 
     /// Such pages are written once; with separate commits they would be written twice.
@@ -217,7 +220,7 @@ mod tests {
         let mut store = without_retention(&folder);
         let mut written = |forwarded| {
             assert_eq!(store.checkpoint_all(), Ok(true));
-            let first = first_after(&mut store, forwarded, 100);
+            let first = oldest_kept_after_append(&mut store, forwarded, 100);
             assert_eq!(first, forwarded + 1);
             files::wal_size(&store.config.path)
         };
@@ -231,11 +234,11 @@ mod tests {
     fn a_failed_purge_does_not_prevent_the_insert() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
-        first_after(&mut store, 0, 100);
+        oldest_kept_after_append(&mut store, 0, 100);
         let refuse =
             "CREATE TRIGGER refuse BEFORE DELETE ON events BEGIN SELECT raise(ABORT, 'no'); END";
         store.connection.execute_batch(refuse).unwrap();
-        assert_eq!(first_after(&mut store, 100, 1), 1);
+        assert_eq!(oldest_kept_after_append(&mut store, 100, 1), 1);
         assert_eq!(store.last(), Seq(101));
         store.purge_expired(&cursors(100)).unwrap_err();
     }
@@ -244,18 +247,18 @@ mod tests {
     fn salvaged_events_with_kept_ids_can_be_purged() {
         let folder = TempDir::new().unwrap();
         let mut store = without_retention(&folder);
-        let again = |store: &Store| {
+        let keep_ids = |store: &Store| {
             let copy = "INSERT INTO recent_ids SELECT seq, id FROM events";
             store.connection.execute(copy, []).unwrap()
         };
-        first_after(&mut store, 0, 100);
-        assert_eq!(again(&store), 100);
-        assert_eq!(first_after(&mut store, 100, 100), 101);
+        oldest_kept_after_append(&mut store, 0, 100);
+        assert_eq!(keep_ids(&store), 100);
+        assert_eq!(oldest_kept_after_append(&mut store, 100, 100), 101);
         store
             .connection
             .execute("DELETE FROM recent_ids", [])
             .unwrap();
-        assert_eq!(again(&store), 100);
+        assert_eq!(keep_ids(&store), 100);
         while store.purge_expired(&cursors(200)).unwrap() {}
         assert_eq!(store.first, Seq(201));
     }
@@ -269,8 +272,8 @@ mod tests {
             ..config(&folder)
         };
         let mut store = Store::open(&config).unwrap();
-        first_after(&mut store, 0, 100);
-        assert_eq!(first_after(&mut store, 100, 100), 101);
+        oldest_kept_after_append(&mut store, 0, 100);
+        assert_eq!(oldest_kept_after_append(&mut store, 100, 100), 101);
         drop(store);
         let mut store = Store::open(&config).unwrap();
         for (number, is_new) in [(200, false), (51, false), (50, true)] {

@@ -104,7 +104,7 @@ fn a_failed_group_leaves_no_gap() {
 }
 
 fn dead_letters(seqs: impl IntoIterator<Item = u64>, kind: Kind, length: usize) -> Vec<DeadLetter> {
-    let letter = |seq: u64| DeadLetter {
+    let dead_letter = |seq: u64| DeadLetter {
         sink: "sink",
         seq: Seq(seq),
         event: Arc::new(Event {
@@ -114,7 +114,7 @@ fn dead_letters(seqs: impl IntoIterator<Item = u64>, kind: Kind, length: usize) 
         reason: "too_large",
         detail: String::new(),
     };
-    seqs.into_iter().map(letter).collect()
+    seqs.into_iter().map(dead_letter).collect()
 }
 
 fn count(store: &Store, table: &str) -> u64 {
@@ -130,14 +130,14 @@ fn count(store: &Store, table: &str) -> u64 {
 fn dead_letters_obey_the_quota() {
     let folder = TempDir::new().unwrap();
     let mut store = Store::open(&config(&folder)).unwrap();
-    let letters = dead_letters(1..=50, Kind::Rejected, 10_000);
+    let refused = dead_letters(1..=50, Kind::Rejected, 10_000);
     for (max_bytes, reserve, setting) in [
         (400 << 10, 0, "spool.max_bytes"),
         (1 << 30, u64::MAX, "spool.reserve"),
     ] {
         store.config.max_bytes = Size(max_bytes);
         store.config.reserve = Size(reserve);
-        let error = store.store_dead_letters(&letters, &cursors(0)).unwrap_err();
+        let error = store.store_dead_letters(&refused, &cursors(0)).unwrap_err();
         assert!(
             matches!(&error, AppendError::Full(why) if why.contains(setting)),
             "{error}"
@@ -145,7 +145,7 @@ fn dead_letters_obey_the_quota() {
         assert_eq!(count(&store, "dead_letters"), 0);
     }
     store.config.reserve = Size(0);
-    store.store_dead_letters(&letters, &cursors(0)).unwrap();
+    store.store_dead_letters(&refused, &cursors(0)).unwrap();
     assert_eq!(count(&store, "dead_letters"), 50);
 }
 

@@ -47,7 +47,7 @@ fn newer_and_foreign_files_are_refused_unchanged() {
     assert!(matches!(error, OpenError::Foreign(_)), "{error}");
     assert_eq!(fs::read(&config.path).unwrap(), before);
 
-    fs::write(&config.path, "this is a letter, and no database at all").unwrap();
+    fs::write(&config.path, "this is text, not a database").unwrap();
     let error = Spool::open(&config, &["sink"]).unwrap_err();
     assert!(matches!(error, OpenError::Foreign(_)), "{error}");
 }

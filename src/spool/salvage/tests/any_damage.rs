@@ -14,39 +14,39 @@ enum Damage {
     Garble(bool, u16, u16),
     Zero(bool, u16, u16),
     Cut(bool, u16),
-    RemoveLog,
+    RemoveWal,
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
     prop_oneof![
-        4 => (any::<bool>(), any::<u16>(), 1..9000_u16).prop_map(|(log, at, length)| Damage::Garble(log, at, length)),
-        2 => (any::<bool>(), any::<u16>(), 1..9000_u16).prop_map(|(log, at, length)| Damage::Zero(log, at, length)),
-        1 => (any::<bool>(), any::<u16>()).prop_map(|(log, at)| Damage::Cut(log, at)),
-        1 => Just(Damage::RemoveLog),
+        4 => (any::<bool>(), any::<u16>(), 1..9000_u16).prop_map(|(wal, at, length)| Damage::Garble(wal, at, length)),
+        2 => (any::<bool>(), any::<u16>(), 1..9000_u16).prop_map(|(wal, at, length)| Damage::Zero(wal, at, length)),
+        1 => (any::<bool>(), any::<u16>()).prop_map(|(wal, at)| Damage::Cut(wal, at)),
+        1 => Just(Damage::RemoveWal),
     ]
 }
 
 impl Damage {
     fn inflict(&self, killed: &Killed) {
-        let path = |log: bool| if log { killed.wal() } else { killed.database() };
+        let path = |wal: bool| if wal { killed.wal() } else { killed.database() };
         let place = |path: &Path, at: u16| {
             let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
             length * u64::from(at) / u64::from(u16::MAX)
         };
         match *self {
-            Self::Garble(log, at, length) if path(log).exists() => {
-                overwrite_with_noise(&path(log), place(&path(log), at), length.into());
+            Self::Garble(wal, at, length) if path(wal).exists() => {
+                overwrite_with_noise(&path(wal), place(&path(wal), at), length.into());
             }
-            Self::Zero(log, at, length) if path(log).exists() => {
-                let file = fs::OpenOptions::new().write(true).open(path(log)).unwrap();
-                file.write_all_at(&vec![0; length.into()], place(&path(log), at))
+            Self::Zero(wal, at, length) if path(wal).exists() => {
+                let file = fs::OpenOptions::new().write(true).open(path(wal)).unwrap();
+                file.write_all_at(&vec![0; length.into()], place(&path(wal), at))
                     .unwrap();
             }
-            Self::Cut(log, at) if path(log).exists() => {
-                let file = fs::OpenOptions::new().write(true).open(path(log)).unwrap();
-                file.set_len(place(&path(log), at)).unwrap();
+            Self::Cut(wal, at) if path(wal).exists() => {
+                let file = fs::OpenOptions::new().write(true).open(path(wal)).unwrap();
+                file.set_len(place(&path(wal), at)).unwrap();
             }
-            Self::RemoveLog if path(true).exists() => fs::remove_file(path(true)).unwrap(),
+            Self::RemoveWal if path(true).exists() => fs::remove_file(path(true)).unwrap(),
             _ => {}
         }
     }

@@ -107,7 +107,7 @@ impl Killed {
             assert!(failed.to_string().contains("is damaged"), "{failed}");
             spool.close().await;
         }
-        panic!("it is damaged for ever");
+        panic!("still damaged after three starts");
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) async fn read_all(spool: &Spool, start: Seq) -> Option<BTreeMap<u64, 
             if refusing.is_some_and(|refusing| refusing.is_final()) {
                 return None;
             }
-            assert!(Instant::now() < deadline, "{error} for ever");
+            assert!(Instant::now() < deadline, "still failing: {error}");
             sleep(Duration::from_millis(20)).await;
             continue;
         }

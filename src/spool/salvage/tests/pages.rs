@@ -122,14 +122,14 @@ fn a_cycle_of_overflow_pages_terminates() {
     assert_eq!(next_of(third), 0);
 
     let disk = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    let lead = |from: u32, to: u32| {
+    let link = |from: u32, to: u32| {
         let at = (u64::from(from) - 1) * 4096;
         disk.write_all_at(&to.to_be_bytes(), at).unwrap();
     };
-    lead(third, second);
+    link(third, second);
     assert_eq!(found(&path), [row], "the row is whole before");
     for to in [second, 0] {
-        lead(second, to);
+        link(second, to);
         assert_eq!(found(&path), []);
     }
 }

@@ -14,7 +14,7 @@ fn watermark(last: u64) -> Watermark {
 }
 
 /// What a start finds at the path if this high-water mark is beside it.
-fn found(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
+fn open_result(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
     let config = config(folder);
     if let Some(watermark) = watermark {
         let lock = files::lock(&config.path).unwrap();
@@ -22,9 +22,9 @@ fn found(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
     }
     match Store::open(&config) {
         Ok(store) if store.report.quarantined.is_some() => "damaged",
-        Ok(_) => "a spool",
+        Ok(_) => "spool",
         Err(OpenError::Newer { .. }) => "newer",
-        Err(OpenError::Foreign(_)) => "somebody else's",
+        Err(OpenError::Foreign(_)) => "foreign",
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -32,21 +32,21 @@ fn found(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
 #[test]
 fn an_empty_file_is_new_unless_its_watermark_counts_events() {
     for (watermark, expected) in [
-        (None, "a spool"),
-        (Some(watermark(0)), "a spool"),
+        (None, "spool"),
+        (Some(watermark(0)), "spool"),
         (Some(watermark(7)), "damaged"),
     ] {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("spool.db"), "").unwrap();
-        assert_eq!(found(&folder, watermark), expected, "{watermark:?}");
+        assert_eq!(open_result(&folder, watermark), expected, "{watermark:?}");
     }
 }
 
 #[test]
 fn identifies_a_spool_by_its_header_or_its_events() {
-    let foreign = "somebody else's";
+    let foreign = "foreign";
     for (change, empty, with_event) in [
-        ("", "a spool", "a spool"),
+        ("", "spool", "spool"),
         ("PRAGMA user_version = 2", "newer", "newer"),
         ("PRAGMA user_version = 999", "newer", "newer"),
         ("PRAGMA user_version = 1000", foreign, "damaged"),
@@ -55,15 +55,19 @@ fn identifies_a_spool_by_its_header_or_its_events() {
         ("PRAGMA application_id = 0", foreign, "damaged"),
         ("DROP TABLE cursors", foreign, "damaged"),
     ] {
-        for (holds_event, expected) in [(false, empty), (true, with_event)] {
+        for (has_event, expected) in [(false, empty), (true, with_event)] {
             let folder = TempDir::new().unwrap();
             let connection = database::create(&folder.path().join("spool.db"));
-            if holds_event {
+            if has_event {
                 database::insert(&connection, &database::event(1));
             }
             connection.execute_batch(change).unwrap();
             drop(connection);
-            assert_eq!(found(&folder, None), expected, "{change}, {holds_event}");
+            assert_eq!(
+                open_result(&folder, None),
+                expected,
+                "{change}, {has_event}"
+            );
         }
     }
 }
@@ -72,12 +76,12 @@ fn identifies_a_spool_by_its_header_or_its_events() {
 fn a_non_database_is_a_spool_with_a_watermark_or_an_event() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("spool.db");
-    let diary = "a diary\n".repeat(1000);
-    fs::write(&path, &diary).unwrap();
-    assert_eq!(found(&folder, None), "somebody else's");
-    assert_eq!(fs::read_to_string(&path).unwrap(), diary);
+    let foreign_text = "a diary\n".repeat(1000);
+    fs::write(&path, &foreign_text).unwrap();
+    assert_eq!(open_result(&folder, None), "foreign");
+    assert_eq!(fs::read_to_string(&path).unwrap(), foreign_text);
     assert!(!folder.path().join("spool.db.salvaged").exists());
-    assert_eq!(found(&folder, Some(watermark(0))), "damaged");
+    assert_eq!(open_result(&folder, Some(watermark(0))), "damaged");
 
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("spool.db");
@@ -85,7 +89,7 @@ fn a_non_database_is_a_spool_with_a_watermark_or_an_event() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[..4096].fill(b'x');
     fs::write(&path, bytes).unwrap();
-    assert_eq!(found(&folder, None), "damaged");
+    assert_eq!(open_result(&folder, None), "damaged");
 }
 
 #[test]
@@ -97,7 +101,7 @@ fn a_locked_spool_is_not_damaged() {
     assert!(matches!(error, OpenError::Database { .. }), "{error}");
     other.execute_batch("COMMIT").unwrap();
     drop(other);
-    assert_eq!(found(&folder, None), "a spool");
+    assert_eq!(open_result(&folder, None), "spool");
 }
 
 #[test]
@@ -113,8 +117,8 @@ fn bounds_after(change: &str) -> Option<(u64, u64)> {
     let folder = TempDir::new().unwrap();
     let connection = database::create(&folder.path().join("spool.db"));
     connection.execute_batch(change).unwrap();
-    let found = bounds(&connection).ok();
-    found.map(|(first, last)| (first.0, last.0))
+    let open_result = bounds(&connection).ok();
+    open_result.map(|(first, last)| (first.0, last.0))
 }
 
 #[test]
@@ -151,9 +155,9 @@ fn seqs_out_of_range_are_damage() {
 #[test]
 fn a_gap_after_next_seq_does_not_stop_a_start() {
     let folder = TempDir::new().unwrap();
-    assert_eq!(found(&folder, None), "a spool");
+    assert_eq!(open_result(&folder, None), "spool");
     let gaps = |last: u64| {
-        assert_eq!(found(&folder, Some(watermark(last))), "a spool");
+        assert_eq!(open_result(&folder, Some(watermark(last))), "spool");
         let store = Store::open(&config(&folder)).unwrap();
         let gaps = store.gaps().unwrap();
         let damage = "UPDATE identity SET next_seq = 1";
