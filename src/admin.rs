@@ -65,12 +65,12 @@ pub struct Admin {
     spool: Spool,
     sinks: Vec<SinkView>,
     registry: Registry,
-    /// Limits the scrapes that read the disk: such a scrape goes on after its client has disconnected.
+    /// Limits concurrent scrapes: each one reads the disk, and continues even if its client disconnects.
     scrapes: Arc<Semaphore>,
     stopping: AtomicBool,
 }
 
-/// The maximum of concurrent scrapes.
+/// The maximum number of concurrent scrapes.
 const SCRAPES: usize = 8;
 
 #[derive(Debug, Serialize)]
@@ -125,7 +125,7 @@ impl Admin {
         }
     }
 
-    /// Makes `/readyz` report that the relay is stopping, and so is not ready.
+    /// Makes `/readyz` report that the relay is not ready, because it is stopping.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
     }

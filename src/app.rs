@@ -20,8 +20,8 @@ use crate::receiver::{Auth, CallbackService, Listener, Metrics};
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
 
-/// After a failure, how long clients have to receive answers that are pending.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// How long pending answers may take to reach their clients after a failure.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long sessions may take to close after the deadline of a drain. docs/how-to/deploy.md adds up this timeout and
 /// those for closing the spool, shutting down the runtime and flushing the log, under "Stopping".
@@ -145,6 +145,7 @@ impl App {
         let service = move |request, _| Arc::clone(&view).answer(request);
         admin_server.spawn(operators.serve(service, stop_admin.clone()));
 
+        // The servers and the forwarders end by themselves only because of a bug. `watch` only logs stalls of the disk.
         let failure = tokio::select! {
             () = stop => None,
             failed = spool.failed() => Some(anyhow!(failed)),
@@ -175,10 +176,11 @@ impl App {
         let limit = if failure.is_none() {
             *config.drain_timeout / 2
         } else {
-            LAST_ANSWERS
+            ANSWER_TIMEOUT
         };
         let _ = timeout(limit, servers.join_next()).await;
         servers.shutdown().await;
+        // After a failure, drain nothing: what is not published stays in the spool.
         sinks
             .drain(if failure.is_none() {
                 deadline
@@ -222,6 +224,7 @@ pub fn sink_names(config: &Config) -> Vec<&'static str> {
     if config.rabbitmq.is_some() {
         names.push(crate::sink::rabbitmq::NAME);
     }
+    // Otherwise unused in a build without brokers.
     let _ = config;
     if names.is_empty() {
         names.push(stdout::NAME);
@@ -240,6 +243,7 @@ impl Sinks {
         if let Some(rabbitmq) = &config.rabbitmq {
             self.start(crate::sink::rabbitmq::RabbitMq::new(rabbitmq.clone()))?;
         }
+        // Otherwise unused in a build without brokers.
         let _ = config;
         if self.views.is_empty() {
             self.start(stdout::Stdout::default())?;

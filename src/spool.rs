@@ -133,8 +133,8 @@ impl Spool {
         }
     }
 
-    /// Stores events as dead letters, until an operator looks at them: neither the broker's topic nor its
-    /// dead-letter topic accepted them. Waits until all of them, or none, are on disk.
+    /// Stores events that neither the broker's topic nor its dead-letter topic accepted, for an operator to inspect.
+    /// Waits until all of them, or none, are on disk.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -156,7 +156,7 @@ impl Spool {
         Reader::new(&self.path, position, Arc::clone(&self.shared))
     }
 
-    /// A random number from when the spool was created. It distinguishes this spool from any other, but not from
+    /// A random id that was chosen when the spool was created. It distinguishes this spool from any other, but not from
     /// its copies.
     #[must_use]
     pub fn id(&self) -> Uuid {

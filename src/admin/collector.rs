@@ -78,7 +78,7 @@ impl Collector for CollectedMetrics {
             ),
             (
                 "spool_lost_events",
-                "Events that were kept once and are lost to damage of the file",
+                "Stored events that were lost because the file was damaged",
                 None,
                 float(self.spool.lost()),
             ),
@@ -91,7 +91,7 @@ impl Collector for CollectedMetrics {
         let sinks: [(&str, &str, Option<Unit>, ReadGauge); 3] = [
             (
                 "sink_up",
-                "1 while events go through",
+                "1 while the sink accepts events",
                 None,
                 |_, sink, _| float(u64::from(sink.state.health() == Health::Up)),
             ),
@@ -126,7 +126,7 @@ impl Collector for CollectedMetrics {
             ),
             (
                 "sink_refused_events",
-                "Events that the broker will never take",
+                "Events that the broker will never accept",
                 |sink| sink.state.metrics().refused,
             ),
         ];

@@ -56,7 +56,7 @@ impl Metrics {
         };
         registry.register(
             "callbacks",
-            "Requests by command and by what became of them",
+            "Requests by command and outcome",
             metrics.callbacks.clone(),
         );
         registry.register_with_unit(
@@ -67,12 +67,12 @@ impl Metrics {
         );
         registry.register(
             "callback_fields_absent",
-            "Fields that recalls did without, because they were missing or unusable",
+            "Fields that were left out of events because they were missing or unusable",
             metrics.fields.clone(),
         );
         registry.register(
             "callback_signatures",
-            "Requests by the token that signed them: its place in auth.tokens, from 1",
+            "Requests by the token that signed them: its position in auth.tokens, counted from 1",
             metrics.signatures.clone(),
         );
         registry.register(

@@ -20,7 +20,7 @@ const MAX_YIELDS: usize = 4;
 
 /// When a batch has this many bytes, no more events are added to it, so that a commit of large events does not delay
 /// the others for long.
-const BYTES_AT_ONCE: usize = 4 << 20;
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// A command to the writer.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Queue {
     }
 
     /// Waits until the queue is released or `timeout` has passed. Returns up to `limit` commands and about
-    /// [`BYTES_AT_ONCE`] bytes; `None` if the queue is closed and empty.
+    /// [`MAX_BATCH_BYTES`] bytes; `None` if the queue is closed and empty.
     pub(super) fn take(&self, limit: usize, timeout: Duration) -> Option<Vec<WriterCommand>> {
         let sleeping = |state: &mut QueueState| !state.released && !state.closed;
         let woken = self
@@ -163,7 +163,7 @@ impl Queue {
         }
         let mut bytes = 0;
         let fits = |command: &&WriterCommand| {
-            let fits = bytes < BYTES_AT_ONCE;
+            let fits = bytes < MAX_BATCH_BYTES;
             bytes += command.bytes();
             fits
         };
@@ -239,7 +239,7 @@ mod tests {
         let queue = Queue::new(100);
         for number in 1..=5 {
             let (mut append, _) = append(number);
-            append.event = Arc::new(event(number, vec![0; BYTES_AT_ONCE / 2 + 1]));
+            append.event = Arc::new(event(number, vec![0; MAX_BATCH_BYTES / 2 + 1]));
             queue.append(append).await.unwrap();
         }
         for expected in [&[1, 2][..], &[3, 4], &[5]] {

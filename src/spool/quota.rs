@@ -1,4 +1,4 @@
-//! The quota: how much the spool may hold within `spool.max_bytes` and the disk less `spool.reserve`.
+//! The quota: how many bytes of events fit into `spool.max_bytes`, and onto the disk minus `spool.reserve`.
 
 use nix::sys::statvfs::statvfs;
 use rusqlite::Connection;

@@ -19,8 +19,8 @@ use super::suspected_damage::SuspectedDamage;
 use crate::event::{Event, Seq, UnixMillis};
 use crate::telemetry::chain;
 
-/// Why the spool could not be read. If the cause is damage that lasts, the spool fails, too, and the next start keeps
-/// what can be read from it.
+/// Why the spool could not be read. If the cause is lasting damage, the spool fails, too, and the next start salvages
+/// it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// SQLite failed.
@@ -31,10 +31,10 @@ pub enum ReadError {
     Missing(Seq, Seq),
 }
 
-/// Bounds of the number of rows per read; within them it is the number that the caller wants at once. On a core that
-/// is busy with callbacks, a read delays them.
-const READ_AT_LEAST: usize = 500;
-const READ_AT_MOST: usize = 1000;
+/// A read returns as many rows as the caller wants, but within these bounds. A long read would delay callbacks on a
+/// busy core.
+const MIN_ROWS_PER_READ: usize = 500;
+const MAX_ROWS_PER_READ: usize = 1000;
 
 /// A read stops when it has this many bytes of events.
 const READ_BYTES: usize = 1 << 20;
@@ -47,7 +47,7 @@ pub struct Reader {
     connection: Arc<Mutex<Option<Connection>>>,
     position: Seq,
     /// Rows that were read but not returned yet.
-    ahead: VecDeque<Row>,
+    buffer: VecDeque<Row>,
     status: watch::Receiver<Status>,
     shared: Arc<Shared>,
     /// A read that is running on a blocking thread.
@@ -71,7 +71,7 @@ impl Reader {
             path: path.to_owned(),
             connection: Arc::default(),
             position,
-            ahead: VecDeque::new(),
+            buffer: VecDeque::new(),
             status: shared.status.subscribe(),
             shared,
             reading: None,
@@ -82,7 +82,7 @@ impl Reader {
     /// Continues reading after another position.
     pub fn seek(&mut self, position: Seq) {
         self.position = position;
-        self.ahead.clear();
+        self.buffer.clear();
         self.reading = None;
     }
 
@@ -100,15 +100,17 @@ impl Reader {
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         let limit = limit.max(1);
         loop {
-            if !self.ahead.is_empty() {
-                let rows: Vec<Row> = self.ahead.drain(..limit.min(self.ahead.len())).collect();
+            if !self.buffer.is_empty() {
+                let rows: Vec<Row> = self.buffer.drain(..limit.min(self.buffer.len())).collect();
                 self.position = rows.last().map_or(self.position, |row| row.seq);
                 return Ok(rows);
             }
+            // If this future was dropped earlier, a read may still be running: wait for it.
             if self.reading.is_none() {
                 let position = self.position;
                 // This cannot fail: `shared` holds the sender.
                 let _ = self.status.wait_for(|status| status.last > position).await;
+                // A sink that keeps up needs no read.
                 let cached = self.shared.cache.from(position.next(), limit);
                 if let Some((newest, _)) = cached.last() {
                     self.position = *newest;
@@ -139,7 +141,7 @@ impl Reader {
                     }
                 }
             }
-            self.ahead = rows?.into();
+            self.buffer = rows?.into();
         }
     }
 
@@ -153,7 +155,7 @@ impl Reader {
         };
         // Purged events were confirmed by every sink, including the one that reads here.
         let expected = self.position.next().max(first);
-        let rows = limit.clamp(READ_AT_LEAST, READ_AT_MOST);
+        let rows = limit.clamp(MIN_ROWS_PER_READ, MAX_ROWS_PER_READ);
         tokio::task::spawn_blocking(move || {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
             let connection = match &mut *connection {
@@ -216,6 +218,7 @@ fn read(
         }
         rows.push(Row { seq, event });
     }
+    // All remaining numbers up to `last` are in gaps: return the end of the gap, so that the reader moves past it.
     if rows.is_empty() {
         check_gap(&shared.gaps, expected, last)?;
         let (seq, event) = (last, None);

@@ -38,18 +38,18 @@ impl RecentIds {
         is_new
     }
 
-    /// Removes the `newest` ids, those of a group that was not committed.
-    pub(super) fn take_back(&mut self, newest: usize) {
-        self.forget(self.order.len().saturating_sub(newest)..);
+    /// Removes the newest `count` ids: those of a group that was not committed.
+    pub(super) fn roll_back(&mut self, count: usize) {
+        self.remove(self.order.len().saturating_sub(count)..);
     }
 
     /// Removes the oldest ids that exceed the capacity.
     pub(super) fn trim(&mut self) {
-        self.forget(..self.order.len().saturating_sub(self.capacity));
+        self.remove(..self.order.len().saturating_sub(self.capacity));
     }
 
-    fn forget(&mut self, places: impl RangeBounds<usize>) {
-        for id in self.order.drain(places) {
+    fn remove(&mut self, range: impl RangeBounds<usize>) {
+        for id in self.order.drain(range) {
             self.ids.remove(&id);
         }
     }
@@ -77,9 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn take_back_forgets_uncommitted_ids() {
+    fn roll_back_forgets_uncommitted_ids() {
         let mut recent = recent(10);
-        recent.take_back(2);
+        recent.roll_back(2);
         assert_eq!(IDS.map(|id| recent.contains(&id)), [true, false, false]);
         assert_eq!(IDS.map(|id| recent.insert(id)), [false, true, true]);
     }
@@ -88,7 +88,7 @@ mod tests {
     fn a_capacity_of_zero_remembers_nothing() {
         let mut recent = recent(0);
         assert!(IDS.iter().all(|id| !recent.contains(id)));
-        recent.take_back(3);
+        recent.roll_back(3);
         assert!(recent.insert(IDS[0]));
     }
 }

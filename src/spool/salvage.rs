@@ -70,6 +70,7 @@ pub(super) fn salvage(
     schema::create(&connection)?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
 
+    // Copy every intact event from any page. `known` collects the ranges of their numbers.
     let (mut kept, mut known) = (0, Vec::<(Seq, Seq)>::new());
     let mut insert = connection.prepare(schema::INSERT)?;
     Pages::open(database)?.each_row(|row| {
@@ -118,6 +119,8 @@ pub(super) fn salvage(
     };
     let (start, confirmed) = (Seq(start), Seq(confirmed));
     gaps::record_missing(&connection, known, start, confirmed, Seq(committed))?;
+    // The next number must be above every number that the events, the high-water mark, the cursors or the small tables
+    // mention: none may be assigned twice.
     let highest = cursors.values().flatten().map(|cursor| cursor.seq.0).max();
     let committed = committed.max(confirmed.0);
     let next = next

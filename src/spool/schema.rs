@@ -57,7 +57,7 @@ CREATE TABLE recent_ids (           -- ids of purged events that are still recog
     seq INTEGER PRIMARY KEY,
     id  BLOB NOT NULL
 ) STRICT;
-CREATE TABLE dead_letters (         -- events that neither the broker's topic nor its dead letters took
+CREATE TABLE dead_letters (         -- events that neither the broker's topic nor its dead-letter topic accepted
     sink         TEXT NOT NULL,
     seq          INTEGER NOT NULL,
     at           INTEGER NOT NULL,  -- Unix milliseconds
@@ -190,7 +190,7 @@ fn checksum(seq: Seq, appended_at: i64, event: &Event) -> u32 {
     columns.extend(event.time.as_millis().to_le_bytes());
     columns.extend(event.id.as_bytes());
     columns.push(kind_to_row(event.kind));
-    // 0xff ends each text; UTF-8 never contains it.
+    // 0xff ends each text, and 0xfe stands for a missing one: UTF-8 contains neither byte.
     for text in [
         Some(&event.conversation),
         event.subject.as_ref(),

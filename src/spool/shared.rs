@@ -27,7 +27,7 @@ pub(super) struct Shared {
     /// Cancelled when the spool fails for good. Unlike `status`, it does not wake its waiters for every commit.
     pub(super) failed: CancellationToken,
     pub(super) cursors: BTreeMap<String, Cursor>,
-    /// Constant: only a start adds gaps.
+    /// Does not change while the spool is open: only a start adds gaps.
     pub(super) gaps: Vec<Gap>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
     pub(super) stall: StallDetector,

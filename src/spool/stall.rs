@@ -11,10 +11,10 @@ use tracing::{error, info};
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// How often [`StallDetector::watch`] checks the writer.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the writer must work without a stall before the recovery is logged.
-const CALM: Duration = Duration::from_secs(5);
+const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
 /// When the writer began to work on its current batch of commands; `None` while it waits.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl StallDetector {
     pub(super) async fn watch(&self) -> Infallible {
         let mut stuck_at: Option<Instant> = None;
         loop {
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
             if let Some(stuck) = self.stuck() {
                 if stuck_at.replace(Instant::now()).is_none() {
                     error!(
@@ -48,11 +48,14 @@ impl StallDetector {
                          does; check the disk"
                     );
                 }
-            } else if stuck_at.take_if(|at| at.elapsed() >= CALM).is_some() {
+            } else if stuck_at
+                .take_if(|at| at.elapsed() >= RECOVERED_AFTER)
+                .is_some()
+            {
                 info!(
                     code = "disk_recovered",
                     "disk has recovered: no write has stalled for {} s",
-                    CALM.as_secs()
+                    RECOVERED_AFTER.as_secs()
                 );
             }
         }

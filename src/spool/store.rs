@@ -92,6 +92,7 @@ impl Store {
                 outcomes.push(Err(AppendError::Full(self.explain(free))));
             } else if is_new && rejected > 0 && rejected > self.dead_letter_budget(rejected_bytes) {
                 outcomes.push(Err(self.dead_letters_full()));
+            // This also detects an id that is repeated within the group.
             } else if self.recent.insert(event.id) {
                 free.bytes -= cost;
                 rejected_bytes += rejected;
@@ -114,7 +115,7 @@ impl Store {
             outcome = self.insert(&to_insert, &moved, None);
         }
         if let Err(error) = outcome {
-            self.recent.take_back(to_insert.len());
+            self.recent.roll_back(to_insert.len());
             return Err(error);
         }
         self.next = next;
@@ -169,7 +170,7 @@ impl Store {
     }
 
     /// Writes the high-water mark beside the file. If that fails, the old mark stays: nothing is lost, but a later
-    /// loss of events might not be noticed in full.
+    /// loss of events might not be detected in full.
     pub(super) fn write_watermark(&self, cursors: &BTreeMap<String, Cursor>) {
         let _ = self.lock.write_watermark(Watermark {
             spool_id: self.spool_id,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub(super) struct SuspectedDamage(Option<Instant>);
 
 /// If the file looks damaged for this long, it is damaged.
-const LASTS: Duration = if cfg!(any(test, fuzzing)) {
+const CONFIRM_AFTER: Duration = if cfg!(any(test, fuzzing)) {
     Duration::from_millis(100)
 } else {
     Duration::from_secs(5)
@@ -17,7 +17,7 @@ const LASTS: Duration = if cfg!(any(test, fuzzing)) {
 impl SuspectedDamage {
     /// Records that the file looks damaged; returns whether it is, because this has lasted.
     pub(super) fn confirm(&mut self) -> bool {
-        self.0.get_or_insert_with(Instant::now).elapsed() >= LASTS
+        self.0.get_or_insert_with(Instant::now).elapsed() >= CONFIRM_AFTER
     }
 
     /// Records that the same work has succeeded.
@@ -36,10 +36,10 @@ mod tests {
     fn suspected_damage_is_confirmed_only_if_it_lasts() {
         let mut suspicion = SuspectedDamage::default();
         assert!(!suspicion.confirm(), "not at once");
-        park_timeout(LASTS);
+        park_timeout(CONFIRM_AFTER);
         suspicion.clear();
         assert!(!suspicion.confirm(), "not if it worked in between");
-        park_timeout(LASTS);
+        park_timeout(CONFIRM_AFTER);
         assert!(suspicion.confirm());
     }
 }

@@ -27,10 +27,10 @@ use super::{OpenError, Opened, QueueHandle, Spool};
 use crate::event::Event;
 
 /// The maximum number of events in a transaction: it bounds the transaction's time on a slow disk.
-const GROUP: usize = 1024;
+const MAX_GROUP: usize = 1024;
 
 /// The interval at which cursors are saved, if nothing is appended, and old events are purged.
-const MAINTENANCE: Duration = Duration::from_millis(100);
+const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// While more events are to be purged, the pause after each purge, as a multiple of the purge's time: callbacks that
 /// arrive during a purge wait for it.
@@ -65,6 +65,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         .filter(|(sink, _)| sinks.contains(&sink.as_str()))
         .map(|(sink, saved)| (sink.clone(), Cursor::new(saved.seq)))
         .collect();
+    // Sinks that were removed before they had confirmed everything.
     let orphans = saved
         .iter()
         .filter(|(sink, saved)| saved.pins && !cursors.contains_key(*sink))
@@ -154,14 +155,15 @@ type DeadLettersWaiter = (Vec<DeadLetter>, oneshot::Sender<Result<(), AppendErro
 
 impl Writer {
     fn run(mut self) {
-        let mut events = Vec::with_capacity(GROUP);
-        let mut waiters = Vec::with_capacity(GROUP);
+        let mut events = Vec::with_capacity(MAX_GROUP);
+        let mut waiters = Vec::with_capacity(MAX_GROUP);
         loop {
             let timeout = self
                 .maintenance_due
                 .saturating_duration_since(Instant::now());
-            let taken = self.queue.take(GROUP, timeout);
+            let taken = self.queue.take(MAX_GROUP, timeout);
             self.shared.stall.begin();
+            // `None`: the last handle to the spool was dropped without a `Close`.
             let mut closing = taken.is_none();
             let mut dead_letter_groups = Vec::new();
             for command in taken.into_iter().flatten() {
@@ -279,6 +281,7 @@ impl Writer {
     /// Saves the cursors, purges expired events, and checks whether there is space again.
     fn maintain(&mut self) -> Result<(), AppendError> {
         let began = Instant::now();
+        // An operator may have removed quarantined files.
         if !self.shared.quarantined().is_empty()
             && let Ok(quarantined) = salvage::quarantined(&self.store.config.path)
         {
@@ -301,8 +304,8 @@ impl Writer {
             Ok((more, self.store.make_space(enough, cursors)?))
         });
         let pause = match outcome {
-            Ok((true, _)) => (began.elapsed() * PURGE_PAUSE).min(MAINTENANCE),
-            _ => MAINTENANCE,
+            Ok((true, _)) => (began.elapsed() * PURGE_PAUSE).min(MAINTENANCE_INTERVAL),
+            _ => MAINTENANCE_INTERVAL,
         };
         self.maintenance_due = Instant::now() + pause;
         match outcome {

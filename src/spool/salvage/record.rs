@@ -93,21 +93,21 @@ pub(super) fn decode(seq: Seq, record: &[u8]) -> Option<StoredEvent> {
     let (header, body) = record.split_at_checked(usize::try_from(header_length).ok()?)?;
     let (_, types) = varint(header)?;
     // The number is in the cell; its column in the record is NULL.
-    let (kind, mut types) = varint(types)?;
-    let (ValueRef::Null, mut rest) = read_value(kind, body)? else {
+    let (serial_type, mut types) = varint(types)?;
+    let (ValueRef::Null, mut rest) = read_value(serial_type, body)? else {
         return None;
     };
     let mut columns = [ValueRef::Null; COLUMNS];
     for column in &mut columns {
-        let (kind, more) = varint(types)?;
-        (*column, rest) = read_value(kind, rest)?;
+        let (serial_type, more) = varint(types)?;
+        (*column, rest) = read_value(serial_type, rest)?;
         types = more;
     }
     schema::decode(seq, columns).filter(|_| types.is_empty())
 }
 
 /// Reads a value by its serial type.
-fn read_value(kind: u64, bytes: &[u8]) -> Option<(ValueRef<'_>, &[u8])> {
+fn read_value(serial_type: u64, bytes: &[u8]) -> Option<(ValueRef<'_>, &[u8])> {
     let integer = |length: usize| {
         let (taken, rest) = bytes.split_at_checked(length)?;
         let sign = if taken.first()? & 0x80 == 0 { 0 } else { -1 };
@@ -116,16 +116,17 @@ fn read_value(kind: u64, bytes: &[u8]) -> Option<(ValueRef<'_>, &[u8])> {
             .fold(sign, |value, byte| (value << 8) + i64::from(*byte));
         Some((ValueRef::Integer(value), rest))
     };
-    match kind {
+    match serial_type {
         0 => Some((ValueRef::Null, bytes)),
-        1..=4 => integer(usize::try_from(kind).ok()?),
+        1..=4 => integer(usize::try_from(serial_type).ok()?),
         5 => integer(6),
         6 => integer(8),
         8 => Some((ValueRef::Integer(0), bytes)),
         9 => Some((ValueRef::Integer(1), bytes)),
         12.. => {
-            let (taken, rest) = bytes.split_at_checked(usize::try_from((kind - 12) / 2).ok()?)?;
-            let value = if kind.is_multiple_of(2) {
+            let (taken, rest) =
+                bytes.split_at_checked(usize::try_from((serial_type - 12) / 2).ok()?)?;
+            let value = if serial_type.is_multiple_of(2) {
                 ValueRef::Blob(taken)
             } else {
                 ValueRef::Text(taken)

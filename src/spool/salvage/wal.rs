@@ -51,6 +51,7 @@ pub(super) fn committed(read: impl Fn(&mut [u8], u64)) -> Vec<Frame> {
         }
         let at = at + FRAME_HEADER as u64;
         frames.push(Frame { page, at });
+        // Only the last frame of a commit contains the database's size.
         if database_size != 0 {
             until_commit = frames.len();
         }

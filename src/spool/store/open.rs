@@ -272,6 +272,7 @@ impl Store {
         let mut reconciled = BTreeMap::new();
         for sink in sinks {
             let saved = self.saved_cursors.get(*sink).map(|cursor| cursor.seq);
+            // If a file was quarantined in this start, a missing cursor may have been lost with it.
             let is_missing = saved.is_none() && self.report.quarantined.is_some();
             if is_missing && !self.report.cursors.iter().any(|named| named == sink) {
                 self.report.cursors.push((*sink).to_owned());
@@ -338,7 +339,7 @@ fn identify(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
     ))
 }
 
-/// An error of our own in SQLite's type: why the spool cannot be opened.
+/// Wraps our own reason why the spool cannot be opened in SQLite's error type.
 fn invalid(reason: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(reason))
 }

@@ -76,6 +76,7 @@ impl Store {
             .and_then(|()| {
                 let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
                 let outcome = self.connection.query_row(truncate, [], |row| row.get(0));
+                // Restore the timeout, even after a failed checkpoint.
                 wait(schema::BUSY_TIMEOUT).and(outcome)
             })
             .map(|busy: bool| !busy)
