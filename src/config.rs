@@ -28,7 +28,7 @@ use layer::Layer;
 pub struct Config {
     /// The applications whose recalls are accepted: the vendor's `SdkAppid`.
     pub sdk_app_ids: List<u64>,
-    /// At a stop, how long open requests and then the sinks may take. Events that are not published by then stay
+    /// On shutdown: how long open requests and then the sinks may take. Events that are not published by then stay
     /// in the spool. Closing the connections to brokers may take 3 s more.
     pub drain_timeout: Timeout,
     /// The listener for callbacks.

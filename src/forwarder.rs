@@ -3,8 +3,8 @@
 //! Promises:
 //! - events are published in the spool's order, and the cursor advances only over a contiguous range of confirmed
 //!   events;
-//! - while the broker is down, it retries for ever, with growing and jittered pauses, and logs once when the outage
-//!   begins and once when it ends;
+//! - while the broker is down, it retries without limit, with exponential backoff and jitter, and logs once when the
+//!   outage begins and once when it ends;
 //! - an event that the broker refuses even when it is sent alone becomes a dead letter, and publishing continues;
 //! - if another process has taken over its identity, it stops publishing until restarted;
 //! - on shutdown it drains the spool until the deadline, and leaves the rest in the spool.
@@ -105,6 +105,7 @@ impl<S: Sink> Forwarder<S> {
                     let before = self.cursor.position();
                     let end = self.forward(session).await;
                     self.window.restart();
+                    // The session made progress: begin with the shortest pause again.
                     if self.cursor.position() > before {
                         pauses = self::pauses();
                     }
@@ -124,6 +125,7 @@ impl<S: Sink> Forwarder<S> {
                     reason,
                     "sink stops publishing until the relay is restarted; fix the cause, then restart the relay"
                 );
+                // Reconnecting would fence the other process: wait for the shutdown.
                 self.stop.drain.cancelled().await;
                 return;
             }

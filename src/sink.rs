@@ -6,7 +6,7 @@
 //!   next one starts again from the cursor;
 //! - it never blocks the runtime, and holds no more events than it was given.
 //!
-//! A sink does not retry for ever, does not read the spool, and does not move the spool's cursor: the forwarder does.
+//! A sink does not retry without limit, read the spool, or move the spool's cursor: the forwarder does.
 
 mod delivery;
 #[cfg(feature = "kafka")]

@@ -30,17 +30,17 @@ pub enum Body<'a> {
     /// A JSON object.
     Object(ObjectAsVec<'a>),
     /// JSON, but not an object.
-    NoObject,
+    NotAnObject,
     /// Not JSON, with the parser's error.
-    NoJson(String),
+    NotJson(String),
 }
 
 impl<'a> Body<'a> {
     fn parse(bytes: &'a [u8]) -> Self {
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(object)) => Self::Object(object),
-            Ok(_) => Self::NoObject,
-            Err(error) => Self::NoJson(error.to_string()),
+            Ok(_) => Self::NotAnObject,
+            Err(error) => Self::NotJson(error.to_string()),
         }
     }
 
@@ -59,7 +59,7 @@ impl<'a> Body<'a> {
     fn has_recall_fields(&self) -> bool {
         match self {
             Self::Object(object) => IDENTITY.iter().any(|field| object.contains_key(field)),
-            Self::NoObject | Self::NoJson(_) => true,
+            Self::NotAnObject | Self::NotJson(_) => true,
         }
     }
 }
@@ -79,8 +79,8 @@ const IDENTITY: [&str; 8] = [
 /// Classifies a request. The command is taken from the query, else from the body. If either names a recall, the request
 /// is a recall.
 ///
-/// A probe may name a recall in its query only. A body that names a recall itself is never classified as a probe: if
-/// the vendor ever renames all fields, the callbacks are stored as dead letters.
+/// Only the query of a probe names a recall. A body that names one is never classified as a probe: if the vendor ever
+/// renamed all fields, recalls would be answered as probes and lost. As recalls, they become dead letters.
 #[must_use]
 pub fn classify<'a>(query: &Query<'_>, body: &'a [u8]) -> Class<'a> {
     let in_query = query.command().and_then(Recall::named);

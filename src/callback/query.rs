@@ -54,8 +54,8 @@ impl<'a> Query<'a> {
             .filter(|command| !command.is_empty())
     }
 
-    /// The query as received, without `Sign` and `RequestTime`. For a minute those are as good as a password, and they
-    /// differ when the vendor sends the same callback again.
+    /// The query as received, without `Sign` and `RequestTime`. Until `auth.max_skew` has passed, they authenticate any
+    /// callback; and they differ when the vendor sends the same callback again.
     #[must_use]
     pub fn without_signature(&self) -> String {
         let kept: Vec<&str> = self

@@ -91,8 +91,8 @@ pub fn parse_recall(
 ) -> Result<ParsedRecall, ParseError> {
     let object = match body {
         Body::Object(object) => object,
-        Body::NoObject => return Err(ParseError::NotAnObject),
-        Body::NoJson(error) => return Err(ParseError::NotJson(error.clone())),
+        Body::NotAnObject => return Err(ParseError::NotAnObject),
+        Body::NotJson(error) => return Err(ParseError::NotJson(error.clone())),
     };
     // The commands have different identity fields: do not guess which of the two is meant.
     if let (Some(in_query), Some(in_body)) = (query.command(), body.command())
@@ -232,18 +232,18 @@ impl<'a> Fields<'a> {
 
     fn text(&mut self, value: Option<&'a Value<'a>>, name: &'static str) -> Option<&'a str> {
         match value {
-            None => self.odd(IgnoredField::Missing(name)),
+            None => self.ignore(IgnoredField::Missing(name)),
             Some(Value::Str(text)) if !text.is_empty() => Some(text),
-            Some(_) => self.odd(IgnoredField::Unusable(name)),
+            Some(_) => self.ignore(IgnoredField::Unusable(name)),
         }
     }
 
     /// `EventTime`: milliseconds, as a number or as a string.
     fn event_time(&mut self) -> Option<UnixMillis> {
         match self.object.get("EventTime") {
-            None => self.odd(IgnoredField::Missing("EventTime")),
+            None => self.ignore(IgnoredField::Missing("EventTime")),
             Some(value) => match unsigned(value).and_then(UnixMillis::new) {
-                None => self.odd(IgnoredField::Unusable("EventTime")),
+                None => self.ignore(IgnoredField::Unusable("EventTime")),
                 time => time,
             },
         }
@@ -251,21 +251,21 @@ impl<'a> Fields<'a> {
 
     fn client<'q>(&mut self, query: &Query<'q>) -> Client<'q> {
         let ip = match &query.client_ip {
-            None => self.odd(IgnoredField::Missing("ClientIP")),
+            None => self.ignore(IgnoredField::Missing("ClientIP")),
             Some(ip) if ip.parse::<IpAddr>().is_ok() => Some(Cow::clone(ip)),
-            Some(_) => self.odd(IgnoredField::Unusable("ClientIP")),
+            Some(_) => self.ignore(IgnoredField::Unusable("ClientIP")),
         };
         let platform = match &query.platform {
-            None => self.odd(IgnoredField::Missing("OptPlatform")),
+            None => self.ignore(IgnoredField::Missing("OptPlatform")),
             Some(platform) if platform.is_empty() => {
-                self.odd(IgnoredField::Unusable("OptPlatform"))
+                self.ignore(IgnoredField::Unusable("OptPlatform"))
             }
             Some(platform) => Some(Cow::clone(platform)),
         };
         Client { ip, platform }
     }
 
-    fn odd<T>(&mut self, ignored: IgnoredField) -> Option<T> {
+    fn ignore<T>(&mut self, ignored: IgnoredField) -> Option<T> {
         if !self.ignored_fields.contains(&ignored) {
             self.ignored_fields.push(ignored);
         }

@@ -169,7 +169,7 @@ impl SendCommand {
 
 /// Sends the callbacks that `args` asks for and prints a summary on stdout, or only prints the callbacks.
 ///
-/// Ctrl-C stops sending; open requests are still waited for. A second Ctrl-C ends it at once.
+/// Ctrl-C stops sending, but still waits for the answers to open requests. A second Ctrl-C ends it at once.
 ///
 /// # Errors
 /// Fails if the relay cannot be reached at the start, or if a callback was not answered with HTTP 200, OK and

@@ -73,7 +73,7 @@ impl Layer {
                 layer.insert(&key, value, source.clone(), &mut problems);
             }
         }
-        layer.or(problems)
+        layer.into_result(problems)
     }
 
     /// Reads our variables from an environment.
@@ -100,10 +100,10 @@ impl Layer {
                 }),
             }
         }
-        layer.or(problems)
+        layer.into_result(problems)
     }
 
-    fn or(self, problems: Vec<Problem>) -> Result<Self, Vec<Problem>> {
+    fn into_result(self, problems: Vec<Problem>) -> Result<Self, Vec<Problem>> {
         if problems.is_empty() {
             Ok(self)
         } else {
@@ -216,10 +216,10 @@ fn leaves(prefix: &str, dict: Dict) -> Vec<(String, Value)> {
 /// Whether a variable is a setting. The variables that Kubernetes injects for a Service whose name begins with
 /// `recall` are not.
 fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX) && name != CONFIG_FILE && !is_of_kubernetes(name)
+    name.starts_with(PREFIX) && name != CONFIG_FILE && !is_injected_by_kubernetes(name)
 }
 
-fn is_of_kubernetes(name: &str) -> bool {
+fn is_injected_by_kubernetes(name: &str) -> bool {
     if name.contains("__") {
         return false;
     }

@@ -12,11 +12,12 @@ use crate::sink::Refusal;
 /// The state of the search.
 #[derive(Debug, Default)]
 pub(super) struct PoisonSearch {
-    /// The size of the window until the cursor has passed an event, and that event.
+    /// While the search lasts: the size of the window, and the newest event that may be the refused one. The search
+    /// ends when the cursor has passed that event.
     bisected: Option<(usize, Option<Seq>)>,
-    /// The event that is sent alone until the cursor has passed it.
+    /// The event that was found. The window is 1 until the cursor has passed it.
     alone: Option<Seq>,
-    /// Events known to be refused that the cursor has not passed, including those found in an earlier session.
+    /// Events that are known to be refused and that the cursor has not passed, including those from earlier sessions.
     poison: BTreeMap<Seq, Refusal>,
 }
 
@@ -49,7 +50,7 @@ impl PoisonSearch {
         self.finish_at(seq);
     }
 
-    /// This event was found, whether or not it becomes a dead letter.
+    /// Ends the search at this event, whether or not it becomes a dead letter.
     pub(super) const fn finish_at(&mut self, seq: Seq) {
         self.alone = Some(seq);
     }
@@ -68,13 +69,13 @@ impl PoisonSearch {
     /// broker refused the batch as a whole, not one of its events.
     pub(super) fn passed(&mut self, cursor: Seq) -> bool {
         self.poison = self.poison.split_off(&cursor.next());
-        let found = self.alone.is_some_and(|alone| alone <= cursor);
-        // If only the batch was too large, no event is found.
-        let none = self.bisected.is_some_and(|(_, last)| last <= Some(cursor));
-        if found || none {
+        let passed_found = self.alone.is_some_and(|alone| alone <= cursor);
+        // If only the batch was too large, the cursor passes all its events and none is found.
+        let passed_all = self.bisected.is_some_and(|(_, last)| last <= Some(cursor));
+        if passed_found || passed_all {
             (self.bisected, self.alone) = (None, None);
         }
-        none && !found
+        passed_all && !passed_found
     }
 }
 

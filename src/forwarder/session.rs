@@ -61,7 +61,7 @@ impl<S: Sink> Forwarder<S> {
                 () = self.stop.drain.cancelled(), if !draining => {}
                 progress = session.progress(&self.window) => {
                     quiet_since = Instant::now();
-                    if let Some(end) = self.progressed(progress, session).await {
+                    if let Some(end) = self.handle_progress(progress, session).await {
                         return end;
                     }
                 }
@@ -124,7 +124,7 @@ impl<S: Sink> Forwarder<S> {
         let mut to_publish = Vec::with_capacity(rows.len());
         for Row { seq, event } in rows {
             let Some(event) = event else {
-                self.window.pass(seq);
+                self.window.skip_unreadable(seq);
                 continue;
             };
             let refusal = self.poison_search.refusal(seq);
@@ -143,7 +143,7 @@ impl<S: Sink> Forwarder<S> {
     }
 
     /// Handles a session's report. Returns an end if the session is over.
-    async fn progressed(
+    async fn handle_progress(
         &mut self,
         progress: Result<Progress, SessionError>,
         session: &mut S::Session,
@@ -165,7 +165,7 @@ impl<S: Sink> Forwarder<S> {
                 self.flow = Flow::Stalled;
                 self.state.stalled(&reason);
             }
-            Ok(Progress::Refused(refused)) => return self.refused(refused, session).await,
+            Ok(Progress::Refused(refused)) => return self.handle_refused(refused, session).await,
             Err(SessionError::Refused(refusal)) => {
                 return Some(self.handle_session_refusal(refusal).await);
             }
@@ -176,7 +176,7 @@ impl<S: Sink> Forwarder<S> {
 
     /// Handles events that were refused individually. They become dead letters. Dead letters that were refused are
     /// stored in the spool.
-    async fn refused(
+    async fn handle_refused(
         &mut self,
         refused: Vec<(Seq, Refusal)>,
         session: &mut S::Session,
@@ -230,6 +230,7 @@ impl<S: Sink> Forwarder<S> {
                     self.poison_search.finish_at(delivery.seq);
                     vec![self.dead_letter(delivery, &refusal)]
                 }
+                // Nothing was in flight, so the refusal is of no event.
                 None => Vec::new(),
             }
         };
@@ -301,7 +302,7 @@ impl<S: Sink> Forwarder<S> {
     }
 }
 
-/// Reads if there is capacity; otherwise waits for ever.
+/// Reads if there is capacity; otherwise never completes.
 async fn read(reader: &mut Reader, capacity: usize) -> Result<Vec<Row>, ReadError> {
     if capacity == 0 {
         std::future::pending().await

@@ -10,8 +10,8 @@ use crate::event::Seq;
 /// Events published before other tasks get to run: this bounds how long callbacks wait.
 const BATCH: u64 = 64;
 
-/// The same while no callbacks arrive. If it is too small, sinks send small batches.
-const BATCH_ALONE: u64 = 1000;
+/// The same while no callbacks arrive. If this were smaller, sinks would send small batches.
+const BATCH_IDLE: u64 = 1000;
 
 /// A sink with more unpublished events than this has a backlog.
 const BACKLOG: u64 = 1000;
@@ -27,6 +27,7 @@ const RECENT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Throttle {
     last: Seq,
+    /// How many events were appended between the last two pauses.
     arrived: u64,
     last_arrival_at: Option<Instant>,
 }
@@ -43,16 +44,16 @@ impl Throttle {
 
     /// The maximum size of the next batch.
     pub(super) fn batch(&self) -> usize {
-        let batch = if self.is_alone() {
-            BATCH_ALONE
+        let batch = if self.is_idle() {
+            BATCH_IDLE
         } else {
             BATCH.max(self.arrived + self.arrived / 8)
         };
         usize::try_from(batch).unwrap_or(usize::MAX)
     }
 
-    /// Whether no callbacks arrive.
-    fn is_alone(&self) -> bool {
+    /// Whether no callback has arrived recently.
+    fn is_idle(&self) -> bool {
         self.last_arrival_at.is_none_or(|at| at.elapsed() >= RECENT)
     }
 
@@ -64,7 +65,7 @@ impl Throttle {
             self.last_arrival_at = Some(Instant::now());
         }
         let backlog = last.0.saturating_sub(position.0) > BACKLOG;
-        if self.is_alone() || !backlog {
+        if self.is_idle() || !backlog {
             yield_now().await;
         } else {
             sleep(PAUSE).await;

@@ -250,7 +250,7 @@ impl Sink for Kafka {
         let client = config.client(id);
         let mut producer = Producer::open(&client, &config.topic, &config.dead_letter_topic)?;
         let ready = async {
-            producer.starts(topics::ensure(config, producer.client()).await?);
+            producer.set_partition_counts(topics::ensure(config, producer.client()).await?);
             match identity {
                 None => Ok(None),
                 Some(identity) => {

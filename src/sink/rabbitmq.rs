@@ -35,8 +35,8 @@ pub struct RabbitMq {
     config: Config,
     next_host: usize,
     attempt: Attempt,
-    /// Whether the last session, or the last attempt, has confirmed anything.
-    last: Option<Arc<AtomicBool>>,
+    /// Whether the last session has confirmed anything; false if the last attempt to connect failed.
+    last_confirmed: Option<Arc<AtomicBool>>,
 }
 
 impl RabbitMq {
@@ -47,7 +47,7 @@ impl RabbitMq {
             config,
             next_host: 0,
             attempt: Attempt::First,
-            last: None,
+            last_confirmed: None,
         }
     }
 }
@@ -65,8 +65,8 @@ impl Sink for RabbitMq {
 
     /// Tries one host. If it confirms nothing, the next call tries the next host.
     async fn connect(&mut self) -> Result<RabbitMqSession, SessionError> {
-        let useless = |last: &Arc<AtomicBool>| !last.load(Ordering::Relaxed);
-        if self.last.as_ref().is_some_and(useless) {
+        let confirmed_nothing = |confirmed: &Arc<AtomicBool>| !confirmed.load(Ordering::Relaxed);
+        if self.last_confirmed.as_ref().is_some_and(confirmed_nothing) {
             self.next_host += 1;
         }
         let uris = self
@@ -81,7 +81,7 @@ impl Sink for RabbitMq {
             ));
         };
         let has_confirmed = Arc::new(AtomicBool::new(false));
-        self.last = Some(Arc::clone(&has_confirmed));
+        self.last_confirmed = Some(Arc::clone(&has_confirmed));
         let connected =
             connect::open(&self.config, uri, self.attempt, connect::CONNECT_TIMEOUT).await;
         self.attempt = Attempt::Reconnect;

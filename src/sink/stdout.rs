@@ -31,6 +31,7 @@ pub struct Stdout {
 pub struct StdoutSession {
     to_write: mpsc::Sender<Vec<Delivery>>,
     written: mpsc::Receiver<io::Result<Vec<Seq>>>,
+    /// Events that the thread was too busy to take.
     overflow: Vec<Delivery>,
 }
 
@@ -94,13 +95,13 @@ impl Session for StdoutSession {
     fn publish(&mut self, window: &Window, seqs: &[Seq]) {
         let deliveries = seqs.iter().filter_map(|seq| window.delivery(*seq));
         self.overflow.extend(deliveries.cloned());
-        self.hand_over();
+        self.send_overflow();
     }
 
     async fn progress(&mut self, _: &Window) -> Result<Progress, SessionError> {
-        self.hand_over();
+        self.send_overflow();
         let outcome = self.written.recv().await;
-        self.hand_over();
+        self.send_overflow();
         match outcome {
             Some(Ok(seqs)) => Ok(Progress::Confirmed(seqs)),
             Some(Err(error)) => Err(SessionError::unavailable(
@@ -119,7 +120,7 @@ impl Session for StdoutSession {
 
 impl StdoutSession {
     /// Sends the queued events to the thread, if it is idle.
-    fn hand_over(&mut self) {
+    fn send_overflow(&mut self) {
         if self.overflow.is_empty() {
             return;
         }

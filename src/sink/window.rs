@@ -60,7 +60,7 @@ impl Window {
     }
 
     /// Skips an event that cannot be read.
-    pub(crate) fn pass(&mut self, seq: Seq) {
+    pub(crate) fn skip_unreadable(&mut self, seq: Seq) {
         self.ahead.remove(&seq);
         self.slots.push_back(Slot {
             seq,

@@ -23,7 +23,7 @@ const TRY_EVERY: Duration = Duration::from_millis(10);
 
 enum LogMessage {
     Line(Vec<u8>),
-    /// Sent back when everything queued before it was written.
+    /// Answered when every line that was queued before it is written.
     Flush(SyncSender<()>),
 }
 

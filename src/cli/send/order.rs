@@ -12,7 +12,7 @@ pub struct Order {
     pub conversations: u64,
 }
 
-/// What the callback of a number is assigned to.
+/// What a numbered callback is assigned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The command, counted from 0.
@@ -34,14 +34,19 @@ impl Order {
         }
     }
 
-    /// Lists the numbers below `count` that connection `of` of `connections` sends, ascending.
+    /// Lists the numbers below `count` that connection `index` of `connections` sends, ascending.
     ///
     /// One connection sends all callbacks of a conversation and waits for each answer, so they never overtake each
     /// other.
-    pub fn share(self, of: u64, connections: u64, count: u64) -> impl Iterator<Item = u64> + Send {
+    pub fn share(
+        self,
+        index: u64,
+        connections: u64,
+        count: u64,
+    ) -> impl Iterator<Item = u64> + Send {
         let mut next = Place {
             command: 0,
-            conversation: of,
+            conversation: index,
             turn: 0,
         };
         std::iter::from_fn(move || {
@@ -56,7 +61,7 @@ impl Order {
                 next.conversation += connections;
             }
             if next.conversation >= self.conversations {
-                next.conversation = of;
+                next.conversation = index;
                 next.turn += 1;
             }
             (number < count).then_some(number)

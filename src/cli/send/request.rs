@@ -34,7 +34,7 @@ impl FromStr for Endpoint {
         match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => {}
             Some(scheme) if *scheme == Scheme::HTTPS => {
-                return Err("only http:// is spoken; put something that ends TLS between".into());
+                return Err("only http:// is supported; put a proxy that terminates TLS in front of the relay".into());
             }
             _ => return Err("must begin with http://".into()),
         }

@@ -49,8 +49,8 @@ struct SendProgress {
 }
 
 impl Traffic {
-    /// Sends until `count` callbacks are answered, `duration` has passed or Ctrl-C is pressed. Open requests are still
-    /// waited for, unless Ctrl-C is pressed again. Also returns how long that took.
+    /// Sends until `count` callbacks are answered, `duration` has passed or Ctrl-C is pressed. Then waits for
+    /// the answers to open requests, unless Ctrl-C is pressed again. Also returns how long that took.
     ///
     /// # Errors
     /// Fails if the relay cannot be reached at the start.

@@ -25,8 +25,8 @@ pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// coordinator does not answer at all, the call takes longer (librdkafka issue 5456).
 const OFFSET_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long another thread needs to finish handling a delivery report.
-const SHORTLY: Duration = Duration::from_micros(100);
+/// How long to wait for another thread to finish handling a delivery report, before checking again.
+const REPORT_PAUSE: Duration = Duration::from_micros(100);
 
 /// How long the cluster may take to initialize a new producer: it first ends the transaction of an earlier one.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub(super) struct Identity {
     pub id: String,
     /// Identifies this process.
     owner: Uuid,
-    /// The owner that this process replaced; set when it has written its own owner to the cluster, or has tried to.
+    /// The owner that this process replaced. Set before this process first writes its own owner to the cluster.
     replaced: Arc<OnceLock<Option<Uuid>>>,
 }
 
@@ -60,7 +60,7 @@ impl Identity {
 pub(super) struct Coordinator {
     producer: Arc<BaseProducer<Reports>>,
     offset: GroupOffset,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Coordinator {
@@ -75,16 +75,16 @@ impl Coordinator {
         topic: &str,
         identity: &Identity,
     ) -> Result<(Self, CommittedPosition), SessionError> {
-        let (producer, over) = (
+        let (producer, stopped) = (
             Arc::clone(session_producer.client()),
-            Arc::clone(session_producer.over()),
+            Arc::clone(session_producer.stopped()),
         );
         let (client, topic) = (client.clone(), topic.to_owned());
         let (id, owner) = (identity.id.clone(), identity.owner);
         let replaced = Arc::clone(&identity.replaced);
         let open = move || {
             let deadline = Instant::now() + INIT_TIMEOUT;
-            let cancelled = || over.load(Ordering::Acquire) || Instant::now() >= deadline;
+            let cancelled = || stopped.load(Ordering::Acquire) || Instant::now() >= deadline;
             let failed = |action: &str| {
                 let action = format!("{action} {id}");
                 move |error: KafkaError| SessionError::unavailable(action, error)
@@ -121,7 +121,7 @@ impl Coordinator {
             let coordinator = Self {
                 producer,
                 offset,
-                over: Arc::clone(&over),
+                stopped: Arc::clone(&stopped),
             };
             // Write our owner now, so that another process with this id finds out that it was replaced.
             coordinator
@@ -148,11 +148,12 @@ impl Coordinator {
     ) -> JoinHandle<KafkaResult<()>> {
         let coordinator = Arc::clone(self);
         spawn_blocking(move || {
-            coordinator.commit(position, || coordinator.over.load(Ordering::Acquire))
+            coordinator.commit(position, || coordinator.stopped.load(Ordering::Acquire))
         })
     }
 
-    /// Beginning the next transaction is local: the cluster learns of it only with its first records.
+    /// Commits the transaction with this offset in it, and begins another one. Beginning one is local: the cluster learns
+    /// of it only with its first records.
     fn commit(&self, position: CommittedPosition, cancelled: impl Fn() -> bool) -> KafkaResult<()> {
         let producer = &self.producer;
         retry(&cancelled, || {
@@ -161,7 +162,7 @@ impl Coordinator {
         // Another thread handles the last delivery report, and the record counts as in flight until it has finished.
         // The call below would wait for further reports, which do not come.
         while producer.in_flight_count() > 0 && !cancelled() {
-            thread::park_timeout(SHORTLY);
+            thread::park_timeout(REPORT_PAUSE);
         }
         retry(&cancelled, || producer.commit_transaction(CALL_TIMEOUT))?;
         producer.begin_transaction()
@@ -173,7 +174,7 @@ impl Coordinator {
         let deadline = Instant::now() + ABORT_TIMEOUT;
         spawn_blocking(move || {
             let cancelled =
-                || coordinator.over.load(Ordering::Acquire) || Instant::now() >= deadline;
+                || coordinator.stopped.load(Ordering::Acquire) || Instant::now() >= deadline;
             retry(cancelled, || {
                 coordinator.producer.abort_transaction(CALL_TIMEOUT)
             })?;

@@ -47,7 +47,7 @@ pub(super) fn refusal_at_once(error: &KafkaError) -> Option<Refusal> {
     }
 }
 
-/// The error if no thread for a blocking call can be had any more.
+/// The error if a blocking call was not run because the runtime is shutting down.
 pub(super) fn stopping(error: JoinError) -> SessionError {
     SessionError::unavailable("relay is stopping", error)
 }

@@ -1,8 +1,8 @@
 //! The relay's position as the cluster keeps it: the offset of a consumer group without members.
 //!
-//! The offset is the number of the last published event. It is committed for partition 0 of the events' topic, where no
-//! record needs to have that offset. Its metadata name its owner and the event. It is written in the transaction that
-//! contains the event, so both are committed or neither is.
+//! The offset is the number of the last published event. It is committed for partition 0 of the events' topic, although
+//! it is not the offset of a record there. Its metadata name its owner and the event. It is written in the transaction
+//! that contains the event, so both are committed or neither is.
 
 use std::time::Duration;
 

@@ -26,7 +26,7 @@ pub(super) struct Poller {
     pub dead_letter_topic: String,
     /// Set when the topics have been looked up.
     pub partitions: Arc<OnceLock<PartitionCounts>>,
-    pub over: Arc<AtomicBool>,
+    pub stopped: Arc<AtomicBool>,
 }
 
 impl Poller {
@@ -34,7 +34,7 @@ impl Poller {
     pub(super) fn run(&self) {
         let mut probe_due = Instant::now();
         let mut count_due = Instant::now() + COUNT_EVERY;
-        while !self.over.load(Ordering::Acquire) {
+        while !self.stopped.load(Ordering::Acquire) {
             self.producer.poll(POLL);
             let reports = self.producer.context();
             reports.tick();

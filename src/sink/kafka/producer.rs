@@ -24,7 +24,7 @@ use crate::event::{CONTENT_TYPE, Seq};
 use crate::sink::{Delivery, Progress, SessionError, Window};
 
 /// How often to check whether a partition has confirmed nothing for too long.
-const LOOK_EVERY: Duration = Duration::from_mins(1);
+const CHECK_EVERY: Duration = Duration::from_mins(1);
 
 /// How long the polling thread may take to notice the stop flag.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ pub(super) struct Producer {
     partitions: Partitions,
     /// Not sent yet, because librdkafka's queue is full.
     backlog: VecDeque<Seq>,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     ended: oneshot::Receiver<()>,
 }
 
@@ -53,7 +53,7 @@ impl Producer {
         let producer = BaseProducer::from_config_and_context(client, Reports::default())
             .map(Arc::new)
             .map_err(|error| SessionError::unavailable("could not create a producer", error))?;
-        let over = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
         let counts = Arc::new(OnceLock::new());
         let (exit_sender, ended) = oneshot::channel();
         let poller = Poller {
@@ -61,7 +61,7 @@ impl Producer {
             topic: topic.to_owned(),
             dead_letter_topic: dead_letter_topic.to_owned(),
             partitions: Arc::clone(&counts),
-            over: Arc::clone(&over),
+            stopped: Arc::clone(&stopped),
         };
         thread::Builder::new()
             .name("kafka".to_owned())
@@ -80,7 +80,7 @@ impl Producer {
             counts,
             partitions: Partitions::default(),
             backlog: VecDeque::new(),
-            over,
+            stopped,
             ended,
         })
     }
@@ -90,7 +90,7 @@ impl Producer {
     }
 
     /// Sets the partition counts. The topics exist.
-    pub(super) fn starts(&mut self, partitions: PartitionCounts) {
+    pub(super) fn set_partition_counts(&mut self, partitions: PartitionCounts) {
         let _ = self.counts.set(partitions);
     }
 
@@ -99,8 +99,8 @@ impl Producer {
     }
 
     /// The stop flag for this producer's other threads.
-    pub(super) const fn over(&self) -> &Arc<AtomicBool> {
-        &self.over
+    pub(super) const fn stopped(&self) -> &Arc<AtomicBool> {
+        &self.stopped
     }
 
     /// Publishes events of the window, in order.
@@ -119,8 +119,8 @@ impl Producer {
                 );
                 return Err(SessionError::Unavailable(reason, None));
             }
-            if let Ok(report) = timeout(LOOK_EVERY, self.reports().next()).await {
-                return Ok(self.act_on(report?, window));
+            if let Ok(report) = timeout(CHECK_EVERY, self.reports().next()).await {
+                return Ok(self.handle(report?, window));
             }
         }
     }
@@ -134,7 +134,7 @@ impl Producer {
 
     /// Purges the records in flight and closes the connections. Returns within a bounded time.
     pub(super) async fn close(mut self) {
-        self.over.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
         self.client.purge(PurgeConfig::default().queue().inflight());
         let _ = timeout(CLOSE_TIMEOUT, &mut self.ended).await;
         // Destroying a producer blocks.
@@ -162,6 +162,7 @@ impl Producer {
                     continue;
                 }
                 Some(Err(error)) => error,
+                // A record has failed, and no later one may overtake it: the session is about to end.
                 None => {
                     self.backlog.clear();
                     return;
@@ -210,7 +211,7 @@ impl Producer {
     }
 
     /// Passes a report on, after sending the records that waited for it.
-    fn act_on(&mut self, report: ProducerReport, window: &Window) -> Progress {
+    fn handle(&mut self, report: ProducerReport, window: &Window) -> Progress {
         let progress = match report {
             ProducerReport::Confirmed(confirmed) => {
                 let now = Instant::now();
@@ -258,6 +259,6 @@ fn headers(delivery: &Delivery) -> OwnedHeaders {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
     }
 }

@@ -19,7 +19,7 @@ use crate::sink::SessionError;
 
 /// How long a newly created topic may take to appear, and how often to check.
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// How many partitions the topics have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ async fn ensure_one(
                 create(config, topic).await?;
                 created = Some(Instant::now());
             }
-            Some(at) if at.elapsed() < APPEARS_WITHIN => sleep(LOOK_EVERY).await,
+            Some(at) if at.elapsed() < APPEARS_WITHIN => sleep(CHECK_EVERY).await,
             _ => {
                 let advice = if missing && !config.create_topics {
                     "; create it, or set kafka.create_topics to true"

@@ -26,16 +26,16 @@ use crate::sink::{
     CommittedPosition, DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError, Window,
 };
 
-/// How often a batch is sent again.
-const TRIES: u8 = 2;
+/// How often a batch is sent again if its commit fails.
+const MAX_RETRIES: u8 = 2;
 
 /// If no record of a batch is acknowledged for this long, the session ends. For example, the topic may be deleted, and
 /// librdkafka waits for it. The next session creates it again.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// If a commit takes longer, the session ends. The next session's producer has the cluster complete or abort the
-/// transaction, and reads from the cluster which of both it was. librdkafka's own timeout does not end a commit that
-/// waits for a group coordinator that the cluster has fenced (librdkafka issues 5456 and 5511).
+/// If a commit takes longer, the session ends. The next session's producer makes the cluster complete or abort the
+/// transaction, and reads from the cluster which of the two happened. librdkafka's own timeout does not end a commit
+/// that waits for a group coordinator that the cluster has fenced (librdkafka issues 5456 and 5511).
 const COMMITTING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum bytes of the events in a session's first transaction. Each successful transaction doubles the limit of the
@@ -54,7 +54,7 @@ pub(super) struct Transactions {
     /// The events of the next transactions.
     pending: VecDeque<Seq>,
     /// Bytes after which the next transaction accepts no more events.
-    enough: usize,
+    byte_limit: usize,
     batch: Option<Batch>,
 }
 
@@ -65,7 +65,7 @@ struct Batch {
     /// When the batch last made progress.
     last_progress: Instant,
     /// How often the batch may still be sent again.
-    tries: u8,
+    retries_left: u8,
 }
 
 enum Stage {
@@ -83,7 +83,7 @@ impl Transactions {
             position,
             refresh_due: Instant::now() + REFRESH_EVERY,
             pending: VecDeque::new(),
-            enough: FIRST_BATCH,
+            byte_limit: FIRST_BATCH,
             batch: None,
         }
     }
@@ -131,31 +131,33 @@ impl Transactions {
                     let position = batch.end(window).unwrap_or(self.position);
                     batch.enter(Stage::Committing(self.coordinator.start_commit(position)));
                 }
-                Stage::Sending(_) => match batch.heard(SENDING_TIMEOUT, window, producer).await {
-                    Ok(Progress::Confirmed(seqs)) => batch.arrived(seqs.len()),
-                    Ok(Progress::Refused(refused)) => {
-                        // The session is polled again only after the spool has stored the refused dead letters.
-                        let dead_letters = refused.iter().filter(|(seq, _)| {
-                            let delivery = window.delivery(*seq);
-                            delivery.is_some_and(Delivery::is_dead_letter)
-                        });
-                        batch.arrived(dead_letters.count());
-                        return Ok(Progress::Refused(refused));
+                Stage::Sending(_) => {
+                    match batch.next_progress(SENDING_TIMEOUT, window, producer).await {
+                        Ok(Progress::Confirmed(seqs)) => batch.arrived(seqs.len()),
+                        Ok(Progress::Refused(refused)) => {
+                            // The session is polled again only after the spool has stored the refused dead letters.
+                            let dead_letters = refused.iter().filter(|(seq, _)| {
+                                let delivery = window.delivery(*seq);
+                                delivery.is_some_and(Delivery::is_dead_letter)
+                            });
+                            batch.arrived(dead_letters.count());
+                            return Ok(Progress::Refused(refused));
+                        }
+                        Ok(other) => return Ok(other),
+                        Err(error) if producer.reports().is_over() => return Err(error),
+                        Err(error) => {
+                            // The producer's error does not say why the records failed; the transaction's error does.
+                            let failure = self.coordinator.failure().await;
+                            return Err(batch.failed(error, failure, window));
+                        }
                     }
-                    Ok(other) => return Ok(other),
-                    Err(error) if producer.reports().is_over() => return Err(error),
-                    Err(error) => {
-                        // The producer's error does not say why the records failed; the transaction's error does.
-                        let failure = self.coordinator.failure().await;
-                        return Err(batch.failed(error, failure, window));
-                    }
-                },
+                }
                 Stage::Committing(committing) => {
                     let outcome = tokio::select! {
                         biased;
                         outcome = committing => outcome.map_err(stopping)?,
                         progress = producer.progress(window) => return progress,
-                        () = sleep_until(batch.last_progress + COMMITTING_TIMEOUT) => return Err(silence()),
+                        () = sleep_until(batch.last_progress + COMMITTING_TIMEOUT) => return Err(timed_out()),
                     };
                     match outcome {
                         Ok(()) => {
@@ -163,7 +165,7 @@ impl Transactions {
                                 return Ok(confirmed);
                             }
                         }
-                        Err(error) if batch.tries == 0 || !is_abortable(&error) => {
+                        Err(error) if batch.retries_left == 0 || !is_abortable(&error) => {
                             let action = "could not commit a transaction";
                             return Err(SessionError::unavailable(action, error));
                         }
@@ -177,7 +179,7 @@ impl Transactions {
                     aborting.await.map_err(stopping)?.map_err(|error| {
                         SessionError::unavailable("could not abort a transaction", error)
                     })?;
-                    batch.tries -= 1;
+                    batch.retries_left -= 1;
                     // An event stored as a dead letter is no longer in the window.
                     batch.seqs.retain(|seq| window.delivery(*seq).is_some());
                     batch.enter(Stage::Sending(batch.seqs.len()));
@@ -198,7 +200,7 @@ impl Transactions {
         if let Some(aborting) = aborting {
             let _ = timeout(CALL_TIMEOUT, aborting).await;
         }
-        producer.over().store(true, Ordering::Release);
+        producer.stopped().store(true, Ordering::Release);
     }
 
     /// Starts the next transaction. Pending dead letters and pending events are not mixed, so that a dead-letter topic
@@ -215,7 +217,7 @@ impl Transactions {
         let kind = is_dead_letter(first);
         let mut bytes = 0;
         let takes = |next: &&Seq| {
-            let takes = bytes < self.enough && is_dead_letter(next) == kind;
+            let takes = bytes < self.byte_limit && is_dead_letter(next) == kind;
             bytes += window
                 .delivery(**next)
                 .map_or(0, |next| next.event.body.len());
@@ -232,7 +234,7 @@ impl Transactions {
         let batch = self.batch.take()?;
         self.position = batch.end(window).unwrap_or(self.position);
         self.refresh_due = Instant::now() + REFRESH_EVERY;
-        self.enough = self.enough.saturating_mul(2);
+        self.byte_limit = self.byte_limit.saturating_mul(2);
         debug!(events = batch.seqs.len(), "committed a transaction");
         (!batch.seqs.is_empty()).then_some(Progress::Confirmed(batch.seqs))
     }
@@ -244,7 +246,7 @@ impl Batch {
             stage: Stage::Sending(seqs.len()),
             seqs,
             last_progress: Instant::now(),
-            tries: TRIES,
+            retries_left: MAX_RETRIES,
         }
     }
 
@@ -254,14 +256,14 @@ impl Batch {
     }
 
     /// Waits for the producer's next progress. Fails if there is none `within` this time after the last.
-    async fn heard(
+    async fn next_progress(
         &mut self,
         within: Duration,
         window: &Window,
         producer: &mut Producer,
     ) -> Result<Progress, SessionError> {
         let progress = timeout_at(self.last_progress + within, producer.progress(window)).await;
-        let progress = progress.map_err(|_| silence())??;
+        let progress = progress.map_err(|_| timed_out())??;
         self.last_progress = Instant::now();
         Ok(progress)
     }
@@ -316,7 +318,7 @@ impl Batch {
     }
 }
 
-fn silence() -> SessionError {
+fn timed_out() -> SessionError {
     SessionError::Unavailable(
         "cluster has not completed a transaction in time".to_owned(),
         None,

@@ -41,7 +41,8 @@ pub(super) struct PublishBatch {
     pub(super) outcomes: Result<Vec<(Seq, PublishOutcome)>, Error>,
 }
 
-/// When a batch last made progress. Its confirms are awaited in the order of its messages.
+/// When a batch last made progress. Its confirms are awaited in the order of its messages, so it makes none while the
+/// oldest one is missing.
 #[derive(Debug, Clone)]
 pub(super) struct Heartbeat(Arc<Mutex<Instant>>);
 

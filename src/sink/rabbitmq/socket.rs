@@ -35,20 +35,20 @@ impl SocketHandle {
     /// Fails if the guard was dropped meanwhile: the socket must not be used.
     pub(super) fn keep(&self, socket: &impl AsFd) -> io::Result<()> {
         let duplicate = TcpStream::from(socket.as_fd().try_clone_to_owned()?);
-        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if end.is_shut_down {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_shut_down {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        end.socket = Some(duplicate);
+        state.socket = Some(duplicate);
         Ok(())
     }
 }
 
 impl Drop for ShutdownOnDrop {
     fn drop(&mut self) {
-        let mut end = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        end.is_shut_down = true;
-        if let Some(socket) = end.socket.take() {
+        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_shut_down = true;
+        if let Some(socket) = state.socket.take() {
             // It may be closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
