@@ -169,6 +169,7 @@ impl Loaded {
             return Err(ConfigError(unknown));
         }
 
+        // Each layer overrides those before it.
         let mut figment = Figment::new();
         for layer in layers {
             figment = figment.merge(layer);

@@ -88,6 +88,7 @@ impl Collector for CollectedMetrics {
             ConstGauge::new(value).encode(metric)?;
         }
 
+        // Each metric of the sinks has one series per sink.
         let sinks: [(&str, &str, Option<Unit>, ReadGauge); 3] = [
             (
                 "sink_up",

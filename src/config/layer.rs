@@ -136,6 +136,7 @@ impl Layer {
             return;
         }
         self.sources.insert(key.clone(), source);
+        // The dots in a property's name do not separate sections.
         let (path, name) = if let Some(property) = key.strip_prefix(keys::PROPERTIES) {
             (vec!["kafka", "properties"], property)
         } else {

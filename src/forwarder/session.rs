@@ -120,6 +120,7 @@ impl<S: Sink> Forwarder<S> {
         Ok(theirs.seq)
     }
 
+    /// Adds rows to the window and publishes their events, except those that an earlier session has confirmed.
     fn publish_rows(&mut self, rows: Vec<Row>, session: &mut S::Session) {
         let mut to_publish = Vec::with_capacity(rows.len());
         for Row { seq, event } in rows {
@@ -136,6 +137,7 @@ impl<S: Sink> Forwarder<S> {
                 to_publish.push(seq);
             }
         }
+        // The oldest rows may need no confirm: they are unreadable, or an earlier session has confirmed them.
         self.move_cursor();
         if !to_publish.is_empty() {
             session.publish(&self.window, &to_publish);

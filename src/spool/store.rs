@@ -209,6 +209,7 @@ impl Store {
         }
         let now = UnixMillis::now().as_millis();
         self.transaction(|connection| {
+            // After a restart, a sink may store a dead letter again.
             let mut insert = connection.prepare_cached(
                 "INSERT OR REPLACE INTO dead_letters
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",

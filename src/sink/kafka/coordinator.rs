@@ -152,8 +152,8 @@ impl Coordinator {
         })
     }
 
-    /// Commits the transaction with this offset in it, and begins another one. Beginning one is local: the cluster learns
-    /// of it only with its first records.
+    /// Commits the transaction with this offset in it, and begins another one. Beginning one is local: the cluster
+    /// learns of it only with its first records.
     fn commit(&self, position: CommittedPosition, cancelled: impl Fn() -> bool) -> KafkaResult<()> {
         let producer = &self.producer;
         retry(&cancelled, || {

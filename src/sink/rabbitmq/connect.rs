@@ -137,6 +137,7 @@ async fn declare(config: &Config, channel: &Channel) -> lapin::Result<()> {
         )
         .await?;
     for queue in [&config.queue, &config.dead_letter_queue] {
+        // The relay may have no queue of its own.
         if queue.is_empty() {
             continue;
         }

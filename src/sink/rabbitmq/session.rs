@@ -159,6 +159,7 @@ impl RabbitMqSession {
         if !confirmed.is_empty() {
             self.has_confirmed.store(true, Ordering::Relaxed);
         }
+        // Another message may still be retried, or the broker may block publishers.
         if self.retried.is_empty() && !self.connection.status().blocked() {
             self.set_stalled(None);
         }
