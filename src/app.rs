@@ -120,7 +120,7 @@ impl App {
     /// Runs until `stop` completes, then shuts down gracefully.
     ///
     /// # Errors
-    /// Fails if the spool has failed for good, or if a part of the program ended by itself.
+    /// Fails if the spool has failed permanently, or if a part of the program ended by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             config,

@@ -227,7 +227,7 @@ impl Spool {
         self.shared.quarantined().clone()
     }
 
-    /// Waits until the spool fails for good.
+    /// Waits until the spool fails permanently.
     pub async fn failed(&self) -> AppendError {
         self.shared.failed.cancelled().await;
         let refusing = self.shared.status.borrow().refusing.clone();

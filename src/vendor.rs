@@ -1,5 +1,5 @@
-//! Acts as the vendor: the callbacks byte for byte, their query and their signature; what `send`, the tests, the crash
-//! matrix and the benchmarks send.
+//! Acts as the vendor: builds callbacks byte for byte, with their query and signature, for `send`, the tests, the crash
+//! matrix and the benchmarks.
 //!
 //! It shares no code with [`callback`](crate::callback) on purpose: if the receiver and the vendor called one function,
 //! neither would check it.

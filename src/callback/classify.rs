@@ -58,14 +58,16 @@ impl<'a> Body<'a> {
     /// Whether the body has any field that identifies recalled messages. True if the body is not a JSON object.
     fn has_recall_fields(&self) -> bool {
         match self {
-            Self::Object(object) => IDENTITY.iter().any(|field| object.contains_key(field)),
+            Self::Object(object) => IDENTITY_FIELDS
+                .iter()
+                .any(|field| object.contains_key(field)),
             Self::NotAnObject | Self::NotJson(_) => true,
         }
     }
 }
 
 /// The fields of all recall commands that identify the recalled messages.
-const IDENTITY: [&str; 8] = [
+const IDENTITY_FIELDS: [&str; 8] = [
     "GroupId",
     "TopicId",
     "MsgSeqList",

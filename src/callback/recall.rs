@@ -72,7 +72,7 @@ impl ParseError {
 }
 
 /// How many characters of the received commands are shown in an answer and in the log.
-const SHOWN: usize = 100;
+const MAX_COMMAND_CHARS: usize = 100;
 
 const MISSING: &str = "is missing";
 const EMPTY: &str = "is empty";
@@ -99,8 +99,8 @@ pub fn parse_recall(
         && in_query != in_body
     {
         return Err(ParseError::Command {
-            query: in_query.chars().take(SHOWN).collect(),
-            body: in_body.chars().take(SHOWN).collect(),
+            query: in_query.chars().take(MAX_COMMAND_CHARS).collect(),
+            body: in_body.chars().take(MAX_COMMAND_CHARS).collect(),
         });
     }
 

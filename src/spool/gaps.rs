@@ -32,10 +32,11 @@ pub(super) fn record_gaps(
 ) -> rusqlite::Result<()> {
     let mut insert = connection.prepare("INSERT INTO gaps VALUES (?1, ?2, ?3)")?;
     let mut next = start.next();
+    // The range after `end` closes the last gap.
     for (first, last) in known.iter().chain([&(end.next(), end.next())]) {
-        let before = first.0.min(end.0 + 1) - 1;
-        if before >= next.0 {
-            insert.execute(params![next.0, before, are_lost])?;
+        let last_missing = first.0.min(end.0 + 1) - 1;
+        if last_missing >= next.0 {
+            insert.execute(params![next.0, last_missing, are_lost])?;
         }
         next = next.max(last.next());
     }

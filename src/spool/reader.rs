@@ -96,7 +96,7 @@ impl Reader {
     ///
     /// # Errors
     /// Fails if the file cannot be read; may be called again. If the file turns out to be damaged, the spool fails
-    /// for good.
+    /// permanently.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
         let limit = limit.max(1);
         loop {

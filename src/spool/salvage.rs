@@ -36,7 +36,7 @@ use pages::Pages;
 use replace::{replace, salvaged};
 
 /// The largest number that a spool assigns: a larger one is damage.
-pub(super) const LARGEST: u64 = 1 << 62;
+pub(super) const LARGEST_SEQ: u64 = 1 << 62;
 
 /// Why nothing was salvaged.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,7 @@ pub(super) fn salvage(
     let committed = committed.max(confirmed.0);
     let next = next
         .max(committed.max(highest.unwrap_or(0)) + 1)
-        .min(LARGEST);
+        .min(LARGEST_SEQ);
     // Only `cursors`, `identity` or `recent_ids` mentions these numbers. They may never have been used, so they do not
     // count as lost.
     gaps::record_gaps(&connection, &[], Seq(committed), Seq(next - 1), false)?;
@@ -185,7 +185,7 @@ fn copy_small_tables(
     )?;
     new.execute(
         "DELETE FROM recent_ids WHERE seq NOT BETWEEN 1 AND ?1",
-        [LARGEST],
+        [LARGEST_SEQ],
     )?;
     let last_id = "SELECT coalesce(max(seq), 0) FROM recent_ids";
     let last_id: u64 = new.query_row(last_id, [], |row| row.get(0))?;

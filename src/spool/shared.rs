@@ -24,7 +24,7 @@ use crate::event::Seq;
 pub(super) struct Shared {
     pub(super) spool_id: Uuid,
     pub(super) status: watch::Sender<Status>,
-    /// Cancelled when the spool fails for good. Unlike `status`, it does not wake its waiters for every commit.
+    /// Cancelled when the spool fails permanently. Unlike `status`, it does not wake its waiters for every commit.
     pub(super) failed: CancellationToken,
     pub(super) cursors: BTreeMap<String, Cursor>,
     /// Does not change while the spool is open: only a start adds gaps.

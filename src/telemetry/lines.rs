@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How many lines may be queued; further ones are dropped.
-const WAITING: usize = 4096;
+const CAPACITY: usize = 4096;
 
 /// How many lines the whole process has dropped.
 pub(super) static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -34,7 +34,7 @@ pub(super) struct Lines(SyncSender<LogMessage>);
 impl Lines {
     /// Starts the thread.
     pub(super) fn start() -> io::Result<Self> {
-        let (lines, waiting) = sync_channel(WAITING);
+        let (lines, waiting) = sync_channel(CAPACITY);
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || write(&waiting))?;

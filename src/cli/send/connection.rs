@@ -1,7 +1,7 @@
 //! A keep-alive connection to the relay with one request at a time.
 //!
-//! The caller that waits for the answer polls it; it has no task of its own, because a load generator should take as
-//! little CPU as it can from a relay on the same machine.
+//! The connection has no task of its own: the caller that waits for the answer polls it. A load generator should leave
+//! as much CPU as it can to a relay on the same machine.
 
 use std::error::Error;
 use std::fmt;

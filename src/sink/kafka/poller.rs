@@ -11,7 +11,7 @@ use super::reports::Reports;
 use super::topics::{self, PartitionCounts};
 
 /// Timeout of one poll. The stop flag is checked between polls.
-const POLL: Duration = Duration::from_millis(100);
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How often to check whether an unreachable cluster is back.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
@@ -35,14 +35,14 @@ impl Poller {
         let mut probe_due = Instant::now();
         let mut count_due = Instant::now() + COUNT_EVERY;
         while !self.stopped.load(Ordering::Acquire) {
-            self.producer.poll(POLL);
+            self.producer.poll(POLL_TIMEOUT);
             let reports = self.producer.context();
             reports.tick();
             let now = Instant::now();
             if reports.is_stalled() && probe_due <= now {
                 if self.metadata(&self.topic).is_some() {
                     // Handle errors from before the answer first: they may still be in the queue, and are out of date.
-                    self.producer.poll(POLL);
+                    self.producer.poll(POLL_TIMEOUT);
                     reports.flowing();
                 }
                 probe_due = Instant::now() + PROBE_EVERY;

@@ -11,7 +11,7 @@ use crate::sink::Delivery;
 const PERSISTENT: u8 = 2;
 
 /// Maximum characters of each part of a routing key.
-const PART: usize = 64;
+const MAX_PART_CHARS: usize = 64;
 
 /// The exchange and the routing key. The default exchange routes a dead letter to the queue of that name.
 pub(super) fn destination(delivery: &Delivery, config: &Config) -> (ShortString, ShortString) {
@@ -53,7 +53,7 @@ fn routing_key(event: &Event) -> String {
     let kind = (event.kind != Kind::Rejected).then_some(event.kind.name());
     for part in [kind, event.group_type.as_deref()].into_iter().flatten() {
         key.push('.');
-        key.extend(part.chars().take(PART).map(|char| match char {
+        key.extend(part.chars().take(MAX_PART_CHARS).map(|char| match char {
             'A'..='Z' | 'a'..='z' | '0'..='9' | '_' | '-' => char,
             _ => '_',
         }));

@@ -23,12 +23,12 @@ use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window};
 
 /// How long to wait before a nacked or returned message is published again.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 const NACKED: &str = "broker rejects events (basic.nack): check whether a queue is full";
 
 /// How often to check the connection and the age of the oldest confirms.
-const CHECK: Duration = Duration::from_millis(500);
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a graceful close may take. While the broker blocks the connection, nothing is written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -89,7 +89,7 @@ impl RabbitMqSession {
             unreported: false,
             heartbeats: BTreeMap::new(),
             has_confirmed,
-            check_at: now + CHECK,
+            check_at: now + CHECK_EVERY,
         }
     }
 
@@ -179,7 +179,8 @@ impl RabbitMqSession {
 
     fn retry(&mut self, seq: Seq, reason: String) {
         self.retried.insert(seq);
-        self.retry_queue.push_back((Instant::now() + RETRY, seq));
+        self.retry_queue
+            .push_back((Instant::now() + RETRY_PAUSE, seq));
         self.set_stalled(Some(reason));
     }
 
@@ -204,7 +205,7 @@ impl RabbitMqSession {
     /// Checks whether the connection is closed, blocked, or has not confirmed anything for too long; and whether our
     /// queue was deleted, which the next session declares again.
     fn check(&mut self) -> Result<(), SessionError> {
-        self.check_at = Instant::now() + CHECK;
+        self.check_at = Instant::now() + CHECK_EVERY;
         let status = self.connection.status();
         if !status.connected() {
             return Err(SessionError::Unavailable(

@@ -12,7 +12,7 @@ const TABLE_LEAF: u8 = 0x0d;
 const LEAF_HEADER: usize = 8;
 
 /// The maximum length of a row: an event is not much longer than its callback.
-const LONGEST: usize = 64 << 20;
+const MAX_ROW_BYTES: usize = 64 << 20;
 
 /// A cell of a table's leaf page: a row's number, and the part of its record that is in the page.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,7 @@ fn cell(bytes: &[u8]) -> Option<Cell<'_>> {
     let (seq, bytes) = varint(bytes)?;
     let length = usize::try_from(length)
         .ok()
-        .filter(|length| *length <= LONGEST)?;
+        .filter(|length| *length <= MAX_ROW_BYTES)?;
     let in_page = local_length(length);
     let local = bytes.get(..in_page)?;
     let overflow = if in_page == length {

@@ -27,7 +27,7 @@ pub(super) fn replace(database: &Path) -> io::Result<PathBuf> {
     fs::rename(database, &path)?;
     sync_folder_of(database)?;
     move_wal(database, &path)?;
-    take_place(database)?;
+    rename_into_place(database)?;
     Ok(path)
 }
 
@@ -37,7 +37,7 @@ pub(in crate::spool) fn finish(database: &Path) -> io::Result<()> {
         return Ok(());
     }
     move_wal(database, &unused_name(database, Timestamp::now())?)?;
-    take_place(database)
+    rename_into_place(database)
 }
 
 /// Quarantined databases, oldest first. An operator should inspect and then remove them.
@@ -66,7 +66,7 @@ fn move_wal(database: &Path, path: &Path) -> io::Result<()> {
     sync_folder_of(database)
 }
 
-fn take_place(database: &Path) -> io::Result<()> {
+fn rename_into_place(database: &Path) -> io::Result<()> {
     fs::rename(salvaged(database), database)?;
     sync_folder_of(database)
 }

@@ -15,7 +15,7 @@ use crate::spool::config::Config;
 use crate::spool::files::{self, Lock};
 use crate::spool::quota::Usage;
 use crate::spool::recent_ids::RecentIds;
-use crate::spool::salvage::{self, LARGEST, SalvageReport};
+use crate::spool::salvage::{self, LARGEST_SEQ, SalvageReport};
 use crate::spool::watermark::Watermark;
 use crate::spool::{gaps, schema};
 
@@ -323,7 +323,7 @@ fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
         let (first, last): (Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?);
         let next = row.get::<_, u64>(2)?.max(last.map_or(1, |last| last + 1));
         let first = first.unwrap_or(next);
-        if first == 0 || first > next || next > LARGEST {
+        if first == 0 || first > next || next > LARGEST_SEQ {
             return Err(rusqlite::Error::IntegralValueOutOfRange(2, i64::MAX));
         }
         Ok((Seq(first), Seq(next - 1)))
