@@ -106,7 +106,7 @@ impl Pages {
         decode(cell.seq, &record)
     }
 
-    /// Fills a buffer from the file; with zeros after the end of the file and where reading fails.
+    /// Fills a buffer from the file, with zeros after the end of the file and from the first byte that cannot be read.
     fn read(&self, file: &File, buffer: &mut [u8], at: u64) {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
