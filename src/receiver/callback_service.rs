@@ -95,8 +95,8 @@ impl<D: Durability> CallbackService<D> {
                 (Err(error @ NotKept::DeadLettersFull(_)), Some(parse_error)) => {
                     error!(
                         code = "callback_dropped", command, reason = %parse_error, %error,
-                        "callback is lost: it could not be parsed, and its dead letter could not be stored; remove \
-                         dead letters from the spool, or raise spool.max_dead_letter_bytes"
+                        "callback is lost: it could not be parsed, and its dead letter could not be stored; stop the \
+                         relay and remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
                     );
                     Outcome::Dropped(parse_error, error)
                 }

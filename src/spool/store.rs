@@ -194,24 +194,21 @@ impl Store {
         if free.bytes < wanted {
             return Err(AppendError::Full(self.explain(free)));
         }
-        let bytes = |counts: fn(Kind) -> bool| -> u64 {
-            let counted = dead_letters
-                .iter()
-                .filter(|dead_letter| counts(dead_letter.event.kind));
-            counted
-                .map(|dead_letter| dead_letter.event.body.len() as u64)
-                .sum()
-        };
         // Rejected callbacks were counted when they were appended.
-        let new = bytes(|kind| kind != Kind::Rejected);
+        let new = dead_letters
+            .iter()
+            .filter(|dead_letter| dead_letter.event.kind != Kind::Rejected)
+            .map(|dead_letter| dead_letter.event.body.len() as u64)
+            .sum::<u64>();
         if new > 0 && new > self.dead_letter_budget(self.rejected_bytes) {
             return Err(self.dead_letters_full());
         }
         let now = UnixMillis::now().as_millis();
+        let mut stored = 0;
         self.transaction(|connection| {
             // After a restart, a sink may store a dead letter again.
             let mut insert = connection.prepare_cached(
-                "INSERT OR REPLACE INTO dead_letters
+                "INSERT OR IGNORE INTO dead_letters
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?;
             for DeadLetter {
@@ -222,7 +219,7 @@ impl Store {
                 detail,
             } in dead_letters
             {
-                insert.execute(params![
+                let inserted = insert.execute(params![
                     sink,
                     seq.0,
                     now,
@@ -236,10 +233,11 @@ impl Store {
                     event.time.as_millis(),
                     schema::text(&event.body),
                 ])?;
+                stored += inserted as u64 * event.body.len() as u64;
             }
             Ok(())
         })?;
-        self.dead_letter_bytes += bytes(|_| true);
+        self.dead_letter_bytes += stored;
         Ok(())
     }
 
@@ -252,7 +250,7 @@ impl Store {
     fn dead_letters_full(&self) -> AppendError {
         let limit = self.config.max_dead_letter_bytes;
         AppendError::DeadLettersFull(format!(
-            "dead letters have reached spool.max_dead_letter_bytes ({limit}); remove some, or raise it"
+            "dead letters have reached spool.max_dead_letter_bytes ({limit}); stop the relay and remove some, or raise it"
         ))
     }
 
