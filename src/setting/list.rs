@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-use super::text;
+use super::text::text;
 
 /// Several values: separated by commas in text, one value or an array in TOML.
 #[derive(Debug, Clone, PartialEq, Eq)]
