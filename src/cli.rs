@@ -22,12 +22,12 @@ const FAILED: u8 = 1;
 /// `EX_CONFIG` of sysexits.h: the configuration is unusable.
 const BAD_CONFIGURATION: u8 = 78;
 
-/// Acknowledges Tencent Cloud IM recall callbacks at once and publishes each one as an event to Kafka or
-/// RabbitMQ, losing none.
+/// Stores Tencent Cloud IM recall callbacks on disk, answers them, and publishes each one as an event to Kafka or
+/// RabbitMQ.
 #[derive(Debug, Parser)]
 #[command(name = "recall-relay", version)]
 struct Cli {
-    /// TOML file with settings; environment variables `RECALL_…` override it
+    /// TOML file with settings; `RECALL_…` environment variables override it
     #[arg(long, env = "RECALL_CONFIG", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]

@@ -47,7 +47,7 @@ const MAX_FIRST_SEQ: u64 = 1 << 53;
 /// Act as the vendor: send callbacks to a running relay and report the answers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SendArgs {
-    /// URL that the relay accepts callbacks at; its query parameters are kept
+    /// URL of the relay's callback listener; its query parameters are kept
     #[arg(long, default_value = "http://127.0.0.1:8080/")]
     url: Endpoint,
 
@@ -85,7 +85,7 @@ pub struct SendArgs {
     )]
     group_type: String,
 
-    /// Recalled messages per callback (C2C always has one)
+    /// Recalled messages per callback; a C2C callback always has one
     #[arg(long, default_value_t = 1, value_name = "NUMBER", help_heading = "Callbacks",
           value_parser = clap::value_parser!(u64).range(1..=1000))]
     messages: u64,
@@ -106,7 +106,7 @@ pub struct SendArgs {
           value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// Stop after this time, whatever the count
+    /// Stop after this time, such as `30s`, even if --count is not reached
     #[arg(long, value_name = "TIME", help_heading = "Traffic")]
     duration: Option<Timeout>,
 
