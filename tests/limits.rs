@@ -169,7 +169,7 @@ fn callbacks_beyond_max_waiting_are_refused() {
         .set("RECALL_HTTP__IDLE_TIMEOUT", "1s");
     let relay = setup.start();
     assert!(relay.recall("before", 1).is_ok());
-    // The disk does not answer: one callback is being written, one waits, all others are refused.
+    // While this lock is held, nothing is committed: one callback is being written, one waits, the others are refused.
     let disk = rusqlite::Connection::open(setup.spool()).unwrap();
     disk.busy_timeout(Duration::from_secs(5)).unwrap();
     disk.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -208,7 +208,7 @@ fn callbacks_beyond_max_waiting_are_refused() {
     assert_eq!(relay.outcome_count("unavailable"), 6);
     // The callbacks that waited for the disk are written before later ones.
     let mut attempts = 1..;
-    rig::until("the disk to answer", || {
+    rig::until("a callback to be accepted", || {
         let attempt = attempts.next()?;
         relay.recall("after", attempt).is_ok().then_some(())
     });
@@ -251,7 +251,7 @@ fn rejected_callbacks_beyond_their_budget_are_dropped() {
         .filter(|answer| answer.text().contains("callback is not stored"));
     let dropped = dropped.count();
     assert!(answers.iter().all(|answer| answer.status == 400));
-    // Each is 13,800 bytes in base64.
+    // The event of each is about 13,800 bytes long, because its body is in base64.
     assert_eq!(dropped, 13);
     assert!(
         answers[19]

@@ -22,7 +22,7 @@ pub enum SinkWait<'a> {
     Ignored,
     /// The round includes draining the sink, and its cost.
     UntilDrained(&'a str),
-    /// The sink is observed for this long after the load.
+    /// The round waits until the sink is drained, but at most this long after the load.
     For(&'a str, Duration),
 }
 

@@ -1,8 +1,8 @@
 //! Loads any variables and any file as the configuration. The input has lines `NAME=value` up to a line `---`, then
 //! TOML.
 //!
-//! No error and no listing shows a secret, which here is any that contains the digits of [`SECRET`]. What is listed can
-//! be set by environment variables alone, with the same result.
+//! If only secret settings contain [`SECRET`], no error and no listing shows it. What is listed can be set by
+//! environment variables alone, with the same result.
 #![no_main]
 
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Writes any text into every field of an event, and reads it back from the body and from the envelope.
+//! Writes any text into the text fields of a group's event, and reads it back from the body and from the envelope.
 #![no_main]
 
 use std::borrow::Cow;

@@ -1,8 +1,8 @@
 //! Opens a spool that was killed and whose files were damaged.
 //!
 //! The input is a list of patches: file, position, number of bytes, and the bytes; with no bytes, the file is truncated
-//! at the position. The spool opens; what is read is what was appended, in order and once; the next event gets a number
-//! above all others.
+//! at the position. The spool opens, unless the damage makes it look like a foreign or a newer file. What is read is
+//! what was appended, in order and once; the next event gets a number above the sink's cursor.
 #![no_main]
 
 use std::fs::{self, OpenOptions};

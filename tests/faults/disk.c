@@ -38,13 +38,13 @@
 
 /* Words of 64 bits. The test writes the settings, this library the counters. */
 struct control {
-  int64_t write_errno;  /* writes and truncations fail with this error */
+  int64_t write_errno;  /* writes fail with this error, and truncations once a write has failed */
   int64_t write_budget; /* ... after this many bytes */
   int64_t read_errno;   /* reads fail with this error */
   int64_t sync_errno;   /* syncs fail with this error, and sync nothing */
   int64_t sync_fails;   /* ... this many of them; -1: all */
   int64_t sync_delay;   /* nanoseconds added to every sync */
-  int64_t sync_hang;    /* no sync ends while this is not 0 */
+  int64_t sync_hang;    /* syncs wait while this is not 0 */
   int64_t capacity;     /* bytes of the disk; 0: the real capacity */
   int64_t clock_offset; /* nanoseconds added to the wall clock */
   int64_t output_errno; /* writes to standard output fail with this error, so that the sink is down */
@@ -74,7 +74,7 @@ enum {
 };
 
 #define FILES 65536
-#define MAX_HANG_SLEEPS 30000 /* of 2 ms: the test that should end the hang may be dead */
+#define MAX_HANG_SLEEPS 30000 /* of 2 ms each, so one minute: the hang must end even if the test has died */
 
 static volatile struct control *control;
 static char folder[PATH_MAX];
@@ -152,7 +152,10 @@ static const char *path_in_folder(const char *absolute) {
   return absolute[folder_length] == '/' ? absolute + folder_length + 1 : NULL;
 }
 
-/* The same for a path that the program passes, relative to `at`. `buffer` has PATH_MAX bytes. */
+/*
+ * The same for a path that the program passes to a call like openat. A path that is relative to another folder than
+ * the current one counts as outside. `buffer` has PATH_MAX bytes.
+ */
 static const char *relative_path(int at, const char *path, char *buffer) {
   if (!control || in_library || !path) return NULL;
   if (path[0] == '/') return path_in_folder(path);
@@ -178,7 +181,7 @@ static void record(uint32_t op, const char *path, uint64_t number, const void *d
   if (trace < 0 || (op != OUTPUT && path == unlinked)) return;
   struct record head = {op, (uint32_t)strlen(path), monotonic(), number, data_length};
   size_t length = sizeof head + head.path_length + data_length;
-  char *whole = malloc(length); /* one write, so that a killed process leaves no partial record */
+  char *whole = malloc(length); /* one write, so that a kill rarely leaves an incomplete record */
   if (!whole) abort();
   memcpy(whole, &head, sizeof head);
   memcpy(whole + sizeof head, path, head.path_length);

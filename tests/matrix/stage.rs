@@ -119,7 +119,7 @@ impl<'a> Stage<'a> {
         faults
     }
 
-    /// Waits under load until callbacks are refused.
+    /// Waits under load until `/readyz` is 503, as it is while callbacks are refused.
     pub fn run_until_refused(&mut self) {
         self.wait_under_load("/readyz to be 503", |relay| {
             relay.admin("/readyz").status == 503
@@ -233,7 +233,7 @@ impl<'a> Stage<'a> {
         self.relay().signal(Signal::SIGCONT);
     }
 
-    /// Starts the relay and the load, and waits until events are confirmed.
+    /// Starts the relay and the load, and waits until the sinks have caught up.
     pub fn begin(&mut self) {
         self.start_relay();
         self.start_load();

@@ -53,7 +53,7 @@ pub fn send_all(
         .collect()
 }
 
-/// Sends recalls until one gets no answer, because the relay was stopped or killed. Returns those answered OK.
+/// Sends `count` recalls, or fewer if one gets no answer because the relay has exited. Returns those answered OK.
 fn send(to: SocketAddr, group: &str, count: u64, size: Size) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
     let Ok(mut connection) = Connection::open(to) else {

@@ -117,7 +117,7 @@ fn no_loss_after_a_failed_sync() {
     });
 }
 
-/// Records the scenario and cuts the power; then repeats this on the disk that one of the cuts has left.
+/// Records the scenario and cuts the power; then repeats this on the disk that one more cut leaves.
 fn check(scenario: &Scenario) {
     let seed = setting("RECALL_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let cuts = setting("RECALL_TEST_CUTS")

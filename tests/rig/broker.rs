@@ -35,7 +35,7 @@ pub trait Broker {
     /// Starts the broker on the same data and ports, and waits until it answers.
     fn resume(&mut self);
 
-    /// Sends SIGSTOP: connections stay open, but the broker does not answer.
+    /// Freezes the broker: connections stay open, but it does not answer.
     fn freeze(&self);
 
     fn thaw(&self);

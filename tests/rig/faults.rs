@@ -140,7 +140,7 @@ impl Faults {
         self.set(Word::SyncDelay, nanoseconds(delay));
     }
 
-    /// Makes every sync hang until [`Self::heal`].
+    /// Makes every sync hang until [`Self::heal`], but at most for a minute.
     pub fn hang_syncs(&self) {
         self.set(Word::SyncHang, 1);
     }
@@ -150,7 +150,7 @@ impl Faults {
         self.set(Word::OutputErrno, EIO);
     }
 
-    /// Restricts the faults to files whose name ends with `name`.
+    /// Restricts failing reads, writes and syncs, and slow or hanging syncs, to files whose path ends with `name`.
     pub fn only(&self, name: &str) {
         let mut bytes = [0; ONLY_BYTES];
         bytes[..name.len()].copy_from_slice(name.as_bytes());

@@ -146,13 +146,14 @@ impl Kafka {
         self.proxied
     }
 
-    /// Allows or denies [`USER`] to write to a topic; other users always may. Has an effect only if the properties
+    /// Allows or forbids [`USER`] to write to a topic; other users always may. Has an effect only if the properties
     /// include [`AUTHORIZER`].
     pub fn allow_writing(&self, topic: &str, allowed: bool) {
         wire::allow_writing(self.port, topic, allowed);
     }
 
-    /// Gives [`USER`] a right. Has an effect only if the properties include [`STRICT`].
+    /// Adds an ACL that allows [`USER`] an operation. With [`AUTHORIZER`], the first ACL of a resource also takes all
+    /// other rights on it away. Without properties that name an authorizer, it has no effect.
     pub fn permit(&self, resource: Resource<'_>, operation: Operation) {
         wire::permit(self.port, resource, operation);
     }

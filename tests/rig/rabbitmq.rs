@@ -97,7 +97,7 @@ impl RabbitMq {
             .run_script("rabbitmq/node", &[&["ctl"], arguments].concat())
     }
 
-    /// Runs any other AMQP operations on a separate channel.
+    /// Runs AMQP operations on a connection and a channel of their own.
     ///
     /// # Panics
     ///

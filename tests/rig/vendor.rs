@@ -145,8 +145,8 @@ impl Connection {
     }
 }
 
-/// Sends recalls over several connections, each with its own conversation, until stopped. A lost connection is reopened
-/// for the next recall; the lost recall is not sent again.
+/// Sends recalls over several connections, each with its own conversation, until stopped: at most 100,000 on each. A
+/// lost connection is reopened for the next recall; the lost recall is not sent again.
 pub struct Load {
     stopped: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,

@@ -150,7 +150,7 @@ pub(super) fn catch_up(
     }
 }
 
-/// The time when the sink reached the wanted position, and that position.
+/// Waits until the sink reaches the wanted position; returns the time and the position.
 fn wait_for_position(
     relay: &Server,
     sink: Sink,

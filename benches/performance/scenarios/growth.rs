@@ -19,7 +19,7 @@ const CONNECTIONS: [u32; 5] = [1, 8, 64, 256, 1000];
 const MESSAGES: [u32; 3] = [1, 10, 100];
 const CONVERSATIONS: [u32; 4] = [1, 100, 10_000, 1_000_000];
 
-/// How long to observe a sink after the load: with few conversations RabbitMQ confirms few events per second.
+/// The maximum wait for a sink after the load: with few conversations, RabbitMQ would take long to confirm all events.
 const OBSERVATION: Duration = Duration::from_secs(1);
 
 /// The connections for callbacks while there is a backlog.

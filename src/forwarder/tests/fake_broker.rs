@@ -1,4 +1,4 @@
-//! A fake broker that can be made to do what a real one cannot.
+//! A fake broker whose behaviour the test controls.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,14 +23,14 @@ pub(super) enum DeadLetterPolicy {
 #[derive(Debug, Default)]
 pub(super) struct Behaviour {
     pub(super) down: bool,
-    /// Sessions end after this many confirms; all other events in flight are lost.
+    /// The next session that has confirmed this many events ends; its other events in flight are lost.
     pub(super) lose_after: Option<usize>,
     /// Events that end the session if they are published.
     pub(super) poison: HashSet<Seq>,
     pub(super) accepts_dead_letters: DeadLetterPolicy,
-    /// Confirms come in reverse order, except the first event's: it is confirmed only in the next session.
+    /// The next confirm omits the oldest event in flight.
     pub(super) confirm_all_but_first: bool,
-    /// Sessions confirm nothing, and report a stall if the reason is not empty.
+    /// Sessions confirm nothing; they report a stall with this reason if it is not empty.
     pub(super) silent: Option<&'static str>,
     pub(super) sessions: usize,
     pub(super) largest_batch: usize,

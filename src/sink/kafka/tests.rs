@@ -40,7 +40,7 @@ impl Brokers {
         self.0.request_errors(RDKafkaApiKey::Produce, &[error]);
     }
 
-    /// A sink that sends each record as its own batch, so that several are in flight.
+    /// A sink that sends each record as its own batch, so that several batches are in flight.
     fn sink(&self) -> Kafka {
         self.sink_with(false)
     }
@@ -103,8 +103,8 @@ fn window(numbers: std::ops::RangeInclusive<u64>) -> Window {
     window
 }
 
-/// Publishes the events one by one, so that they are not all in one batch. Returns the confirmed numbers in the order
-/// of the reports, and the error if the session ended before all were confirmed.
+/// Publishes the events in a new session. Returns the confirmed numbers in the order of the reports, and the error if
+/// the session ended before all were confirmed.
 async fn publish(sink: &mut Kafka, window: Window) -> (Vec<u64>, Option<SessionError>) {
     publish_in_session(sink.connect().await.unwrap(), window).await
 }

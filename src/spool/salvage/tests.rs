@@ -1,4 +1,4 @@
-//! Damages the files of a killed spool in every way.
+//! Damages the files of a killed spool, and opens it again.
 
 mod any_damage;
 pub(in crate::spool) mod database;

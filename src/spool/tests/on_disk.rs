@@ -1,4 +1,4 @@
-//! The files: who may open and read them, links, and damage met after they were opened.
+//! The files: locks, permissions, links, and damage that is found after they were opened.
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -90,7 +90,7 @@ async fn a_damaged_row_is_reported_and_counted_once() {
     assert_eq!(spool.unreadable(), 1);
 }
 
-/// Opening the file reads neither table in full: the damage is met when their rows are asked for.
+/// SQLite opens the file without reading these tables: `Spool::open` finds the damage when it queries them.
 #[tokio::test]
 async fn damage_found_after_opening_triggers_a_salvage() {
     for table in ["gaps", "cursors"] {

@@ -55,8 +55,8 @@ impl Damage {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Whatever happens to the files, the start succeeds, every event that is read equals what was written, and every
-    /// other event is named as lost or reported as unreadable.
+    /// Whatever happens to the files, the start succeeds, and every event that is read equals what was written. Every
+    /// other event after the cursor is named as lost or reported as unreadable.
     #[test]
     fn starts_after_any_damage_and_reports_every_loss(
         damages in prop::collection::vec(damage(), 1..4), in_file in 20..60_u64, cursor in 0..20_u64,

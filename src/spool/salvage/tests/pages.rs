@@ -87,7 +87,7 @@ fn finds_rows_with_integers_of_any_width() {
 }
 
 /// A row's length determines whether it overflows into other pages, and how much of it then stays in the first. Without
-/// the event it is 56 to 59 bytes long.
+/// the body it is 56 to 59 bytes long.
 #[test]
 fn finds_rows_of_any_length() {
     let edges = [4061, 4580, 8153, 8672, 12_245];
