@@ -245,7 +245,7 @@ fn a_full_disk_recovers_without_a_restart() {
             Some(count()).filter(|count| *count >= at_least)
         })
     };
-    assert_eq!(refusals(1), 1, "the state flaps");
+    assert_eq!(refusals(1), 1, "logged more than once per outage");
 
     faults.heal();
     relay.until_drained("stdout");
@@ -255,7 +255,7 @@ fn a_full_disk_recovers_without_a_restart() {
     let more = fill(&relay, "second");
     assert!(more.len() > 200, "{}", more.len());
     until_refused(&relay, "spool.reserve");
-    assert_eq!(refusals(2), 2, "the state flaps");
+    assert_eq!(refusals(2), 2, "logged more than once per outage");
     acknowledged.extend(more);
     faults.heal();
     relay.until_drained("stdout");

@@ -46,12 +46,12 @@ fn callbacks_are_accepted_during_the_stop_delay() {
     let mut relay = setup.start();
     assert_eq!(relay.admin("/readyz").status, 200);
     relay.signal(Signal::SIGTERM);
-    until("not ready", || {
+    until("/readyz to be 503", || {
         (relay.admin("/readyz").status == 503).then_some(())
     });
     assert_eq!(relay.readiness()["reason"], "relay is stopping");
     assert_eq!(relay.admin("/livez").status, 200);
-    assert!(relay.recall("g", 1).is_ok(), "callbacks are still accepted");
+    assert!(relay.recall("g", 1).is_ok(), "callbacks must be accepted");
     assert!(relay.wait().success());
     assert!(std::net::TcpStream::connect(relay.callbacks).is_err());
 }

@@ -126,7 +126,7 @@ fn bodies_beyond_the_memory_budget_are_refused() {
     let mut sender = open();
 
     let other = || relay.post(&recall_query(), padded("other", 8000));
-    let refused = rig::until("a body beyond the memory budget", || {
+    let refused = rig::until("a body to be refused", || {
         let answer = other();
         if answer.is_ok() {
             // The relay may have read this body first and refused the slow one for lack of memory: send that again.
@@ -148,16 +148,16 @@ fn bodies_beyond_the_memory_budget_are_refused() {
     assert_eq!(
         relay.admin("/readyz").status,
         200,
-        "small bodies are still accepted"
+        "small bodies must still be accepted"
     );
     assert!(relay.recall("small", 1).is_ok());
 
     sender.send(late.as_bytes()).unwrap();
     assert!(
         sender.answer().unwrap().is_ok(),
-        "the slow body was accepted before the limit was reached"
+        "the slow body has its memory permit and must be accepted"
     );
-    assert!(other().is_ok(), "the memory is released");
+    assert!(other().is_ok(), "the memory was not released");
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn are_drawn_from_the_figures() {
     let report = serde_json::from_slice(&report).expect("performance.json is not JSON");
     let drawn = plot::draw(&report);
     let files = fs::read_dir(folder).expect("cannot list the plots").count();
-    assert_eq!(files, drawn.len() + 1, "the number of plots");
+    assert_eq!(files, drawn.len() + 1, "wrong number of plots");
     for (file, svg) in drawn {
         let committed = fs::read_to_string(folder.join(file)).expect("cannot read a plot");
         assert!(

@@ -66,7 +66,7 @@ fn every_readme_command_is_tested() {
     let this = read("tests/readme.rs");
     let steps = read(".ci/run");
     let blocks = blocks();
-    assert_eq!(blocks.len(), BLOCKS.len(), "sh blocks of the README");
+    assert_eq!(blocks.len(), BLOCKS.len(), "sh blocks and BLOCKS differ");
     for (block, (begin, lines, check)) in blocks.iter().zip(BLOCKS) {
         let known = block.starts_with(begin) && block.lines().count() == lines;
         assert!(known, "no test runs this block: {block}");

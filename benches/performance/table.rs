@@ -141,7 +141,7 @@ impl Table {
         assert_eq!(
             row.len(),
             self.columns.len(),
-            "the number of cells and columns"
+            "a row must have one cell for each column"
         );
         self.rows.push(row);
     }

@@ -52,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn time(millis: u64) -> UnixMillis {
-    UnixMillis::new(1_670_574_414_000 + millis).expect("a time of this century")
+    UnixMillis::new(1_670_574_414_000 + millis).expect("the time is out of range")
 }
 
 fn is_recall(command: &str) -> bool {
@@ -79,7 +79,7 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
     );
     let text = |name: &str| {
         let text = object.get(name).and_then(Borrowed::as_str);
-        text.expect("the identity is a string")
+        text.expect("the identity is not a string")
     };
     let length = |name: &str| {
         object
@@ -118,13 +118,13 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
         Recall::C2c => 1,
         Recall::OfficialAccount => length("WithdrawMsgList"),
     };
-    let reported = value["data"]["messages"].as_array().expect("a list");
+    let reported = value["data"]["messages"].as_array().expect("not a list");
     assert!(messages > 0);
     assert_eq!(reported.len(), messages);
     for (index, ignored) in parsed.ignored_fields.iter().enumerate() {
         assert!(
             !parsed.ignored_fields[..index].contains(ignored),
-            "reported twice"
+            "a field is reported twice"
         );
     }
 
@@ -164,12 +164,12 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
 
 /// Parses the same recall from a body that is serialized again.
 fn reparse(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64) -> ParsedRecall {
-    let bytes = serde_json::to_vec_pretty(object).expect("JSON can be serialized");
+    let bytes = serde_json::to_vec_pretty(object).expect("cannot serialize the JSON");
     match classify(query, &bytes) {
         Class::Recall { recall: same, body } => {
             assert_eq!(same, recall);
             parse_recall(APP, recall, query, &body, time(now))
-                .expect("a recall with the same identity")
+                .expect("the recall cannot be parsed again")
         }
         class => panic!("not a recall: {class:?}"),
     }
@@ -204,14 +204,14 @@ fn check_rejected(query: &Query<'_>, body: &[u8], error: &ParseError) {
 fn check_envelope(event: &Event, kind: Kind) -> Value {
     assert_eq!(event.kind, kind);
     assert_eq!(event.id.get_version_num(), 5);
-    let value: Value = serde_json::from_slice(&event.body).expect("an event is JSON");
+    let value: Value = serde_json::from_slice(&event.body).expect("the event is not JSON");
     assert_eq!(value["id"], event.id.to_string());
     assert_eq!(value["specversion"], "1.0");
     assert_eq!(value["source"], format!("/tencent-im/{APP}"));
     assert_eq!(value["source"], event.source());
     assert_eq!(value["type"], kind.event_type());
     assert_eq!(value["subject"].as_str(), event.subject.as_deref());
-    let time = value["time"].as_str().expect("a time");
+    let time = value["time"].as_str().expect("no time");
     assert_eq!(time, event.time.to_string());
     assert_eq!(time.len(), "2022-12-09T08:26:54.123Z".len());
     assert_eq!(value["partitionkey"], *event.conversation);

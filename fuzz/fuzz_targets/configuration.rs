@@ -37,7 +37,7 @@ fuzz_target!(|input: &str| -> Corpus {
         return Corpus::Reject;
     }
     let path = file.map(|text| {
-        fs::write(&*FILE, text).expect("a temporary file can be written");
+        fs::write(&*FILE, text).expect("cannot write the temporary file");
         FILE.as_path()
     });
 

@@ -72,7 +72,7 @@ fn check(tokens: &[&str], raw: &str, now: u64) -> Result<(), SignatureError> {
         &Tokens(tokens.collect()),
         Duration::from_secs(SKEW),
         &Query::parse(raw),
-        UnixMillis::new(now * 1000).expect("a time of this century"),
+        UnixMillis::new(now * 1000).expect("the time is out of range"),
     )
     .map(drop)
 }
@@ -87,7 +87,7 @@ fn escaped(text: &str) -> String {
 
 /// Inverts one bit.
 fn flip(sign: &str, which: usize) -> String {
-    let mut bytes = hex::decode(sign).expect("a signature is hexadecimal");
+    let mut bytes = hex::decode(sign).expect("the signature is not hexadecimal");
     bytes[which % 32] ^= 1 << (which / 32 % 8);
     hex::encode(bytes)
 }

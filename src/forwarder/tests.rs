@@ -100,7 +100,7 @@ impl Rig {
         self.stop.drain.cancel();
         timeout(Duration::from_secs(20), self.task)
             .await
-            .expect("it drains")
+            .expect("timed out draining")
             .unwrap();
         let Status { last, .. } = self.spool.status();
         assert_eq!(self.cursor.position(), last);
@@ -145,7 +145,7 @@ async fn resumes_from_the_cursor_after_a_lost_session() {
     assert_eq!(
         (behaviour.lose_after, behaviour.sessions),
         (None, 2),
-        "a session was lost"
+        "exactly one session must be lost"
     );
 }
 
@@ -161,7 +161,7 @@ async fn events_confirmed_ahead_are_not_republished() {
         behaviour.confirm_all_but_first = true;
         behaviour.lose_after = Some(9);
     }
-    rig.until("all but the first", |rig| {
+    rig.until("all but the first to be published", |rig| {
         rig.broker.set().published.len() == 9
     })
     .await;
@@ -179,14 +179,14 @@ async fn a_stall_is_reported_and_keeps_the_sessions_reason() {
         let broker = Broker::default();
         broker.set().silent = Some(silent);
         let rig = Rig::start(broker.clone());
-        rig.until("connected", |rig| rig.state.health() == Health::Up)
+        rig.until("a connection", |rig| rig.state.health() == Health::Up)
             .await;
         rig.append(1..=1).await;
         let reason = |rig: &Rig| match rig.state.health() {
             Health::Down { reason, .. } => reason,
             other => format!("{other:?}"),
         };
-        rig.until("told", |rig| reason(rig) == told).await;
+        rig.until("the reason", |rig| reason(rig) == told).await;
         // The check runs once a second: at least one more runs, and must not replace the reason.
         sleep(Duration::from_secs(2)).await;
         assert_eq!(reason(&rig), told);
@@ -209,7 +209,7 @@ async fn stops_at_the_deadline_and_keeps_unpublished_events() {
     rig.stop.now.cancel();
     timeout(Duration::from_secs(5), rig.task)
         .await
-        .expect("it ends")
+        .expect("timed out waiting for the end")
         .unwrap();
     assert_eq!(rig.spool.status().rows(), 3);
 }
@@ -228,7 +228,7 @@ async fn drains_an_empty_spool_while_the_broker_is_down() {
 async fn becomes_up_on_connect_or_on_first_confirm_with_backlog() {
     let broker = Broker::default();
     let rig = Rig::start(broker.clone());
-    rig.until("up", |rig| rig.state.health() == Health::Up)
+    rig.until("the sink to be up", |rig| rig.state.health() == Health::Up)
         .await;
     rig.drain().await;
 
@@ -236,7 +236,7 @@ async fn becomes_up_on_connect_or_on_first_confirm_with_backlog() {
     broker.set().down = true;
     let rig = Rig::start(broker.clone());
     rig.append(1..=3).await;
-    rig.until("down", |rig| {
+    rig.until("the sink to be down", |rig| {
         matches!(rig.state.health(), Health::Down { .. })
     })
     .await;
@@ -251,7 +251,7 @@ async fn becomes_up_on_connect_or_on_first_confirm_with_backlog() {
     assert!(matches!(rig.state.health(), Health::Down { .. }));
     broker.set().silent = None;
     broker.changed.notify_one();
-    rig.until("up", |rig| rig.state.health() == Health::Up)
+    rig.until("the sink to be up", |rig| rig.state.health() == Health::Up)
         .await;
     assert_eq!(rig.drain().await, [1, 2, 3]);
 }

@@ -234,7 +234,7 @@ async fn ids_are_recognised_after_their_events_were_purged() {
     let spool = open(&config);
     append_all(&spool, 1..=5).await;
     spool.cursor("sink").unwrap().advance(Seq(5));
-    until("all rows to go", || spool.status().rows() == 0).await;
+    until("all rows to be purged", || spool.status().rows() == 0).await;
     spool.close().await;
     assert_eq!(rows_on_disk(&config.path, "events"), 0);
     assert!(rows_on_disk(&config.path, "recent_ids") <= 3);
@@ -263,7 +263,7 @@ async fn seqs_are_never_reused_after_the_spool_was_empty() {
         let spool = open(&config);
         assert_eq!(append_all(&spool, [1]).await, [Appended::New(Seq(round))]);
         spool.cursor("sink").unwrap().advance(Seq(round));
-        until("the row to go", || spool.status().rows() == 0).await;
+        until("the row to be purged", || spool.status().rows() == 0).await;
         spool.close().await;
     }
 }

@@ -26,7 +26,7 @@ pub struct Writer(Mutex<File>);
 impl Writer {
     pub fn open(path: &Path) -> Self {
         let file = OpenOptions::new().append(true).create(true).open(path);
-        Self(Mutex::new(file.expect("the ledger")))
+        Self(Mutex::new(file.expect("cannot open the ledger")))
     }
 
     pub fn append(&self, conversation: u32, number: u32, outcome: Outcome, took: Duration) {
@@ -37,8 +37,8 @@ impl Writer {
         };
         let (took, at) = (took.as_micros(), now());
         let line = format!("{conversation} {number} {outcome} {took} {at}\n");
-        let mut file = self.0.lock().expect("the ledger");
-        file.write_all(line.as_bytes()).expect("the ledger");
+        let mut file = self.0.lock().expect("a writer panicked");
+        file.write_all(line.as_bytes()).expect("cannot append");
     }
 }
 
@@ -60,9 +60,9 @@ pub struct Ledger {
 impl Ledger {
     pub fn read(path: &Path) -> Self {
         let mut ledger = Self::default();
-        let file = BufReader::new(File::open(path).expect("the ledger"));
+        let file = BufReader::new(File::open(path).expect("cannot open the ledger"));
         for line in file.lines() {
-            let line = line.expect("the ledger");
+            let line = line.expect("cannot read the ledger");
             ledger.add_line(&line).unwrap_or_else(|| panic!("{line:?}"));
         }
         ledger.ok_at.sort_unstable();
@@ -108,7 +108,7 @@ impl Ledger {
 
 /// Microseconds on the monotonic clock, which all processes share.
 pub fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("cannot read the clock");
     let now = Duration::from(now);
-    u64::try_from(now.as_micros()).expect("a time")
+    u64::try_from(now.as_micros()).expect("the time exceeds u64")
 }

@@ -42,7 +42,7 @@ impl Options {
 pub fn output_folder() -> PathBuf {
     variable("RECALL_TEST_MATRIX_OUTPUT").unwrap_or_else(|| {
         let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        scratch.parent().expect("target").join("matrix")
+        scratch.parent().expect("no target folder").join("matrix")
     })
 }
 

@@ -51,7 +51,7 @@ enum Fault {
 /// `soak DURATION [kafka|kafka_exactly_once|rabbitmq|both]`
 pub fn run(arguments: &[String]) -> ExitCode {
     let time = arguments.first().expect("soak DURATION [SINKS]");
-    let time = humantime::parse_duration(time).expect("a duration such as 30m");
+    let time = humantime::parse_duration(time).expect("DURATION must be like 30m");
     let sinks = match arguments.get(1).map_or("both", String::as_str) {
         "kafka" => vec![Sink::Kafka],
         "kafka_exactly_once" => vec![Sink::KafkaExactlyOnce],

@@ -85,7 +85,7 @@ impl<'a> Stage<'a> {
     }
 
     pub fn relay(&self) -> &Relay {
-        self.relay.as_ref().expect("a running relay")
+        self.relay.as_ref().expect("no relay is running")
     }
 
     pub const fn pick<T>(&self, short: T, long: T) -> T
@@ -150,7 +150,7 @@ impl<'a> Stage<'a> {
 
     /// Waits until the relay exits by itself; its exit code must be 1.
     pub fn wait_for_exit(&mut self) {
-        let mut relay = self.relay.take().expect("a running relay");
+        let mut relay = self.relay.take().expect("no relay is running");
         let code = relay.wait().code();
         if code != Some(1) {
             self.report_problem(format!("the relay exited with {code:?}:\n{}", relay.log()));
@@ -195,7 +195,7 @@ impl<'a> Stage<'a> {
     /// `kill -9`.
     pub fn kill_relay(&mut self) {
         self.sample_memory();
-        let mut relay = self.relay.take().expect("a running relay");
+        let mut relay = self.relay.take().expect("no relay is running");
         assert!(
             relay.is_running(),
             "the relay exited by itself:\n{}",
@@ -219,7 +219,7 @@ impl<'a> Stage<'a> {
     /// Stops the relay by SIGTERM; it must exit cleanly.
     pub fn stop_relay(&mut self) {
         self.sample_memory();
-        self.relay.take().expect("a running relay").stop();
+        self.relay.take().expect("no relay is running").stop();
     }
 
     /// Freezes the relay (SIGSTOP), and waits until what it has sent reaches the broker.

@@ -180,12 +180,13 @@ pub fn markdown(rows: &[Row]) -> String {
 
 /// Writes `NAME.md` and `NAME.json`.
 pub fn write(folder: &Path, name: &str, rows: &[Row], options: &Options) {
-    fs::create_dir_all(folder).expect("the table's folder");
-    fs::write(folder.join(format!("{name}.md")), markdown(rows)).expect("the table");
+    fs::create_dir_all(folder).expect("cannot create the output folder");
+    fs::write(folder.join(format!("{name}.md")), markdown(rows)).expect("cannot write the table");
     let rows: Vec<Value> = rows.iter().map(Row::json).collect();
     let all = json!({
         "form": format!("{:?}", options.form).to_lowercase(), "seed": options.seed,
         "conversations": options.conversations, "rate": options.rate, "rows": rows,
     });
-    fs::write(folder.join(format!("{name}.json")), format!("{all:#}\n")).expect("the table");
+    fs::write(folder.join(format!("{name}.json")), format!("{all:#}\n"))
+        .expect("cannot write the table");
 }

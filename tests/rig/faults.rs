@@ -228,7 +228,7 @@ fn library() -> &'static Path {
                 .args([&unfinished, &source])
                 .args(["-ldl", "-lpthread"])
                 .output()
-                .expect("a C compiler, as the build needs one");
+                .expect("cannot run the C compiler");
             assert!(
                 built.status.success(),
                 "{}",

@@ -166,7 +166,7 @@ impl Kafka {
     fn client(&self) -> AdminClient<DefaultClientContext> {
         client_config(&self.bootstrap_servers())
             .create()
-            .expect("an admin client")
+            .expect("cannot create an admin client")
     }
 }
 

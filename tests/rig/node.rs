@@ -60,7 +60,7 @@ impl Node {
         let home = match setting("RECALL_TEST_BROKERS").as_str() {
             "native" => Home::Process(None),
             "docker" => Home::Container,
-            other => panic!("RECALL_TEST_BROKERS is {other:?}: native or docker"),
+            other => panic!("RECALL_TEST_BROKERS is {other:?}, not native or docker"),
         };
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = PathBuf::from(setting("RECALL_TEST_RUN")).join(format!(
@@ -68,13 +68,13 @@ impl Node {
             service.name(),
             process::id()
         ));
-        fs::create_dir(&folder).expect("the broker's folder");
+        fs::create_dir(&folder).expect("cannot create the broker's folder");
         let watchdog = Command::new(script("watchdog"))
             .arg(&folder)
             .stdin(Stdio::piped())
             .process_group(0)
             .spawn()
-            .expect("tests/brokers/watchdog");
+            .expect("cannot start tests/brokers/watchdog");
         Self {
             service,
             folder,
@@ -85,7 +85,7 @@ impl Node {
 
     /// Writes a file into the broker's folder.
     pub(super) fn write(&self, name: &str, content: &str) {
-        fs::write(self.folder.join(name), content).expect("a file of the broker");
+        fs::write(self.folder.join(name), content).expect("cannot write a broker's file");
     }
 
     /// The path of a file or folder of the broker.
@@ -110,7 +110,7 @@ impl Node {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn();
-            *child = Some(started.expect("the broker's start script"));
+            *child = Some(started.expect("cannot start the broker"));
         } else {
             self.compose(&["up", "--detach", self.service.name()]);
         }
@@ -139,7 +139,7 @@ impl Node {
             let stopped = poll(TIMEOUT, || !self.is_running());
             assert!(
                 stopped,
-                "{} does not stop:\n{}",
+                "{} did not stop:\n{}",
                 self.service.name(),
                 self.log()
             );
@@ -198,7 +198,7 @@ impl Node {
         match &mut self.home {
             Home::Process(None) => false,
             Home::Process(Some(child)) => {
-                let ended = child.try_wait().expect("the broker's process").is_some();
+                let ended = child.try_wait().expect("cannot wait for it").is_some();
                 if ended {
                     self.home = Home::Process(None);
                 }
@@ -213,14 +213,14 @@ impl Node {
 
     fn signal(&self, signal: Signal) {
         let Home::Process(Some(child)) = &self.home else {
-            panic!("{} does not run", self.service.name());
+            panic!("{} is not running", self.service.name());
         };
-        let group = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-        killpg(group, signal).expect("a signal to the broker");
+        let group = Pid::from_raw(i32::try_from(child.id()).expect("invalid process id"));
+        killpg(group, signal).expect("cannot signal the broker");
     }
 
     fn compose(&self, words: &[&str]) -> String {
-        let project = self.folder.file_name().expect("a folder has a name");
+        let project = self.folder.file_name().expect("the folder has no name");
         let mut command = Command::new("docker");
         command
             .arg("compose")
@@ -307,7 +307,7 @@ pub(super) fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        runtime.expect("a runtime").block_on(work())
+        runtime.expect("cannot start a runtime").block_on(work())
     };
     thread::scope(|scope| scope.spawn(run).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -316,11 +316,11 @@ pub(super) fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
 fn setting(name: &str) -> String {
     let Some(value) = env::var_os(name) else {
         panic!(
-            "this test speaks to a real broker: run tests/run, which finds or fetches Kafka and RabbitMQ \
+            "this test needs a real broker: run tests/run, which finds or fetches Kafka and RabbitMQ \
              and then runs cargo test with its arguments ({name} is not set)"
         );
     };
-    value.into_string().expect("a setting of tests/run is text")
+    value.into_string().expect("the setting is not UTF-8")
 }
 
 fn script(name: &str) -> PathBuf {
@@ -334,7 +334,7 @@ fn output(command: &mut Command) -> String {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .expect("a command of the rig");
+        .expect("cannot run the command");
     assert!(
         output.status.success(),
         "{command:?}: {}\n{}{}",

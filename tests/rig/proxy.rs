@@ -46,15 +46,15 @@ impl Proxy {
     pub fn start(port: u16, to: u16) -> Self {
         let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port))
             .expect("cannot listen on the proxy's port");
-        listener.set_nonblocking(true).expect("a listener");
-        let port = listener.local_addr().expect("an address").port();
+        listener.set_nonblocking(true).expect("invalid listener");
+        let port = listener.local_addr().expect("no local address").port();
         let (mode, current_mode) = watch::channel(NetworkMode::Open);
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            runtime.expect("a runtime").block_on(async {
+            runtime.expect("cannot start a runtime").block_on(async {
                 tokio::select! {
                     () = serve(listener, to, current_mode) => {}
                     _ = stopped => {}
@@ -89,7 +89,7 @@ impl Drop for Proxy {
 }
 
 async fn serve(listener: StdListener, to: u16, mode: watch::Receiver<NetworkMode>) {
-    let listener = TcpListener::from_std(listener).expect("a listener");
+    let listener = TcpListener::from_std(listener).expect("invalid listener");
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -106,15 +106,15 @@ impl RabbitMq {
         let uri = self.uri();
         block_on(async || {
             let whole = async {
-                let connection = connect(&uri).await.expect("a connection");
-                let channel = connection.create_channel().await.expect("a channel");
+                let connection = connect(&uri).await.expect("cannot connect");
+                let channel = connection.create_channel().await.expect("no channel");
                 let result = work(channel).await;
                 close(connection).await;
                 result
             };
             timeout(TIMEOUT, whole)
                 .await
-                .expect("an answer of RabbitMQ")
+                .expect("timed out waiting for RabbitMQ")
         })
     }
 
@@ -132,12 +132,12 @@ impl RabbitMq {
             channel
                 .queue_declare(name.clone(), durable, FieldTable::default())
                 .await
-                .expect("a queue");
+                .expect("cannot declare the queue");
             let (options, none) = (QueueBindOptions::default(), FieldTable::default());
             let bound = channel
                 .queue_bind(name, exchange.into(), routing_key.into(), options, none)
                 .await;
-            bound.expect("a binding");
+            bound.expect("cannot bind the queue");
         });
         queue
     }

@@ -86,7 +86,7 @@ async fn run_script(model: Model) {
     stop.drain.cancel();
     timeout(Duration::from_secs(20), task)
         .await
-        .expect("it drains")
+        .expect("timed out draining")
         .unwrap();
     spool.close().await;
 

@@ -22,7 +22,7 @@ async fn a_poison_event_becomes_a_dead_letter_others_are_published() {
         .collect();
     assert_eq!(dead, [7, 23]);
     assert_eq!(behaviour.dead_letters[0].1.reason, "too_large");
-    assert!(behaviour.largest_batch > 1, "the window is whole again");
+    assert!(behaviour.largest_batch > 1, "the window stayed at 1");
     published.sort_unstable();
     let expected: Vec<u64> = (1..=40).filter(|seq| ![7, 23].contains(seq)).collect();
     assert_eq!(published, expected);
@@ -63,7 +63,7 @@ async fn a_dead_letter_refused_alone_ends_the_poison_search() {
     let behaviour = broker.set();
     assert_eq!(
         behaviour.made_smaller, 0,
-        "it was the dead letter, not the batch"
+        "a refused dead letter must not make batches smaller"
     );
 }
 

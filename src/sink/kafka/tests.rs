@@ -75,7 +75,7 @@ impl Brokers {
             .unwrap();
         (0..end)
             .map(|_| {
-                let message = consumer.poll(TIMEOUT).expect("a record").unwrap();
+                let message = consumer.poll(TIMEOUT).expect("no record").unwrap();
                 let event: serde_json::Value =
                     serde_json::from_slice(message.payload().unwrap()).unwrap();
                 event["id"]
@@ -120,7 +120,7 @@ async fn publish_in_session(
     while end.is_none() && !missing.is_empty() {
         match timeout(TIMEOUT, session.progress(&window))
             .await
-            .expect("progress")
+            .expect("timed out waiting for progress")
         {
             Ok(Progress::Confirmed(seqs)) => {
                 missing.retain(|seq| !seqs.contains(seq));
@@ -222,7 +222,7 @@ async fn a_transaction_that_keeps_failing_ends_the_session() {
 #[tokio::test]
 async fn authorization_failure_is_named_in_the_error() {
     let (_, end) = publish_while_failing(RECORD_ERRORS[1], 1).await;
-    let reason = end.expect("an end").to_string();
+    let reason = end.expect("the session did not end").to_string();
     assert!(reason.contains("authorization failed"), "{reason}");
 }
 
@@ -240,7 +240,7 @@ async fn a_failed_abort_ends_the_session() {
         .request_errors(RDKafkaApiKey::EndTxn, &[fenced; 100]);
     let (confirmed, end) = publish_in_session(session, window(1..=20)).await;
     assert!(confirmed.is_empty(), "{confirmed:?}");
-    let reason = end.expect("an end").to_string();
+    let reason = end.expect("the session did not end").to_string();
     assert!(reason.contains("could not abort"), "{reason}");
 }
 

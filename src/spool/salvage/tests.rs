@@ -59,7 +59,7 @@ async fn a_damaged_first_page_loses_no_event() {
     assert_eq!(
         mode & 0o777,
         0o600,
-        "the new file is its owner's alone, too"
+        "only the owner may read and write the new file"
     );
     let wal = quarantined[0].with_file_name(format!(
         "{}-wal",
@@ -130,7 +130,7 @@ async fn events_in_a_damaged_page_are_lost_and_named() {
     overwrite_with_noise(&killed.database(), PAGE * leaf.unwrap() as u64, 4096);
     let (read, lost, start) = killed.restart().await;
     assert_unchanged(&read);
-    assert_eq!(start, 20, "the cursor could be read");
+    assert_eq!(start, 20, "the cursor was not read");
     assert!((1..=20).contains(&lost.len()), "{lost:?}");
     let mut all = [numbers(&read), lost].concat();
     all.sort_unstable();

@@ -34,7 +34,7 @@ async fn a_removed_sink_pins_its_events_until_forgotten() {
 
     let spool = Spool::open(&config, &["rabbitmq"]).unwrap().spool;
     spool.cursor("rabbitmq").unwrap().advance(Seq(3));
-    until("the first row to go", || spool.status().first == Seq(2)).await;
+    until("the purge", || spool.status().first == Seq(2)).await;
     spool.close().await;
     assert_eq!(rows_on_disk(&config.path, "events"), 2);
 
@@ -43,7 +43,7 @@ async fn a_removed_sink_pins_its_events_until_forgotten() {
     assert!(!forget(&config, "kafka").unwrap());
     let spool = Spool::open(&config, &["rabbitmq"]).unwrap().spool;
     assert_eq!(spool.report(), &SalvageReport::default());
-    until("the rest to go", || spool.status().rows() == 0).await;
+    until("the rest to be purged", || spool.status().rows() == 0).await;
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_removed_sink_without_backlog_pins_nothing_and_resumes() {
         append_all(&opened.spool, last - 2..=last).await;
         let last = u64::try_from(last).unwrap();
         opened.spool.cursor("rabbitmq").unwrap().advance(Seq(last));
-        until("the rows to go", || opened.spool.status().rows() == 0).await;
+        until("the purge", || opened.spool.status().rows() == 0).await;
         opened.spool.close().await;
     }
     let both = Spool::open(&config, &["kafka", "rabbitmq"]).unwrap().spool;
@@ -74,12 +74,12 @@ async fn a_removed_sink_without_backlog_pins_nothing_and_resumes() {
     assert_eq!(
         reader,
         [(10, "event 10".to_owned())],
-        "what it missed is gone"
+        "purged events cannot be read"
     );
     both.cursor("rabbitmq").unwrap().advance(Seq(10));
     both.close().await;
     let opened = Spool::open(&config, &["rabbitmq"]).unwrap();
-    assert_eq!(opened.orphans, [("kafka".to_owned(), 1)], "it holds again");
+    assert_eq!(opened.orphans, [("kafka".to_owned(), 1)], "it pins again");
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ async fn forwarded_events_do_not_fill_the_spool() {
     let spool = open(&config);
     for number in 0..500 {
         let Appended::New(seq) = spool.append(large(number)).await.unwrap() else {
-            panic!("repeated");
+            panic!("{number} is taken for a repeat");
         };
         spool.cursor("sink").unwrap().advance(seq);
         assert_eq!(spool.status().refusing, None);

@@ -97,7 +97,7 @@ fn exchange_deleted(stage: &mut Stage<'_>) {
         stage.broker().rabbitmq().with_channel(async |channel| {
             let options = lapin::options::ExchangeDeleteOptions::default();
             let deleted = channel.exchange_delete(name.as_str().into(), options).await;
-            deleted.expect("a deleted exchange");
+            deleted.expect("cannot delete the exchange");
         });
     });
 }

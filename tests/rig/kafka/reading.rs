@@ -43,7 +43,7 @@ impl Kafka {
         });
         assert!(
             enough,
-            "{topic} has {} records of {expected_at_least} after {timeout:?}: {records:#?}",
+            "{topic} has {} of {expected_at_least} records after {timeout:?}: {records:#?}",
             records.len(),
         );
         records
@@ -86,7 +86,7 @@ impl Kafka {
             // Uncommitted records have offsets, too, so the offset to read from may be before the beginning.
             .set("auto.offset.reset", "earliest")
             .create()
-            .expect("a consumer");
+            .expect("cannot create a consumer");
         let metadata = consumer
             .fetch_metadata(Some(topic), Duration::from_secs(2))
             .ok()?;
@@ -105,9 +105,9 @@ impl Kafka {
                 .map_or(Offset::Beginning, |at| Offset::Offset(*at));
             assignment
                 .add_partition_offset(topic, *partition, from)
-                .expect("an offset");
+                .expect("cannot set an offset");
         }
-        consumer.assign(&assignment).expect("an assignment");
+        consumer.assign(&assignment).expect("cannot assign");
 
         let mut records = Vec::new();
         while !unread.is_empty() && Instant::now() < deadline {

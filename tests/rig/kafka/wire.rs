@@ -119,22 +119,22 @@ fn ask(port: u16, request: i16, version: i16, body: &[u8]) -> Vec<u8> {
     message.extend(7_i32.to_be_bytes());
     string(&mut message, "rig");
     message.extend(body);
-    let length = i32::try_from(message.len()).expect("a short message");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker");
+    let length = i32::try_from(message.len()).expect("message is too long");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("cannot connect");
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("a limit");
+        .expect("cannot set the timeout");
     stream
         .write_all(&[&length.to_be_bytes()[..], &message].concat())
-        .expect("a request");
+        .expect("cannot send the request");
     let mut length = [0; 4];
-    stream.read_exact(&mut length).expect("an answer");
+    stream.read_exact(&mut length).expect("no answer");
     let mut answer = vec![0; u32::from_be_bytes(length).min(1 << 20) as usize];
-    stream.read_exact(&mut answer).expect("a whole answer");
+    stream.read_exact(&mut answer).expect("incomplete answer");
     answer
 }
 
 fn string(into: &mut Vec<u8>, text: &str) {
-    into.extend(i16::try_from(text.len()).expect("a name").to_be_bytes());
+    into.extend(i16::try_from(text.len()).expect("too long").to_be_bytes());
     into.extend(text.as_bytes());
 }

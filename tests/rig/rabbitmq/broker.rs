@@ -116,7 +116,7 @@ impl Broker for RabbitMq {
     fn delete(&self, name: &str) {
         self.with_channel(async |channel| {
             let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
-            deleted.await.expect("a deleted queue");
+            deleted.await.expect("cannot delete the queue");
         });
     }
 

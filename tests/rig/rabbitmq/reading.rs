@@ -67,7 +67,7 @@ impl RabbitMq {
         });
         assert!(
             enough,
-            "{queue} gave {} messages of {expected_at_least} in {timeout:?} ({last_error:?}): {deliveries:#?}",
+            "{queue} has {} of {expected_at_least} messages after {timeout:?} ({last_error:?}): {deliveries:#?}",
             deliveries.len(),
         );
         deliveries

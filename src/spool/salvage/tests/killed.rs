@@ -83,7 +83,7 @@ impl Killed {
             let watermark = read_watermark(self.folder.path());
             let Opened { spool, .. } = open(&config);
             if let Some(watermark) = watermark {
-                assert_eq!(spool.id(), watermark.spool_id, "as the cluster knows it");
+                assert_eq!(spool.id(), watermark.spool_id, "the spool's id changed");
             }
             for (first, last) in &spool.report().lost {
                 lost.extend(first.0..=last.0);

@@ -127,7 +127,7 @@ fn a_cycle_of_overflow_pages_terminates() {
         disk.write_all_at(&to.to_be_bytes(), at).unwrap();
     };
     link(third, second);
-    assert_eq!(found(&path), [row], "the row is whole before");
+    assert_eq!(found(&path), [row], "the row ends before the cycle");
     for to in [second, 0] {
         link(second, to);
         assert_eq!(found(&path), []);
