@@ -268,7 +268,7 @@ fn http2_and_garbage_are_closed_or_answered_400() {
     for listener in [relay.callbacks, relay.admin] {
         for bytes in [&preface[..], half, garbage] {
             let mut stream = TcpStream::connect(listener).unwrap();
-            // Shorter than every timeout of the relay.
+            // Shorter than every timeout of the relay, so no timeout closes the connection.
             let timeout = Duration::from_secs(8);
             stream.set_read_timeout(Some(timeout)).unwrap();
             stream.write_all(bytes).unwrap();

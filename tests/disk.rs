@@ -95,7 +95,7 @@ fn a_failed_sync_ends_the_relay_and_a_restart_recovers() {
         let mut connection = Connection::open(relay.callbacks).unwrap();
         faults.only(file);
         faults.fail_one_sync();
-        // The first callback that is not answered OK is in the group whose sync fails, or arrives after it.
+        // Send until an answer is not OK: the sync of this callback has failed, or the relay has exited.
         let late = (1..).map(|number| Recall::new("late", number));
         let late = late.take_while(|late| {
             let answer = connection.post_recall(&rig::recall(&late.group, late.number));
@@ -167,7 +167,7 @@ fn the_sink_is_down_while_reads_fail_then_catches_up() {
     let setup = Setup::new().with_faults(&faults);
     let relay = setup.start();
     let mut acknowledged = under_load(&relay, || {
-        // New events come from the event cache: the sink must lag until it reads from the disk.
+        // The sink reads new events from the event cache: it must lag so far that it reads from the disk.
         let stdout_paused = relay.pause_stdout_reader();
         for number in 1..=120 {
             let answer = relay.post(&recall_query(), padded_recall("large", number, 200_000));
@@ -250,7 +250,7 @@ fn a_full_disk_recovers_without_a_restart() {
     faults.heal();
     relay.until_drained("stdout");
     acknowledged.push(until_accepted(&relay));
-    // The purged events have freed space for as many new ones.
+    // The purge has freed space for new events.
     faults.fail_output();
     let more = fill(&relay, "second");
     assert!(more.len() > 200, "{}", more.len());
@@ -280,14 +280,14 @@ fn callbacks_resume_after_another_program_frees_the_disk() {
         accepted.push(until_accepted(&relay));
     });
     acknowledged.extend(accepted);
-    // Forwarded events were purged to free space.
+    // The spool need not have all of them: forwarded events were purged to free space.
     assert_kept(&acknowledged, &published(&relay.stop()));
 }
 
 /// Waits until callbacks are refused and `/readyz` reports a reason that contains `why`.
 #[track_caller]
 fn until_refused(relay: &Relay, why: &str) {
-    // A small event may still fit if a large one did not.
+    // Send several probes: a small event may still fit after a larger one was refused.
     let mut probes = 0;
     until("callbacks to be refused", || {
         probes += 1;

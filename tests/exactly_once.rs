@@ -20,6 +20,7 @@ use rig::{
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+/// The code of the log entry for a committed position that is not of this spool.
 const FOREIGN: &str = "committed_position_ignored";
 
 /// The settings of a relay that publishes to this topic.
@@ -108,7 +109,7 @@ fn the_committed_position_is_used_if_it_is_higher() {
     assert_once(&expected(1..=60), &kafka, "cursor");
 }
 
-/// As after a week of downtime: the cluster has deleted the offsets of a group without members.
+/// After a week of downtime the cluster deletes the offsets of a group that has no members.
 #[test]
 fn the_spools_cursor_is_used_if_the_cluster_has_no_offset() {
     let kafka = Kafka::shared();
@@ -125,7 +126,7 @@ fn the_spools_cursor_is_used_if_the_cluster_has_no_offset() {
     assert_once(&expected(1..=60), &kafka, "forgotten");
 }
 
-/// While it is off, only the spool's cursor advances.
+/// While `kafka.exactly_once` is off, only the spool's cursor advances.
 #[test]
 fn exactly_once_can_be_disabled_temporarily() {
     let kafka = Kafka::shared();
@@ -140,7 +141,8 @@ fn exactly_once_can_be_disabled_temporarily() {
     assert_once(&expected(1..=60), &kafka, "switched");
 }
 
-/// Sequence numbers are assigned again, but the cluster's cursor refers to the events that had them before.
+/// The restored spool assigns sequence numbers again, but the committed position refers to the events that had them
+/// first.
 #[test]
 fn a_restored_backup_loses_no_new_events() {
     let kafka = Kafka::shared();
@@ -169,7 +171,7 @@ fn a_restored_backup_loses_no_new_events() {
     }
 }
 
-/// Otherwise both would publish the events that were unconfirmed when the spool was copied.
+/// If both published, events that were unconfirmed when the spool was copied would be published twice.
 #[test]
 fn only_the_last_started_of_two_spool_copies_publishes() {
     let kafka = Kafka::shared();
@@ -224,7 +226,7 @@ fn a_refused_record_becomes_a_dead_letter_exactly_once() {
     let sent = load.stop();
     relay.until_drained("kafka");
     relay.stop();
-    // The broker refused that event. librdkafka itself refuses the next one.
+    // The broker refused that event; librdkafka itself will refuse the next one.
     let setup = setup.with("RECALL_KAFKA__PROPERTIES__MESSAGE_MAX_BYTES", "20000");
     let relay = setup.start();
     let larger = relay.post(&recall_query(), large_recall("b", 21_000));

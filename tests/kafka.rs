@@ -46,7 +46,7 @@ fn a_record_has_its_events_key_partition_and_headers() {
     relay.stop();
 }
 
-/// `org.apache.kafka.common.utils.Utils.murmur2`, as its default partitioner uses it.
+/// Kafka's default partitioner for Java, which uses `org.apache.kafka.common.utils.Utils.murmur2`.
 #[expect(clippy::cast_possible_wrap, reason = "as in the original")]
 fn partition_of_a_java_client(key: &str, partitions: i32) -> i32 {
     let (m, data) = (0x5bd1_e995_u32, key.as_bytes());
@@ -215,7 +215,7 @@ fn a_producer_that_lost_every_broker_is_replaced() {
         .start();
     let replaced = || relay.log_entry("producer_replaced").is_some();
     let mut sent = Vec::new();
-    // Two threads of librdkafka race: it forgets the brokers in three of four attempts.
+    // Two threads of librdkafka race: it forgets the brokers in about three of four attempts.
     for number in 1..=10 {
         sent.extend(relay.recalls("a", number..=number));
         relay.until_drained("kafka");

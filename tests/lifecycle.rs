@@ -67,7 +67,7 @@ fn a_stop_finishes_open_requests() {
         body.len()
     );
     connection.send(head.as_bytes()).unwrap();
-    // An answer on a connection that was opened later shows that the first one's head has been read.
+    // An answer on a second connection shows that the relay has read the head on the first one.
     assert!(relay.post("", "").is_ok());
     relay.signal(Signal::SIGINT);
     until("the stop to begin", || relay.log_entry("stopping"));
@@ -310,7 +310,7 @@ fn an_unread_log_does_not_block_the_relay() {
     assert_eq!(relay.wait_for_clean_exit().len() as u64, sent);
 }
 
-/// Also in a program that was built by `cargo install`, whose build environment we do not control.
+/// The configuration is compiled in, so it also applies to a program that was built by `cargo install`.
 #[test]
 fn jemalloc_uses_the_built_in_configuration() {
     let program = Command::new(env!("CARGO_BIN_EXE_recall-relay"))

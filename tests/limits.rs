@@ -90,7 +90,7 @@ fn connections_beyond_the_limit_wait() {
         assert!(answer.unwrap().is_ok());
     };
     on_first(1);
-    // The kernel accepts the second connection and its request before the first one continues.
+    // The kernel accepts the second connection and its request; the relay must not read it before the first is closed.
     let mut second = Connection::open(relay.callbacks).unwrap();
     let body = recall("second", 1);
     second.send(&head(body.len())).unwrap();
@@ -129,7 +129,7 @@ fn bodies_beyond_the_memory_budget_are_refused() {
     let refused = rig::until("a body to be refused", || {
         let answer = other();
         if answer.is_ok() {
-            // The relay may have read this body first and refused the slow one for lack of memory: send that again.
+            // The relay may have read this body first and refused the slow one for lack of memory: send that one again.
             sender = open();
             return None;
         }
@@ -162,7 +162,7 @@ fn bodies_beyond_the_memory_budget_are_refused() {
 
 #[test]
 fn callbacks_beyond_max_waiting_are_refused() {
-    // The timeouts of a connection must not end the wait for an answer.
+    // Timeouts of the connection that are shorter than the wait must not end the wait for an answer.
     let setup = Setup::new()
         .set("RECALL_SPOOL__MAX_WAITING", "1")
         .set("RECALL_HTTP__READ_TIMEOUT", "1s")
@@ -230,8 +230,8 @@ fn head(length: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Regression: rejected callbacks took the space of events. With 22 MB of them, a spool of 128 MiB had space for only
-/// 1,093 events.
+/// Regression: rejected callbacks used the quota of events. With 22 MB of them, a spool of 128 MiB accepted only 1,093
+/// events.
 #[test]
 fn rejected_callbacks_beyond_their_budget_are_dropped() {
     let setup = Setup::new().set("RECALL_SPOOL__MAX_DEAD_LETTER_BYTES", "100KiB");

@@ -1,5 +1,5 @@
-//! The plots of docs/explanation/performance.md are drawn from the `performance.json` in their folder. After a change
-//! of that file or of the plots: `benches/run --plot docs/explanation/performance/performance.json`.
+//! The plots of docs/explanation/performance.md are drawn from the `performance.json` in their folder. If you change
+//! that file or the code of the plots, run `benches/run --plot docs/explanation/performance/performance.json`.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;

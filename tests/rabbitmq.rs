@@ -152,7 +152,7 @@ fn events_are_retried_while_a_queue_is_full() {
     relay.until_sink("rabbitmq", "up");
     let sent = relay.recalls("a", 1..=40);
     relay.until_down("rabbitmq", "nack");
-    // A consumer empties the queue, so that it has capacity again.
+    // A consumer empties the queue, so that it accepts messages again.
     let found = rabbitmq.read("limited", sent.len(), 2 * TIMEOUT);
     let found: Vec<_> = found.iter().map(|it| Recall::of(&it.body)).collect();
     relay.until_drained("rabbitmq");
@@ -162,7 +162,7 @@ fn events_are_retried_while_a_queue_is_full() {
     relay.stop();
 }
 
-/// Nobody consumes here: only the limit changes.
+/// No consumer empties the queue here: only its limit changes.
 #[test]
 fn publishing_resumes_after_a_queue_limit_is_lifted() {
     let rabbitmq = RabbitMq::shared();

@@ -17,7 +17,7 @@ use rig::{Broker as _, Kafka, RabbitMq, Setup};
 enum Check {
     /// A test of this file runs it.
     Test(&'static str),
-    /// A step of `.ci/run` runs it, or what it depends on.
+    /// A step of `.ci/run` runs it, or checks what it needs.
     Step(&'static str),
 }
 
@@ -123,7 +123,7 @@ impl Command {
         }
     }
 
-    /// A setup with its variables, one of which may get another value, and with ports and a folder of the test's own.
+    /// A setup with the command's variables; `other` replaces the value of one. Ports and folder are the test's own.
     #[track_caller]
     fn setup(&self, other: Option<(&str, &str)>) -> Setup {
         assert!(
@@ -213,7 +213,7 @@ fn one_more_variable_connects_rabbitmq() {
     assert_eq!(rabbitmq.read(DEAD_LETTERS, 1, rig::TIMEOUT).len(), 1);
 }
 
-/// Three recalls, and one that cannot be parsed.
+/// Publishes three recalls, and a callback that cannot be parsed.
 fn publish(setup: &Setup, sink: &str) {
     let relay = setup.start();
     relay.recalls("a", 1..=3);
@@ -237,7 +237,7 @@ fn troubleshooting_commands_show_state_and_settings() {
     relay.stop();
 }
 
-/// The text before and after the time of receipt, the only value that differs each time.
+/// The text before and after `received_at`, the only value that differs each time.
 #[track_caller]
 fn around_received_at(event: &str) -> (&str, &str) {
     let (before, rest) = event.split_once(r#""received_at":""#).expect(event);

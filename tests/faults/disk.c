@@ -81,12 +81,12 @@ static char folder[PATH_MAX];
 static size_t folder_length;
 static int trace = -1;
 static uint64_t trace_length;
-/* Held during a change and its record, so that both have the same order. */
+/* Held while a change is made and recorded, so that the trace has the order of the changes. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* The relative path of each open file below the folder; `unlinked` if the file was removed. */
 static char *paths[FILES];
 static char unlinked[] = "";
-static __thread int in_library; /* this library makes the call itself */
+static __thread int in_library; /* not 0 while this library makes calls of its own */
 
 /* `real` is the C library's function of this name. */
 #define REAL(name) \
@@ -114,7 +114,7 @@ static void write_all(int fd, const void *bytes, size_t length) {
   while (length > 0) {
     ssize_t done = real(fd, bytes, length);
     if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) abort(); /* a trace with a gap is worthless */
+    if (done <= 0) abort(); /* an incomplete trace is useless */
     bytes = (const char *)bytes + done;
     length -= (size_t)done;
   }

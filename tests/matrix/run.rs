@@ -15,7 +15,7 @@ use super::stage::Stage;
 use super::table::{self, Row};
 use super::verdict::detects_every_kind_of_violation;
 
-/// The maximum peak memory of a relay, in any scenario. It is built without optimisation here.
+/// The maximum peak memory of a relay in any scenario, built without optimisation.
 const MAX_MEMORY: u64 = 160 << 20;
 
 /// Runs the scenarios that the command line selects.
@@ -68,7 +68,7 @@ pub fn all() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// The broker that runs now, shared by its scenarios: only one runs at a time.
+/// The running broker, which its scenarios share. Only one broker runs at a time.
 #[derive(Default)]
 struct RunningBroker(BTreeMap<Sink, Broker>);
 

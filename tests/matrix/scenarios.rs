@@ -1,7 +1,6 @@
-//! The scenarios: which fault each injects, and what it may cost.
+//! The scenarios: each injects a fault and bounds its duplicates and its recovery.
 //!
-//! In every scenario, nothing that was answered OK may be missing or out of order; each bounds its duplicates and its
-//! recovery.
+//! In every scenario, nothing that was answered OK may be missing or out of order.
 
 mod broker;
 mod deletion;

@@ -1,7 +1,7 @@
 //! The soak: load and random faults for a given time, on one relay that publishes to all brokers.
 //!
-//! It runs in rounds of a few faults. Each round has its own conversations. At its end, all events are forwarded, read,
-//! compared with the ledger and dropped, so that memory is bounded by one round.
+//! It runs in rounds of a few faults. Each round has its own conversations. At the end of a round, the soak waits until
+//! all events are confirmed, reads them, compares them with the ledger and drops them, which bounds its memory.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -179,7 +179,7 @@ fn inject(stage: &mut Stage<'_>, fault: Fault, broker: usize) {
             stage.fault_ended();
         }
     }
-    // In one of four cases, the next fault comes before the recovery from this one.
+    // In one of four cases, the next fault begins before the relay has recovered from this one.
     if stage.rng.u32(0..4) > 0 {
         stage.catch_up();
     }

@@ -103,7 +103,7 @@ impl<'a> Stage<'a> {
         self.setup = self.setup.with(name, value);
     }
 
-    /// Puts proxies between the brokers and the relays that are started from now on.
+    /// Starts a proxy in front of each broker, for the relays that are started from now on.
     pub fn add_proxies(&mut self) {
         for broker in &*self.brokers {
             let (setup, proxy) = broker.behind_proxy(self.setup.clone());
@@ -222,7 +222,7 @@ impl<'a> Stage<'a> {
         self.relay.take().expect("no relay is running").stop();
     }
 
-    /// Freezes the relay (SIGSTOP), and waits until what it has sent reaches the broker.
+    /// Freezes the relay (SIGSTOP), and waits until the broker has received what the relay has sent.
     pub fn freeze_relay(&mut self) {
         self.sample_memory();
         self.relay().signal(Signal::SIGSTOP);

@@ -1,4 +1,4 @@
-//! The oracle: compares what was answered OK with what has arrived.
+//! The oracle: compares the callbacks that were answered OK with the events that have arrived.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Parses an event; `None` if its conversation is not called `tag` with a number.
+    /// Parses an event; `None` if its conversation is not named `tag`, a hyphen and a number.
     pub fn of(event: &[u8], tag: &str) -> Option<Self> {
         let event: Value = serde_json::from_slice(event).ok()?;
         let conversation = event["subject"].as_str()?.strip_prefix(tag)?;
@@ -42,8 +42,8 @@ pub struct Verdict {
     pub unexpected: Vec<String>,
 }
 
-/// Compares the ledger with the arrivals, which must be in the order in which a subscriber received those of each
-/// conversation. Events in `deleted` do not count as missing.
+/// Compares the ledger with the arrivals, whose order must be the order of receipt within each conversation. Events in
+/// `deleted` do not count as missing.
 pub fn compare(ledger: &Ledger, arrivals: &[Arrival], deleted: &[Arrival]) -> Verdict {
     let mut verdict = Verdict::default();
     let mut ids: HashMap<(usize, usize), Uuid> = HashMap::with_capacity(arrivals.len());

@@ -1,4 +1,4 @@
-//! Cuts the power at random moments of a history.
+//! Simulates power cuts in a recorded history.
 
 use std::fs;
 use std::path::Path;

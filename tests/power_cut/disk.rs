@@ -114,7 +114,7 @@ impl Disk {
         Node::File(self.next_file)
     }
 
-    /// Applies what the program did.
+    /// Applies an operation of the program.
     pub fn apply(&mut self, record: &Record) {
         let position = record.position;
         match &record.what {
@@ -184,7 +184,7 @@ impl Disk {
         }
     }
 
-    /// Writes what may be on the disk after a power cut now into `folder`, which must be empty.
+    /// Writes what the disk may contain if the power is cut now into `folder`, which must be empty.
     pub fn cut(&self, fate: Fate, rng: &mut Rng, folder: &Path) {
         let mut names = self.synced_names.clone();
         let until = rng.usize(..=self.name_changes.len());

@@ -17,6 +17,7 @@ pub struct History {
     acknowledged: Vec<Acknowledged>,
     /// For each published recall, the number of records up to and including its output.
     published: HashMap<Recall, usize>,
+    /// The acknowledged and published recalls at the start of the run.
     pub past: Past,
 }
 
@@ -47,7 +48,7 @@ impl History {
         }
     }
 
-    /// The state after exactly the first `count` records.
+    /// The acknowledged and published recalls after the first `count` records.
     pub fn past(&self, count: usize) -> Past {
         let mut past = self.past.clone();
         let before = self.records.get(count).map_or(u64::MAX, |next| next.at);

@@ -2,7 +2,6 @@
 
 use bytes::{Buf as _, Bytes};
 
-/// One record.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The offset of the record in the trace. A sync covers the records before its `began`.

@@ -101,7 +101,7 @@ impl Judge {
         let published = past.published.iter();
         let published = published.filter_map(|recall| self.numbers.get(recall));
         let used = used.max(published.max().copied().unwrap_or(Seq(0)));
-        // Each published event had a different number.
+        // Each published event had its own number, so at least this many have been assigned.
         let at_least = Seq(past.published.len() as u64);
         if next <= used.max(at_least) {
             return Err(format!("number {next} is assigned again"));

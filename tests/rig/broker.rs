@@ -1,4 +1,4 @@
-//! What Kafka and RabbitMQ have in common, for tests of promises that hold for both.
+//! The interface of Kafka and RabbitMQ for tests that run on both.
 
 use super::{Recall, Setup};
 
@@ -18,15 +18,15 @@ pub trait Broker {
     /// The settings of a relay that publishes to it. Dead letters go to `name.dead`.
     fn settings(&self, setup: Setup, name: &str) -> Setup;
 
-    /// The same for a user who may publish events but no dead letters; also returns the reason, and a part of the
-    /// detail, that the spool then stores with a dead letter.
+    /// The same for a user who may publish events but no dead letters. Also returns the reason that the spool then
+    /// stores with a dead letter, and a part of the detail.
     fn settings_without_dead_letters(
         &self,
         setup: Setup,
         name: &str,
     ) -> (Setup, &'static str, &'static str);
 
-    /// Stops the broker as an operator does.
+    /// Stops the broker cleanly.
     fn stop(&mut self);
 
     /// Kills the broker with SIGKILL.

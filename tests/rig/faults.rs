@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// What fails, and which calls were made so far. Clones control the same disk.
+/// Sets faults and counts calls. Clones control the same disk.
 #[derive(Clone)]
 pub struct Faults {
     /// Contains the shared file and the trace; it is outside the folder whose disk fails.
@@ -107,13 +107,13 @@ impl Faults {
         self.set(Word::WriteErrno, EIO);
     }
 
-    /// Makes every write fail for lack of space after `bytes` more bytes.
+    /// Makes every write fail with "no space left on device" after `bytes` more bytes.
     pub fn fill_up_after(&self, bytes: u64) {
         self.set(Word::WriteBudget, i64::try_from(bytes).unwrap());
         self.set(Word::WriteErrno, ENOSPC);
     }
 
-    /// Sets the size of the disk, which it also reports: files cannot exceed it.
+    /// Sets the size of the disk: writes beyond it fail, and the reported free space is what is left of it.
     pub fn set_capacity(&self, bytes: u64) {
         self.set(Word::Capacity, i64::try_from(bytes).unwrap());
     }

@@ -75,7 +75,7 @@ impl Kafka {
         Self::start_with(&[])
     }
 
-    /// A running broker with these lines of `server.properties`, which are added to ours or replace them.
+    /// A running broker with these lines in `server.properties`, which replace the default ones or are added to them.
     ///
     /// With properties `listener.name.tls.ssl.…` (PEM inline: `ssl.keystore.type=PEM`,
     /// `ssl.keystore.certificate.chain`, `ssl.keystore.key` in PKCS #8) it also listens for TLS.

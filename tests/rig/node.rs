@@ -1,4 +1,4 @@
-//! A broker's single node: what an operator does to it, and accidents.
+//! A broker with a single node: starts, stops, kills and freezes it.
 //!
 //! This is the only file that knows how brokers run: as processes on this machine or as containers. Both run the
 //! scripts of `tests/brokers/` on a folder, and both end with the test process, however it ends:
@@ -131,7 +131,7 @@ impl Node {
         );
     }
 
-    /// Stops the broker as an operator does. Thaws it first if it is frozen.
+    /// Stops the broker with SIGTERM, even if it is frozen.
     pub(super) fn stop(&mut self) {
         if let Home::Process(_) = self.home {
             self.signal(Signal::SIGTERM);
@@ -301,7 +301,7 @@ pub fn poll(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Runs async work to completion, in sync tests and in async ones, where it blocks the caller.
+/// Runs async work to completion on a new thread and blocks the caller meanwhile, so async tests may call it, too.
 pub(super) fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread()

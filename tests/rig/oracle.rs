@@ -1,4 +1,4 @@
-//! Checks what was published against what was acknowledged.
+//! Compares the published recalls with the acknowledged ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

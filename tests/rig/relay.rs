@@ -111,7 +111,7 @@ impl Relay {
             .map_or(0, |count| count.parse().unwrap())
     }
 
-    /// How many events a sink's broker has refused for good, according to `/metrics`.
+    /// How many events a sink's broker has refused permanently, according to `/metrics`.
     pub fn refused_events(&self, sink: &str) -> u64 {
         let name = format!(r#"recall_sink_refused_events_total{{sink="{sink}"}}"#);
         self.metric(&name).parse().unwrap()
@@ -195,12 +195,10 @@ impl Relay {
         serde_json::from_slice(&answer.body).ok()
     }
 
-    /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
         self.ended().is_none()
     }
 
-    /// Waits until it has ended.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;

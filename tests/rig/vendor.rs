@@ -112,7 +112,6 @@ impl Connection {
         self.request("POST", &format!("/?{}", recall_query()), body.as_bytes())
     }
 
-    /// Reads one answer.
     pub fn answer(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;

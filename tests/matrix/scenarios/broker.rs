@@ -42,7 +42,7 @@ fn killed(stage: &mut Stage<'_>) {
     }
 }
 
-/// The broker is down while the load runs, and starts afterwards.
+/// The broker is down while the load runs, and is started afterwards.
 fn absent(stage: &mut Stage<'_>) {
     stage.broker().stop();
     stage.start_relay();

@@ -73,7 +73,7 @@ fn topic_deleted(stage: &mut Stage<'_>) {
     });
 }
 
-/// The topic is recreated: the new one has no state of the producer, whose next sequence number is not 0.
+/// The topic is recreated: the new one has no producer state, but the producer's next sequence number is not 0.
 fn topic_made_anew(stage: &mut Stage<'_>) {
     delete_repeatedly(stage, |stage| {
         let name = stage.name.clone();
@@ -83,7 +83,7 @@ fn topic_made_anew(stage: &mut Stage<'_>) {
     });
 }
 
-/// The broker deletes all records, also the last ones of the producer.
+/// The broker deletes all records, including the producer's last batches.
 fn records_deleted(stage: &mut Stage<'_>) {
     delete_repeatedly(stage, |stage| {
         let name = stage.name.clone();

@@ -11,7 +11,7 @@ pub const ALL: [Scenario; 4] = [
     Scenario {
         name: "too_large",
         sinks: EVERY,
-        // Each ends a session with events in flight, and the poison search publishes some of them again.
+        // Each large event ends a session with others in flight, and the poison search publishes some of them again.
         duplicates: 4000,
         recovery: Duration::from_secs(60),
         run: too_large,

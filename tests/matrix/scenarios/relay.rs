@@ -10,7 +10,7 @@ pub const ALL: [Scenario; 5] = [
     Scenario {
         name: "relay_killed",
         sinks: EVERY,
-        // Events in flight, and those confirmed since the cursor was saved (every tenth of a second).
+        // Events in flight, and events confirmed since the cursor was last saved (every tenth of a second).
         duplicates: 400,
         recovery: Duration::from_secs(30),
         run: killed,
@@ -73,7 +73,7 @@ fn killed_at_start(stage: &mut Stage<'_>) {
     }
 }
 
-/// `kill -9` of the relay many times, and in between of the broker, which is also frozen sometimes.
+/// Kills the relay many times (`kill -9`), and sometimes kills or freezes the broker, too.
 fn everything_killed(stage: &mut Stage<'_>) {
     stage.use_short_timeouts();
     stage.begin();

@@ -1,4 +1,4 @@
-//! The end of a round: what has arrived is read from the brokers and compared with the ledger.
+//! Reads what has arrived at the brokers, and compares it with the ledger at the end of a round.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(super) struct Seen {
     arrivals: Vec<Arrival>,
-    /// Deleted at the broker together with their open transaction, so not lost by the relay.
+    /// Events that the test has deleted together with their open transaction: the relay has not lost them.
     deleted: Vec<Arrival>,
     position: Position,
 }
 
 impl Stage<'_> {
-    /// Reads what has arrived so far, also in open transactions, because the caller is about to delete it.
+    /// Reads what has arrived so far, including open transactions, because the caller is about to delete it.
     pub fn read_before_deletion(&mut self) {
         self.read_now();
         let tag = self.tag();

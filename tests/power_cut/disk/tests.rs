@@ -16,7 +16,7 @@ fn disk() -> Disk {
             offset: 0,
             data: Bytes::from_static(&[1; 2000]),
         },
-        // Began before the write, so it does not cover it.
+        // This sync began before the write, so it does not cover it.
         What::Sync {
             path: file("d/a"),
             began: 4,

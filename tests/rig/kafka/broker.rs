@@ -1,4 +1,4 @@
-//! Kafka as any broker.
+//! Implements `Broker` for Kafka.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -72,8 +72,8 @@ impl Broker for Kafka {
         });
     }
 
-    /// If this lasts longer than `broker.session.timeout.ms` (see `server_properties`), the broker is fenced for a
-    /// moment afterwards.
+    /// A freeze that is longer than `broker.session.timeout.ms` (see `server_properties`) fences the broker, and it
+    /// stays fenced for a moment after it was thawed.
     fn freeze(&self) {
         self.node.freeze();
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::node::free_port;
 use super::{Kafka, NODE_ID, PASSWORD, Proxied, USER};
 
-/// These lines of ours, replaced and completed by `added`.
+/// The default lines; `added` replaces them or adds to them.
 pub(super) fn server_properties(kafka: &Kafka, added: &[(&str, &str)]) -> String {
     let (port, sasl, tls, controller) = (kafka.port, kafka.sasl_port, kafka.tls_port, free_port());
     let secure = added
@@ -52,7 +52,7 @@ pub(super) fn server_properties(kafka: &Kafka, added: &[(&str, &str)]) -> String
             "org.apache.kafka.common.security.scram.ScramLoginModule required;",
         ),
         ("log.dirs", "data"),
-        // Delete the segments of a deleted topic soon: a minute of load is many gigabytes.
+        // Delete the segments of a deleted topic soon: a minute of load writes many gigabytes.
         ("log.segment.delete.delay.ms", "1000"),
         ("auto.create.topics.enable", "false"),
         // A killed broker cannot register again until its old session has ended.

@@ -1,4 +1,4 @@
-//! Records, as a subscriber that knows nothing of the relay reads them.
+//! Reads records as a subscriber does, without the relay's code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -83,7 +83,7 @@ impl Kafka {
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "10")
             .set("isolation.level", isolation)
-            // Uncommitted records have offsets, too, so the offset to read from may be before the beginning.
+            // If records were deleted, the offset to read from may be before the first one.
             .set("auto.offset.reset", "earliest")
             .create()
             .expect("cannot create a consumer");

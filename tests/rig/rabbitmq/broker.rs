@@ -1,4 +1,4 @@
-//! RabbitMQ as any broker.
+//! Implements `Broker` for RabbitMQ.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Messages, as a subscriber that knows nothing of the relay takes them.
+//! Consumes messages as a subscriber does, without the relay's code.
 
 use std::error::Error;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl RabbitMq {
         let mut deliveries = Vec::new();
         let taken = block_on(async || take(&uri, queue, 0, &mut deliveries).await);
         if let Err(error) = taken {
-            eprintln!("{queue} could not be read to its end: {error}");
+            eprintln!("could not read {queue} to its end: {error}");
         }
         deliveries
     }
@@ -74,8 +74,8 @@ impl RabbitMq {
     }
 }
 
-/// Consumes the queue's current messages. No timeout interrupts an acknowledgement, which a quorum queue needs after
-/// 2000 messages.
+/// Consumes the queue's current messages, and acknowledges each, because a quorum queue delivers at most 2000
+/// unacknowledged ones. No timeout interrupts an acknowledgement.
 async fn take(
     uri: &str,
     queue: &str,

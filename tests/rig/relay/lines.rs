@@ -1,4 +1,4 @@
-//! What a process writes, line by line.
+//! The output of a process, line by line.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Mutex};
