@@ -1,5 +1,5 @@
 //! The throughput of lapin alone: a publisher with confirms and as many messages in flight as the relay, without
-//! per-key ordering. More channels were not faster.
+//! per-key ordering. Measurements with more channels were not faster.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};

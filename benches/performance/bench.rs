@@ -184,7 +184,7 @@ impl Destination {
         setup
     }
 
-    /// Deletes the broker's messages, which nobody reads.
+    /// Deletes the broker's messages, because nothing consumes them.
     pub fn clear(&self) {
         if let Some(kafka) = &self.kafka {
             kafka.delete_records(&self.name);

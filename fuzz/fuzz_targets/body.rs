@@ -156,7 +156,7 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
     let reparsed = reparse(recall, &other_query, &changed, 999);
     assert_eq!(reparsed.event.id, event.id, "from {changed:?}");
 
-    // Neither the formatting of the JSON nor an unknown field changes anything.
+    // Neither the formatting of the JSON nor an unknown field changes the result.
     let mut more = object.clone();
     more.insert("UnknownField", Borrowed::Null);
     assert_eq!(&reparse(recall, query, &more, 201), parsed);

@@ -32,7 +32,7 @@ fuzz_target!(|input: &str| -> Corpus {
         .lines()
         .filter_map(|line| line.split_once('='))
         .collect();
-    // A setting may name a file to read: avoid files without an end.
+    // A setting may name a file to read: reject files that never end.
     if ["/dev", "/proc"].iter().any(|path| input.contains(path)) {
         return Corpus::Reject;
     }
@@ -111,7 +111,7 @@ fn keys_hide_secret(text: &str) -> bool {
     })
 }
 
-/// Sets what is listed by environment variables alone.
+/// Checks that the listing, set by environment variables alone, gives the same configuration.
 fn check_listing(loaded: &Loaded) {
     let tokens: Vec<&str> = loaded
         .config
@@ -122,13 +122,13 @@ fn check_listing(loaded: &Loaded) {
         .collect();
     assert!(!tokens.contains(&""), "anyone can sign with an empty token");
     if tokens.iter().any(|token| token.contains(',')) {
-        // Only an array can contain it, because a comma in a variable separates tokens.
+        // Only an array in a file can contain such a token: in a variable, a comma separates tokens.
         return;
     }
     let listing = loaded.listing();
     let variables = listing
         .iter()
-        // The only setting that has neither a default nor an empty value.
+        // If `log.format` is not set, it is listed as empty, but an empty variable is invalid.
         .filter(|(key, value, _)| key != "log.format" || !value.is_empty())
         .map(|(key, value, _)| {
             let value = match key.as_str() {

@@ -62,7 +62,7 @@ fn with_names(raw: &str, change: impl Fn(&str) -> String) -> String {
         .join("&")
 }
 
-/// Also correct for an escape: `%6a` is the same character as `%6A`.
+/// This may also change an escape, because `%6a` is the same character as `%6A`.
 fn swap_case(name: &str) -> String {
     name.chars()
         .map(|char| match char {

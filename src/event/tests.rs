@@ -180,7 +180,7 @@ fn a_rejected_callback_keeps_text_and_binary_bodies() {
     assert_ne!(binary.event().id, event.id);
 }
 
-/// Because JSON escapes would make control characters six times as long.
+/// JSON escapes make a control character six times as long.
 #[test]
 fn a_rejected_body_is_base64_if_that_is_shorter() {
     fn rejected(body: &[u8]) -> Rejected<'_> {
@@ -207,7 +207,7 @@ fn a_rejected_body_is_base64_if_that_is_shorter() {
         let event = rejected(body.as_bytes()).event();
         assert!(text(&event).contains(expected), "{}", text(&event));
     }
-    // The id does not depend on the encoding: it is made of the text.
+    // The id does not depend on the encoding: it is derived from the text.
     let id = name_to_id(&(7, "SdkAppid=7", "\"\"\""));
     assert_eq!(rejected(b"\"\"\"").event().id, id);
 }

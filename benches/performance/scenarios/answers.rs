@@ -75,7 +75,7 @@ pub fn run(bench: &mut Bench) -> Report {
             for relay in &mut relays {
                 let round = measure(&relay.server, &load, &bench.cores, relay.sink_wait());
                 relay.rounds.push(round);
-                // Otherwise the broker's disk fills with messages that nobody reads.
+                // Otherwise the broker's disk fills up, because nothing consumes the messages.
                 if let Some(destination) = &relay.destination {
                     destination.clear();
                 }

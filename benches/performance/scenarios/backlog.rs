@@ -65,7 +65,7 @@ pub fn run(bench: &mut Bench) -> Report {
         };
         let mut runs: [Vec<Run>; RETENTIONS.len()] = Default::default();
         let mut bare = Vec::new();
-        // Warms the broker up.
+        // Warm up the broker.
         if bench.options.form != Form::Short {
             publish(bench, sink, events);
         }

@@ -89,7 +89,7 @@ fn bare_and_stdout(
     table
 }
 
-/// Each round has its own spool: events that RabbitMQ has not confirmed must not precede the next round.
+/// Each round has its own spool, so that it does not begin with events that RabbitMQ has not confirmed yet.
 fn conversations(bench: &mut Bench) -> Table {
     let columns = [("conversations", "conversations"), ("sink", "sink")];
     let columns: Vec<_> = columns.into_iter().chain(ROUND_COLUMNS).collect();

@@ -80,7 +80,7 @@ async fn run_script(model: Model) {
     let task = tokio::spawn(forwarder.run());
     forward(&spool, &broker, 1..=EVENTS).await;
 
-    // Whatever was refused, the whole window must be used again afterwards.
+    // The window must have its full size again, whatever was refused before.
     broker.model().wait_for = WINDOW;
     forward(&spool, &broker, EVENTS + 1..=EVENTS + WINDOW as u64).await;
     stop.drain.cancel();

@@ -1,4 +1,4 @@
-//! How many permits bodies take.
+//! How much of the memory budget a callback takes, and for how long.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -115,7 +115,7 @@ async fn a_waiting_event_keeps_its_permit_after_the_answer() {
 
 #[tokio::test]
 async fn the_permit_covers_an_event_longer_than_its_body() {
-    // Base64 makes four bytes of three.
+    // Base64 encodes three bytes as four.
     let body = || Full::from("\u{1}".repeat(60 << 10));
     for (permit, second) in [
         (

@@ -74,7 +74,7 @@ async fn a_damaged_first_page_loses_no_event() {
     spool.close().await;
 }
 
-/// Even if the high-water mark is missing, too.
+/// The high-water mark is missing, too.
 #[tokio::test]
 async fn a_file_without_a_header_is_identified_by_its_events() {
     let killed = Killed::new(100, 100, 30).await;
@@ -168,7 +168,7 @@ async fn a_missing_wal_is_detected() {
     assert_eq!(lost, (41..=100).collect::<Vec<_>>());
 }
 
-/// SQLite ignores what follows a damaged frame, and so do we.
+/// SQLite ignores the frames after a damaged one, without an error.
 #[tokio::test]
 async fn events_after_a_damaged_wal_frame_are_lost() {
     let killed = Killed::new(40, 100, 30).await;
@@ -241,7 +241,7 @@ async fn rows_skipped_by_sqlite_are_damage() {
     assert_eq!(all, (31..=100).collect::<Vec<_>>());
 }
 
-/// Even if every sink's cursor has passed it since.
+/// Every sink's cursor has passed these events since.
 #[tokio::test]
 async fn lost_events_stay_counted_after_another_salvage() {
     let killed = Killed::new(40, 100, 30).await;

@@ -86,7 +86,7 @@ fn a_failed_group_is_not_recovered_after_a_crash() {
     assert_eq!(ids, hex::encode_upper(Uuid::from_u128(30).as_bytes()));
 }
 
-/// Its numbers are assigned again: no event ever had them.
+/// The numbers of the failed group are assigned again, because no event ever had them.
 #[test]
 fn a_failed_group_leaves_no_gap() {
     let folder = TempDir::new().unwrap();
@@ -204,7 +204,7 @@ fn dead_letters_and_rejected_callbacks_share_a_budget() {
         .unwrap();
     assert!(full(&append(&mut store, 7, 3)));
 
-    // A start counts both, too.
+    // Opening the store counts both again.
     store.save_cursors(&cursors(3)).unwrap();
     let counted = (store.dead_letter_bytes, store.rejected_bytes);
     assert_eq!(counted, (5000, 3000));
@@ -213,7 +213,7 @@ fn dead_letters_and_rejected_callbacks_share_a_budget() {
     assert_eq!((store.dead_letter_bytes, store.rejected_bytes), counted);
 }
 
-/// So that people can find an event by its contents and its conversation.
+/// An operator can find an event by its contents and its conversation.
 #[test]
 fn bodies_are_searchable_as_text() {
     let folder = TempDir::new().unwrap();

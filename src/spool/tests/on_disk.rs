@@ -146,7 +146,7 @@ async fn links_to_one_spool_share_its_lock() {
     }
 }
 
-/// They lead to another user's files.
+/// Such a link could lead to another user's files.
 #[test]
 fn symbolic_links_at_our_file_names_are_not_followed() {
     for name in ["spool.db.lock", "spool.db-wal", "spool.db-shm"] {

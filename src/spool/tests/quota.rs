@@ -70,7 +70,7 @@ async fn events_do_not_use_the_disk_reserve() {
     assert!(refusal.to_string().contains("spool.reserve"), "{refusal}");
 }
 
-/// Even if more events arrive at once than fit.
+/// More events arrive at once than the quota allows.
 #[tokio::test]
 async fn a_group_never_exceeds_the_quota() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Tests of what readers get from memory, from the file, and from a changed file.
+//! Tests of what readers get from the event cache, from the file, and from a changed file.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn a_reader_that_keeps_up_reads_from_the_cache() {
     assert_eq!(spool.status().refusing, None);
 }
 
-/// Even if no later row is left that would reveal the gap.
+/// No later row is left that would reveal the gap.
 #[tokio::test]
 async fn missing_rows_are_damage() {
     let folder = TempDir::new().unwrap();

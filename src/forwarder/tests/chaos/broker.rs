@@ -13,9 +13,11 @@ use crate::spool::Cursor;
 pub(super) enum Act {
     /// It accepts and confirms this many of the events in flight, the oldest or the newest first.
     Confirm(usize, ChaosEnd),
-    /// The session is lost, after the broker accepted this many of the events in flight without confirming them.
+    /// It accepts this many of the events in flight without confirming them, then the session is lost.
     Lose(usize),
+    /// It reports that it does not accept some event.
     Stall,
+    /// It reports that it accepts events again.
     Flow,
 }
 
@@ -44,7 +46,7 @@ pub(super) struct Model {
     pub(super) dead_letters: BTreeSet<u64>,
     /// The broker has reported that it does not accept some event, even if it confirms others.
     pub(super) stalled: bool,
-    /// Once, nothing is confirmed until this many are in flight.
+    /// The broker does nothing until this many events are in flight, then resets this to 0.
     pub(super) wait_for: usize,
     pub(super) violations: Vec<String>,
 }
@@ -105,7 +107,7 @@ impl ChaosSession {
         }
     }
 
-    /// Accepts the event at `index`, for the topic or as a dead letter.
+    /// Accepts the delivery at `index`, as an event or as a dead letter.
     fn take(&mut self, model: &mut Model, index: usize) -> u64 {
         let delivery = self.in_flight.remove(index);
         let seq = delivery.seq.0;
@@ -178,7 +180,7 @@ impl ChaosSession {
         }
     }
 
-    /// Refuses one event: all those in flight are poison.
+    /// Refuses the oldest event. Only poison events are in flight.
     fn refuse(&mut self, model: &mut Model) -> Result<Progress, SessionError> {
         let seq = self.in_flight[0].seq.0;
         let poison = model.poison[&seq];

@@ -1,4 +1,4 @@
-//! A spool's database that a test fills itself.
+//! A spool's database that a test fills directly, without a `Spool`.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The files of a killed spool, and how they are read again.
+//! The files of a killed spool, and a restart on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -74,8 +74,8 @@ impl Killed {
         super::super::quarantined(&self.database()).unwrap()
     }
 
-    /// Opens the spool, again if damage shows only while it is read, until everything was read. Returns the events that
-    /// a sink gets, the lost numbers, and the cursor that the sink starts at.
+    /// Opens the spool and reads everything; opens it again if the read finds damage. Returns the events that a sink
+    /// gets, the lost numbers, and the cursor that the sink starts at.
     pub(super) async fn restart(&self) -> (BTreeMap<u64, Event>, Vec<u64>, u64) {
         let config = config(&self.folder);
         let mut lost = BTreeSet::new();
@@ -130,7 +130,7 @@ pub(super) async fn read_all(spool: &Spool, start: Seq) -> Option<BTreeMap<u64, 
     while reader.position() < spool.status().last {
         let rows = timeout(TIMEOUT, reader.next(7)).await.unwrap();
         if let Err(error) = rows {
-            // An error counts as damage only after it has lasted.
+            // An error counts as damage only if it lasts.
             let refusing = spool.status().refusing;
             if refusing.is_some_and(|refusing| refusing.is_final()) {
                 return None;

@@ -1,4 +1,4 @@
-//! Reads rows that SQLite has written without using SQLite.
+//! SQLite writes rows, and the tests read them without SQLite.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -13,7 +13,7 @@ fn watermark(last: u64) -> Watermark {
     }
 }
 
-/// What a start finds at the path if this high-water mark is beside it.
+/// How `Store::open` classifies the file at the path, with this high-water mark beside it.
 fn open_result(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
     let config = config(folder);
     if let Some(watermark) = watermark {
@@ -151,7 +151,7 @@ fn seqs_out_of_range_are_damage() {
     assert_eq!(bounds_after(largest), Some((1 << 62, (1 << 62) - 1)));
 }
 
-/// The row of `identity` has no checksum: `next_seq` may be damaged when nothing else is.
+/// The row of `identity` has no checksum: `next_seq` may be damaged although nothing else is.
 #[test]
 fn a_gap_after_next_seq_does_not_stop_a_start() {
     let folder = TempDir::new().unwrap();
