@@ -24,7 +24,7 @@ enum Check {
 /// The README's `sh` blocks: the beginning, the number of lines, and the check.
 const BLOCKS: [(&str, usize, Check); 8] = [
     (
-        "RECALL_SDK_APP_IDS=1400000001 cargo run --release\n",
+        "RECALL_SDK_APP_IDS=1400000001 cargo run --release --no-default-features\n",
         1,
         Check::Test("the_first_command_prints_the_sample_event"),
     ),
@@ -34,7 +34,7 @@ const BLOCKS: [(&str, usize, Check); 8] = [
         Check::Test("the_first_command_prints_the_sample_event"),
     ),
     (
-        "RECALL_SDK_APP_IDS=1400000001 cargo run --release -- send\n",
+        "RECALL_SDK_APP_IDS=1400000001 cargo run --release --no-default-features -- send\n",
         1,
         Check::Test("the_relay_accepts_callbacks_from_send"),
     ),
@@ -101,7 +101,7 @@ fn command(begin: &str) -> Command {
     command
 }
 
-/// A line that runs the program: `VARIABLE=VALUE… cargo run --release [-- ARGUMENT…]`.
+/// A line that runs the program: `VARIABLE=VALUE… cargo run --release [--no-default-features] [-- ARGUMENT…]`.
 #[derive(Debug)]
 struct Command {
     variables: Vec<(String, String)>,
@@ -112,6 +112,8 @@ impl Command {
     #[track_caller]
     fn parse(line: &str) -> Self {
         let (variables, arguments) = line.split_once(" cargo run --release").expect(line);
+        let features = " --no-default-features";
+        let arguments = arguments.strip_prefix(features).unwrap_or(arguments);
         let arguments = arguments.strip_prefix(" --").unwrap_or(arguments);
         let variables = variables.split(' ').map(|assignment| {
             let (name, value) = assignment.split_once('=').expect(line);
@@ -250,7 +252,8 @@ fn the_relay_accepts_callbacks_from_send() {
         .set("RECALL_AUTH__TOKENS", "old,hunter2")
         .start();
     let url = format!("http://{}/", relay.callbacks);
-    let command = command("RECALL_SDK_APP_IDS=1400000001 cargo run --release -- send");
+    let command =
+        command("RECALL_SDK_APP_IDS=1400000001 cargo run --release --no-default-features -- send");
     let send = |token: &str| {
         let more = ["--command", "all", "--count", "6", "--url", &url];
         let arguments = [&command.arguments()[..], &more, &["--token", token]].concat();
