@@ -26,7 +26,7 @@ pub use sink_view::SinkView;
 
 use crate::event::UnixMillis;
 use crate::forwarder::Health;
-use crate::receiver::Limits;
+use crate::receiver::{Limits, UnacceptedRecalls};
 use crate::setting::{self, Timeout};
 use crate::spool::Spool;
 
@@ -64,6 +64,7 @@ impl Config {
 pub struct Admin {
     spool: Spool,
     sinks: Vec<SinkView>,
+    unaccepted: Arc<UnacceptedRecalls>,
     registry: Registry,
     /// Limits concurrent scrapes: each one reads the disk, and continues even if its client disconnects.
     scrapes: Arc<Semaphore>,
@@ -80,6 +81,8 @@ struct Readiness<'a> {
     reason: Option<String>,
     spool: SpoolBody,
     sinks: BTreeMap<&'a str, SinkBody>,
+    /// By outcome.
+    recalls_not_accepted_last_minute: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,7 +114,12 @@ struct SinkBody {
 impl Admin {
     /// Serves the state of this spool and these sinks, and registers their metrics.
     #[must_use]
-    pub fn new(spool: Spool, sinks: Vec<SinkView>, mut registry: Registry) -> Self {
+    pub fn new(
+        spool: Spool,
+        sinks: Vec<SinkView>,
+        unaccepted: Arc<UnacceptedRecalls>,
+        mut registry: Registry,
+    ) -> Self {
         registry.register_collector(Box::new(CollectedMetrics::new(
             spool.clone(),
             sinks.clone(),
@@ -119,6 +127,7 @@ impl Admin {
         Self {
             spool,
             sinks,
+            unaccepted,
             registry,
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
             stopping: AtomicBool::new(false),
@@ -189,6 +198,7 @@ impl Admin {
                 .iter()
                 .map(|sink| (sink.state.sink(), sink.body(status.last.0)))
                 .collect(),
+            recalls_not_accepted_last_minute: self.unaccepted.last_minute(),
         };
         let status = if body.ready {
             StatusCode::OK

@@ -93,7 +93,8 @@ impl App {
         let metrics = Metrics::register(&mut registry);
         let auth = Auth::new(&config.sdk_app_ids, config.auth.clone());
         let service = CallbackService::new(config.http.clone(), auth, spool.clone(), metrics);
-        let admin = Admin::new(spool.clone(), sinks.views.clone(), registry);
+        let unaccepted = Arc::clone(service.unaccepted());
+        let admin = Admin::new(spool.clone(), sinks.views.clone(), unaccepted, registry);
         Ok(Self {
             config,
             spool,
@@ -136,6 +137,7 @@ impl App {
             spool = %config.spool.path.display(), sinks = sink_names(&config).join(","),
             "relay is ready and accepts callbacks"
         );
+        let unaccepted = Arc::clone(service.unaccepted());
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
         let service = move |request, peer| Arc::clone(&service).answer(request, peer);
@@ -145,11 +147,12 @@ impl App {
         let service = move |request, _| Arc::clone(&view).answer(request);
         admin_server.spawn(operators.serve(service, stop_admin.clone()));
 
-        // The servers and the forwarders end by themselves only because of a bug. `watch` only logs stalls of the disk.
+        // The servers and the forwarders end by themselves only because of a bug. The two `watch` only write the log.
         let failure = tokio::select! {
             () = stop => None,
             failed = spool.failed() => Some(anyhow!(failed)),
             never = spool.watch() => match never {},
+            never = unaccepted.watch() => match never {},
             Some(ended) = servers.join_next() => Some(ended_by_itself("receiver", ended)),
             Some(ended) = sinks.running.join_next() => Some(ended_by_itself("forwarder", ended)),
         };
@@ -180,6 +183,7 @@ impl App {
         };
         let _ = timeout(limit, servers.join_next()).await;
         servers.shutdown().await;
+        unaccepted.log(true);
         // After a failure, drain nothing: what is not published stays in the spool.
         sinks
             .drain(if failure.is_none() {

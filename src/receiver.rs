@@ -17,6 +17,7 @@ mod durability;
 mod limits;
 mod listener;
 mod metrics;
+mod unaccepted;
 
 pub use auth::{Auth, Config as AuthConfig};
 pub use callback_service::CallbackService;
@@ -25,3 +26,4 @@ pub use durability::{Durability, Kept, NotKept};
 pub use limits::Limits;
 pub use listener::{BindError, Listener};
 pub use metrics::Metrics;
+pub use unaccepted::UnacceptedRecalls;

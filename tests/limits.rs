@@ -52,6 +52,13 @@ fn slow_and_idle_connections_are_closed() {
         assert!(within.contains(&took.as_millis()), "{what}: {took:?}");
     }
 
+    let idle_is_shorter = Setup::new()
+        .set("RECALL_HTTP__READ_TIMEOUT", "8s")
+        .set("RECALL_HTTP__IDLE_TIMEOUT", "500ms")
+        .start();
+    let took = closed_after(idle_is_shorter.callbacks, "idle", &request);
+    assert!((450..2000).contains(&took.as_millis()), "{took:?}");
+
     let mut kept_alive = Connection::open(relay.callbacks).unwrap();
     kept_alive.send(&request).unwrap();
     assert!(kept_alive.answer().unwrap().is_ok());
@@ -267,11 +274,15 @@ fn rejected_callbacks_beyond_their_budget_are_dropped() {
     };
     assert_eq!(relay.metric(&label("rejected")), "7");
     assert_eq!(relay.metric(&label("dropped")), "13");
-    until("an ERROR for each lost callback", || {
-        let lost = relay.log_entries("callback_dropped");
-        assert!(lost.iter().all(|entry| entry["level"] == "ERROR"));
-        (lost.len() == 13).then_some(())
-    });
+    let lost = until("an ERROR", || relay.log_entry("recalls_not_accepted"));
+    assert_eq!(
+        (&lost["level"], &lost["outcome"]),
+        (&"ERROR".into(), &"dropped".into())
+    );
+    assert_eq!(
+        relay.readiness()["recalls_not_accepted_last_minute"]["dropped"],
+        13
+    );
     assert!(relay.recall("g", 1).is_ok());
     assert_eq!(relay.readiness()["ready"], true);
     relay.kill();

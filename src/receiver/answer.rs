@@ -20,6 +20,8 @@ pub(super) enum Outcome {
     Probe,
     NotFound,
     WrongMethod,
+    /// The body's length is unknown: HTTP/1.0 without `Content-Length`.
+    NoLength,
     TooLarge,
     TooSlow,
     /// The client disconnected while it sent the body.
@@ -44,6 +46,7 @@ impl Outcome {
             Self::Probe => "probe",
             Self::NotFound => "not_found",
             Self::WrongMethod => "wrong_method",
+            Self::NoLength => "no_length",
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
@@ -54,32 +57,77 @@ impl Outcome {
         }
     }
 
-    pub(super) fn response(&self) -> Response<Full<Bytes>> {
-        let (status, body) = match self {
-            Self::Kept(_) | Self::Ignored | Self::Probe => {
-                (StatusCode::OK, Bytes::from_static(callback::OK))
+    /// Whether a recall with this outcome is lost: it was neither accepted nor stored as a dead letter.
+    pub(super) const fn is_loss(&self) -> bool {
+        match self {
+            Self::Kept(_) | Self::Ignored | Self::Probe | Self::Rejected(_) => false,
+            Self::NotFound
+            | Self::WrongMethod
+            | Self::NoLength
+            | Self::TooLarge
+            | Self::TooSlow
+            | Self::Broken
+            | Self::Refused(_)
+            | Self::Dropped(..)
+            | Self::NotKept(_) => true,
+        }
+    }
+
+    /// What an operator can do if recalls have this outcome.
+    pub(super) const fn advice(&self) -> &'static str {
+        match self {
+            Self::Kept(_) | Self::Ignored | Self::Probe => "",
+            Self::NotFound => "set http.path to the path of the console's callback URL",
+            Self::WrongMethod => "have the proxy in front pass POST requests on unchanged",
+            Self::NoLength => "have the proxy in front send Content-Length, or speak HTTP/1.1",
+            Self::TooLarge => "raise http.max_body_bytes",
+            Self::TooSlow => "check the network and the proxy in front, or raise http.read_timeout",
+            Self::Broken => "check the network and the proxy in front",
+            Self::Refused(refusal) => refusal.advice(),
+            Self::Rejected(_) => "read the dead letters",
+            Self::Dropped(..) => {
+                "stop the relay and remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
             }
-            Self::NotFound => fail(StatusCode::NOT_FOUND, "path is not http.path"),
-            Self::WrongMethod => fail(StatusCode::METHOD_NOT_ALLOWED, "method is not POST"),
-            Self::TooLarge => fail(
+            Self::NotKept(_) => "fix the cause; /readyz shows the state of the spool",
+        }
+    }
+
+    /// The status and the reason of an answer other than OK.
+    pub(super) fn failure(&self) -> Option<(StatusCode, String)> {
+        let (status, reason) = match self {
+            Self::Kept(_) | Self::Ignored | Self::Probe => return None,
+            Self::NotFound => (StatusCode::NOT_FOUND, "path is not http.path"),
+            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "method is not POST"),
+            Self::NoLength => (StatusCode::LENGTH_REQUIRED, "request has no Content-Length"),
+            Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body is larger than http.max_body_bytes",
             ),
-            Self::TooSlow => fail(
+            Self::TooSlow => (
                 StatusCode::REQUEST_TIMEOUT,
                 "body did not arrive within http.read_timeout",
             ),
-            Self::Broken => fail(
+            Self::Broken => (
                 StatusCode::BAD_REQUEST,
                 "connection failed before the body was complete",
             ),
-            Self::Refused(refusal) => fail(StatusCode::FORBIDDEN, &refusal.to_string()),
-            Self::Rejected(error) => fail(StatusCode::BAD_REQUEST, &error.to_string()),
+            Self::Refused(refusal) => return Some((StatusCode::FORBIDDEN, refusal.to_string())),
+            Self::Rejected(error) => return Some((StatusCode::BAD_REQUEST, error.to_string())),
             Self::Dropped(error, reason) => {
-                let text = format!("{error}; callback is not stored: {reason}");
-                fail(StatusCode::BAD_REQUEST, &text)
+                let reason = format!("{error}; callback is not stored: {reason}");
+                return Some((StatusCode::BAD_REQUEST, reason));
             }
-            Self::NotKept(reason) => fail(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string()),
+            Self::NotKept(reason) => {
+                return Some((StatusCode::SERVICE_UNAVAILABLE, reason.to_string()));
+            }
+        };
+        Some((status, reason.to_owned()))
+    }
+
+    pub(super) fn response(&self) -> Response<Full<Bytes>> {
+        let (status, body) = match self.failure() {
+            None => (StatusCode::OK, Bytes::from_static(callback::OK)),
+            Some((status, reason)) => (status, callback::fail(&reason)),
         };
         let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
@@ -96,8 +144,4 @@ impl Outcome {
         }
         response
     }
-}
-
-fn fail(status: StatusCode, reason: &str) -> (StatusCode, Bytes) {
-    (status, callback::fail(reason))
 }

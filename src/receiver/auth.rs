@@ -73,6 +73,30 @@ pub enum AuthError {
     Signature(callback::SignatureError),
 }
 
+impl AuthError {
+    /// What an operator can do if the vendor's recalls are refused with it.
+    pub(super) const fn advice(self) -> &'static str {
+        match self {
+            Self::Source => {
+                "add the vendor's addresses to auth.allowed_sources, and the proxy's in front to auth.trusted_proxies"
+            }
+            Self::NoApplication => "have the proxy in front pass the query on unchanged",
+            Self::ForeignApplication => {
+                "add the application to sdk_app_ids, or correct the console's callback URL"
+            }
+            Self::Signature(callback::SignatureError::Missing) => {
+                "switch authentication on in the console, and have the proxy in front pass the query on unchanged"
+            }
+            Self::Signature(callback::SignatureError::Mismatch) => {
+                "set auth.tokens to the console's token"
+            }
+            Self::Signature(callback::SignatureError::Stale) => {
+                "set the clock, or raise auth.max_skew"
+            }
+        }
+    }
+}
+
 /// An authenticated recall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Admitted {

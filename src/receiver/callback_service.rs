@@ -8,11 +8,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Version};
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use super::answer::Outcome;
 use super::auth::{Admitted, Auth, AuthError};
@@ -20,6 +20,7 @@ use super::body::{BodyReader, Buffered};
 use super::config::Config;
 use super::durability::{Durability, NotKept};
 use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
+use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{
     self, Class, IgnoredField, ParseError, Query, Recall, classify, known_command, parse_recall,
 };
@@ -33,6 +34,7 @@ pub struct CallbackService<D> {
     auth: Auth,
     durability: D,
     metrics: Metrics,
+    unaccepted: Arc<UnacceptedRecalls>,
     logged_fields: Mutex<HashSet<IgnoredField>>,
 }
 
@@ -66,8 +68,15 @@ impl<D: Durability> CallbackService<D> {
             auth,
             durability,
             metrics,
+            unaccepted: Arc::default(),
             logged_fields: Mutex::default(),
         }
+    }
+
+    /// The recalls that were not accepted.
+    #[must_use]
+    pub const fn unaccepted(&self) -> &Arc<UnacceptedRecalls> {
+        &self.unaccepted
     }
 
     /// Answers a request.
@@ -93,16 +102,18 @@ impl<D: Durability> CallbackService<D> {
                 (Ok(kept), None) => Outcome::Kept(kept),
                 (Ok(_), Some(parse_error)) => Outcome::Rejected(parse_error),
                 (Err(error @ NotKept::DeadLettersFull(_)), Some(parse_error)) => {
-                    error!(
-                        code = "callback_dropped", command, reason = %parse_error, %error,
-                        "callback is lost: it could not be parsed, and its dead letter could not be stored; stop the \
-                         relay and remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
-                    );
                     Outcome::Dropped(parse_error, error)
                 }
                 (Err(error), _) => Outcome::NotKept(error),
             },
         };
+        if Recall::named(command).is_some() {
+            if outcome.is_loss() {
+                self.unaccepted.add(&outcome);
+            } else if matches!(outcome, Outcome::Kept(_)) {
+                self.unaccepted.accepted();
+            }
+        }
         debug!(%peer, command, outcome = outcome.name(), "answered");
         let labels = AnswerLabels {
             command,
@@ -124,19 +135,21 @@ impl<D: Durability> CallbackService<D> {
         let Parts {
             method,
             uri,
+            version,
             headers,
             ..
         } = parts;
+        let query = uri.query().unwrap_or_default();
+        let refuse = |outcome: Outcome| {
+            let command = known_command(Query::parse(query).command());
+            (command, Verdict::Answer(outcome))
+        };
         if uri.path() != self.path {
-            return (callback::OTHER_COMMAND, Verdict::Answer(Outcome::NotFound));
+            return refuse(Outcome::NotFound);
         }
         if method != Method::POST {
-            return (
-                callback::OTHER_COMMAND,
-                Verdict::Answer(Outcome::WrongMethod),
-            );
+            return refuse(Outcome::WrongMethod);
         }
-        let query = uri.query().unwrap_or_default();
         let head = Head {
             query: Query::parse(query),
             source: self.auth.check_source(&headers, peer),
@@ -145,13 +158,23 @@ impl<D: Durability> CallbackService<D> {
         let announced = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
+        // Over HTTP/1.0 the end of such a body is the end of the connection, and hyper takes it for empty: a recall
+        // would be answered as a probe.
+        let needs_body = head
+            .query
+            .command()
+            .is_none_or(|name| Recall::named(name).is_some());
+        if version == Version::HTTP_10
+            && needs_body
+            && !headers.contains_key(CONTENT_LENGTH)
+            && !headers.contains_key(TRANSFER_ENCODING)
+        {
+            return refuse(Outcome::NoLength);
+        }
         drop(headers);
         match self.bodies.read(query.len(), announced, body).await {
             Ok(buffered) => self.judge(&head, buffered),
-            Err(outcome) => (
-                known_command(head.query.command()),
-                Verdict::Answer(outcome),
-            ),
+            Err(outcome) => refuse(outcome),
         }
     }
 

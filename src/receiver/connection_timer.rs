@@ -62,9 +62,8 @@ impl ConnectionTimer {
     pub(super) async fn overdue(&self) {
         loop {
             let now = Instant::now();
-            // A head may begin at any moment and must be complete `read_timeout` later, so never sleep longer than
-            // that.
-            let mut wake_at = now + *self.limits.read_timeout;
+            // A head or an idle time may begin at any moment, so never sleep longer than either may last.
+            let mut wake_at = now + (*self.limits.read_timeout).min(*self.limits.idle_timeout);
             let deadline = match *self.activity() {
                 Activity::Head(since) => Some(since + *self.limits.read_timeout),
                 Activity::Request => None,
