@@ -73,6 +73,11 @@ impl App {
                  send recalls; set auth.tokens to the console's token"
             );
         }
+        warn!(
+            code = "no_upstream",
+            "every command but the recalls is answered OK and not handed on; if a backend needs others, split the \
+             callback URL"
+        );
         // Bind before the sinks start: if an address is in use, nothing has been published.
         let callbacks = Listener::bind(config.http.listen, config.http.limits())
             .await
@@ -137,7 +142,7 @@ impl App {
             spool = %config.spool.path.display(), sinks = sink_names(&config).join(","),
             "relay is ready and accepts callbacks"
         );
-        let unaccepted = Arc::clone(service.unaccepted());
+        let (receiver, unaccepted) = (Arc::clone(&service), Arc::clone(service.unaccepted()));
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
         let service = move |request, peer| Arc::clone(&service).answer(request, peer);
@@ -158,8 +163,9 @@ impl App {
         };
 
         // `/readyz` fails first, and callbacks are still accepted for `stop_delay`, so that a load balancer can stop
-        // sending them here.
+        // sending them here. Each answer closes its connection.
         admin.stopping();
+        receiver.close_connections();
         let failure = if failure.is_some() {
             failure
         } else {

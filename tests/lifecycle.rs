@@ -45,13 +45,16 @@ fn callbacks_are_accepted_during_the_stop_delay() {
     let setup = Setup::new().set("RECALL_HTTP__STOP_DELAY", "2s");
     let mut relay = setup.start();
     assert_eq!(relay.admin("/readyz").status, 200);
+    assert_eq!(relay.recall("g", 0).header("connection"), None);
     relay.signal(Signal::SIGTERM);
     until("/readyz to be 503", || {
         (relay.admin("/readyz").status == 503).then_some(())
     });
     assert_eq!(relay.readiness()["reason"], "relay is stopping");
     assert_eq!(relay.admin("/livez").status, 200);
-    assert!(relay.recall("g", 1).is_ok(), "callbacks must be accepted");
+    let answer = relay.recall("g", 1);
+    assert!(answer.is_ok(), "callbacks must be accepted: {answer:?}");
+    assert_eq!(answer.header("connection"), Some("close"));
     assert!(relay.wait().success());
     assert!(std::net::TcpStream::connect(relay.callbacks).is_err());
 }

@@ -199,3 +199,35 @@ fn what_is_no_recall_is_not_reported() {
     assert!(relay.log_entry("recalls_not_accepted").is_none());
     relay.stop();
 }
+
+/// At the start, then once for each documented command, and once for all others together.
+#[test]
+fn commands_that_nobody_gets_are_reported() {
+    let relay = Setup::new().set("RECALL_AUTH__TOKENS", "token").start();
+    assert_eq!(relay.log_entries("no_upstream").len(), 1);
+    let before = "Group.CallbackBeforeSendMsg";
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let signed = CallbackKind::Other.query(APP, Some(("token", now)));
+    for query in [
+        &format!("CallbackCommand={before}"),
+        &signed,
+        "CallbackCommand=State.StateChange",
+        "CallbackCommand=New.Command",
+        "CallbackCommand=Newer.Command",
+        "",
+    ] {
+        for _ in 0..2 {
+            assert!(relay.post(query, "{}").is_ok(), "{query}");
+        }
+    }
+    let reported = until("three lines", || {
+        Some(relay.log_entries("command_ignored")).filter(|lines| lines.len() >= 3)
+    });
+    let commands: Vec<_> = reported
+        .iter()
+        .map(|line| line["command"].as_str().unwrap())
+        .collect();
+    assert_eq!(commands, [before, "State.StateChange", "other"]);
+    assert!(reported.iter().all(|line| line["level"] == "WARN"));
+    relay.stop();
+}

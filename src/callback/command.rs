@@ -34,12 +34,15 @@ impl Recall {
 /// The metric label of a command that the vendor does not document.
 pub const OTHER_COMMAND: &str = "other";
 
+/// The metric label of a callback that names no command.
+pub const NO_COMMAND: &str = "none";
+
 /// The command's own name if the vendor documents it, else [`OTHER_COMMAND`]: anyone on the internet can send a
 /// command, and that must not create an unbounded number of time series.
 #[must_use]
 pub fn known_command(command: Option<&str>) -> &'static str {
     let Some(command) = command else {
-        return "none";
+        return NO_COMMAND;
     };
     COMMANDS
         .iter()
@@ -120,6 +123,6 @@ mod tests {
             "State.StateChange"
         );
         assert_eq!(known_command(Some("x'; DROP TABLE")), OTHER_COMMAND);
-        assert_eq!(known_command(None), "none");
+        assert_eq!(known_command(None), NO_COMMAND);
     }
 }

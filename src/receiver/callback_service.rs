@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, Version};
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,7 +23,8 @@ use super::durability::{Durability, NotKept};
 use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
 use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{
-    self, Class, IgnoredField, ParseError, Query, Recall, classify, known_command, parse_recall,
+    self, Class, IgnoredField, NO_COMMAND, OTHER_COMMAND, ParseError, Query, Recall, classify,
+    known_command, parse_recall,
 };
 use crate::event::{Event, Rejected, UnixMillis};
 
@@ -36,6 +38,8 @@ pub struct CallbackService<D> {
     metrics: Metrics,
     unaccepted: Arc<UnacceptedRecalls>,
     logged_fields: Mutex<HashSet<IgnoredField>>,
+    logged_commands: Mutex<HashSet<&'static str>>,
+    closing: AtomicBool,
 }
 
 /// What later steps need of a request besides its body. Its headers are dropped before the body is read, because no
@@ -70,6 +74,8 @@ impl<D: Durability> CallbackService<D> {
             metrics,
             unaccepted: Arc::default(),
             logged_fields: Mutex::default(),
+            logged_commands: Mutex::default(),
+            closing: AtomicBool::new(false),
         }
     }
 
@@ -77,6 +83,12 @@ impl<D: Durability> CallbackService<D> {
     #[must_use]
     pub const fn unaccepted(&self) -> &Arc<UnacceptedRecalls> {
         &self.unaccepted
+    }
+
+    /// From now on each answer closes its connection, so that a proxy opens the next one elsewhere (RFC 9112, section
+    /// 9.6).
+    pub fn close_connections(&self) {
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     /// Answers a request.
@@ -123,7 +135,12 @@ impl<D: Durability> CallbackService<D> {
         self.metrics
             .answer_seconds
             .observe(began.elapsed().as_secs_f64());
-        outcome.response()
+        let mut response = outcome.response();
+        if self.closing.load(Ordering::Relaxed) {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     /// Reads a request and decides what to do with it.
@@ -197,6 +214,7 @@ impl<D: Durability> CallbackService<D> {
                 let command = known_command(command.as_deref());
                 let signed_by = self.auth.check_signature(&head.query, head.received_at);
                 self.count_signature(command, signed_by);
+                self.report_command(command);
                 (command, Verdict::Answer(Outcome::Ignored))
             }
         }
@@ -275,6 +293,23 @@ impl<D: Durability> CallbackService<D> {
         .event()
     }
 
+    /// Logs each command once; those that the vendor does not document count as one.
+    fn report_command(&self, command: &'static str) {
+        let command = if command == NO_COMMAND {
+            OTHER_COMMAND
+        } else {
+            command
+        };
+        if lock(&self.logged_commands).insert(command) {
+            warn!(
+                code = "command_ignored",
+                command,
+                "callback is answered OK and not handed on; if a backend needs it, split the callback URL, \
+                 otherwise switch it off in the console"
+            );
+        }
+    }
+
     fn count_signature(
         &self,
         command: &'static str,
@@ -306,11 +341,7 @@ impl<D: Durability> CallbackService<D> {
                 .fields
                 .get_or_create(&FieldLabels { field, problem })
                 .inc();
-            let mut seen = self
-                .logged_fields
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if seen.insert(*ignored) {
+            if lock(&self.logged_fields).insert(*ignored) {
                 warn!(
                     code = "field_omitted",
                     field,
@@ -322,6 +353,10 @@ impl<D: Durability> CallbackService<D> {
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
