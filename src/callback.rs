@@ -21,4 +21,4 @@ pub use classify::{Body, Class, classify};
 pub use command::{NO_COMMAND, OTHER_COMMAND, Recall, known_command};
 pub use query::Query;
 pub use recall::{IgnoredField, ParseError, ParsedRecall, parse_recall};
-pub use signature::{SignatureError, Tokens, check_signature};
+pub use signature::{SignatureError, Token, Tokens, check_signature};

@@ -16,7 +16,7 @@ use figment::Figment;
 use figment::value::Dict;
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{List, Timeout};
+use crate::setting::{EMPTY_ELEMENT, List, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::{admin, receiver, spool, telemetry};
@@ -228,6 +228,27 @@ impl Loaded {
             let text = "must be a path only: begin it with `/`, and leave out `?` and `#`";
             wrong("http.path", text.to_owned());
         }
+        if let Err(text) = config.auth.check(&config.sdk_app_ids) {
+            wrong("auth.tokens", text);
+        }
+        // A protection that was named must not be switched off by an empty value.
+        for (key, is_empty, without) in [
+            (
+                "auth.tokens",
+                config.auth.tokens.is_empty(),
+                "signatures are not checked",
+            ),
+            (
+                "auth.allowed_sources",
+                config.auth.allowed_sources.is_empty(),
+                "any source may send recalls",
+            ),
+        ] {
+            if is_empty && self.sources.contains_key(key) {
+                let text = format!("is empty; give it a value, or remove it: {without} then");
+                wrong(key, text);
+            }
+        }
         // SQLite would open the file that the URI names, but the lock and the salvage use the text as a file name.
         if config.spool.path.to_string_lossy().starts_with("file:") {
             let text = "must be a path, not a URI: leave out `file:`, or write `./file:…` if that is the file's name";
@@ -270,10 +291,12 @@ fn explain(error: &figment::Error, sources: &BTreeMap<String, Source>) -> Proble
     let key = error.path.join(".");
     // figment names the key of an array's element. That key was not set and is not known to be secret: its array's is.
     let set = sources.iter().find(|(set, _)| is_within(&key, set));
-    let text = if keys::is_secret(set.map_or(&key, |(set, _)| set)) {
+    let text = error.kind.to_string();
+    let is_secret = keys::is_secret(set.map_or(&key, |(set, _)| set));
+    let text = if is_secret && text != EMPTY_ELEMENT {
         "has a value of the wrong type".to_owned()
     } else {
-        error.kind.to_string()
+        text
     };
     Problem {
         source: set.map_or(Source::Default, |(_, source)| source.clone()),

@@ -13,7 +13,7 @@ use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
 pub use self::duration::{Period, Timeout};
-pub use self::list::List;
+pub use self::list::{EMPTY_ELEMENT, List};
 pub use self::secret::Secret;
 pub use self::size::Size;
 pub use self::text::{optional_text, text};

@@ -128,8 +128,11 @@ fn check_listing(loaded: &Loaded) {
     let listing = loaded.listing();
     let variables = listing
         .iter()
-        // If `log.format` is not set, it is listed as empty, but an empty variable is invalid.
-        .filter(|(key, value, _)| key != "log.format" || !value.is_empty())
+        // If these are not set, they are listed as empty, but an empty variable is invalid.
+        .filter(|(key, value, _)| {
+            !value.is_empty()
+                || !["log.format", "auth.tokens", "auth.allowed_sources"].contains(&key.as_str())
+        })
         .map(|(key, value, _)| {
             let value = match key.as_str() {
                 "auth.tokens" => tokens.join(","),

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use recall_relay::callback::{Query, SignatureError, Tokens, check_signature};
+use recall_relay::callback::{Query, SignatureError, Token, Tokens, check_signature};
 use recall_relay::event::UnixMillis;
 use recall_relay::setting::Secret;
 use sha2::{Digest, Sha256};
@@ -67,9 +67,13 @@ fuzz_target!(|input: &str| {
 });
 
 fn check(tokens: &[&str], raw: &str, now: u64) -> Result<(), SignatureError> {
-    let tokens = tokens.iter().map(|token| Secret::from((*token).to_owned()));
+    let tokens = tokens.iter().map(|token| Token {
+        application: None,
+        secret: Secret::from((*token).to_owned()),
+    });
     check_signature(
         &Tokens(tokens.collect()),
+        None,
         Duration::from_secs(SKEW),
         &Query::parse(raw),
         UnixMillis::new(now * 1000).expect("the time is out of range"),

@@ -12,9 +12,43 @@ use super::query::Query;
 use crate::event::UnixMillis;
 use crate::setting::Secret;
 
-/// The tokens; any of them may sign. If there is none, signatures are not checked.
+/// The tokens; each that is valid for a callback's application may sign it. If there is none at all, signatures are not
+/// checked.
 #[derive(Debug, Clone, Default)]
-pub struct Tokens(pub Vec<Secret>);
+pub struct Tokens(pub Vec<Token>);
+
+/// A token of the console.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// The only application whose callbacks it may sign; none: all.
+    pub application: Option<u64>,
+    /// The token itself.
+    pub secret: Secret,
+}
+
+impl Token {
+    /// Reads `1400000001=token`, which is bound to that application. Anything else is the token of all applications.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let bound = text.split_once('=').and_then(|(application, token)| {
+            let is_number = application.bytes().all(|byte| byte.is_ascii_digit());
+            let application = application.parse().ok().filter(|_| is_number)?;
+            Some((application, token)).filter(|_| !token.is_empty())
+        });
+        let (application, token) = match bound {
+            Some((application, token)) => (Some(application), token),
+            None => (None, text),
+        };
+        Self {
+            application,
+            secret: Secret::from(token.to_owned()),
+        }
+    }
+
+    fn is_valid_for(&self, application: Option<u64>) -> bool {
+        self.application.is_none_or(|own| Some(own) == application)
+    }
+}
 
 /// Why a callback is not authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +64,7 @@ pub enum SignatureError {
     Stale,
 }
 
-/// Checks a callback's signature at the time `now`. `RequestTime` may differ from it by `max_skew` in either direction.
+/// Checks the signature of an application's callback at the time `now`. `RequestTime` may differ from it by `max_skew` in either direction.
 /// Returns the position of the token that signed it, counted from 1; none if signatures are not checked.
 ///
 /// # Errors
@@ -38,6 +72,7 @@ pub enum SignatureError {
 /// learn the relay's clock.
 pub fn check_signature(
     tokens: &Tokens,
+    application: Option<u64>,
     max_skew: Duration,
     query: &Query<'_>,
     now: UnixMillis,
@@ -52,9 +87,12 @@ pub fn check_signature(
     hex::decode_to_slice(sign.as_bytes(), &mut claimed).map_err(|_| SignatureError::Mismatch)?;
 
     // Try every token, even after a match: the duration must not reveal which one matched.
-    let signed_by = (1..).zip(&tokens.0).fold(0, |signed_by, (place, token)| {
+    let valid = (1..)
+        .zip(&tokens.0)
+        .filter(|(_, token)| token.is_valid_for(application));
+    let signed_by = valid.fold(0, |signed_by, (place, token)| {
         let expected = Sha256::new()
-            .chain_update(token.expose())
+            .chain_update(token.secret.expose())
             .chain_update(request_time.as_bytes())
             .finalize();
         u32::conditional_select(&signed_by, &place, expected.as_slice().ct_eq(&claimed))
@@ -86,15 +124,11 @@ mod tests {
         request_time: &str,
         now: u64,
     ) -> Result<Option<u32>, SignatureError> {
-        let tokens = Tokens(
-            tokens
-                .iter()
-                .map(|token| Secret::from((*token).to_owned()))
-                .collect(),
-        );
+        let tokens = Tokens(tokens.iter().map(|token| Token::parse(token)).collect());
         let raw = format!("Sign={sign}&RequestTime={request_time}");
         let now = UnixMillis::new(now * 1000).unwrap();
-        check_signature(&tokens, Duration::from_secs(60), &Query::parse(&raw), now)
+        let query = Query::parse(&raw);
+        check_signature(&tokens, Some(7), Duration::from_secs(60), &query, now)
     }
 
     #[test]
@@ -123,6 +157,39 @@ mod tests {
         ] {
             let signed_by = check(&tokens, VENDOR, "1669872112", 1_669_872_112);
             assert_eq!(signed_by, Ok(Some(place)), "{tokens:?}");
+        }
+    }
+
+    #[test]
+    fn a_bound_token_signs_for_its_application_only() {
+        let now = 1_669_872_112;
+        for (tokens, expected) in [
+            (["7=xxxxyyyy", "old"], Ok(Some(1))),
+            (["8=xxxxyyyy", "old"], Err(SignatureError::Mismatch)),
+            (["8=xxxxyyyy", "7=xxxxyyyy"], Ok(Some(2))),
+            (["8=other", "xxxxyyyy"], Ok(Some(2))),
+            // Not bound: the whole text is the token.
+            (["+7=xxxxyyyy", "a"], Err(SignatureError::Mismatch)),
+        ] {
+            assert_eq!(
+                check(&tokens, VENDOR, "1669872112", now),
+                expected,
+                "{tokens:?}"
+            );
+        }
+        for (text, application, token) in [
+            ("1400000001=a=b", Some(1_400_000_001), "a=b"),
+            ("1400000001=", None, "1400000001="),
+            ("=a", None, "=a"),
+            ("x7=a", None, "x7=a"),
+            ("99999999999999999999=a", None, "99999999999999999999=a"),
+            ("plain", None, "plain"),
+        ] {
+            let parsed = Token::parse(text);
+            assert_eq!(
+                (parsed.application, parsed.secret.expose()),
+                (application, token)
+            );
         }
     }
 
@@ -172,10 +239,10 @@ mod tests {
 
     #[test]
     fn refuses_a_callback_without_signature() {
-        let tokens = Tokens(vec![Secret::from("t".to_owned())]);
+        let tokens = Tokens(vec![Token::parse("t")]);
         let now = UnixMillis::new(0).unwrap();
         let query = Query::parse("RequestTime=0");
-        let answer = check_signature(&tokens, Duration::from_secs(60), &query, now);
+        let answer = check_signature(&tokens, None, Duration::from_secs(60), &query, now);
         assert_eq!(answer, Err(SignatureError::Missing));
     }
 }

@@ -38,6 +38,7 @@ use jiff::Timestamp;
 use self::callbacks::{Callbacks, Clock};
 use self::request::{Endpoint, Requests};
 use self::traffic::Traffic;
+use crate::callback::Token;
 use crate::setting::{Secret, Timeout};
 use crate::vendor::{BodyFormat, CallbackKind, EventTimeForm, PayloadVersion};
 
@@ -277,18 +278,23 @@ fn token(args: &SendArgs) -> anyhow::Result<Option<Secret>> {
             .with_context(|| format!("reading the token from {}", path.display()))?,
         (None, None) => return Ok(None),
     };
-    match first(&text) {
-        Some(token) => Ok(Some(Secret::from(token.to_owned()))),
-        None => bail!("the token is empty"),
+    let mut tokens = items(&text).map(Token::parse);
+    let own = tokens.find(|token| token.application.is_none_or(|app| app == args.sdk_app_id));
+    match own {
+        Some(token) => Ok(Some(token.secret)),
+        None if items(&text).next().is_none() => bail!("the token is empty"),
+        None => bail!("there is no token for application {}", args.sdk_app_id),
     }
 }
 
-fn first(list: &str) -> Option<&str> {
-    list.split(',').map(str::trim).find(|item| !item.is_empty())
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 fn first_app_id(list: &str) -> Result<u64, String> {
-    let id = first(list).ok_or("empty")?;
+    let id = items(list).next().ok_or("empty")?;
     id.parse().map_err(|_| "not a decimal number".to_owned())
 }
 

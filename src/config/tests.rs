@@ -44,6 +44,8 @@ fn every_setting_can_be_set_by_environment_alone() {
             "kafka.bootstrap_servers" => "localhost:9092",
             "sdk_app_ids" => "1",
             "log.format" => "json",
+            "auth.tokens" => "token",
+            "auth.allowed_sources" => "10.0.0.0/8",
             _ => default,
         };
         let name = format!("RECALL_{}", key.to_uppercase().replace('.', "__"));
@@ -230,6 +232,86 @@ fn secrets_are_never_shown() {
     let error = load(Some("sdk_app_ids = 1\nauth.tokens = [hunter2"), &[]).unwrap_err();
     assert!(error.to_string().contains("line 2"), "{error}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+/// A protection that is named and empty is an error in every source and spelling; it never fails open.
+#[test]
+fn an_empty_protection_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let empty = folder.path().join("empty");
+    fs::write(&empty, " \n").unwrap();
+    let token_in_file =
+        "sdk_app_ids = 1\nauth.tokens = \"token\"\nauth.allowed_sources = \"10.0.0.0/8\"\n";
+    for (variable, key) in [
+        ("RECALL_AUTH__TOKENS", "auth.tokens"),
+        ("RECALL_AUTH__ALLOWED_SOURCES", "auth.allowed_sources"),
+    ] {
+        for value in ["", " ", ",", " , ,", "\t", "\n", "\r\n"] {
+            for file in [None, Some(token_in_file)] {
+                let error = load(file, &[APP, (variable, value)])
+                    .unwrap_err()
+                    .to_string();
+                assert!(
+                    error.contains(&format!("{key} (from {variable}): is empty")),
+                    "{error}"
+                );
+            }
+        }
+        for value in ["\"\"", "\" \"", "\",\"", "[]"] {
+            let file = format!("sdk_app_ids = 1\n{key} = {value}\n");
+            let error = load(Some(&file), &[]).unwrap_err().to_string();
+            assert!(
+                error.contains("is empty; give it a value"),
+                "{value}: {error}"
+            );
+        }
+        for value in ["[\"\"]", "[\" \"]"] {
+            let file = format!("sdk_app_ids = 1\n{key} = {value}\n");
+            let error = load(Some(&file), &[]).unwrap_err().to_string();
+            assert!(error.contains("empty element"), "{value}: {error}");
+        }
+    }
+    let error = problem(&[("RECALL_AUTH__TOKENS_FILE", empty.to_str().unwrap())]);
+    assert!(
+        error.contains("auth.tokens (from RECALL_AUTH__TOKENS_FILE): is empty"),
+        "{error}"
+    );
+}
+
+#[test]
+fn bound_tokens_need_known_applications() {
+    let check = |apps: &str, tokens: &str| {
+        load(
+            None,
+            &[
+                ("RECALL_SDK_APP_IDS", apps),
+                ("RECALL_AUTH__TOKENS", tokens),
+            ],
+        )
+    };
+    for (apps, tokens) in [
+        ("1,2", "plain"),
+        ("1,2", "1=a,2=b"),
+        ("1,2", "1=a,2=b,1=c,plain"),
+        ("1", "x=1,=y"),
+    ] {
+        check(apps, tokens).unwrap();
+    }
+    for (apps, tokens, text) in [
+        ("1,2", "1=hunter2", "add 2=TOKEN"),
+        ("1", "1=a,73=hunter2", "binds token 2 to an application"),
+    ] {
+        let error = check(apps, tokens).unwrap_err().to_string();
+        assert!(
+            error.contains("auth.tokens (from RECALL_AUTH__TOKENS)"),
+            "{error}"
+        );
+        assert!(error.contains(text), "{error}");
+        assert!(
+            !error.contains("hunter2") && !error.contains("73"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

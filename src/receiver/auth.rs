@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::callback::{self, Query, Tokens, check_signature};
+use crate::callback::{self, Query, Token, Tokens, check_signature};
 use crate::event::UnixMillis;
 use crate::setting::{List, Secret, Timeout};
 
@@ -14,7 +14,8 @@ use crate::setting::{List, Secret, Timeout};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The console's tokens; any of them may sign. If there is none, signatures are not checked.
+    /// The console's tokens; any of them may sign, `1400000001=token` for that application only. If there is none,
+    /// signatures are not checked.
     pub tokens: List<Secret>,
     /// How far `RequestTime` may differ from the current time.
     pub max_skew: Timeout,
@@ -31,6 +32,42 @@ impl Default for Config {
             max_skew: Timeout::from_secs(60),
             allowed_sources: List::default(),
             trusted_proxies: List::default(),
+        }
+    }
+}
+
+impl Config {
+    fn parsed_tokens(&self) -> Tokens {
+        let tokens = self.tokens.iter();
+        Tokens(tokens.map(|token| Token::parse(token.expose())).collect())
+    }
+
+    /// Checks that each bound token is of one of these applications, and that each application has one if any has.
+    ///
+    /// # Errors
+    /// Says what is wrong, without a token.
+    pub fn check(&self, sdk_app_ids: &[u64]) -> Result<(), String> {
+        let tokens = self.parsed_tokens().0;
+        let bound: Vec<u64> = tokens
+            .iter()
+            .filter_map(|token| token.application)
+            .collect();
+        let is_foreign = |token: &Token| {
+            let application = token.application;
+            application.is_some_and(|app| !sdk_app_ids.contains(&app))
+        };
+        if let Some(at) = tokens.iter().position(is_foreign) {
+            // The number is not shown: the text may be a token that was meant for all applications.
+            return Err(format!(
+                "binds token {} to an application that is not in sdk_app_ids; correct its number",
+                at + 1
+            ));
+        }
+        match sdk_app_ids.iter().find(|app| !bound.contains(app)) {
+            Some(without) if !bound.is_empty() => Err(format!(
+                "binds a token to one application, but none to {without}; add {without}=TOKEN"
+            )),
+            _ => Ok(()),
         }
     }
 }
@@ -119,7 +156,7 @@ impl Auth {
     pub fn new(sdk_app_ids: &[u64], config: Config) -> Self {
         Self {
             sdk_app_ids: sdk_app_ids.to_vec(),
-            tokens: Tokens(config.tokens.0.clone()),
+            tokens: config.parsed_tokens(),
             config,
         }
     }
@@ -134,7 +171,7 @@ impl Auth {
             .find(|own| sdk_app_id.parse() == Ok(**own))
             .ok_or(AuthError::ForeignApplication)?;
         let signed_by = self
-            .check_signature(query, now)
+            .check_signature_of(Some(*sdk_app_id), query, now)
             .map_err(AuthError::Signature)?;
         Ok(Admitted {
             sdk_app_id: *sdk_app_id,
@@ -148,7 +185,18 @@ impl Auth {
         query: &Query<'_>,
         now: UnixMillis,
     ) -> Result<Option<u32>, callback::SignatureError> {
-        check_signature(&self.tokens, *self.config.max_skew, query, now)
+        let application = query.sdk_app_id.as_deref().and_then(|id| id.parse().ok());
+        self.check_signature_of(application, query, now)
+    }
+
+    fn check_signature_of(
+        &self,
+        application: Option<u64>,
+        query: &Query<'_>,
+        now: UnixMillis,
+    ) -> Result<Option<u32>, callback::SignatureError> {
+        let max_skew = *self.config.max_skew;
+        check_signature(&self.tokens, application, max_skew, query, now)
     }
 
     /// Checks the source address.

@@ -10,6 +10,9 @@ use serde::ser::{Serialize, Serializer};
 
 use super::text::text;
 
+/// The error for an element without text. It quotes nothing, so it may also be shown for a secret.
+pub const EMPTY_ELEMENT: &str = "has an empty element; remove it";
+
 /// Several values: separated by commas in text, one value or an array in TOML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
@@ -71,7 +74,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
                     let item = item.trim();
                     if item.is_empty() {
                         // With an empty token anybody could sign. If it were skipped, nobody would have to sign.
-                        return Err(de::Error::custom("has an empty element; remove it"));
+                        return Err(de::Error::custom(EMPTY_ELEMENT));
                     }
                     list.push(item.parse().map_err(de::Error::custom)?);
                 }
