@@ -44,6 +44,35 @@ fn a_message_has_its_events_properties_and_routing_key() {
     relay.stop();
 }
 
+/// Hosted services limit the channels of a connection or of a user.
+#[test]
+fn fewer_channels_than_wanted_are_enough() {
+    let rabbitmq = RabbitMq::start_with(&["channel_max = 5"]);
+    let publish = |name: &str, uri: Option<&str>| {
+        let mut setup = rabbitmq.settings(Setup::new(), name);
+        if let Some(uri) = uri {
+            setup = setup.set("RECALL_RABBITMQ__URI", uri);
+        }
+        let relay = setup.start();
+        let groups = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let sent: Vec<_> = groups
+            .iter()
+            .flat_map(|group| relay.recalls(group, 1..=30))
+            .collect();
+        relay.until_drained("rabbitmq");
+        assert_kept(&sent, &rabbitmq.recalls(name, sent.len()));
+        relay.stop();
+    };
+    publish("channels-of-node", None);
+
+    rabbitmq.ctl(&["add_user", "limited", "limited"]);
+    rabbitmq.ctl(&["set_permissions", "limited", ".*", ".*", ".*"]);
+    let limit = r#"{"max-channels": 2}"#;
+    rabbitmq.ctl(&["set_user_limits", "limited", limit]);
+    let uri = format!("amqp://limited:limited@127.0.0.1:{}", rabbitmq.port());
+    publish("channels-of-user", Some(&uri));
+}
+
 /// Some hosted services offer only classic queues.
 #[test]
 fn queues_have_the_configured_type() {

@@ -1,11 +1,39 @@
 //! The channels of a connection.
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::{Channel, Connection};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::{Channel, Connection, Error, ErrorKind};
 
 /// Channels per connection: while one waits for its last confirms, others publish. If there are too few, much of the
 /// window is confirmed and only waits for the end of its batch.
 pub(super) const CHANNELS: usize = 16;
+
+/// Opens up to `wanted` channels, or as many as the node (`channel_max`) or the user's limit (`max-channels`) allows, but
+/// at least one. If it is the user's limit that is exceeded, the node closes the connection.
+pub(super) async fn open_channels(
+    connection: &Connection,
+    wanted: usize,
+) -> lapin::Result<Vec<Channel>> {
+    let mut channels = Vec::with_capacity(wanted);
+    while channels.len() < wanted {
+        match open_channel(connection).await {
+            Ok(channel) => channels.push(channel),
+            Err(error) if !channels.is_empty() && is_limit(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(channels)
+}
+
+fn is_limit(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::ChannelsLimitReached => true,
+        ErrorKind::ProtocolError(error) => {
+            *error.kind() == AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+        }
+        _ => false,
+    }
+}
 
 /// Opens a channel with publisher confirms.
 pub(super) async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {

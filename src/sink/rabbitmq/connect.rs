@@ -11,7 +11,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
-use super::channel::{CHANNELS, open_channel};
+use super::channel::{CHANNELS, open_channels};
 use super::config::{Config, QueueType, Tls};
 use super::socket::{ShutdownOnDrop, SocketHandle};
 use crate::sink::{BoxError, SessionError};
@@ -47,29 +47,34 @@ pub(super) async fn open(
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
     let opening = async {
         let tls = tls(&config.tls).await?;
-        let properties =
-            ConnectionProperties::default().with_connection_name(LongString::from("recall-relay"));
-        let socket = SocketHandle::default();
-        // If connecting fails or times out, dropping this ends lapin's thread.
-        let shutdown = socket.shutdown_on_drop();
-        let connection = connect(uri, tls, properties, socket, limit).await?;
-        if attempt == Attempt::Reconnect {
-            sleep(RESTART_PAUSE).await;
-        }
-        let mut channels = Vec::with_capacity(CHANNELS);
-        for _ in 0..CHANNELS {
-            channels.push(open_channel(&connection).await?);
-        }
+        let mut wanted = CHANNELS;
+        let connected = loop {
+            let properties = ConnectionProperties::default()
+                .with_connection_name(LongString::from("recall-relay"));
+            let socket = SocketHandle::default();
+            // If connecting fails or times out, dropping this ends lapin's thread.
+            let shutdown = socket.shutdown_on_drop();
+            let connection = connect(uri.clone(), tls.clone(), properties, socket, limit).await?;
+            if attempt == Attempt::Reconnect {
+                sleep(RESTART_PAUSE).await;
+            }
+            let channels = open_channels(&connection, wanted).await?;
+            if connection.status().connected() {
+                break Connected {
+                    connection,
+                    shutdown,
+                    channels,
+                };
+            }
+            // The node closed the connection because of a limit of the user's: connect again with fewer channels.
+            wanted = channels.len();
+        };
         if config.declare
-            && let Some(channel) = channels.first()
+            && let Some(channel) = connected.channels.first()
         {
             declare(config, channel).await?;
         }
-        Ok::<_, BoxError>(Connected {
-            connection,
-            shutdown,
-            channels,
-        })
+        Ok::<_, BoxError>(connected)
     };
     match timeout(limit, opening).await {
         Ok(Ok(connected)) => Ok(connected),

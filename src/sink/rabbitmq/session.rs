@@ -13,7 +13,6 @@ use lapin::types::ChannelId;
 use lapin::{Channel, Connection, Error, ErrorKind};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::channel::CHANNELS;
 use super::config::{Config, Unroutable};
 use super::connect::Connected;
 use super::keyed_queue::KeyedQueue;
@@ -40,6 +39,8 @@ pub struct RabbitMqSession {
     /// Dropped after the connection: it shuts down the socket if the close handshake did not.
     shutdown: ShutdownOnDrop,
     idle: Vec<Channel>,
+    /// The maximum number of messages in a batch: a channel's share of the window.
+    share: usize,
     batches: FuturesUnordered<BoxFuture<'static, PublishBatch>>,
     queue: KeyedQueue,
     /// Messages to publish again, and when.
@@ -74,11 +75,13 @@ impl RabbitMqSession {
         has_confirmed: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
+        let share = (config.window / connected.channels.len().max(1)).max(1);
         Self {
             config,
             connection: Arc::new(connected.connection),
             shutdown: connected.shutdown,
             idle: connected.channels,
+            share,
             batches: FuturesUnordered::new(),
             queue: KeyedQueue::default(),
             retry_queue: VecDeque::new(),
@@ -95,14 +98,13 @@ impl RabbitMqSession {
 
     /// Starts a batch on each idle channel while messages are ready.
     fn start_batches(&mut self, window: &Window) {
-        let share = (self.config.window / CHANNELS).max(1);
         while self.queue.has_ready() {
             let Some(channel) = self.idle.pop() else {
                 return;
             };
             let heartbeat = Heartbeat::new();
             self.heartbeats.insert(channel.id(), heartbeat.clone());
-            let ready = self.queue.take_ready(share);
+            let ready = self.queue.take_ready(self.share);
             let deliveries = ready
                 .iter()
                 .filter_map(|seq| window.delivery(*seq))
