@@ -232,7 +232,7 @@ impl Loaded {
             wrong("auth.tokens", text);
         }
         // A protection that was named must not be switched off by an empty value.
-        for (key, is_empty, without) in [
+        let protections = [
             (
                 "auth.tokens",
                 config.auth.tokens.is_empty(),
@@ -243,10 +243,13 @@ impl Loaded {
                 config.auth.allowed_sources.is_empty(),
                 "any source may send recalls",
             ),
-        ] {
+        ];
+        for (key, is_empty, without) in protections {
             if is_empty && self.sources.contains_key(key) {
-                let text = format!("is empty; give it a value, or remove it: {without} then");
-                wrong(key, text);
+                wrong(
+                    key,
+                    format!("is empty; set it, or remove it: without it {without}"),
+                );
             }
         }
         // SQLite would open the file that the URI names, but the lock and the salvage use the text as a file name.

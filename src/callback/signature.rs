@@ -27,22 +27,32 @@ pub struct Token {
 }
 
 impl Token {
-    /// Reads `1400000001=token`, which is bound to that application. Anything else is the token of all applications.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let bound = text.split_once('=').and_then(|(application, token)| {
-            let is_number = application.bytes().all(|byte| byte.is_ascii_digit());
-            let application = application.parse().ok().filter(|_| is_number)?;
-            Some((application, token)).filter(|_| !token.is_empty())
+    /// Reads `1400000001=token`, which is bound to that application. Anything else is a token for all applications.
+    ///
+    /// # Errors
+    /// Fails if the number is too large or the token after it is empty: such text must not become a token that anybody
+    /// can guess. The error does not quote the text.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let bound = text.split_once('=').filter(|(number, _)| {
+            let number = number.trim();
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
         });
-        let (application, token) = match bound {
-            Some((application, token)) => (Some(application), token),
-            None => (None, text),
+        let Some((number, token)) = bound else {
+            return Ok(Self {
+                application: None,
+                secret: Secret::from(text.to_owned()),
+            });
         };
-        Self {
-            application,
-            secret: Secret::from(token.to_owned()),
+        let application = number.trim().parse();
+        let application = application.map_err(|_| "has a number that is no application")?;
+        let token = token.trim();
+        if token.is_empty() {
+            return Err("has nothing after the number of its application");
         }
+        Ok(Self {
+            application: Some(application),
+            secret: Secret::from(token.to_owned()),
+        })
     }
 
     fn is_valid_for(&self, application: Option<u64>) -> bool {
@@ -124,7 +134,12 @@ mod tests {
         request_time: &str,
         now: u64,
     ) -> Result<Option<u32>, SignatureError> {
-        let tokens = Tokens(tokens.iter().map(|token| Token::parse(token)).collect());
+        let tokens = Tokens(
+            tokens
+                .iter()
+                .map(|token| Token::parse(token).unwrap())
+                .collect(),
+        );
         let raw = format!("Sign={sign}&RequestTime={request_time}");
         let now = UnixMillis::new(now * 1000).unwrap();
         let query = Query::parse(&raw);
@@ -179,17 +194,17 @@ mod tests {
         }
         for (text, application, token) in [
             ("1400000001=a=b", Some(1_400_000_001), "a=b"),
-            ("1400000001=", None, "1400000001="),
+            (" 7 = a ", Some(7), "a"),
             ("=a", None, "=a"),
             ("x7=a", None, "x7=a"),
-            ("99999999999999999999=a", None, "99999999999999999999=a"),
             ("plain", None, "plain"),
         ] {
-            let parsed = Token::parse(text);
-            assert_eq!(
-                (parsed.application, parsed.secret.expose()),
-                (application, token)
-            );
+            let parsed = Token::parse(text).unwrap();
+            let found = (parsed.application, parsed.secret.expose());
+            assert_eq!(found, (application, token));
+        }
+        for text in ["1400000001=", "1400000001= ", "99999999999999999999=a"] {
+            Token::parse(text).unwrap_err();
         }
     }
 
@@ -239,7 +254,7 @@ mod tests {
 
     #[test]
     fn refuses_a_callback_without_signature() {
-        let tokens = Tokens(vec![Token::parse("t")]);
+        let tokens = Tokens(vec![Token::parse("t").unwrap()]);
         let now = UnixMillis::new(0).unwrap();
         let query = Query::parse("RequestTime=0");
         let answer = check_signature(&tokens, None, Duration::from_secs(60), &query, now);

@@ -32,7 +32,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
 
 use self::callbacks::{Callbacks, Clock};
@@ -278,8 +278,12 @@ fn token(args: &SendArgs) -> anyhow::Result<Option<Secret>> {
             .with_context(|| format!("reading the token from {}", path.display()))?,
         (None, None) => return Ok(None),
     };
-    let mut tokens = items(&text).map(Token::parse);
-    let own = tokens.find(|token| token.application.is_none_or(|app| app == args.sdk_app_id));
+    let tokens = items(&text)
+        .map(Token::parse)
+        .collect::<Result<Vec<_>, _>>();
+    let tokens = tokens.map_err(|problem| anyhow!("a token {problem}"))?;
+    let is_own = |token: &Token| token.application.is_none_or(|app| app == args.sdk_app_id);
+    let own = tokens.into_iter().find(is_own);
     match own {
         Some(token) => Ok(Some(token.secret)),
         None if items(&text).next().is_none() => bail!("the token is empty"),

@@ -260,16 +260,18 @@ fn an_empty_protection_is_refused() {
         for value in ["\"\"", "\" \"", "\",\"", "[]"] {
             let file = format!("sdk_app_ids = 1\n{key} = {value}\n");
             let error = load(Some(&file), &[]).unwrap_err().to_string();
-            assert!(
-                error.contains("is empty; give it a value"),
-                "{value}: {error}"
-            );
+            assert!(error.contains("is empty; set it"), "{value}: {error}");
         }
         for value in ["[\"\"]", "[\" \"]"] {
             let file = format!("sdk_app_ids = 1\n{key} = {value}\n");
             let error = load(Some(&file), &[]).unwrap_err().to_string();
             assert!(error.contains("empty element"), "{value}: {error}");
         }
+    }
+    // A variable that was not set, as in `RECALL_AUTH__TOKENS=1400000001=$TOKEN`.
+    for value in ["1400000001=", "1400000001= ", "a,1400000001="] {
+        let error = problem(&[("RECALL_AUTH__TOKENS", value)]);
+        assert!(error.contains("has nothing after the number"), "{error}");
     }
     let error = problem(&[("RECALL_AUTH__TOKENS_FILE", empty.to_str().unwrap())]);
     assert!(
@@ -299,7 +301,7 @@ fn bound_tokens_need_known_applications() {
     }
     for (apps, tokens, text) in [
         ("1,2", "1=hunter2", "add 2=TOKEN"),
-        ("1", "1=a,73=hunter2", "binds token 2 to an application"),
+        ("1", "1=a,73=hunter2", "token 2 is bound to an application"),
     ] {
         let error = check(apps, tokens).unwrap_err().to_string();
         assert!(

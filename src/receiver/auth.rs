@@ -37,35 +37,29 @@ impl Default for Config {
 }
 
 impl Config {
-    fn parsed_tokens(&self) -> Tokens {
-        let tokens = self.tokens.iter();
-        Tokens(tokens.map(|token| Token::parse(token.expose())).collect())
-    }
-
     /// Checks that each bound token is of one of these applications, and that each application has one if any has.
     ///
     /// # Errors
-    /// Says what is wrong, without a token.
+    /// Says what is wrong, without a token. Neither is an application's number shown that is not in `sdk_app_ids`: it
+    /// may be the beginning of a token.
     pub fn check(&self, sdk_app_ids: &[u64]) -> Result<(), String> {
-        let tokens = self.parsed_tokens().0;
-        let bound: Vec<u64> = tokens
-            .iter()
-            .filter_map(|token| token.application)
-            .collect();
-        let is_foreign = |token: &Token| {
-            let application = token.application;
-            application.is_some_and(|app| !sdk_app_ids.contains(&app))
-        };
-        if let Some(at) = tokens.iter().position(is_foreign) {
-            // The number is not shown: the text may be a token that was meant for all applications.
-            return Err(format!(
-                "binds token {} to an application that is not in sdk_app_ids; correct its number",
-                at + 1
-            ));
+        let mut bound = Vec::new();
+        for (place, token) in (1..).zip(self.tokens.iter()) {
+            let token = Token::parse(token.expose());
+            let token = token.map_err(|problem| format!("token {place} {problem}"))?;
+            let Some(application) = token.application else {
+                continue;
+            };
+            if !sdk_app_ids.contains(&application) {
+                return Err(format!(
+                    "token {place} is bound to an application that is not in sdk_app_ids; correct its number"
+                ));
+            }
+            bound.push(application);
         }
         match sdk_app_ids.iter().find(|app| !bound.contains(app)) {
             Some(without) if !bound.is_empty() => Err(format!(
-                "binds a token to one application, but none to {without}; add {without}=TOKEN"
+                "has a token that is bound to an application, but none for {without}; add {without}=TOKEN"
             )),
             _ => Ok(()),
         }
@@ -125,7 +119,7 @@ impl AuthError {
                 "switch authentication on in the console, and have the proxy in front pass the query on unchanged"
             }
             Self::Signature(callback::SignatureError::Mismatch) => {
-                "set auth.tokens to the console's token"
+                "set auth.tokens to the token that the console has for this application"
             }
             Self::Signature(callback::SignatureError::Stale) => {
                 "set the clock, or raise auth.max_skew"
@@ -154,9 +148,16 @@ impl Auth {
     /// Accepts recalls of these applications.
     #[must_use]
     pub fn new(sdk_app_ids: &[u64], config: Config) -> Self {
+        // `Config::check` has refused a token that cannot be read. If it had not, no signature would match that text.
+        let tokens = config.tokens.iter().map(|token| {
+            Token::parse(token.expose()).unwrap_or_else(|_| Token {
+                application: Some(0),
+                secret: token.clone(),
+            })
+        });
         Self {
             sdk_app_ids: sdk_app_ids.to_vec(),
-            tokens: config.parsed_tokens(),
+            tokens: Tokens(tokens.collect()),
             config,
         }
     }
