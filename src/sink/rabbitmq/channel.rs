@@ -18,7 +18,16 @@ pub(super) async fn open_channels(
     while channels.len() < wanted {
         match open_channel(connection).await {
             Ok(channel) => channels.push(channel),
-            Err(error) if !channels.is_empty() && is_limit(&error) => break,
+            Err(error) if !channels.is_empty() && is_limit(&error) => {
+                // Leave one for the moment in which a channel is replaced by another.
+                if channels.len() > 1
+                    && connection.status().connected()
+                    && let Some(spare) = channels.pop()
+                {
+                    spare.close(200, "OK".into()).await?;
+                }
+                break;
+            }
             Err(error) => return Err(error),
         }
     }

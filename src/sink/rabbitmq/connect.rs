@@ -59,15 +59,15 @@ pub(super) async fn open(
                 sleep(RESTART_PAUSE).await;
             }
             let channels = open_channels(&connection, wanted).await?;
-            if connection.status().connected() {
+            if connection.status().connected() || channels.len() == wanted {
                 break Connected {
                     connection,
                     shutdown,
                     channels,
                 };
             }
-            // The node closed the connection because of a limit of the user's: connect again with fewer channels.
-            wanted = channels.len();
+            // The node closed the connection because of the user's limit: connect again with one channel less than that.
+            wanted = (channels.len() - 1).max(1);
         };
         if config.declare
             && let Some(channel) = connected.channels.first()
