@@ -15,86 +15,134 @@ struct Loss {
     /// A part of the line that says what to do.
     advice: &'static str,
     settings: &'static [(&'static str, &'static str)],
+    /// Whether the cause is the relay's own: then each line is an ERROR, although recalls are accepted.
+    is_own: bool,
     /// How many recalls are sent.
     recalls: u64,
-    /// Sends the recall of this number; returns the status.
-    send: fn(&Relay, u64) -> u16,
+    /// Sends the recall of this number; returns the status of the answer, if there is one.
+    send: fn(&Relay, u64) -> Option<u16>,
 }
 
-const LOSSES: [Loss; 10] = [
+const LOSSES: [Loss; 12] = [
     Loss {
         outcome: "refused",
         advice: "set auth.tokens",
         settings: &[("RECALL_AUTH__TOKENS", "changed")],
+        is_own: false,
         recalls: 20,
         send: |relay, number| {
             let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
             let query = CallbackKind::Group.query(APP, Some(("old", now)));
-            relay.post(&query, recall("g", number)).status
+            Some(relay.post(&query, recall("g", number)).status)
         },
     },
     Loss {
         outcome: "refused",
         advice: "add the application to sdk_app_ids",
         settings: &[("RECALL_SDK_APP_IDS", "7")],
+        is_own: false,
         recalls: 20,
-        send: |relay, number| relay.recall("g", number).status,
+        send: |relay, number| Some(relay.recall("g", number).status),
     },
     Loss {
         outcome: "refused",
         advice: "auth.allowed_sources",
         settings: &[("RECALL_AUTH__ALLOWED_SOURCES", "203.0.113.0/24")],
+        is_own: false,
         recalls: 20,
-        send: |relay, number| relay.recall("g", number).status,
+        send: |relay, number| Some(relay.recall("g", number).status),
     },
     Loss {
         outcome: "not_found",
         advice: "set http.path",
         settings: &[("RECALL_HTTP__PATH", "/im")],
+        is_own: false,
         recalls: 20,
-        send: |relay, number| relay.recall("g", number).status,
+        send: |relay, number| Some(relay.recall("g", number).status),
     },
     Loss {
         outcome: "wrong_method",
         advice: "POST",
         settings: &[],
+        is_own: false,
         recalls: 20,
-        send: |relay, number| raw(relay, "PUT", "1.1", &recall("g", number)),
+        send: |relay, number| Some(raw(relay, "PUT", "1.1", &recall("g", number))),
     },
     Loss {
         outcome: "no_length",
         advice: "Content-Length",
         settings: &[],
+        is_own: false,
         recalls: 20,
-        send: |relay, _| raw(relay, "POST", "1.0", ""),
+        send: |relay, _| Some(raw(relay, "POST", "1.0", "")),
     },
     Loss {
         outcome: "too_large",
         advice: "raise http.max_body_bytes",
         settings: &[("RECALL_HTTP__MAX_BODY_BYTES", "100")],
+        is_own: false,
         recalls: 20,
-        send: |relay, number| relay.recall("g", number).status,
+        send: |relay, number| Some(relay.recall("g", number).status),
     },
     Loss {
         outcome: "too_slow",
         advice: "http.read_timeout",
         settings: &[("RECALL_HTTP__READ_TIMEOUT", "100ms")],
+        is_own: false,
         recalls: 3,
-        send: |relay, _| raw(relay, "POST", "1.1", "{"),
+        send: |relay, _| Some(raw(relay, "POST", "1.1", "{")),
     },
     Loss {
         outcome: "dropped",
         advice: "spool.max_dead_letter_bytes",
         settings: &[("RECALL_SPOOL__MAX_DEAD_LETTER_BYTES", "10")],
+        is_own: true,
         recalls: 20,
-        send: |relay, number| relay.post(&recall_query(), format!("{{{number}")).status,
+        send: |relay, number| Some(relay.post(&recall_query(), format!("{{{number}")).status),
     },
     Loss {
         outcome: "unavailable",
-        advice: "/readyz",
+        advice: "use a faster disk",
         settings: &[],
+        is_own: true,
         recalls: 2,
-        send: |relay, number| relay.recall("g", number).status,
+        send: |relay, number| Some(relay.recall("g", number).status),
+    },
+    Loss {
+        outcome: "abandoned",
+        advice: "the vendor waits 2 s",
+        settings: &[],
+        is_own: true,
+        recalls: 3,
+        send: |relay, number| {
+            let body = recall("g", number);
+            let target = format!("/?{}", recall_query());
+            let mut connection = Connection::open(relay.callbacks).unwrap();
+            let head = format!(
+                "POST {target} HTTP/1.1\r\nHost: relay\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            connection
+                .send(&[head.as_bytes(), body.as_bytes()].concat())
+                .unwrap();
+            std::thread::park_timeout(Duration::from_millis(300));
+            None
+        },
+    },
+    Loss {
+        outcome: "broken",
+        advice: "check the network",
+        settings: &[],
+        is_own: false,
+        recalls: 3,
+        send: |relay, _| {
+            let mut connection = Connection::open(relay.callbacks).unwrap();
+            let target = format!("/?{}", recall_query());
+            let head =
+                format!("POST {target} HTTP/1.1\r\nHost: relay\r\nContent-Length: 9\r\n\r\n{{");
+            connection.send(head.as_bytes()).unwrap();
+            None
+        },
     },
 ];
 
@@ -124,20 +172,28 @@ fn recalls_that_are_not_accepted_are_reported() {
         for (name, value) in loss.settings {
             setup = setup.with(name, value);
         }
-        if loss.outcome == "unavailable" {
+        let is_slow = ["unavailable", "abandoned"].contains(&loss.outcome);
+        if is_slow {
             setup = setup.with_faults(&faults);
         }
         let mut relay = setup.start();
-        faults.slow_syncs(Duration::from_secs(3));
+        if loss.is_own {
+            assert!(relay.recall("accepted", 1).is_ok());
+        }
+        if is_slow {
+            faults.slow_syncs(Duration::from_secs(3));
+        }
         for number in 1..=loss.recalls {
-            let status = (loss.send)(&relay, number);
-            assert!((400..=503).contains(&status), "{}: {status}", loss.outcome);
+            if let Some(status) = (loss.send)(&relay, number) {
+                assert!((400..=503).contains(&status), "{}: {status}", loss.outcome);
+            }
         }
         let lines = |relay: &Relay| relay.log_entries("recalls_not_accepted");
         until(loss.outcome, || (!lines(&relay).is_empty()).then_some(()));
-        let readiness = relay.readiness();
-        let counted = &readiness["recalls_not_accepted_last_minute"];
-        assert_eq!(*counted, serde_json::json!({loss.outcome: loss.recalls}));
+        let expected = serde_json::json!({loss.outcome: loss.recalls});
+        until(loss.outcome, || {
+            (relay.readiness()["recalls_not_accepted_last_minute"] == expected).then_some(())
+        });
         let command = "Group.CallbackAfterRecallMsg";
         let outcome = loss.outcome;
         let metric =
@@ -180,7 +236,7 @@ fn a_refused_recall_beside_accepted_ones_is_a_warning() {
 
 #[test]
 fn what_is_no_recall_is_not_reported() {
-    let relay = Setup::new()
+    let mut relay = Setup::new()
         .set("RECALL_HTTP__MAX_BODY_BYTES", "100")
         .start();
     let other = "SdkAppid=1400000001&CallbackCommand=Group.CallbackBeforeSendMsg";
@@ -196,14 +252,16 @@ fn what_is_no_recall_is_not_reported() {
         readiness["recalls_not_accepted_last_minute"],
         serde_json::json!({})
     );
+    relay.signal(Signal::SIGTERM);
+    relay.wait();
+    relay.log_after_exit();
     assert!(relay.log_entry("recalls_not_accepted").is_none());
-    relay.stop();
 }
 
 /// At the start, then once for each documented command, and once for all others together.
 #[test]
 fn commands_that_nobody_gets_are_reported() {
-    let relay = Setup::new().set("RECALL_AUTH__TOKENS", "token").start();
+    let mut relay = Setup::new().set("RECALL_AUTH__TOKENS", "token").start();
     assert_eq!(relay.log_entries("no_upstream").len(), 1);
     let before = "Group.CallbackBeforeSendMsg";
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
@@ -220,14 +278,14 @@ fn commands_that_nobody_gets_are_reported() {
             assert!(relay.post(query, "{}").is_ok(), "{query}");
         }
     }
-    let reported = until("three lines", || {
-        Some(relay.log_entries("command_ignored")).filter(|lines| lines.len() >= 3)
-    });
+    relay.signal(Signal::SIGTERM);
+    relay.wait();
+    relay.log_after_exit();
+    let reported = relay.log_entries("command_ignored");
     let commands: Vec<_> = reported
         .iter()
         .map(|line| line["command"].as_str().unwrap())
         .collect();
     assert_eq!(commands, [before, "State.StateChange", "other"]);
     assert!(reported.iter().all(|line| line["level"] == "WARN"));
-    relay.stop();
 }

@@ -26,6 +26,8 @@ pub(super) enum Outcome {
     TooSlow,
     /// The client disconnected while it sent the body.
     Broken,
+    /// The client disconnected before its event was on disk. Nothing is answered.
+    Abandoned,
     /// A recall that is not authentic.
     Refused(AuthError),
     /// A recall that could not be parsed, and was stored as a dead letter.
@@ -50,11 +52,17 @@ impl Outcome {
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
+            Self::Abandoned => "abandoned",
             Self::Refused(_) => "refused",
             Self::Rejected(_) => "rejected",
             Self::Dropped(..) => "dropped",
             Self::NotKept(_) => "unavailable",
         }
+    }
+
+    /// Whether the cause is the relay's own.
+    pub(super) const fn is_own_failure(&self) -> bool {
+        matches!(self, Self::Abandoned | Self::Dropped(..) | Self::NotKept(_))
     }
 
     /// Whether a recall with this outcome is lost: it was neither accepted nor stored as a dead letter.
@@ -67,6 +75,7 @@ impl Outcome {
             | Self::TooLarge
             | Self::TooSlow
             | Self::Broken
+            | Self::Abandoned
             | Self::Refused(_)
             | Self::Dropped(..)
             | Self::NotKept(_) => true,
@@ -83,12 +92,14 @@ impl Outcome {
             Self::TooLarge => "raise http.max_body_bytes",
             Self::TooSlow => "check the network and the proxy in front, or raise http.read_timeout",
             Self::Broken => "check the network and the proxy in front",
+            Self::Abandoned => "use a faster disk, or repair it: the vendor waits 2 s",
             Self::Refused(refusal) => refusal.advice(),
             Self::Rejected(_) => "read the dead letters",
             Self::Dropped(..) => {
                 "stop the relay and remove dead letters from the spool, or raise spool.max_dead_letter_bytes"
             }
-            Self::NotKept(_) => "fix the cause; /readyz shows the state of the spool",
+            Self::NotKept(NotKept::Unavailable(_, advice)) => advice,
+            Self::NotKept(NotKept::DeadLettersFull(_)) => "raise spool.max_dead_letter_bytes",
         }
     }
 
@@ -110,6 +121,10 @@ impl Outcome {
             Self::Broken => (
                 StatusCode::BAD_REQUEST,
                 "connection failed before the body was complete",
+            ),
+            Self::Abandoned => (
+                StatusCode::REQUEST_TIMEOUT,
+                "client disconnected before the event was on disk",
             ),
             Self::Refused(refusal) => return Some((StatusCode::FORBIDDEN, refusal.to_string())),
             Self::Rejected(error) => return Some((StatusCode::BAD_REQUEST, error.to_string())),

@@ -119,6 +119,7 @@ impl BodyReader {
             .map_err(|_| {
                 Outcome::NotKept(NotKept::Unavailable(
                     "request bodies use all of http.max_buffered_bytes".to_owned(),
+                    "use a faster disk, raise http.max_buffered_bytes, or find out who sends large bodies",
                 ))
             })
     }

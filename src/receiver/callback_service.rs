@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, Version};
 use tokio::sync::OwnedSemaphorePermit;
@@ -62,6 +62,17 @@ enum Verdict {
     },
 }
 
+/// Counts a request of this command as abandoned if it is dropped before it is emptied.
+struct CountIfDropped<'a, D: Durability>(Option<(&'a CallbackService<D>, &'static str)>);
+
+impl<D: Durability> Drop for CountIfDropped<'_, D> {
+    fn drop(&mut self) {
+        if let Some((service, command)) = self.0.take() {
+            service.count(command, &Outcome::Abandoned);
+        }
+    }
+}
+
 impl<D: Durability> CallbackService<D> {
     /// A service that stores events in `durability`.
     #[must_use]
@@ -110,28 +121,30 @@ impl<D: Durability> CallbackService<D> {
                 event,
                 permit,
                 parse_error,
-            } => match (self.durability.keep(event, permit).await, parse_error) {
-                (Ok(kept), None) => Outcome::Kept(kept),
-                (Ok(_), Some(parse_error)) => Outcome::Rejected(parse_error),
-                (Err(error @ NotKept::DeadLettersFull(_)), Some(parse_error)) => {
-                    Outcome::Dropped(parse_error, error)
+            } => {
+                let id = event.id;
+                // hyper drops this future if the client disconnects, as the vendor does after 2 s.
+                let mut abandoned = CountIfDropped(Some((&self, command)));
+                let kept = self.durability.keep(event, permit).await;
+                abandoned.0 = None;
+                match (kept, parse_error) {
+                    (Ok(kept), None) => Outcome::Kept(kept),
+                    (Ok(_), Some(parse_error)) => {
+                        warn!(
+                            code = "callback_rejected", %id, command, reason = %parse_error,
+                            "callback could not be parsed; publishing it as a dead letter: read it there"
+                        );
+                        Outcome::Rejected(parse_error)
+                    }
+                    (Err(error @ NotKept::DeadLettersFull(_)), Some(parse_error)) => {
+                        Outcome::Dropped(parse_error, error)
+                    }
+                    (Err(error), _) => Outcome::NotKept(error),
                 }
-                (Err(error), _) => Outcome::NotKept(error),
-            },
-        };
-        if Recall::named(command).is_some() {
-            if outcome.is_loss() {
-                self.unaccepted.add(&outcome);
-            } else if matches!(outcome, Outcome::Kept(_)) {
-                self.unaccepted.accepted();
             }
-        }
-        debug!(%peer, command, outcome = outcome.name(), "answered");
-        let labels = AnswerLabels {
-            command,
-            outcome: outcome.name(),
         };
-        self.metrics.callbacks.get_or_create(&labels).inc();
+        debug!(%peer, command, outcome = outcome.name(), "answered");
+        self.count(command, &outcome);
         self.metrics
             .answer_seconds
             .observe(began.elapsed().as_secs_f64());
@@ -141,6 +154,19 @@ impl<D: Durability> CallbackService<D> {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    fn count(&self, command: &'static str, outcome: &Outcome) {
+        if Recall::named(command).is_some() {
+            if outcome.is_loss() {
+                self.unaccepted.add(outcome);
+            } else if matches!(outcome, Outcome::Kept(_)) {
+                self.unaccepted.accepted();
+            }
+        }
+        let outcome = outcome.name();
+        let labels = AnswerLabels { command, outcome };
+        self.metrics.callbacks.get_or_create(&labels).inc();
     }
 
     /// Reads a request and decides what to do with it.
@@ -181,11 +207,7 @@ impl<D: Durability> CallbackService<D> {
             .query
             .command()
             .is_none_or(|name| Recall::named(name).is_some());
-        if version == Version::HTTP_10
-            && needs_body
-            && !headers.contains_key(CONTENT_LENGTH)
-            && !headers.contains_key(TRANSFER_ENCODING)
-        {
+        if version == Version::HTTP_10 && needs_body && !headers.contains_key(CONTENT_LENGTH) {
             return refuse(Outcome::NoLength);
         }
         drop(headers);
@@ -259,12 +281,6 @@ impl<D: Durability> CallbackService<D> {
         // The event can be several times as long as the body.
         if let Err(outcome) = self.bodies.enlarge(&mut permit, event.body.len()) {
             return Verdict::Answer(outcome);
-        }
-        if let Some(parse_error) = &parse_error {
-            warn!(
-                code = "callback_rejected", id = %event.id, command = recall.command(), reason = %parse_error,
-                "callback could not be parsed; publishing it as a dead letter: read it there"
-            );
         }
         Verdict::Keep {
             event,

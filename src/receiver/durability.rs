@@ -35,9 +35,9 @@ pub enum Kept {
 /// Why an event was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotKept {
-    /// A retry may succeed.
+    /// A retry may succeed: the reason, and what an operator can do.
     #[error("{0}")]
-    Unavailable(String),
+    Unavailable(String, &'static str),
     /// The callback was rejected, and the quota for dead letters is used up.
     #[error("{0}")]
     DeadLettersFull(String),
@@ -45,23 +45,35 @@ pub enum NotKept {
 
 impl Durability for Spool {
     async fn keep(&self, event: Event, permit: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
-        let unavailable = |reason: &str| Err(NotKept::Unavailable(reason.to_owned()));
         let append = self.append_from(event, Some(permit));
         let Ok(appended) = timeout(ANSWER_LIMIT, append).await else {
             let limit = ANSWER_LIMIT.as_secs_f64();
-            return unavailable(&format!("event was not on disk within {limit} s"));
+            let reason = format!("event was not on disk within {limit} s");
+            return Err(NotKept::Unavailable(
+                reason,
+                "use a faster disk, or repair it",
+            ));
         };
-        match appended {
-            Ok(Appended::New(_)) => Ok(Kept::New),
-            Ok(Appended::Repeated) => Ok(Kept::Repeated),
+        let (reason, advice) = match appended {
+            Ok(Appended::New(_)) => return Ok(Kept::New),
+            Ok(Appended::Repeated) => return Ok(Kept::Repeated),
+            Err(AppendError::DeadLettersFull(reason)) => {
+                return Err(NotKept::DeadLettersFull(reason));
+            }
+            Err(error @ AppendError::Full(_)) => (
+                error.to_string(),
+                "repair the broker that is down, raise spool.max_bytes, or make space on the disk",
+            ),
+            Err(error @ AppendError::Busy) => (
+                error.to_string(),
+                "use a faster disk, or raise spool.max_waiting",
+            ),
             // The disk's error is for the log, not for the client.
-            Err(error @ (AppendError::Full(_) | AppendError::Busy)) => {
-                unavailable(&error.to_string())
-            }
-            Err(AppendError::DeadLettersFull(reason)) => Err(NotKept::DeadLettersFull(reason)),
-            Err(AppendError::Io(_) | AppendError::Failed(_) | AppendError::Damaged(_)) => {
-                unavailable("spool write failed")
-            }
-        }
+            Err(AppendError::Io(_) | AppendError::Failed(_) | AppendError::Damaged(_)) => (
+                "spool write failed".to_owned(),
+                "repair the disk; the log has its error",
+            ),
+        };
+        Err(NotKept::Unavailable(reason, advice))
     }
 }

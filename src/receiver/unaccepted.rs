@@ -29,7 +29,7 @@ struct State {
     causes: BTreeMap<Cause, Unaccepted>,
 }
 
-/// An outcome, and what an operator can do about it: the causes of one outcome differ in that.
+/// An outcome and its advice: one outcome can have several causes.
 type Cause = (&'static str, &'static str);
 
 /// The recalls that were not accepted for one cause.
@@ -98,7 +98,7 @@ impl State {
         let cause = (outcome.name(), outcome.advice());
         let (_, reason) = outcome.failure().filter(|_| outcome.is_loss())?;
         let unaccepted = self.causes.entry(cause).or_insert_with(|| Unaccepted {
-            is_own_failure: matches!(outcome, Outcome::Dropped(..) | Outcome::NotKept(_)),
+            is_own_failure: outcome.is_own_failure(),
             reason: String::new(),
             recent: VecDeque::new(),
             logged_at: None,

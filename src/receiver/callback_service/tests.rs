@@ -25,6 +25,7 @@ impl Durability for &'static Stuck {
         self.0.lock().unwrap().push((event, permit));
         Err(NotKept::Unavailable(
             "event was not on disk within 1.9 s".to_owned(),
+            "use a faster disk",
         ))
     }
 }

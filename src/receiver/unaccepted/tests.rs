@@ -6,7 +6,10 @@ use crate::receiver::durability::{Kept, NotKept};
 const REFUSED: Outcome = Outcome::Refused(AuthError::Signature(SignatureError::Mismatch));
 
 fn unavailable() -> Outcome {
-    Outcome::NotKept(NotKept::Unavailable("disk is full".to_owned()))
+    Outcome::NotKept(NotKept::Unavailable(
+        "disk is full".to_owned(),
+        "make space",
+    ))
 }
 
 /// The number of recalls and the level of a line.
