@@ -9,7 +9,7 @@ mod rig;
 
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -85,8 +85,13 @@ fn a_second_signal_ends_the_relay_at_once() {
     let mut relay = setup.start();
     relay.signal(Signal::SIGTERM);
     until("the stop to begin", || relay.log_entry("stopping"));
+    let began = Instant::now();
     relay.signal(Signal::SIGTERM);
     assert_eq!(relay.wait().code(), Some(1));
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "the stop delay was waited for"
+    );
 }
 
 #[test]
@@ -190,7 +195,8 @@ fn ready_queries_the_running_relay() {
 
 #[test]
 fn spool_forget_releases_the_events_of_a_removed_sink() {
-    let setup = Setup::new();
+    let setup = Setup::new().set("RECALL_SPOOL__RETENTION", "0s");
+    let events = |relay: &Relay| relay.readiness()["spool"]["events"].clone();
     let with_kafka = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
     let relay = with_kafka.start();
     assert!(relay.recall("g", 1).is_ok());
@@ -203,11 +209,13 @@ fn spool_forget_releases_the_events_of_a_removed_sink() {
     let warning = "sink_removed";
     until("a warning", || relay.log_entry(warning));
     relay.until_drained("stdout");
+    assert_eq!(events(&relay), 1, "pinned by kafka's cursor");
     relay.stop();
     assert_eq!(setup.run(&["spool", "forget", "kafka"]).0, 0);
     assert_eq!(setup.run(&["spool", "forget", "kafka"]).0, 1);
     let relay = setup.start();
     assert!(relay.log_entry(warning).is_none());
+    until("the purge", || (events(&relay) == 0).then_some(()));
     relay.stop();
 }
 

@@ -200,7 +200,7 @@ async fn a_rate_is_kept_and_a_duration_ends_it() {
         .unwrap();
     assert!(start.elapsed() >= Duration::from_millis(300));
     let sent = seen.lock().unwrap().len();
-    assert!((1..=31).contains(&sent), "{sent} sent");
+    assert!((10..=31).contains(&sent), "{sent} sent");
 }
 
 #[tokio::test]

@@ -29,11 +29,13 @@ fn newer_and_foreign_files_are_refused_unchanged() {
             .unwrap();
     };
     sql("PRAGMA user_version = 99");
+    let before = fs::read(&config.path).unwrap();
     let error = Spool::open(&config, &["sink"]).unwrap_err();
     assert!(
         matches!(error, OpenError::Newer { found: 99, .. }),
         "{error}"
     );
+    assert_eq!(fs::read(&config.path).unwrap(), before);
 
     let config = Config {
         path: folder.path().join("other.db"),
@@ -47,9 +49,11 @@ fn newer_and_foreign_files_are_refused_unchanged() {
     assert!(matches!(error, OpenError::Foreign(_)), "{error}");
     assert_eq!(fs::read(&config.path).unwrap(), before);
 
-    fs::write(&config.path, "this is text, not a database").unwrap();
+    let text = "this is text, not a database";
+    fs::write(&config.path, text).unwrap();
     let error = Spool::open(&config, &["sink"]).unwrap_err();
     assert!(matches!(error, OpenError::Foreign(_)), "{error}");
+    assert_eq!(fs::read_to_string(&config.path).unwrap(), text);
 }
 
 #[test]

@@ -72,6 +72,8 @@ proptest! {
                 .filter(|number| !read.contains_key(number) && !lost.contains(number))
                 .collect::<Vec<_>>();
             assert!(missing.is_empty(), "{missing:?} of {damages:?}");
+            let both: Vec<_> = lost.iter().filter(|number| read.contains_key(number)).collect();
+            assert!(both.is_empty(), "{both:?} are read and named as lost: {damages:?}");
         });
     }
 }
