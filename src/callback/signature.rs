@@ -74,8 +74,9 @@ pub enum SignatureError {
     Stale,
 }
 
-/// Checks the signature of an application's callback at the time `now`. `RequestTime` may differ from it by `max_skew` in either direction.
-/// Returns the position of the token that signed it, counted from 1; none if signatures are not checked.
+/// Checks the signature of an application's callback at the time `now`. `RequestTime` may differ from it by `max_skew`
+/// in either direction. Returns the position of the token that signed it, counted from 1; none if signatures are not
+/// checked.
 ///
 /// # Errors
 /// Returns why the signature is not accepted. The match is checked before the age, so that only a holder of a token can
