@@ -68,7 +68,7 @@ struct CountIfDropped<'a, D: Durability>(Option<(&'a CallbackService<D>, &'stati
 impl<D: Durability> Drop for CountIfDropped<'_, D> {
     fn drop(&mut self) {
         if let Some((service, command)) = self.0.take() {
-            service.count(command, &Outcome::Abandoned);
+            service.count(command, &Outcome::Abandoned, Instant::now());
         }
     }
 }
@@ -144,10 +144,11 @@ impl<D: Durability> CallbackService<D> {
             }
         };
         debug!(%peer, command, outcome = outcome.name(), "answered");
-        self.count(command, &outcome);
+        let now = Instant::now();
+        self.count(command, &outcome, now);
         self.metrics
             .answer_seconds
-            .observe(began.elapsed().as_secs_f64());
+            .observe(now.duration_since(began).as_secs_f64());
         let mut response = outcome.response();
         if self.closing.load(Ordering::Relaxed) {
             let headers = response.headers_mut();
@@ -156,12 +157,12 @@ impl<D: Durability> CallbackService<D> {
         response
     }
 
-    fn count(&self, command: &'static str, outcome: &Outcome) {
+    fn count(&self, command: &'static str, outcome: &Outcome, now: Instant) {
         if Recall::named(command).is_some() {
             if outcome.is_loss() {
-                self.unaccepted.add(outcome);
+                self.unaccepted.add(outcome, now);
             } else if matches!(outcome, Outcome::Kept(_)) {
-                self.unaccepted.accepted();
+                self.unaccepted.accepted(now);
             }
         }
         let outcome = outcome.name();

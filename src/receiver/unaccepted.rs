@@ -58,13 +58,13 @@ struct Line {
 
 impl UnacceptedRecalls {
     /// A recall was accepted.
-    pub(super) fn accepted(&self) {
-        self.state().last_accepted = Some(Instant::now());
+    pub(super) fn accepted(&self, now: Instant) {
+        self.state().last_accepted = Some(now);
     }
 
     /// A recall got another answer than OK, and was not stored either.
-    pub(super) fn add(&self, outcome: &Outcome) {
-        let line = self.state().add(outcome, Instant::now());
+    pub(super) fn add(&self, outcome: &Outcome, now: Instant) {
+        let line = self.state().add(outcome, now);
         line.into_iter().for_each(Line::log);
     }
 
