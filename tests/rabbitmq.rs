@@ -6,6 +6,8 @@ mod rig;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use recall_relay::vendor::{BodyFormat, CallbackKind};
 use rig::{
     Broker as _, RabbitMq, Recall, Relay, Setup, TIMEOUT, assert_kept, poll, under_load, until,
@@ -188,6 +190,87 @@ fn events_are_retried_while_a_queue_is_full() {
     relay.until_sink("rabbitmq", "up");
     assert_kept(&sent, &found);
     rabbitmq.ctl(&["clear_policy", "limit"]);
+    relay.stop();
+}
+
+/// How many messages are ready in a queue.
+fn ready_messages(rabbitmq: &RabbitMq, queue: &str) -> u32 {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    rabbitmq.with_channel(async |channel| {
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
+        declared.await.unwrap().message_count()
+    })
+}
+
+/// Takes one message out of a queue.
+fn take_one(rabbitmq: &RabbitMq, queue: &str) -> Recall {
+    rabbitmq.with_channel(async |channel| {
+        let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
+        Recall::of(&got.await.unwrap().unwrap().data)
+    })
+}
+
+/// RabbitMQ puts a message into every queue that accepts it, and nacks it if another one does not. When every refused
+/// event was published again each second, the other queue had 6115 messages after 20 s.
+#[test]
+fn a_full_queue_does_not_fill_another_one_with_copies() {
+    let rabbitmq = RabbitMq::shared();
+    let name = "healthy";
+    let setup = rabbitmq.settings(Setup::new(), name);
+    let setup = setup.set("RECALL_DRAIN_TIMEOUT", "2s");
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    let full = rabbitmq.bind_queue(name, "#");
+    let policy = r#"{"max-length":20,"overflow":"reject-publish"}"#;
+    let of = ["full", &format!("^{full}$"), policy, "--apply-to", "queues"];
+    rabbitmq.ctl(&[&["set_policy"], &of[..]].concat());
+    let recall_all = |number: u64| -> Vec<Recall> {
+        let groups = (1..=300).map(|group| format!("g{group}"));
+        let recalls = groups.flat_map(|group| relay.recalls(&group, number..=number));
+        recalls.collect()
+    };
+    let copies = || ready_messages(&rabbitmq, name);
+
+    // Each of 300 events is published. Retries follow after 1, 3, 7, 15 and 31 s.
+    let mut sent = recall_all(1);
+    relay.until_down("rabbitmq", "nack");
+    let too_many = poll(Duration::from_secs(20), || copies() > 300 + 5);
+    let before = copies();
+    assert!(!too_many && before >= 300, "{before} copies of 300 events");
+
+    // The second event of a conversation is published when the first one is confirmed: 20 are, and 10 more follow.
+    sent.extend(recall_all(2));
+    let mut taken = Vec::new();
+    for _ in 0..10 {
+        taken.push(take_one(&rabbitmq, &full));
+        // Besides the retry that is confirmed, two are rejected.
+        let limit = before + 20 + 10 + 10 * 3;
+        let too_many = poll(Duration::from_secs(1), || copies() > limit);
+        assert!(!too_many, "{} copies, {before} before", copies());
+    }
+
+    // After a restart, what follows the oldest unconfirmed event is published again: at most 300 conversations and the
+    // ten events that were just confirmed.
+    let before = copies();
+    relay.stop();
+    let relay = setup.start();
+    relay.until_down("rabbitmq", "nack");
+    let too_many = poll(Duration::from_secs(5), || copies() > before + 300 + 10 + 5);
+    assert!(!too_many, "{} copies, {before} before", copies());
+
+    // There is capacity for all: they are confirmed within a minute.
+    rabbitmq.ctl(&["clear_policy", "full"]);
+    relay.until_drained("rabbitmq");
+    relay.until_sink("rabbitmq", "up");
+    taken.extend(rabbitmq.recalls(&full, sent.len() - taken.len()));
+    let duplicates = assert_kept(&sent, &taken);
+    assert!(duplicates <= 10, "{duplicates} duplicates");
+    // 300 events were published once by each session, and then confirmed. The others are retries that were rejected.
+    let duplicates = assert_kept(&sent, &rabbitmq.recalls(name, sent.len()));
+    assert!(duplicates <= 300 + 300 + 50, "{duplicates} duplicates");
     relay.stop();
 }
 

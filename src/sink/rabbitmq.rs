@@ -2,6 +2,8 @@
 //!
 //! Promises beyond those of every sink:
 //! - at most one event of a conversation is unconfirmed, so a nack cannot let a later event overtake it;
+//! - of the messages that the broker rejects for now, only a few are published again, because each retry may add a copy
+//!   to the queues that accept it;
 //! - a message that cannot be routed to a queue does not count as confirmed: it is retried, or becomes
 //!   a dead letter, as configured by `rabbitmq.unroutable`;
 //! - while the broker blocks publishers (a memory or disk alarm), nothing times out.
@@ -14,6 +16,7 @@ mod connect;
 mod keyed_queue;
 mod message;
 mod publish_batch;
+mod retry_queue;
 mod session;
 mod socket;
 

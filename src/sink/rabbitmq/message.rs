@@ -48,7 +48,7 @@ pub(super) fn properties(delivery: &Delivery) -> BasicProperties {
 }
 
 /// `<app>.<kind>.<group type>`, without the parts that the event does not have.
-fn routing_key(event: &Event) -> String {
+pub(super) fn routing_key(event: &Event) -> String {
     let mut key = event.sdk_app_id().to_owned();
     let kind = (event.kind != Kind::Rejected).then_some(event.kind.name());
     for part in [kind, event.group_type.as_deref()].into_iter().flatten() {

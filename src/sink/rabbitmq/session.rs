@@ -1,6 +1,6 @@
 //! A connection with several channels. Each channel publishes one batch at a time.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,15 +16,16 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::config::{Config, Unroutable};
 use super::connect::Connected;
 use super::keyed_queue::KeyedQueue;
+use super::message;
 use super::publish_batch::{self, Heartbeat, PublishBatch, PublishOutcome};
+use super::retry_queue::RetryQueue;
 use super::socket::ShutdownOnDrop;
 use crate::event::Seq;
 use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window};
 
-/// How long to wait before a nacked or returned message is published again.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
 const NACKED: &str = "broker rejects events (basic.nack): check whether a queue is full";
+
+const BLOCKED: &str = "broker blocks publishers because of a memory or disk alarm";
 
 /// How often to check the connection and the age of the oldest confirms.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
@@ -43,11 +44,8 @@ pub struct RabbitMqSession {
     share: usize,
     batches: FuturesUnordered<BoxFuture<'static, PublishBatch>>,
     queue: KeyedQueue,
-    /// Messages to publish again, and when.
-    retry_queue: VecDeque<(Instant, Seq)>,
-    /// Messages that were nacked or returned at least once and are not confirmed yet. While there are any, the sink
-    /// counts as stalled.
-    retried: BTreeSet<Seq>,
+    /// Messages that were nacked or returned and are not confirmed yet. While there are any, the sink is stalled.
+    retry_queue: RetryQueue,
     refused: Vec<(Seq, Refusal)>,
     /// Why our own queue must have been deleted: it is bound to everything, yet a message was returned.
     queue_gone: Option<String>,
@@ -84,8 +82,7 @@ impl RabbitMqSession {
             share,
             batches: FuturesUnordered::new(),
             queue: KeyedQueue::default(),
-            retry_queue: VecDeque::new(),
-            retried: BTreeSet::new(),
+            retry_queue: RetryQueue::default(),
             refused: Vec::new(),
             queue_gone: None,
             stalled: None,
@@ -153,24 +150,21 @@ impl RabbitMqSession {
                     if self.config.declare && !self.config.queue.is_empty() {
                         self.queue_gone = Some(reason.clone());
                     }
-                    self.retry(seq, reason);
+                    self.retry(delivery, reason);
                 }
-                PublishOutcome::Nacked => self.retry(seq, NACKED.to_owned()),
+                PublishOutcome::Nacked => self.retry(delivery, NACKED.to_owned()),
             }
         }
         if !confirmed.is_empty() {
             self.has_confirmed.store(true, Ordering::Relaxed);
         }
-        // Another message may still be retried, or the broker may block publishers.
-        if self.retried.is_empty() && !self.connection.status().blocked() {
-            self.set_stalled(None);
-        }
+        self.update_stalled();
         Ok(confirmed)
     }
 
     fn complete(&mut self, delivery: &Delivery) {
         self.queue.complete(delivery);
-        self.retried.remove(&delivery.seq);
+        self.retry_queue.complete(delivery.seq, Instant::now());
     }
 
     fn refuse(&mut self, delivery: &Delivery, reason: &'static str, detail: String) {
@@ -179,27 +173,27 @@ impl RabbitMqSession {
             .push((delivery.seq, Refusal { reason, detail }));
     }
 
-    fn retry(&mut self, seq: Seq, reason: String) {
-        self.retried.insert(seq);
+    fn retry(&mut self, delivery: &Delivery, reason: String) {
+        let routing_key = message::routing_key(&delivery.event);
         self.retry_queue
-            .push_back((Instant::now() + RETRY_PAUSE, seq));
-        self.set_stalled(Some(reason));
+            .push(delivery.seq, &routing_key, reason, Instant::now());
     }
 
-    fn set_stalled(&mut self, stalled: Option<String>) {
-        // Also report it if only the reason has changed: operators read the reason.
-        if self.stalled != stalled {
+    /// Reports a change, also if only the reason has changed: operators read the reason.
+    fn update_stalled(&mut self) {
+        let reason = if self.connection.status().blocked() {
+            Some(BLOCKED)
+        } else {
+            self.retry_queue.reason()
+        };
+        if self.stalled.as_deref() != reason {
+            self.stalled = reason.map(str::to_owned);
             self.unreported = true;
-            self.stalled = stalled;
         }
     }
 
     fn requeue_due(&mut self) {
-        let now = Instant::now();
-        while let Some((due, _)) = self.retry_queue.front()
-            && *due <= now
-            && let Some((_, seq)) = self.retry_queue.pop_front()
-        {
+        for seq in self.retry_queue.take_due(Instant::now()) {
             self.queue.requeue(seq);
         }
     }
@@ -220,11 +214,8 @@ impl RabbitMqSession {
         }
         if status.blocked() {
             self.heartbeats.values().for_each(Heartbeat::beat);
-            let reason = "broker blocks publishers because of a memory or disk alarm";
-            self.set_stalled(Some(reason.to_owned()));
-        } else if self.retried.is_empty() {
-            self.set_stalled(None);
         }
+        self.update_stalled();
         let limit = *self.config.confirm_timeout;
         if self
             .heartbeats
@@ -290,10 +281,7 @@ impl Session for RabbitMqSession {
             }
             self.requeue_due();
             self.start_batches(window);
-            let retry_at = self
-                .retry_queue
-                .front()
-                .map_or(self.check_at, |(due, _)| *due);
+            let retry_at = self.retry_queue.due().unwrap_or(self.check_at);
             tokio::select! {
                 Some(batch) = self.batches.next() => {
                     let confirmed = self.handle(batch, window)?;
