@@ -14,8 +14,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 #[cfg(test)]
 mod codes;
 mod lines;
+mod reminder;
 
 use lines::Lines;
+pub use reminder::Reminder;
 
 /// Settings of the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
