@@ -21,6 +21,7 @@ mod cursor;
 mod dead_letter;
 mod event_cache;
 mod files;
+mod fill;
 mod gaps;
 mod queue;
 mod quota;
@@ -196,10 +197,20 @@ impl Spool {
         status
     }
 
-    /// Logs when the disk hangs and when it has recovered. The writer cannot log this, because it is blocked.
-    /// Never returns.
+    /// In how long the spool will be full if it fills as fast as in the last minutes; zero if it is full. `None` if it
+    /// is not filling. Only known while [`Self::watch`] runs.
+    #[must_use]
+    pub fn time_until_full(&self) -> Option<Duration> {
+        self.shared.fill.time_until_full()
+    }
+
+    /// Logs when the disk hangs or the spool fills, and when that has ended. The writer cannot log this, because it may
+    /// be blocked. Never returns.
     pub async fn watch(&self) -> Infallible {
-        self.shared.stall.watch().await
+        tokio::select! {
+            never = self.shared.stall.watch() => never,
+            never = self.shared.fill.watch(&self.shared.status) => never,
+        }
     }
 
     /// How many events could not be read back since this process started.

@@ -13,6 +13,7 @@ use super::append::AppendError;
 use super::cursor::Cursor;
 use super::event_cache::EventCache;
 use super::files::Lock;
+use super::fill::FillMonitor;
 use super::gaps::Gap;
 use super::salvage::SalvageReport;
 use super::stall::StallDetector;
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) gaps: Vec<Gap>,
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
     pub(super) stall: StallDetector,
+    pub(super) fill: FillMonitor,
     pub(super) cache: EventCache,
     pub(super) report: SalvageReport,
     /// Quarantined files that are still beside the spool.

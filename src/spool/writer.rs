@@ -15,6 +15,7 @@ use super::config::Config;
 use super::cursor::Cursor;
 use super::dead_letter::DeadLetter;
 use super::event_cache::EventCache;
+use super::fill::FillMonitor;
 use super::queue::{Queue, WriterCommand};
 use super::quota::{ENOUGH, HEADROOM};
 use super::salvage;
@@ -82,12 +83,15 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
             first: store.first,
             last: store.last(),
             used_bytes: store.usage.used_bytes,
+            capacity_bytes: config.max_bytes.0,
+            available_bytes: config.max_bytes.0,
         }),
         failed: CancellationToken::new(),
         cursors,
         gaps,
         unreadable: Mutex::default(),
         stall: StallDetector::default(),
+        fill: FillMonitor::default(),
         cache: EventCache::default(),
         report: store.report.clone(),
         quarantined: Mutex::new(salvage::quarantined(&store.config.path).unwrap_or_default()),
@@ -311,6 +315,13 @@ impl Writer {
         match outcome {
             Ok((_, free)) => {
                 self.maintaining.clear();
+                let capacity = self.store.usage.used_bytes.saturating_add(free.bytes);
+                let pinned = self.store.pinned_bytes(&self.shared.cursors);
+                self.shared.status.send_if_modified(|status| {
+                    status.capacity_bytes = capacity;
+                    status.available_bytes = capacity.saturating_sub(pinned);
+                    false
+                });
                 let full = free.bytes < enough;
                 self.publish_status(full.then(|| AppendError::Full(self.store.explain(free))));
                 Ok(())

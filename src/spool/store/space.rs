@@ -44,6 +44,17 @@ impl Store {
         FreeSpace::measure(&self.config, self.usage)
     }
 
+    /// How many bytes the events that cannot be purged, and the dead letters, take. An estimate: events are taken to be
+    /// equally large.
+    pub(in crate::spool) fn pinned_bytes(&self, cursors: &BTreeMap<String, Cursor>) -> u64 {
+        let rows = self.next.0.saturating_sub(self.first.0);
+        let pinned = self.last().0.saturating_sub(self.forwarded(cursors).0);
+        let dead_letters = self.dead_letter_bytes.min(self.usage.used_bytes);
+        let events = self.usage.used_bytes - dead_letters;
+        let events = u128::from(events) * u128::from(pinned.min(rows)) / u128::from(rows.max(1));
+        dead_letters.saturating_add(u64::try_from(events).unwrap_or(u64::MAX))
+    }
+
     /// Explains for people why nothing fits.
     pub(in crate::spool) fn explain(&self, free: FreeSpace) -> String {
         free.explain(&self.config)

@@ -91,3 +91,64 @@ async fn a_group_never_exceeds_the_quota() {
     );
     assert!(spool.status().used_bytes <= config.max_bytes.0);
 }
+
+/// Forwarded events still use pages, but are purged when the space is needed.
+#[tokio::test]
+async fn only_unforwarded_events_reduce_the_available_space() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        max_bytes: Size(1 << 20),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let percent_available = || {
+        let status = spool.status();
+        assert_eq!(status.capacity_bytes, 1 << 20);
+        status.available_bytes * 100 / status.capacity_bytes
+    };
+    for number in 0..150 {
+        spool.append(large(number)).await.unwrap();
+    }
+    let used = spool.status().used_bytes;
+    until("the events to count", || {
+        (20..40).contains(&percent_available())
+    })
+    .await;
+    spool.cursor("sink").unwrap().advance(Seq(75));
+    until("half of them not to count", || {
+        (60..70).contains(&percent_available())
+    })
+    .await;
+    spool.cursor("sink").unwrap().advance(Seq(150));
+    until("none of them to count", || percent_available() >= 99).await;
+    assert_eq!(spool.status().used_bytes, used);
+}
+
+#[tokio::test]
+async fn time_until_full_is_known_while_the_spool_fills() {
+    let folder = TempDir::new().unwrap();
+    let config = Config {
+        max_bytes: Size(400 << 10),
+        ..config(&folder)
+    };
+    let spool = open(&config);
+    let watched = spool.clone();
+    let watch = tokio::spawn(async move { watched.watch().await });
+    let mut number = 0;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(spool.time_until_full(), None, "nothing was appended");
+    for _ in 0..40 {
+        number += 1;
+        spool.append(large(number)).await.unwrap();
+    }
+    let lasts = || spool.time_until_full();
+    until("a rate", || lasts().is_some_and(|time| !time.is_zero())).await;
+    while spool.append(large(number)).await.is_ok() {
+        number += 1;
+    }
+    until("the spool to be full", || lasts() == Some(Duration::ZERO)).await;
+    let last = spool.status().last;
+    spool.cursor("sink").unwrap().advance(last);
+    until("the spool to be empty", || lasts().is_none()).await;
+    watch.abort();
+}
