@@ -226,6 +226,12 @@ impl Spool {
         lost.map(|gap| gap.last.0 + 1 - gap.first.0).sum()
     }
 
+    /// How many dead letters the spool keeps because no broker accepted them.
+    #[must_use]
+    pub fn dead_letters(&self) -> u64 {
+        self.shared.status.borrow().dead_letters
+    }
+
     /// The damage that this start has found.
     #[must_use]
     pub fn report(&self) -> &SalvageReport {

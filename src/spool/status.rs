@@ -14,6 +14,8 @@ pub struct Status {
     pub last: Seq,
     /// Bytes of all used pages.
     pub used_bytes: u64,
+    /// How many dead letters it keeps because no broker accepted them.
+    pub dead_letters: u64,
     /// Bytes that events and dead letters may take: `spool.max_bytes`, or less if the disk has less space.
     pub capacity_bytes: u64,
     /// How many bytes of `capacity_bytes` are left if all forwarded events are purged: an estimate.

@@ -46,6 +46,8 @@ pub(super) struct Store {
     recent: RecentIds,
     /// The cursors that are saved on disk.
     pub(super) saved_cursors: BTreeMap<String, SavedCursor>,
+    /// How many rows the table `dead_letters` has.
+    pub(super) dead_letters: u64,
     /// Bytes of the bodies in the table `dead_letters`.
     dead_letter_bytes: u64,
     /// Bytes of rejected callbacks that had not been forwarded when they were last counted.
@@ -204,7 +206,7 @@ impl Store {
             return Err(self.dead_letters_full());
         }
         let now = UnixMillis::now().as_millis();
-        let mut stored = 0;
+        let (mut stored, mut stored_bytes) = (0, 0);
         self.transaction(|connection| {
             // After a restart, a sink may store a dead letter again.
             let mut insert = connection.prepare_cached(
@@ -233,11 +235,13 @@ impl Store {
                     event.time.as_millis(),
                     schema::text(&event.body),
                 ])?;
-                stored += inserted as u64 * event.body.len() as u64;
+                stored += inserted as u64;
+                stored_bytes += inserted as u64 * event.body.len() as u64;
             }
             Ok(())
         })?;
-        self.dead_letter_bytes += stored;
+        self.dead_letters += stored;
+        self.dead_letter_bytes += stored_bytes;
         Ok(())
     }
 

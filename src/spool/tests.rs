@@ -279,8 +279,13 @@ async fn dead_letters_are_stored_on_disk() {
         reason: "too_large",
         detail: "1 MiB".to_owned(),
     };
-    let dead_letters = (1..=3).map(dead_letter).collect();
+    let dead_letters = (1..=3).map(&dead_letter).collect();
+    assert_eq!(spool.dead_letters(), 0);
     spool.store_dead_letters(dead_letters).await.unwrap();
+    until("the count", || spool.dead_letters() == 3).await;
+    let again = vec![dead_letter(3)];
+    spool.store_dead_letters(again).await.unwrap();
     spool.close().await;
+    assert_eq!(open(&config(&folder)).dead_letters(), 3);
     assert_eq!(rows_on_disk(&config(&folder).path, "dead_letters"), 3);
 }

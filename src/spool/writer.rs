@@ -83,6 +83,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
             first: store.first,
             last: store.last(),
             used_bytes: store.usage.used_bytes,
+            dead_letters: store.dead_letters,
             capacity_bytes: config.max_bytes.0,
             available_bytes: config.max_bytes.0,
         }),
@@ -358,11 +359,12 @@ impl Writer {
 
     /// Publishes the spool's state, and logs when callbacks are refused or accepted again. A final error stays.
     fn publish_status(&self, refusing: Option<AppendError>) {
-        let used_bytes = self.store.usage.used_bytes;
+        let (used_bytes, dead_letters) = (self.store.usage.used_bytes, self.store.dead_letters);
         self.shared.status.send_modify(|status| {
             status.first = self.store.first;
             status.last = self.store.last();
             status.used_bytes = used_bytes;
+            status.dead_letters = dead_letters;
             if status.refusing.as_ref().is_some_and(AppendError::is_final) {
                 return;
             }

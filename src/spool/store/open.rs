@@ -247,6 +247,7 @@ impl Store {
             usage: Usage::read(&connection)?,
             recent,
             saved_cursors,
+            dead_letters: number("SELECT count(*) FROM dead_letters")?,
             dead_letter_bytes: number(
                 "SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letters",
             )?,
