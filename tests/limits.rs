@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::{Connection, Setup, recall, recall_query, until};
+use rig::{Connection, Setup, large_recall, recall, recall_query, until};
 
 /// Much longer than the timeouts that these tests set, much shorter than the default ones.
 const SOON: Duration = Duration::from_secs(8);
@@ -226,6 +226,39 @@ fn callbacks_beyond_max_waiting_are_refused() {
     let groups: Vec<_> = groups.take_while(|group| *group != "after").collect();
     let waited = vec!["waiting"; 6 - refused];
     assert_eq!(groups, [&["before"], &waited[..]].concat());
+}
+
+#[test]
+fn a_spool_that_fills_is_reported_before_it_is_full() {
+    let relay = Setup::new().set("RECALL_SPOOL__MAX_BYTES", "1MiB").start();
+    // If nobody reads its output, the sink stops.
+    let held = relay.pause_stdout_reader();
+    let mut sent = 0;
+    let mut send = || {
+        sent += 1;
+        relay.post(&recall_query(), large_recall(&format!("g{sent}"), 8000))
+    };
+    while relay.readiness()["spool"]["used_bytes"].as_u64().unwrap() < 950 << 10 {
+        assert!(send().is_ok());
+    }
+    let filling = until("a warning", || relay.log_entry("spool_filling"));
+    assert_eq!(filling["level"], "WARN", "{filling}");
+    let percent = filling["percent"].as_u64().unwrap();
+    assert!((80..100).contains(&percent), "{filling}");
+    assert!(filling["full_in_seconds"].as_u64().is_some(), "{filling}");
+    assert_eq!(relay.log_entry("callbacks_refused"), None);
+
+    until("the spool to be full", || (!send().is_ok()).then_some(()));
+    let refused = until("an error", || relay.log_entry("callbacks_refused"));
+    assert_eq!(refused["level"], "ERROR", "{refused}");
+    assert_eq!(relay.log_entry("spool_has_space"), None);
+
+    drop(held);
+    until("the end", || relay.log_entry("spool_has_space"));
+    until("the end", || relay.log_entry("callbacks_accepted"));
+    assert!(send().is_ok());
+    assert_eq!(relay.log_entries("spool_filling").len(), 1);
+    relay.stop();
 }
 
 /// The head of a request with a body of this length.

@@ -1,4 +1,5 @@
-//! Watches how full the spool is, and estimates when it will be full.
+//! Watches how full the spool is, and estimates when it will be full. Only events and dead letters that cannot be purged
+//! count.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -7,11 +8,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tracing::{error, info, warn};
 
 use super::status::Status;
+use crate::telemetry::Reminder;
 
 /// How often [`FillMonitor::watch`] reads the state of the spool.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// A warning begins when this share of the space is left, in percent.
+const WARN_AT: u64 = 20;
+
+/// It ends when this share is left, so that it does not flap.
+const ENOUGH_AT: u64 = 30;
 
 /// How far back the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -26,11 +35,30 @@ impl FillMonitor {
         self.samples().time_until_full()
     }
 
-    /// Measures how fast the spool fills.
+    /// Measures how fast the spool fills, and logs when it is nearly full. Repeats that, and that callbacks are refused,
+    /// for as long as it lasts.
     pub(super) async fn watch(&self, status: &watch::Sender<Status>) -> Infallible {
+        let mut level = FillLevel::default();
+        let mut refusing: Option<Reminder> = None;
         loop {
-            let available = status.borrow().available_bytes;
-            self.samples().add(Instant::now(), available);
+            let now = Instant::now();
+            let status = status.borrow().clone();
+            self.samples().add(now, status.available_bytes);
+            // The writer logs the beginning and the end.
+            refusing = status
+                .refusing
+                .is_some()
+                .then(|| refusing.unwrap_or_else(|| Reminder::new(now)));
+            let refused_for = refusing.as_mut().and_then(|reminder| reminder.due(now));
+            if let (Some(reason), Some(lasted)) = (&status.refusing, refused_for) {
+                error!(
+                    code = "callbacks_refused", %reason, seconds = lasted.as_secs(),
+                    "callbacks are still refused with 503, and the vendor does not repeat them; fix the cause"
+                );
+            }
+            if let Some(change) = level.check(now, &status) {
+                change.log(self.time_until_full());
+            }
             sleep(CHECK_EVERY).await;
         }
     }
@@ -71,9 +99,144 @@ impl Samples {
     }
 }
 
+/// Whether the spool is nearly full.
+#[derive(Debug, Default)]
+struct FillLevel {
+    /// The largest capacity so far, in bytes: if other programs fill the disk, the capacity shrinks to what is left.
+    capacity: u64,
+    nearly_full: Option<Reminder>,
+}
+
+/// A line of the log.
+#[derive(Debug, PartialEq, Eq)]
+enum FillLine {
+    Filling {
+        percent: u64,
+        available_bytes: u64,
+        lasted: Duration,
+    },
+    Emptied {
+        percent: u64,
+    },
+}
+
+impl FillLevel {
+    /// Returns what is to be logged now.
+    fn check(&mut self, now: Instant, status: &Status) -> Option<FillLine> {
+        self.capacity = self.capacity.max(status.capacity_bytes);
+        let available_bytes = status.available_bytes;
+        let left = u128::from(available_bytes) * 100 / u128::from(self.capacity.max(1));
+        let left = u64::try_from(left).map_or(100, |left| left.min(100));
+        let lasted = match &mut self.nearly_full {
+            None if left <= WARN_AT => {
+                self.nearly_full = Some(Reminder::new(now));
+                Duration::ZERO
+            }
+            None => return None,
+            Some(_) if left >= ENOUGH_AT => {
+                self.nearly_full = None;
+                return Some(FillLine::Emptied {
+                    percent: 100 - left,
+                });
+            }
+            Some(reminder) => reminder.due(now)?,
+        };
+        Some(FillLine::Filling {
+            percent: 100 - left,
+            available_bytes,
+            lasted,
+        })
+    }
+}
+
+impl FillLine {
+    fn log(self, time_until_full: Option<Duration>) {
+        match self {
+            Self::Filling {
+                percent,
+                available_bytes,
+                lasted,
+            } => {
+                let outlook = time_until_full.map_or_else(
+                    || "and not filling further".to_owned(),
+                    |time| {
+                        let time = Duration::from_secs(time.as_secs());
+                        format!("and will be full in {}", humantime::format_duration(time))
+                    },
+                );
+                warn!(
+                    code = "spool_filling",
+                    percent,
+                    available_bytes,
+                    seconds = lasted.as_secs(),
+                    full_in_seconds = time_until_full.map(|time| time.as_secs()),
+                    "spool is {percent} % full of unconfirmed events and dead letters, {outlook}; when it is full, \
+                     callbacks are refused: repair the sink that is down, raise spool.max_bytes, or make space on the \
+                     disk"
+                );
+            }
+            Self::Emptied { percent } => info!(
+                code = "spool_has_space",
+                percent, "spool has enough space again"
+            ),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Seq;
+
+    fn status(capacity_bytes: u64, available_bytes: u64) -> Status {
+        Status {
+            refusing: None,
+            first: Seq(1),
+            last: Seq(0),
+            used_bytes: 0,
+            dead_letters: 0,
+            capacity_bytes,
+            available_bytes,
+        }
+    }
+
+    #[test]
+    fn warns_at_80_percent_until_there_is_space_again() {
+        let began = Instant::now();
+        let mut level = FillLevel::default();
+        let mut check = |minute: u64, available| {
+            let line = level.check(
+                began + Duration::from_secs(minute * 60),
+                &status(1000, available),
+            )?;
+            Some(match line {
+                FillLine::Filling {
+                    percent, lasted, ..
+                } => ("filling", percent, lasted.as_secs() / 60),
+                FillLine::Emptied { percent } => ("emptied", percent, 0),
+            })
+        };
+        assert_eq!(check(0, 1000), None);
+        assert_eq!(check(1, 210), None);
+        assert_eq!(check(2, 200), Some(("filling", 80, 0)));
+        assert_eq!(check(2, 100), None);
+        assert_eq!(check(3, 0), Some(("filling", 100, 1)));
+        assert_eq!(check(8, 290), Some(("filling", 71, 6)));
+        assert_eq!(check(9, 300), Some(("emptied", 70, 0)));
+        assert_eq!(check(60, 250), None);
+        assert_eq!(check(61, 150), Some(("filling", 85, 0)));
+    }
+
+    #[test]
+    fn warns_if_other_programs_fill_the_disk() {
+        let now = Instant::now();
+        let mut level = FillLevel::default();
+        assert_eq!(level.check(now, &status(1000, 1000)), None);
+        assert!(matches!(
+            level.check(now, &status(150, 150)),
+            Some(FillLine::Filling { percent: 85, .. })
+        ));
+    }
 
     /// Adds what is available after so many seconds; returns in how many seconds the spool is full.
     fn full_in(samples: &[(u64, u64)]) -> Option<u64> {
