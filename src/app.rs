@@ -1,7 +1,8 @@
 //! Builds the program from its settings, runs it until a stop is requested, and stops its parts in the order in which
 //! data flows through them.
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::{Admin, SinkView};
 use crate::config::Config;
@@ -19,6 +20,9 @@ use crate::forwarder::{Forwarder, SinkState, Stop};
 use crate::receiver::{Auth, CallbackService, Listener, Metrics};
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
+
+/// How often a relay that has started checks whether it is ready.
+const READY_CHECK: Duration = Duration::from_millis(200);
 
 /// How long pending answers may take to reach their clients after a failure.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -137,11 +141,7 @@ impl App {
             operators,
             mut sinks,
         } = self;
-        info!(
-            code = "ready", callbacks = %callbacks.address(), admin = %operators.address(),
-            spool = %config.spool.path.display(), sinks = sink_names(&config).join(","),
-            "relay is ready and accepts callbacks"
-        );
+        let addresses = (callbacks.address(), operators.address());
         let (receiver, unaccepted) = (Arc::clone(&service), Arc::clone(service.unaccepted()));
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
@@ -152,10 +152,11 @@ impl App {
         let service = move |request, _| Arc::clone(&view).answer(request);
         admin_server.spawn(operators.serve(service, stop_admin.clone()));
 
-        // The servers and the forwarders end by themselves only because of a bug. The two `watch` only write the log.
+        // The servers and the forwarders end by themselves only because of a bug. What never ends only writes the log.
         let failure = tokio::select! {
             () = stop => None,
             failed = spool.failed() => Some(anyhow!(failed)),
+            never = report_readiness(&config, &spool, addresses) => match never {},
             never = spool.watch() => match never {},
             never = unaccepted.watch() => match never {},
             Some(ended) = servers.join_next() => Some(ended_by_itself("receiver", ended)),
@@ -213,6 +214,29 @@ impl App {
         info!(code = "stopped", "relay has stopped");
         Ok(())
     }
+}
+
+/// Logs when the relay is ready for the first time; if it is not ready at once, why. Never returns.
+async fn report_readiness(
+    config: &Config,
+    spool: &Spool,
+    (callbacks, admin): (SocketAddr, SocketAddr),
+) -> Infallible {
+    let (path, sinks) = (config.spool.path.display(), sink_names(config).join(","));
+    if let Some(reason) = spool.status().refusing {
+        error!(
+            code = "not_ready", %callbacks, %admin, spool = %path, sinks, %reason,
+            "relay has started but refuses callbacks with 503, and the vendor does not repeat them; fix the cause"
+        );
+        while spool.status().refusing.is_some() {
+            sleep(READY_CHECK).await;
+        }
+    }
+    info!(
+        code = "ready", %callbacks, %admin, spool = %path, sinks,
+        "relay is ready and accepts callbacks"
+    );
+    pending().await
 }
 
 fn ended_by_itself(part: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {

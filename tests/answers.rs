@@ -259,6 +259,37 @@ fn a_full_spool_is_answered_503_and_loses_nothing() {
 }
 
 #[test]
+fn a_relay_on_a_full_spool_is_not_reported_as_ready() {
+    let setup = Setup::new().set("RECALL_SPOOL__MAX_BYTES", "200KiB");
+    let kafka_is_down = setup.with("RECALL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
+    let relay = kafka_is_down.start();
+    assert!(relay.log_entry("ready").is_some());
+    let mut number = 0;
+    until("a full spool", || {
+        number += 1;
+        (relay.recall("g", number).status == 503).then_some(())
+    });
+    relay.kill();
+
+    let relay = kafka_is_down.start();
+    let not_ready = relay.log_entry("not_ready").unwrap();
+    assert_eq!(not_ready["level"], "ERROR", "{not_ready}");
+    let reason = not_ready["reason"].as_str().unwrap();
+    assert!(reason.contains("spool.max_bytes"), "{not_ready}");
+    assert_eq!(relay.admin("/readyz").status, 503);
+    assert_eq!(relay.log_entry("ready"), None);
+    relay.kill();
+
+    // Without Kafka, the events of this setup are printed, and then purged.
+    let (code, _, stderr) = setup.run(&["spool", "forget", "kafka"]);
+    assert_eq!(code, 0, "{stderr}");
+    let relay = setup.start();
+    until("ready", || relay.log_entry("ready"));
+    assert_eq!(relay.admin("/readyz").status, 200);
+    relay.stop();
+}
+
+#[test]
 fn http2_and_garbage_are_closed_or_answered_400() {
     let relay = Setup::new().start();
     // A client with prior knowledge sends the preface and an empty SETTINGS frame.

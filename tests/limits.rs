@@ -233,10 +233,10 @@ fn a_spool_that_fills_is_reported_before_it_is_full() {
     let relay = Setup::new().set("RECALL_SPOOL__MAX_BYTES", "1MiB").start();
     // If nobody reads its output, the sink stops.
     let held = relay.pause_stdout_reader();
-    let mut sent = 0;
+    let mut number = 0;
     let mut send = || {
-        sent += 1;
-        relay.post(&recall_query(), large_recall(&format!("g{sent}"), 8000))
+        number += 1;
+        relay.post(&recall_query(), large_recall(&format!("g{number}"), 8000))
     };
     while relay.readiness()["spool"]["used_bytes"].as_u64().unwrap() < 950 << 10 {
         assert!(send().is_ok());

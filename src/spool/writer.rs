@@ -100,7 +100,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     });
     let queue = Arc::new(Queue::new(config.max_waiting));
     let path = store.config.path.clone();
-    let writer = Writer {
+    let mut writer = Writer {
         store,
         appending: SuspectedDamage::default(),
         maintaining: SuspectedDamage::default(),
@@ -109,7 +109,10 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         maintenance_due: Instant::now(),
         closed: false,
     };
-    writer.publish_status(None);
+    // From the first moment the state must say whether callbacks are accepted: the spool or its disk may be full.
+    writer
+        .maintain()
+        .map_err(|error| failed(io::Error::other(error)))?;
     let thread = thread::Builder::new()
         .name("spool".to_owned())
         .spawn(move || writer.run())

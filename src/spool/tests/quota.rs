@@ -132,23 +132,25 @@ async fn time_until_full_is_known_while_the_spool_fills() {
         ..config(&folder)
     };
     let spool = open(&config);
-    let watched = spool.clone();
-    let watch = tokio::spawn(async move { watched.watch().await });
-    let mut number = 0;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(spool.time_until_full(), None, "nothing was appended");
-    for _ in 0..40 {
-        number += 1;
-        spool.append(large(number)).await.unwrap();
+    let fill_and_empty = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let lasts = || spool.time_until_full();
+        assert_eq!(lasts(), None, "nothing was appended");
+        for number in 0..40 {
+            spool.append(large(number)).await.unwrap();
+        }
+        until("a rate", || lasts().is_some_and(|time| !time.is_zero())).await;
+        let mut number = 40;
+        while spool.append(large(number)).await.is_ok() {
+            number += 1;
+        }
+        until("a full spool", || lasts() == Some(Duration::ZERO)).await;
+        let last = spool.status().last;
+        spool.cursor("sink").unwrap().advance(last);
+        until("an empty spool", || lasts().is_none()).await;
+    };
+    tokio::select! {
+        never = spool.watch() => match never {},
+        () = fill_and_empty => {}
     }
-    let lasts = || spool.time_until_full();
-    until("a rate", || lasts().is_some_and(|time| !time.is_zero())).await;
-    while spool.append(large(number)).await.is_ok() {
-        number += 1;
-    }
-    until("the spool to be full", || lasts() == Some(Duration::ZERO)).await;
-    let last = spool.status().last;
-    spool.cursor("sink").unwrap().advance(last);
-    until("the spool to be empty", || lasts().is_none()).await;
-    watch.abort();
 }

@@ -98,14 +98,16 @@ impl Setup {
         )
     }
 
-    /// Starts the relay and waits until it is ready.
+    /// Starts the relay and waits until it is ready, or reports why it is not.
     pub fn start(&self) -> Relay {
         let mut relay = self.launch();
         let ready = until("the relay to be ready", || {
             if let Some(status) = relay.child.try_wait().unwrap() {
                 panic!("the relay ended: {status}\n{}", relay.log.all().join("\n"));
             }
-            relay.log_entry("ready")
+            relay
+                .log_entry("ready")
+                .or_else(|| relay.log_entry("not_ready"))
         });
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         (relay.callbacks, relay.admin) = (address("callbacks"), address("admin"));
