@@ -14,12 +14,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Loaded};
+use crate::spool::OpenError;
 use crate::telemetry::{self, chain};
 
 /// The command failed.
 const FAILED: u8 = 1;
 
-/// `EX_CONFIG` of sysexits.h: the configuration is unusable.
+/// `EX_CONFIG` of sysexits.h: the configuration is unusable, or the spool is of a newer version.
 const BAD_CONFIGURATION: u8 = 78;
 
 /// Stores Tencent Cloud IM recall callbacks on disk, answers them, and publishes each one as an event to Kafka or
@@ -54,20 +55,26 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             if let Some(error) = error.downcast_ref() {
                 return usage(error);
             }
             print_error(&error);
-            let bad_configuration =
-                error.is::<ConfigError>() || error.is::<crate::telemetry::FilterError>();
-            ExitCode::from(if bad_configuration {
-                BAD_CONFIGURATION
-            } else {
-                FAILED
-            })
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+/// The exit code for an error. A supervisor need not restart the relay if the configuration or the version is wrong.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let is_permanent = error.is::<ConfigError>()
+        || error.is::<telemetry::FilterError>()
+        || matches!(error.downcast_ref(), Some(OpenError::Newer { .. }));
+    if is_permanent {
+        BAD_CONFIGURATION
+    } else {
+        FAILED
     }
 }
 
@@ -77,15 +84,16 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<()> {
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let load = || Loaded::load(cli.config.as_deref(), std::env::vars_os());
     match cli.command.unwrap_or(CliCommand::Run) {
-        CliCommand::Run => run::run(load()?.config),
+        CliCommand::Run => return Ok(run::run(load())),
         CliCommand::Ready => ready::run(&load()?.config),
         CliCommand::Config => config::run(&load()?),
         CliCommand::Spool(args) => spool::run(&args, &load()?.config),
         CliCommand::Send(args) => runtime()?.block_on(send::run(*args)),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

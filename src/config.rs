@@ -110,6 +110,14 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError(Vec<Problem>);
 
+impl ConfigError {
+    /// The problems, one for each setting.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("bad configuration")?;
@@ -117,6 +125,21 @@ impl fmt::Display for ConfigError {
             write!(f, "\n  {problem}")?;
         }
         Ok(())
+    }
+}
+
+/// The settings of a log that reports a [`ConfigError`]: the defaults, and the environment's `log.format` if it is usable.
+pub fn log_for_errors(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> telemetry::Config {
+    let format = environment
+        .into_iter()
+        .find(|(name, _)| name == "RECALL_LOG__FORMAT")
+        .and_then(|(_, value)| value.into_string().ok())
+        .and_then(|format| serde_json::from_value(format.into()).ok());
+    telemetry::Config {
+        format,
+        ..telemetry::Config::default()
     }
 }
 

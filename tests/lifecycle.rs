@@ -154,6 +154,76 @@ fn exit_codes_distinguish_usage_config_and_runtime_errors() {
     );
 }
 
+/// Runs the relay, which cannot start; returns its exit code, and the fields of each line that it wrote.
+#[track_caller]
+fn failed_start(setup: &Setup) -> (i32, Vec<serde_json::Value>) {
+    let (code, stdout, stderr) = setup.run(&[]);
+    assert_eq!(stdout, "");
+    let lines = stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+    (code, lines.collect())
+}
+
+#[test]
+fn a_failed_start_is_logged_in_the_format_of_the_log() {
+    let reasons = |setup: &Setup, expected_code: i32| -> Vec<String> {
+        let (code, lines) = failed_start(setup);
+        assert_eq!(code, expected_code, "{lines:?}");
+        let failures = lines.iter().filter(|line| line["code"] == "start_failed");
+        let reason = |line: &serde_json::Value| {
+            assert_eq!(line["level"], "ERROR", "{line}");
+            assert_eq!(line["exit_code"], expected_code, "{line}");
+            line["reason"].as_str().unwrap().to_owned()
+        };
+        failures.map(reason).collect()
+    };
+    // The log's format is not known yet when a setting is wrong.
+    let problems = Setup::new()
+        .set("RECALL_HTTP__PATH", "x")
+        .set("RECALL_SPOOL__MAX_WAITING", "0");
+    let problems = reasons(&problems, 78);
+    assert_eq!(problems.len(), 2, "one for each setting: {problems:?}");
+    assert!(problems[0].starts_with("http.path (from RECALL_HTTP__PATH): "));
+    assert!(
+        problems[1].starts_with("spool.max_waiting "),
+        "{problems:?}"
+    );
+    let filter = Setup::new().set("RECALL_LOG__FILTER", "a=b=c");
+    assert!(reasons(&filter, 78)[0].contains("log.filter"));
+    let unbound = Setup::new().set("RECALL_HTTP__LISTEN", "192.0.2.1:80");
+    assert!(reasons(&unbound, 1)[0].contains("could not listen on 192.0.2.1:80: "));
+    let folder = Setup::new();
+    std::fs::create_dir_all(folder.spool()).unwrap();
+    assert!(reasons(&folder, 1)[0].contains("spool"));
+
+    let text = Setup::new()
+        .set("RECALL_LOG__FORMAT", "text")
+        .set("RECALL_HTTP__PATH", "x");
+    let (code, _, stderr) = text.run(&[]);
+    assert_eq!((code, stderr.lines().count()), (78, 1), "{stderr}");
+    assert!(stderr.contains("ERROR"), "{stderr}");
+    assert!(stderr.contains("code=\"start_failed\""), "{stderr}");
+    let silent = unbound.with("RECALL_LOG__FILTER", "off");
+    let (_, _, stderr) = silent.run(&[]);
+    assert!(stderr.starts_with("recall-relay: "), "{stderr}");
+}
+
+#[test]
+fn a_spool_of_a_newer_version_is_a_wrong_configuration() {
+    let setup = Setup::new();
+    setup.start().stop();
+    rusqlite::Connection::open(setup.spool())
+        .unwrap()
+        .pragma_update(None, "user_version", 2)
+        .unwrap();
+    for command in [&[][..], &["spool", "forget", "kafka"]] {
+        let (code, _, stderr) = setup.run(command);
+        assert_eq!(code, 78, "{command:?}: {stderr}");
+        assert!(stderr.contains("run a newer version"), "{stderr}");
+    }
+}
+
 #[test]
 fn config_prints_the_settings_without_secrets() {
     let setup = Setup::new()

@@ -1,6 +1,6 @@
 //! `recall-relay run`: runs the relay.
 
-use std::process;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,11 +8,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Level, error, info, warn};
 
 use super::open_files;
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{self, Config, ConfigError, Loaded};
 use crate::telemetry::{self, chain};
 
 /// How long blocking tasks may run after the relay has stopped.
@@ -21,15 +21,75 @@ const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the log's thread has to write the last line.
 const LAST_LINE: Duration = Duration::from_millis(50);
 
-/// Runs until SIGTERM or SIGINT. A second signal ends the process at once.
-pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    let _log = telemetry::start(&config.log)?;
+/// Runs until SIGTERM or SIGINT. A second signal ends the process at once. Errors are logged: the log may be read by a
+/// program, even if the settings are wrong.
+pub(super) fn run(loaded: Result<Loaded, ConfigError>) -> ExitCode {
+    let settings = match &loaded {
+        Ok(loaded) => loaded.config.log.clone(),
+        Err(_) => config::log_for_errors(std::env::vars_os()),
+    };
+    let (log, started) = match telemetry::start(&settings) {
+        Ok(log) => (Some(log), Ok(())),
+        Err(error) => {
+            let without_filter = telemetry::Config {
+                format: settings.format,
+                ..telemetry::Config::default()
+            };
+            (telemetry::start(&without_filter).ok(), Err(error))
+        }
+    };
+    let mut is_running = false;
+    let outcome = started
+        .and_then(|()| Ok(loaded?.config))
+        .and_then(|config| run_relay(config, &mut is_running));
+    let code = match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let exit_code = super::exit_code(&error);
+            report(&error, exit_code, is_running);
+            ExitCode::from(exit_code)
+        }
+    };
+    drop(log);
+    code
+}
+
+/// Logs why the relay ends.
+fn report(error: &anyhow::Error, exit_code: u8, was_running: bool) {
+    if !tracing::enabled!(Level::ERROR) {
+        // A filter hides all errors, but nobody should have to guess why the relay has ended.
+        super::print_error(error);
+    } else if was_running {
+        error!(
+            code = "relay_failed",
+            reason = chain(error.as_ref()),
+            exit_code,
+            "relay ends after a failure; fix the cause, and restart it"
+        );
+    } else {
+        let problems = error.downcast_ref().map(ConfigError::problems);
+        let reasons = problems.map_or_else(
+            || vec![chain(error.as_ref())],
+            |problems| problems.iter().map(ToString::to_string).collect(),
+        );
+        for reason in reasons {
+            error!(
+                code = "start_failed",
+                reason, exit_code, "relay could not start, and ends; fix the cause"
+            );
+        }
+    }
+}
+
+/// `is_running` is set when the start has succeeded.
+fn run_relay(config: Config, is_running: &mut bool) -> anyhow::Result<()> {
     open_files::raise_nofile_limit(config.http.max_connections);
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("could not install a handler for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("could not install a handler for SIGINT")?;
         let app = App::build(config).await?;
+        *is_running = true;
         let stop = CancellationToken::new();
         let mut signals = JoinSet::new();
         let stopping = stop.clone();
@@ -51,15 +111,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
             sleep(LAST_LINE).await;
             end_at_once();
         });
-        let outcome = app.run(stop.cancelled()).await;
-        if let Err(failure) = &outcome {
-            let reason = chain(failure.as_ref());
-            error!(
-                code = "relay_failed",
-                reason, "relay ends with exit code 1 after a failure; fix the cause, and restart it"
-            );
-        }
-        outcome
+        app.run(stop.cancelled()).await
     });
     // A blocking task may be left, such as a client library's DNS lookup.
     runtime.shutdown_timeout(BLOCKING_TIMEOUT);
