@@ -4,6 +4,7 @@
 //! out of service because a broker is down would lose callbacks. Its body reports the state of the sinks.
 
 mod collector;
+mod process;
 mod sink_view;
 
 use std::collections::BTreeMap;
@@ -17,11 +18,13 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub use collector::CollectedMetrics;
+pub use process::ProcessMetrics;
 pub use sink_view::SinkView;
 
 use crate::event::UnixMillis;
@@ -71,6 +74,9 @@ pub struct Admin {
     stopping: AtomicBool,
 }
 
+/// The prefix of the names of the relay's own metrics.
+pub const PREFIX: &str = "recall";
+
 /// The maximum number of concurrent scrapes.
 const SCRAPES: usize = 8;
 
@@ -96,7 +102,7 @@ struct SpoolBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged: Option<String>,
     /// Quarantined files that nobody has removed yet.
-    #[serde(rename = "put_aside", skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     quarantined: Vec<String>,
 }
 
@@ -120,10 +126,22 @@ impl Admin {
         unaccepted: Arc<UnacceptedRecalls>,
         mut registry: Registry,
     ) -> Self {
-        registry.register_collector(Box::new(CollectedMetrics::new(
+        let own = registry.sub_registry_with_prefix(PREFIX);
+        own.register_collector(Box::new(CollectedMetrics::new(
             spool.clone(),
             sinks.clone(),
         )));
+        own.register_with_unit(
+            "spool_commit",
+            "How long commits of events take, including their sync",
+            Unit::Seconds,
+            spool.commit_seconds().clone(),
+        );
+        own.register(
+            "build",
+            "The version of the relay",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         Self {
             spool,
             sinks,

@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{Admin, SinkView};
+use crate::admin::{self, Admin, ProcessMetrics, SinkView};
 use crate::config::Config;
 use crate::forwarder::{Forwarder, SinkState, Stop};
-use crate::receiver::{Auth, CallbackService, Listener, Metrics};
+use crate::receiver::{Auth, CallbackService, Listener};
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
 
@@ -56,6 +56,8 @@ impl App {
     /// # Errors
     /// Fails if the spool cannot be opened or an address cannot be bound.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessMetrics::started_now()));
         let names = sink_names(&config);
         let (spool_config, spool_names) = (config.spool.clone(), names.clone());
         let opened =
@@ -98,10 +100,14 @@ impl App {
         };
         sinks.start_all(&config)?;
 
-        let mut registry = Registry::with_prefix("recall");
-        let metrics = Metrics::register(&mut registry);
+        let own = registry.sub_registry_with_prefix(admin::PREFIX);
         let auth = Auth::new(&config.sdk_app_ids, config.auth.clone());
-        let service = CallbackService::new(config.http.clone(), auth, spool.clone(), metrics);
+        let service = CallbackService::new(config.http.clone(), auth, spool.clone(), own);
+        own.register(
+            "http_connections",
+            "Open connections of the listener for callbacks",
+            callbacks.connections().clone(),
+        );
         let unaccepted = Arc::clone(service.unaccepted());
         let admin = Admin::new(spool.clone(), sinks.views.clone(), unaccepted, registry);
         Ok(Self {

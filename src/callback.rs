@@ -18,7 +18,7 @@ mod signature;
 
 pub use answer::{FAIL_CODE, OK, fail};
 pub use classify::{Body, Class, classify};
-pub use command::{NO_COMMAND, OTHER_COMMAND, Recall, known_command};
+pub use command::{NO_COMMAND, OTHER_COMMAND, Recall, known_command, known_commands};
 pub use query::Query;
-pub use recall::{IgnoredField, ParseError, ParsedRecall, parse_recall};
+pub use recall::{IGNORABLE_FIELDS, IgnoredField, ParseError, ParsedRecall, parse_recall};
 pub use signature::{SignatureError, Token, Tokens, check_signature};

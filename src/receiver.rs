@@ -25,5 +25,4 @@ pub use config::Config;
 pub use durability::{Durability, Kept, NotKept};
 pub use limits::Limits;
 pub use listener::{BindError, Listener};
-pub use metrics::Metrics;
 pub use unaccepted::UnacceptedRecalls;

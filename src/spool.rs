@@ -44,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -224,6 +225,24 @@ impl Spool {
     pub fn lost(&self) -> u64 {
         let lost = self.shared.gaps.iter().filter(|gap| gap.lost);
         lost.map(|gap| gap.last.0 + 1 - gap.first.0).sum()
+    }
+
+    /// `spool.max_bytes`.
+    #[must_use]
+    pub fn max_bytes(&self) -> u64 {
+        self.shared.config.max_bytes.0
+    }
+
+    /// Free bytes of the disk, including `spool.reserve`; `None` if they cannot be read. Blocks.
+    #[must_use]
+    pub fn free_disk_bytes(&self) -> Option<u64> {
+        quota::free_disk(&self.shared.config)
+    }
+
+    /// How long commits of events take, in seconds, including their sync.
+    #[must_use]
+    pub fn commit_seconds(&self) -> &Histogram {
+        &self.shared.commit_seconds
     }
 
     /// How many dead letters the spool keeps because no broker accepted them.

@@ -32,6 +32,8 @@ fn a_repeated_recall_becomes_one_event() {
     assert!(relay.recall("g", 2).is_ok());
     let outcomes = ["accepted", "repeated"].map(|outcome| relay.outcome_count(outcome));
     assert_eq!(outcomes, [2, 1]);
+    let commits = relay.metric("recall_spool_commit_seconds_count");
+    assert_eq!(commits, "2", "a repeated recall needs no commit");
     let events = relay.stop();
     let seqs: Vec<_> = events
         .iter()

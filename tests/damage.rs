@@ -107,7 +107,7 @@ impl RestartOutcome {
     }
 
     fn assert_quarantined(&self) {
-        let reported = self.readiness["spool"]["put_aside"][0].as_str().unwrap();
+        let reported = self.readiness["spool"]["quarantined"][0].as_str().unwrap();
         assert!(reported.contains("spool.db.damaged-"), "{reported}");
         let entries = fs::read_dir(&self.folder).unwrap();
         let names: Vec<String> = entries

@@ -1,18 +1,23 @@
 //! What an operator does with the program: stop, kill, restart, configure.
 #![allow(
     clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::float_cmp,
     clippy::print_stdout,
     reason = "a test fails by panicking"
 )]
 
 mod rig;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
+use std::ops::RangeInclusive;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
 use rig::{
     Connection, Relay, Setup, assert_kept, free_port, kill_repeatedly, poll, read_spool, recall,
     recall_query, request, until,
@@ -306,8 +311,175 @@ fn the_admin_listener_serves_only_its_paths() {
     assert!(
         metrics
             .text()
-            .contains("\nrecall_log_dropped_lines_total 0\n")
+            .contains("\nrecall_log_lines_dropped_total 0\n")
     );
+    relay.kill();
+}
+
+/// The value of each metric, by its name and labels as they are printed.
+fn metrics(relay: &Relay) -> BTreeMap<String, f64> {
+    let answer = relay.admin("/metrics");
+    let samples = answer.text().lines().filter(|line| !line.starts_with('#'));
+    samples
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn the_reference_lists_every_metric() {
+    let relay = Setup::new().set("RECALL_AUTH__TOKENS", "a,b").start();
+    let answer = relay.admin("/metrics");
+    let types = answer
+        .text()
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let found: BTreeSet<String> = types
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "counter") => format!("{name}_total"),
+            (name, "info") => format!("{name}_info"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let rows = page
+        .split_once("\n## Metrics\n")
+        .and_then(|(_, section)| section.split_once("\n### "))
+        .unwrap();
+    let listed: BTreeSet<String> = rows
+        .0
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `")?.split_once("` | "))
+        .flat_map(|(names, _)| names.split("`, `").map(str::to_owned))
+        .collect();
+    assert_eq!(listed, found);
+    relay.kill();
+}
+
+#[test]
+fn every_series_exists_from_the_start() {
+    let setup = Setup::new()
+        .set("RECALL_AUTH__TOKENS", "a,b")
+        .set("RECALL_SPOOL__MAX_BYTES", "1GiB");
+    let relay = setup.start();
+    let fresh = metrics(&relay);
+    let counters = fresh
+        .iter()
+        .filter(|(name, _)| name.starts_with("recall_") && name.contains("_total"));
+    for (name, value) in counters {
+        assert!(*value == 0.0, "{name} is {value}");
+    }
+    for (name, value) in [
+        (
+            r#"recall_callbacks_total{command="C2C.CallbackAfterMsgWithDraw",outcome="unavailable"}"#,
+            0.0,
+        ),
+        (
+            r#"recall_callbacks_total{command="none",outcome="no_length"}"#,
+            0.0,
+        ),
+        (
+            r#"recall_callbacks_total{command="State.StateChange",outcome="ignored"}"#,
+            0.0,
+        ),
+        (
+            r#"recall_callback_fields_absent_total{field="EventTime",problem="unusable"}"#,
+            0.0,
+        ),
+        (r#"recall_callback_signatures_total{token="2"}"#, 0.0),
+        (
+            r#"recall_callback_bad_signatures_total{command="other"}"#,
+            0.0,
+        ),
+        (r#"recall_sink_refused_events_total{sink="stdout"}"#, 0.0),
+        ("recall_answer_seconds_count", 0.0),
+        ("recall_spool_commit_seconds_count", 0.0),
+        ("recall_spool_dead_letters", 0.0),
+        ("recall_spool_max_bytes", 1_073_741_824.0),
+        ("recall_spool_accepting", 1.0),
+        ("recall_http_connections", 0.0),
+        ("recall_http_buffered_bytes", 0.0),
+        ("recall_log_lines_dropped_total", 0.0),
+        (
+            concat!(
+                r#"recall_build_info{version=""#,
+                env!("CARGO_PKG_VERSION"),
+                r#""}"#
+            ),
+            1.0,
+        ),
+    ] {
+        assert_eq!(fresh.get(name), Some(&value), "{name}");
+    }
+    let disk = statvfs(setup.folder()).unwrap();
+    let size = (disk.blocks() * disk.fragment_size()) as f64;
+    let free = fresh["recall_spool_free_disk_bytes"];
+    assert!(free > 0.0 && free < size, "{free} of {size}");
+
+    // Whatever is asked of the relay adds no series.
+    let query = recall_query();
+    for (method, path, body) in [
+        ("POST", "/nowhere", ""),
+        ("GET", "/", ""),
+        ("POST", "/", ""),
+        ("POST", "/?CallbackCommand=State.StateChange", "{}"),
+        ("POST", "/?CallbackCommand=Nobody.Knows", "{}"),
+        ("POST", &format!("/?{query}"), "{}"),
+        ("POST", &format!("/?{query}"), &recall("g", 1)),
+        ("POST", &format!("/?{query}"), &"x".repeat(300 << 10)),
+    ] {
+        request(relay.callbacks, method, path, body.as_bytes());
+    }
+    let later = metrics(&relay);
+    let added: Vec<_> = later
+        .keys()
+        .filter(|name| !fresh.contains_key(*name))
+        .collect();
+    assert!(added.is_empty(), "{added:?}");
+    relay.kill();
+}
+
+#[test]
+fn the_process_metrics_are_those_of_the_kernel() {
+    let relay = Setup::new().start();
+    let files = || {
+        std::fs::read_dir(format!("/proc/{}/fd", relay.pid()))
+            .unwrap()
+            .count()
+    };
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64()
+    };
+    let found = metrics(&relay);
+    let within = |name: &str, range: RangeInclusive<f64>| {
+        let value = found[name];
+        assert!(
+            range.contains(&value),
+            "{name}: {value} is not in {range:?}"
+        );
+    };
+    within("process_start_time_seconds", now() - 60.0..=now());
+    within("process_cpu_seconds_total", 0.001..=60.0);
+    let resident = relay.memory().0 as f64;
+    within(
+        "process_resident_memory_bytes",
+        resident / 2.0..=resident * 2.0,
+    );
+    within("process_virtual_memory_bytes", resident..=1e12);
+    within("process_threads", 3.0..=100.0);
+    // The scrape has a few more open: its connection, the folder that it lists, the spool's file.
+    within(
+        "process_open_fds",
+        files() as f64 - 3.0..=files() as f64 + 5.0,
+    );
+    let (soft, _) = limit_of_open_files(&relay);
+    within("process_max_fds", soft as f64..=soft as f64);
     relay.kill();
 }
 
@@ -378,7 +550,7 @@ fn an_unread_log_does_not_block_the_relay() {
             sent += 1;
             assert!(relay.recall("g", sent).is_ok());
         }
-        (relay.metric("recall_log_dropped_lines_total") != "0").then_some(())
+        (relay.metric("recall_log_lines_dropped_total") != "0").then_some(())
     });
     assert_eq!(relay.admin("/readyz").status, 200);
     relay.signal(Signal::SIGTERM);

@@ -91,7 +91,14 @@ fn connections_beyond_the_limit_wait() {
     let relay = Setup::new()
         .set("RECALL_HTTP__MAX_CONNECTIONS", "1")
         .start();
+    let open = |count: u32| {
+        until("the gauge of connections", || {
+            (relay.metric("recall_http_connections") == count.to_string()).then_some(())
+        });
+    };
+    open(0);
     let mut first = Connection::open(relay.callbacks).unwrap();
+    open(1);
     let mut on_first = |number| {
         let answer = first.post_recall(&recall("first", number));
         assert!(answer.unwrap().is_ok());
@@ -105,6 +112,9 @@ fn connections_beyond_the_limit_wait() {
     (2..=50).for_each(&mut on_first);
     drop(first);
     assert!(second.answer().unwrap().is_ok());
+    open(1);
+    drop(second);
+    open(0);
     let order: Vec<_> = relay
         .stop()
         .iter()
@@ -152,6 +162,13 @@ fn bodies_beyond_the_memory_budget_are_refused() {
     );
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_ne!(relay.outcome_count("unavailable"), 0);
+    let buffered = || {
+        relay
+            .metric("recall_http_buffered_bytes")
+            .parse::<usize>()
+            .unwrap()
+    };
+    assert!((12_000..14_000).contains(&buffered()), "{}", buffered());
     assert_eq!(
         relay.admin("/readyz").status,
         200,
@@ -165,6 +182,9 @@ fn bodies_beyond_the_memory_budget_are_refused() {
         "the slow body has its memory permit and must be accepted"
     );
     assert!(other().is_ok(), "the memory was not released");
+    until("the gauge of the memory", || {
+        (buffered() == 0).then_some(())
+    });
 }
 
 #[test]

@@ -27,6 +27,61 @@ impl CollectedMetrics {
         Self { spool, sinks }
     }
 
+    /// Name, help, unit and value of each gauge of the spool.
+    fn spool_gauges(&self, status: &Status) -> Vec<SpoolGauge> {
+        let mut gauges = vec![
+            ("spool_events", "Events kept", None, status.rows()),
+            (
+                "spool_used",
+                "Bytes of all used pages",
+                Some(Unit::Bytes),
+                status.used_bytes,
+            ),
+            (
+                "spool_max",
+                "The setting spool.max_bytes",
+                Some(Unit::Bytes),
+                self.spool.max_bytes(),
+            ),
+            (
+                "spool_available",
+                "Bytes left for events if all forwarded ones are purged: an estimate",
+                Some(Unit::Bytes),
+                status.available_bytes,
+            ),
+            (
+                "spool_dead_letters",
+                "Dead letters in the spool that no broker accepted",
+                None,
+                status.dead_letters,
+            ),
+            (
+                "spool_accepting",
+                "1 while a callback can be stored durably",
+                None,
+                u64::from(status.refusing.is_none()),
+            ),
+            (
+                "spool_unreadable_events",
+                "Events that could not be read back since the start",
+                None,
+                self.spool.unreadable(),
+            ),
+            (
+                "spool_lost_events",
+                "Stored events that were lost because the file was damaged",
+                None,
+                self.spool.lost(),
+            ),
+        ];
+        let free_disk = self.spool.free_disk_bytes().map(|bytes| {
+            let help = "Free bytes of the spool's disk, including spool.reserve";
+            ("spool_free_disk", help, Some(Unit::Bytes), bytes)
+        });
+        gauges.extend(free_disk);
+        gauges
+    }
+
     /// Age in seconds of the oldest event that a sink has not confirmed, since it was appended; 0 if there is none.
     fn oldest_seconds(&self, sink: &SinkView) -> f64 {
         let appended_at = self
@@ -45,10 +100,11 @@ impl CollectedMetrics {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "metrics are doubles")]
-const fn float(number: u64) -> f64 {
+pub(super) const fn float(number: u64) -> f64 {
     number as f64
 }
 
+type SpoolGauge = (&'static str, &'static str, Option<Unit>, u64);
 type ReadGauge = fn(&CollectedMetrics, &SinkView, &Status) -> f64;
 type ReadCounter = fn(&SinkView) -> u64;
 
@@ -56,36 +112,9 @@ impl Collector for CollectedMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // One status for all metrics of a scrape, so that they agree with each other.
         let status = self.spool.status();
-        let spool: [(&str, &str, Option<Unit>, f64); 5] = [
-            ("spool_events", "Events kept", None, float(status.rows())),
-            (
-                "spool_used",
-                "Bytes of all used pages",
-                Some(Unit::Bytes),
-                float(status.used_bytes),
-            ),
-            (
-                "spool_accepting",
-                "1 while a callback can be stored durably",
-                None,
-                float(u64::from(status.refusing.is_none())),
-            ),
-            (
-                "spool_unreadable_events",
-                "Events that could not be read back since the start",
-                None,
-                float(self.spool.unreadable()),
-            ),
-            (
-                "spool_lost_events",
-                "Stored events that were lost because the file was damaged",
-                None,
-                float(self.spool.lost()),
-            ),
-        ];
-        for (name, help, unit, value) in spool {
+        for (name, help, unit, value) in self.spool_gauges(&status) {
             let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-            ConstGauge::new(value).encode(metric)?;
+            ConstGauge::new(float(value)).encode(metric)?;
         }
 
         // Each metric of the sinks has one series per sink.
@@ -141,7 +170,7 @@ impl Collector for CollectedMetrics {
 
         let help = "Log lines that could not be written to standard error";
         let metric =
-            encoder.encode_descriptor("log_dropped_lines", help, None, MetricType::Counter)?;
+            encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
         ConstCounter::new(dropped_lines()).encode(metric)
     }
 }

@@ -51,6 +51,11 @@ pub fn known_command(command: Option<&str>) -> &'static str {
         .unwrap_or(OTHER_COMMAND)
 }
 
+/// Everything that [`known_command`] returns.
+pub fn known_commands() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().copied().chain([OTHER_COMMAND, NO_COMMAND])
+}
+
 /// The vendor's published commands.
 const COMMANDS: &[&str] = &[
     "Group.CallbackAfterRecallMsg",

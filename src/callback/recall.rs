@@ -23,6 +23,16 @@ pub struct ParsedRecall {
     pub ignored_fields: Vec<IgnoredField>,
 }
 
+/// The fields that can be left out of an event.
+pub const IGNORABLE_FIELDS: [&str; 6] = [
+    "ClientIP",
+    "EventTime",
+    "MsgId",
+    "Operator_Account",
+    "OptPlatform",
+    "Type",
+];
+
 /// A field that is left out of a recall's event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IgnoredField {

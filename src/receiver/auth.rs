@@ -162,6 +162,11 @@ impl Auth {
         }
     }
 
+    /// How many tokens there are.
+    pub(super) fn tokens(&self) -> u32 {
+        u32::try_from(self.tokens.0.len()).unwrap_or(u32::MAX)
+    }
+
     /// Checks the application and the signature.
     pub(super) fn admit(&self, query: &Query<'_>, now: UnixMillis) -> Result<Admitted, AuthError> {
         let sdk_app_id = query.sdk_app_id.as_deref().filter(|id| !id.is_empty());

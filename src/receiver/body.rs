@@ -1,11 +1,14 @@
 //! Reads bodies, within the memory budget of all callbacks together.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -29,6 +32,24 @@ pub(super) struct BodyReader {
     timeout: Duration,
 }
 
+/// The bytes that requests hold of `http.max_buffered_bytes`, as a metric.
+#[derive(Debug)]
+pub(super) struct BufferedBytes {
+    permits: Arc<Semaphore>,
+    all: usize,
+}
+
+impl EncodeMetric for BufferedBytes {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let used = self.all.saturating_sub(self.permits.available_permits());
+        encoder.encode_gauge(&((used * UNIT) as u64))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
 /// A body and its memory permit, held until the event is durable or dropped, even if the client disconnects: while a
 /// disk hangs, waiting events must not take more memory than `http.max_buffered_bytes`.
 pub(super) struct Buffered {
@@ -46,6 +67,14 @@ impl BodyReader {
             max_bytes: bytes(config.max_body_bytes.0),
             max_buffered_bytes,
             timeout: *config.read_timeout,
+        }
+    }
+
+    pub(super) fn buffered_bytes(&self) -> BufferedBytes {
+        BufferedBytes {
+            permits: Arc::clone(&self.permits),
+            // Only called before the first request.
+            all: self.permits.available_permits(),
         }
     }
 

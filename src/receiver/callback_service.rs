@@ -12,6 +12,7 @@ use hyper::body::Body;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, Version};
+use prometheus_client::registry::Registry;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
@@ -74,11 +75,13 @@ impl<D: Durability> Drop for CountIfDropped<'_, D> {
 }
 
 impl<D: Durability> CallbackService<D> {
-    /// A service that stores events in `durability`.
+    /// A service that stores events in `durability`. Registers its metrics.
     #[must_use]
-    pub fn new(config: Config, auth: Auth, durability: D, metrics: Metrics) -> Self {
+    pub fn new(config: Config, auth: Auth, durability: D, registry: &mut Registry) -> Self {
+        let bodies = BodyReader::new(&config);
+        let metrics = Metrics::register(registry, auth.tokens(), bodies.buffered_bytes());
         Self {
-            bodies: BodyReader::new(&config),
+            bodies,
             path: config.path,
             auth,
             durability,
@@ -167,6 +170,10 @@ impl<D: Durability> CallbackService<D> {
         }
         let outcome = outcome.name();
         let labels = AnswerLabels { command, outcome };
+        debug_assert!(
+            self.metrics.callbacks.get(&labels).is_some(),
+            "{labels:?} does not start at 0"
+        );
         self.metrics.callbacks.get_or_create(&labels).inc();
     }
 

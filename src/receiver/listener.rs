@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -47,6 +48,29 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     limits: Limits,
+    connections: Gauge,
+}
+
+/// Counts a connection while it is open.
+struct OpenConnection {
+    connections: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl OpenConnection {
+    fn new(connections: &Gauge, permit: OwnedSemaphorePermit) -> Self {
+        connections.inc();
+        Self {
+            connections: connections.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.connections.dec();
+    }
 }
 
 impl Listener {
@@ -62,6 +86,7 @@ impl Listener {
             socket,
             address,
             limits,
+            connections: Gauge::default(),
         })
     }
 
@@ -69,6 +94,12 @@ impl Listener {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The number of open connections.
+    #[must_use]
+    pub const fn connections(&self) -> &Gauge {
+        &self.connections
     }
 
     /// Serves connections until `stop` is cancelled. Then closes the socket, lets open requests finish, and returns
@@ -121,7 +152,7 @@ impl Listener {
                 self.limits,
                 service.clone(),
                 stop.clone(),
-                permit,
+                OpenConnection::new(&self.connections, permit),
             ));
             // Remove finished tasks, so that the set does not grow.
             while connections.try_join_next().is_some() {}
@@ -148,7 +179,7 @@ async fn serve_connection<S, F>(
     limits: Limits,
     service: S,
     stop: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    _open: OpenConnection,
 ) where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,

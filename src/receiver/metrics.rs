@@ -6,6 +6,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::body::BufferedBytes;
+use crate::callback::{IGNORABLE_FIELDS, NO_COMMAND, Recall, known_commands};
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct AnswerLabels {
     pub(super) command: &'static str,
@@ -29,8 +32,8 @@ pub(super) struct TokenLabels {
 }
 
 /// The receiver's metrics.
-#[derive(Debug, Clone)]
-pub struct Metrics {
+#[derive(Debug)]
+pub(super) struct Metrics {
     pub(super) callbacks: Family<AnswerLabels, Counter>,
     pub(super) answer_seconds: Histogram,
     pub(super) fields: Family<FieldLabels, Counter>,
@@ -43,10 +46,51 @@ const ANSWER_SECONDS: [f64; 14] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0,
 ];
 
+/// The outcomes that a request of any command can have.
+const OUTCOMES: [&str; 6] = [
+    "broken",
+    "not_found",
+    "too_large",
+    "too_slow",
+    "unavailable",
+    "wrong_method",
+];
+
+/// The other outcomes of a request that names a recall.
+const OUTCOMES_OF_RECALLS: [&str; 8] = [
+    "abandoned",
+    "accepted",
+    "dropped",
+    "no_length",
+    "probe",
+    "refused",
+    "rejected",
+    "repeated",
+];
+
+/// The other outcomes of a request that names another command, and of one that names none.
+const OUTCOMES_OF_OTHERS: [&str; 1] = ["ignored"];
+const OUTCOMES_WITHOUT_COMMAND: [&str; 2] = ["ignored", "no_length"];
+
+/// Every combination of labels that can occur.
+fn answer_labels() -> impl Iterator<Item = AnswerLabels> {
+    known_commands().flat_map(|command| {
+        let others: &[&str] = if Recall::named(command).is_some() {
+            &OUTCOMES_OF_RECALLS
+        } else if command == NO_COMMAND {
+            &OUTCOMES_WITHOUT_COMMAND
+        } else {
+            &OUTCOMES_OF_OTHERS
+        };
+        let outcomes = OUTCOMES.iter().chain(others).copied();
+        outcomes.map(move |outcome| AnswerLabels { command, outcome })
+    })
+}
+
 impl Metrics {
-    /// Registers the metrics.
-    #[must_use]
-    pub fn register(registry: &mut Registry) -> Self {
+    /// Registers the metrics. Every counter whose labels are known starts at 0: otherwise Prometheus would not see its
+    /// first increase.
+    pub(super) fn register(registry: &mut Registry, tokens: u32, buffered: BufferedBytes) -> Self {
         let metrics = Self {
             callbacks: Family::default(),
             answer_seconds: Histogram::new(ANSWER_SECONDS),
@@ -54,6 +98,24 @@ impl Metrics {
             signatures: Family::default(),
             bad_signatures: Family::default(),
         };
+        for labels in answer_labels() {
+            let _ = metrics.callbacks.get_or_create(&labels);
+        }
+        for field in IGNORABLE_FIELDS {
+            for problem in ["missing", "unusable"] {
+                let _ = metrics
+                    .fields
+                    .get_or_create(&FieldLabels { field, problem });
+            }
+        }
+        for token in 1..=tokens {
+            let _ = metrics.signatures.get_or_create(&TokenLabels { token });
+        }
+        for command in known_commands() {
+            let _ = metrics
+                .bad_signatures
+                .get_or_create(&CommandLabels { command });
+        }
         registry.register(
             "callbacks",
             "Requests by command and outcome",
@@ -79,6 +141,12 @@ impl Metrics {
             "callback_bad_signatures",
             "Requests whose signature was missing, wrong or stale, by command",
             metrics.bad_signatures.clone(),
+        );
+        registry.register_with_unit(
+            "http_buffered",
+            "Bytes of http.max_buffered_bytes that callbacks hold",
+            Unit::Bytes,
+            buffered,
         );
         metrics
     }

@@ -61,7 +61,8 @@ pub(super) struct FreeSpace {
 impl FreeSpace {
     /// Measures the free space, including that of the disk.
     pub(super) fn measure(config: &Config, usage: Usage) -> Self {
-        Self::of(config, usage, free_disk(config))
+        // No limit if it cannot be read: SQLite reports when the disk is full.
+        Self::of(config, usage, free_disk(config).unwrap_or(u64::MAX))
     }
 
     fn of(config: &Config, usage: Usage, free_disk: u64) -> Self {
@@ -98,11 +99,10 @@ impl FreeSpace {
     }
 }
 
-/// Free bytes of the disk; no limit if they cannot be read: SQLite reports when the disk is full.
-fn free_disk(config: &Config) -> u64 {
-    statvfs(files::folder_of(&config.path)).map_or(u64::MAX, |disk| {
-        disk.blocks_available().saturating_mul(disk.fragment_size())
-    })
+/// Free bytes of the disk; `None` if they cannot be read.
+pub(super) fn free_disk(config: &Config) -> Option<u64> {
+    let disk = statvfs(files::folder_of(&config.path)).ok()?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// How many bytes an event of this size takes in the file, with a row's overhead and partly filled pages.

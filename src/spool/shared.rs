@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::append::AppendError;
+use super::config::Config;
 use super::cursor::Cursor;
 use super::event_cache::EventCache;
 use super::files::Lock;
@@ -24,6 +26,8 @@ use crate::event::Seq;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) spool_id: Uuid,
+    /// The settings; `path` has no symbolic links.
+    pub(super) config: Config,
     pub(super) status: watch::Sender<Status>,
     /// Cancelled when the spool fails permanently. Unlike `status`, it does not wake its waiters for every commit.
     pub(super) failed: CancellationToken,
@@ -33,6 +37,7 @@ pub(super) struct Shared {
     pub(super) unreadable: Mutex<BTreeSet<Seq>>,
     pub(super) stall: StallDetector,
     pub(super) fill: FillMonitor,
+    pub(super) commit_seconds: Histogram,
     pub(super) cache: EventCache,
     pub(super) report: SalvageReport,
     /// Quarantined files that are still beside the spool.

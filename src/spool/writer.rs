@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -36,6 +37,12 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(100);
 /// While more events are to be purged, the pause after each purge, as a multiple of the purge's time: callbacks that
 /// arrive during a purge wait for it.
 const PURGE_PAUSE: u32 = 3;
+
+/// From a fast disk to one that nearly hangs. The vendor waits 2 s.
+const COMMIT_SECONDS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
 
 pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError> {
     let failed = |source| OpenError::Files {
@@ -78,6 +85,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
 
     let shared = Arc::new(Shared {
         spool_id: store.spool_id,
+        config: store.config.clone(),
         status: watch::Sender::new(Status {
             refusing: None,
             first: store.first,
@@ -93,6 +101,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         unreadable: Mutex::default(),
         stall: StallDetector::default(),
         fill: FillMonitor::default(),
+        commit_seconds: Histogram::new(COMMIT_SECONDS),
         cache: EventCache::default(),
         report: store.report.clone(),
         quarantined: Mutex::new(salvage::quarantined(&store.config.path).unwrap_or_default()),
@@ -243,11 +252,20 @@ impl Writer {
         events: &mut Vec<Arc<Event>>,
         waiters: &mut Vec<Waiter>,
     ) -> Result<(), AppendError> {
+        let began = Instant::now();
         let outcome = self.store.append(events, &self.shared.cursors);
+        let took = began.elapsed();
         let events = events.drain(..);
         match &outcome {
             Ok(outcomes) => {
                 self.appending.clear();
+                // Otherwise nothing was committed.
+                if outcomes
+                    .iter()
+                    .any(|one| matches!(one, Ok(Appended::New(_))))
+                {
+                    self.shared.commit_seconds.observe(took.as_secs_f64());
+                }
                 let appended = events
                     .zip(outcomes)
                     .filter_map(|(event, outcome)| match *outcome {

@@ -90,25 +90,19 @@ impl Relay {
     /// The value of a metric as it is printed; `name` includes the labels.
     #[track_caller]
     pub fn metric(&self, name: &str) -> String {
-        let value = self.find_metric(name);
-        value.unwrap_or_else(|| panic!("/metrics has no {name}"))
-    }
-
-    #[track_caller]
-    fn find_metric(&self, name: &str) -> Option<String> {
         let answer = self.admin("/metrics");
         assert_eq!(answer.status, 200, "{}", answer.text());
         let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(' ')?.to_owned());
-        answer.text().lines().find_map(value)
+        let value = answer.text().lines().find_map(value);
+        value.unwrap_or_else(|| panic!("/metrics has no {name}"))
     }
 
-    /// How many recalls of group messages `/metrics` counts with this outcome; 0 if it does not list the outcome,
-    /// because there was none yet.
+    /// How many recalls of group messages `/metrics` counts with this outcome.
+    #[track_caller]
     pub fn outcome_count(&self, outcome: &str) -> u64 {
         let command = "Group.CallbackAfterRecallMsg";
         let name = format!(r#"recall_callbacks_total{{command="{command}",outcome="{outcome}"}}"#);
-        self.find_metric(&name)
-            .map_or(0, |count| count.parse().unwrap())
+        self.metric(&name).parse().unwrap()
     }
 
     /// How many events a sink's broker has refused permanently, according to `/metrics`.

@@ -37,11 +37,8 @@ fn service(permit: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck
     };
     let stuck: &'static Stuck = Box::leak(Box::default());
     let auth = Auth::new(&[1_400_000_001], AuthConfig::default());
-    let metrics = Metrics::register(&mut Registry::default());
-    (
-        Arc::new(CallbackService::new(config, auth, stuck, metrics)),
-        stuck,
-    )
+    let service = CallbackService::new(config, auth, stuck, &mut Registry::default());
+    (Arc::new(service), stuck)
 }
 
 async fn post<B>(service: &Arc<CallbackService<&'static Stuck>>, body: B) -> (u16, String)

@@ -132,7 +132,7 @@ fn head_garbled(stage: &mut Stage<'_>) {
         stage.restart_relay();
         stage.catch_up();
     }
-    let quarantined = stage.relay().readiness()["spool"]["put_aside"].clone();
+    let quarantined = stage.relay().readiness()["spool"]["quarantined"].clone();
     if quarantined.as_array().is_none_or(Vec::is_empty) {
         stage.report_problem("no damaged file was quarantined".to_owned());
     }
