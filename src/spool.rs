@@ -202,7 +202,10 @@ impl Spool {
     /// is not filling. Only known while [`Self::watch`] runs.
     #[must_use]
     pub fn time_until_full(&self) -> Option<Duration> {
-        self.shared.fill.time_until_full()
+        match self.shared.status.borrow().refusing {
+            Some(AppendError::Full(_)) => Some(Duration::ZERO),
+            _ => self.shared.fill.time_until_full(),
+        }
     }
 
     /// Logs when the disk hangs or the spool fills, and when that has ended. The writer cannot log this, because it may

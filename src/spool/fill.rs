@@ -16,11 +16,11 @@ use crate::telemetry::Reminder;
 /// How often [`FillMonitor::watch`] reads the state of the spool.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// A warning begins when this share of the space is left, in percent.
-const WARN_AT: u64 = 20;
+/// The level at which a warning begins, in percent.
+const WARN_AT: u64 = 80;
 
-/// It ends when this share is left, so that it does not flap.
-const ENOUGH_AT: u64 = 30;
+/// The level at which it ends: lower, so that it does not flap.
+const ENOUGH_AT: u64 = 70;
 
 /// How far back the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -56,8 +56,16 @@ impl FillMonitor {
                     "callbacks are still refused with 503, and the vendor does not repeat them; fix the cause"
                 );
             }
-            if let Some(change) = level.check(now, &status) {
-                change.log(self.time_until_full());
+            match level.check(now, &status) {
+                // While callbacks are refused, that is what has to be said.
+                (percent, Some(FillLine::Filling(lasted))) if status.refusing.is_none() => {
+                    log_filling(&status, percent, lasted, self.time_until_full());
+                }
+                (percent, Some(FillLine::HasSpace)) => info!(
+                    code = "spool_has_space",
+                    percent, "spool has enough space again"
+                ),
+                _ => {}
             }
             sleep(CHECK_EVERY).await;
         }
@@ -88,9 +96,6 @@ impl Samples {
 
     fn time_until_full(&self) -> Option<Duration> {
         let ((began, most), (now, available)) = (self.0.front()?, self.0.back()?);
-        if *available == 0 {
-            return Some(Duration::ZERO);
-        }
         let taken = u128::from(most - available);
         let millis = now.duration_since(*began).as_millis() * u128::from(*available);
         Some(Duration::from_millis(
@@ -107,80 +112,53 @@ struct FillLevel {
     nearly_full: Option<Reminder>,
 }
 
-/// A line of the log.
+/// What is to be logged.
 #[derive(Debug, PartialEq, Eq)]
 enum FillLine {
-    Filling {
-        percent: u64,
-        available_bytes: u64,
-        lasted: Duration,
-    },
-    Emptied {
-        percent: u64,
-    },
+    /// The spool is nearly full, since when.
+    Filling(Duration),
+    HasSpace,
 }
 
 impl FillLevel {
-    /// Returns what is to be logged now.
-    fn check(&mut self, now: Instant, status: &Status) -> Option<FillLine> {
+    /// Checks the level; returns it in percent, and what is to be logged now.
+    fn check(&mut self, now: Instant, status: &Status) -> (u64, Option<FillLine>) {
         self.capacity = self.capacity.max(status.capacity_bytes);
-        let available_bytes = status.available_bytes;
-        let left = u128::from(available_bytes) * 100 / u128::from(self.capacity.max(1));
-        let left = u64::try_from(left).map_or(100, |left| left.min(100));
-        let lasted = match &mut self.nearly_full {
-            None if left <= WARN_AT => {
+        let taken = u128::from(self.capacity.saturating_sub(status.available_bytes));
+        let percent = (taken * 100).checked_div(u128::from(self.capacity));
+        let percent = percent.and_then(|percent| u64::try_from(percent).ok());
+        let percent = percent.unwrap_or(100);
+        let line = match &mut self.nearly_full {
+            None if percent >= WARN_AT => {
                 self.nearly_full = Some(Reminder::new(now));
-                Duration::ZERO
+                Some(FillLine::Filling(Duration::ZERO))
             }
-            None => return None,
-            Some(_) if left >= ENOUGH_AT => {
+            None => None,
+            Some(_) if percent <= ENOUGH_AT => {
                 self.nearly_full = None;
-                return Some(FillLine::Emptied {
-                    percent: 100 - left,
-                });
+                Some(FillLine::HasSpace)
             }
-            Some(reminder) => reminder.due(now)?,
+            Some(reminder) => reminder.due(now).map(FillLine::Filling),
         };
-        Some(FillLine::Filling {
-            percent: 100 - left,
-            available_bytes,
-            lasted,
-        })
+        (percent, line)
     }
 }
 
-impl FillLine {
-    fn log(self, time_until_full: Option<Duration>) {
-        match self {
-            Self::Filling {
-                percent,
-                available_bytes,
-                lasted,
-            } => {
-                let outlook = time_until_full.map_or_else(
-                    || "and not filling further".to_owned(),
-                    |time| {
-                        let time = Duration::from_secs(time.as_secs());
-                        format!("and will be full in {}", humantime::format_duration(time))
-                    },
-                );
-                warn!(
-                    code = "spool_filling",
-                    percent,
-                    available_bytes,
-                    seconds = lasted.as_secs(),
-                    full_in_seconds = time_until_full.map(|time| time.as_secs()),
-                    "spool is {percent} % full of unconfirmed events and dead letters, {outlook}; when it is full, \
-                     callbacks are refused: repair the sink that is down, raise spool.max_bytes, or make space on the \
-                     disk"
-                );
-            }
-            Self::Emptied { percent } => info!(
-                code = "spool_has_space",
-                percent, "spool has enough space again"
-            ),
-        }
-    }
+fn log_filling(status: &Status, percent: u64, lasted: Duration, until_full: Option<Duration>) {
+    let full_in = until_full.map(|time| Duration::from_secs(time.as_secs()));
+    let outlook = full_in.map_or_else(
+        || "and not filling further".to_owned(),
+        |time| format!("and will be full in {}", humantime::format_duration(time)),
+    );
+    warn!(
+        code = "spool_filling",
+        percent,
+        available_bytes = status.available_bytes,
+        seconds = lasted.as_secs(),
+        full_in_seconds = full_in.map(|time| time.as_secs()),
+        "spool is {percent} % full of unconfirmed events and dead letters, {outlook}; when it is full, callbacks are \
+         refused: repair the sink that is down, raise spool.max_bytes, or make space on the disk"
+    );
 }
 
 #[cfg(test)]
@@ -205,15 +183,11 @@ mod tests {
         let began = Instant::now();
         let mut level = FillLevel::default();
         let mut check = |minute: u64, available| {
-            let line = level.check(
-                began + Duration::from_secs(minute * 60),
-                &status(1000, available),
-            )?;
-            Some(match line {
-                FillLine::Filling {
-                    percent, lasted, ..
-                } => ("filling", percent, lasted.as_secs() / 60),
-                FillLine::Emptied { percent } => ("emptied", percent, 0),
+            let now = began + Duration::from_secs(minute * 60);
+            let (percent, line) = level.check(now, &status(1000, available));
+            Some(match line? {
+                FillLine::Filling(lasted) => ("filling", percent, lasted.as_secs() / 60),
+                FillLine::HasSpace => ("has space", percent, 0),
             })
         };
         assert_eq!(check(0, 1000), None);
@@ -222,7 +196,7 @@ mod tests {
         assert_eq!(check(2, 100), None);
         assert_eq!(check(3, 0), Some(("filling", 100, 1)));
         assert_eq!(check(8, 290), Some(("filling", 71, 6)));
-        assert_eq!(check(9, 300), Some(("emptied", 70, 0)));
+        assert_eq!(check(9, 300), Some(("has space", 70, 0)));
         assert_eq!(check(60, 250), None);
         assert_eq!(check(61, 150), Some(("filling", 85, 0)));
     }
@@ -231,11 +205,16 @@ mod tests {
     fn warns_if_other_programs_fill_the_disk() {
         let now = Instant::now();
         let mut level = FillLevel::default();
-        assert_eq!(level.check(now, &status(1000, 1000)), None);
-        assert!(matches!(
-            level.check(now, &status(150, 150)),
-            Some(FillLine::Filling { percent: 85, .. })
-        ));
+        assert_eq!(level.check(now, &status(1000, 1000)), (0, None));
+        let filling = Some(FillLine::Filling(Duration::ZERO));
+        assert_eq!(level.check(now, &status(150, 150)), (85, filling));
+    }
+
+    #[test]
+    fn a_spool_without_any_space_is_full() {
+        let filling = Some(FillLine::Filling(Duration::ZERO));
+        let full = FillLevel::default().check(Instant::now(), &status(0, 0));
+        assert_eq!(full, (100, filling));
     }
 
     /// Adds what is available after so many seconds; returns in how many seconds the spool is full.
@@ -255,6 +234,7 @@ mod tests {
         assert_eq!(full_in(&[(0, 1000), (10, 900)]), Some(90));
         assert_eq!(full_in(&[(0, 1000), (100, 1000), (110, 900)]), Some(90));
         assert_eq!(full_in(&[(0, 1000), (10, 900), (20, 850)]), Some(113));
+        assert_eq!(full_in(&[(0, 1000), (10, 0)]), Some(0));
     }
 
     #[test]
@@ -262,11 +242,5 @@ mod tests {
         assert_eq!(full_in(&[(0, 1000), (10, 1000)]), None);
         assert_eq!(full_in(&[(0, 1000), (10, 900), (20, 1000)]), None);
         assert_eq!(full_in(&[(0, 1000), (10, 900), (700, 900)]), None);
-    }
-
-    #[test]
-    fn a_full_spool_is_full_now() {
-        assert_eq!(full_in(&[(0, 1000), (10, 0)]), Some(0));
-        assert_eq!(full_in(&[(0, 0), (900, 0)]), Some(0));
     }
 }

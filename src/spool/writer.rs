@@ -339,6 +339,7 @@ impl Writer {
                 self.maintaining.clear();
                 let capacity = self.store.usage.used_bytes.saturating_add(free.bytes);
                 let pinned = self.store.pinned_bytes(&self.shared.cursors);
+                // Only `FillMonitor` and the metrics read this: nobody has to be woken.
                 self.shared.status.send_if_modified(|status| {
                     status.capacity_bytes = capacity;
                     status.available_bytes = capacity.saturating_sub(pinned);
