@@ -128,7 +128,8 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// The settings of a log that reports a [`ConfigError`]: the defaults, and the environment's `log.format` if it is usable.
+/// The settings of a log that reports a [`ConfigError`]: the defaults, and the environment's `log.format` if it is
+/// usable.
 pub fn log_for_errors(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> telemetry::Config {

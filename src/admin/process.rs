@@ -11,7 +11,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+
+use super::collector::float;
 
 /// Reads the metrics of this process from the system. What the system does not have is left out.
 #[derive(Debug)]
@@ -33,59 +34,32 @@ impl Collector for ProcessMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
             let seconds = seconds(usage.user_time()) + seconds(usage.system_time());
-            let help = "User and system CPU time of the process";
-            let unit = Some(&Unit::Seconds);
-            let metric =
-                encoder.encode_descriptor("process_cpu", help, unit, MetricType::Counter)?;
+            let (name, help) = ("process_cpu_seconds", "User and system CPU time");
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(seconds).encode(metric)?;
         }
-        // Linux only.
+        // Only Linux has these files.
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let kib = |name| Some(number(&status, name)? * 1024.0);
-        let open_files = fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
-        let max_files = getrlimit(Resource::RLIMIT_NOFILE).ok();
+        let bytes = |name| Some(number(&status, name)? * 1024.0);
         let started = self.started.duration_since(UNIX_EPOCH).ok();
-        let gauges: [(&str, &str, Option<Unit>, Option<f64>); 6] = [
-            (
-                "process_start_time",
-                "When the process started, in Unix time",
-                Some(Unit::Seconds),
-                started.map(|started| started.as_secs_f64()),
-            ),
-            (
-                "process_resident_memory",
-                "Resident memory of the process",
-                Some(Unit::Bytes),
-                kib("VmRSS"),
-            ),
-            (
-                "process_virtual_memory",
-                "Virtual memory of the process",
-                Some(Unit::Bytes),
-                kib("VmSize"),
-            ),
-            (
-                "process_threads",
-                "Threads of the process",
-                None,
-                number(&status, "Threads"),
-            ),
-            (
-                "process_open_fds",
-                "Open file descriptors",
-                None,
-                open_files.map(|count| super::collector::float(count as u64)),
-            ),
-            (
-                "process_max_fds",
-                "The limit of open file descriptors",
-                None,
-                max_files.map(|(soft, _)| super::collector::float(soft)),
-            ),
-        ];
-        for (name, help, unit, value) in gauges {
+        let started = started.map(|started| started.as_secs_f64());
+        let threads = number(&status, "Threads");
+        let (resident, reserved) = (bytes("VmRSS"), bytes("VmSize"));
+        let open = fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+        let open = open.map(|count| float(count as u64));
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).ok();
+        let limit = limit.map(|(soft, _)| float(soft));
+        for (name, help, value) in [
+            ("start_time_seconds", "Start, in Unix time", started),
+            ("resident_memory_bytes", "Resident memory", resident),
+            ("virtual_memory_bytes", "Virtual memory", reserved),
+            ("threads", "Threads", threads),
+            ("open_fds", "Open file descriptors", open),
+            ("max_fds", "Limit of open file descriptors", limit),
+        ] {
             let Some(value) = value else { continue };
-            let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            let name = format!("process_{name}");
+            let metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Watches how full the spool is, and estimates when it will be full. Only events and dead letters that cannot be purged
-//! count.
+//! Watches how full the spool is, and estimates when it will be full. Only events and dead letters that cannot be
+//! purged count.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -35,8 +35,8 @@ impl FillMonitor {
         self.samples().time_until_full()
     }
 
-    /// Measures how fast the spool fills, and logs when it is nearly full. Repeats that, and that callbacks are refused,
-    /// for as long as it lasts.
+    /// Measures how fast the spool fills, and logs when it is nearly full. Repeats that, and that callbacks are
+    /// refused, for as long as it lasts.
     pub(super) async fn watch(&self, status: &watch::Sender<Status>) -> Infallible {
         let mut level = FillLevel::default();
         let mut refusing: Option<Reminder> = None;
