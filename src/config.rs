@@ -248,10 +248,6 @@ impl Loaded {
                         for example RECALL_SDK_APP_IDS=1400000001";
             wrong("sdk_app_ids", text.to_owned());
         }
-        if !config.http.path.starts_with('/') || config.http.path.contains(['?', '#']) {
-            let text = "must be a path only: begin it with `/`, and leave out `?` and `#`";
-            wrong("http.path", text.to_owned());
-        }
         if let Err(text) = config.auth.check(&config.sdk_app_ids) {
             wrong("auth.tokens", text);
         }

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::Limits;
 use crate::setting::{self, Period, Size, Timeout};
@@ -15,6 +16,7 @@ pub struct Config {
     #[serde(deserialize_with = "setting::text")]
     pub listen: SocketAddr,
     /// The path of the callback URL.
+    #[serde(deserialize_with = "path")]
     pub path: String,
     /// The largest accepted body; a larger one is answered 413.
     pub max_body_bytes: Size,
@@ -55,6 +57,82 @@ impl Config {
             connections: self.max_connections,
             read_timeout: self.read_timeout,
             idle_timeout: self.idle_timeout,
+        }
+    }
+}
+
+/// Reads a path that the target of a request can have; the two are compared byte for byte.
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let path: String = setting::text(deserializer)?;
+    let problem = if !path.starts_with('/') || path.contains(['?', '#']) {
+        "must be a path only, such as `/callback`: begin it with `/`, and leave out scheme, host, `?` and `#`"
+    } else if !is_path(&path) {
+        "has a character that no URL's path has; percent-encode it, a space as `%20`"
+    } else if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        "has a segment `.` or `..`, which clients leave out of a request"
+    } else {
+        return Ok(path);
+    };
+    Err(D::Error::custom(problem))
+}
+
+/// Whether text has only what a path may have (RFC 3986, section 3.3).
+fn is_path(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let allowed = match byte {
+            b'%' => (0..2).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
+            _ => byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte),
+        };
+        if !allowed {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Uri;
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_that_a_request_can_have() {
+        let read = |path: &str| {
+            let json = serde_json::json!({ "path": path });
+            serde_json::from_value::<Config>(json).map(|config| config.path)
+        };
+        for path in [
+            "/",
+            "/im/callback",
+            "//x/",
+            "/a%2Fb",
+            "/~a.b;c=d,e:@!$&'()*+",
+            "/...",
+            "/.well-known",
+        ] {
+            assert_eq!(read(path).unwrap(), path);
+            // hyper reads it as the same path.
+            assert_eq!(path.parse::<Uri>().unwrap().path(), path);
+        }
+        for path in [
+            "callback",
+            "https://relay.example/callback",
+            "relay.example/callback",
+            "/callback?from=im",
+            "/#",
+            "/a b",
+            "/é",
+            "/a\"b",
+            "/a\\b",
+            "/a%2",
+            "/a%zz",
+            "/a/../b",
+            "/a/.",
+            "/{id}",
+        ] {
+            assert!(read(path).is_err(), "{path}");
         }
     }
 }
