@@ -74,10 +74,26 @@ impl std::str::FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<IpNet>()
+        let network = text
+            .parse::<IpNet>()
             .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-            .map(Self)
-            .map_err(|_| format!("`{text}` is neither a network such as 10.0.0.0/8 nor an address"))
+            .map_err(|_| {
+                format!("`{text}` is neither a network such as 10.0.0.0/8 nor an address")
+            })?;
+        // A source is compared in its IPv4 form if it has one.
+        let network = match network.addr() {
+            IpAddr::V6(address) if network.prefix_len() >= 96 => address
+                .to_ipv4_mapped()
+                .and_then(|address| IpNet::new(address.into(), network.prefix_len() - 96).ok())
+                .unwrap_or(network),
+            _ => network,
+        };
+        if network.addr().is_unspecified() && network.prefix_len() == network.max_prefix_len() {
+            return Err(format!(
+                "`{text}` is nobody's address; write {text}/0 for every address"
+            ));
+        }
+        Ok(Self(network.trunc()))
     }
 }
 
@@ -318,6 +334,36 @@ mod tests {
             check_source_of("10.0.0.1", &["203.0.113.7, nonsense"]),
             Err(AuthError::Source)
         );
+    }
+
+    #[test]
+    fn a_network_that_matches_nobody_is_read_as_meant_or_refused() {
+        for (text, expected) in [
+            ("203.0.113.7/24", "203.0.113.0/24"),
+            ("::ffff:203.0.113.7", "203.0.113.7/32"),
+            ("::ffff:203.0.113.0/120", "203.0.113.0/24"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("2001:db8::1", "2001:db8::1/128"),
+        ] {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), expected);
+        }
+        for text in [
+            "0.0.0.0",
+            "::",
+            "::ffff:0.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0.1:80",
+            "010.0.0.1",
+            "fe80::1%eth0",
+            "vendor.example",
+            "https://10.0.0.1/",
+            "١٠.0.0.1",
+        ] {
+            text.parse::<Network>().unwrap_err();
+        }
     }
 
     #[test]
