@@ -1,13 +1,15 @@
 //! The log, written to standard error as text for people or as JSON for machines.
 
 use std::error::Error;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write as _};
+use std::str::FromStr;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -16,6 +18,7 @@ mod codes;
 mod lines;
 mod reminder;
 
+use crate::setting::List;
 use lines::Lines;
 pub use reminder::Reminder;
 
@@ -25,7 +28,9 @@ pub use reminder::Reminder;
 pub struct Config {
     /// The format of lines: `text` or `json`; if it is not set, text on a terminal, otherwise JSON.
     pub format: Option<Format>,
-    /// What is logged, as a filter of `tracing`: `info`, or `info,recall_relay=debug`.
+    /// What is logged: a level, levels of single parts of the program, or both: `warn,recall_relay=debug`. Without a
+    /// level for all, that is `info`.
+    #[serde(deserialize_with = "filter")]
     pub filter: String,
 }
 
@@ -36,6 +41,37 @@ impl Default for Config {
             filter: "info".to_owned(),
         }
     }
+}
+
+/// A level, or a target's level. `tracing` would also read a misspelt level as a target, which logs nothing.
+struct Directive(String);
+
+impl FromStr for Directive {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (target, level) = text.split_once('=').unwrap_or(("recall_relay", text));
+        let is_target = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | ':');
+        let problem = if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            "has no level; the levels are off, error, warn, info, debug and trace"
+        } else if target.is_empty() || !target.chars().all(is_target) {
+            "has no target before `=`; a target is a module's path, such as `recall_relay` (with `_`) or `lapin`"
+        } else {
+            return Ok(Self(text.to_owned()));
+        };
+        Err(format!("`{text}` {problem}"))
+    }
+}
+
+impl fmt::Display for Directive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let directives = List::<Directive>::deserialize(deserializer)?;
+    Ok(directives.to_string())
 }
 
 /// The format of log lines.
@@ -56,9 +92,9 @@ pub struct FilterError {
     source: tracing_subscriber::filter::ParseError,
 }
 
-/// Targets that are off by default. lapin logs every failed attempt and whole returned messages; we log what
-/// matters ourselves, once.
-const QUIET: [&str; 2] = ["lapin=off", "librdkafka=off"];
+/// What applies where `log.filter` sets nothing else. lapin logs every failed attempt and whole returned messages; we
+/// log what matters ourselves, once.
+const DEFAULTS: [&str; 3] = ["info", "lapin=off", "librdkafka=off"];
 
 /// The log. Dropping it writes what was logged, unless that takes longer than two seconds.
 #[derive(Debug)]
@@ -76,7 +112,7 @@ impl Drop for Log {
 /// # Errors
 /// Fails if the filter cannot be parsed ([`FilterError`]) or no thread can be started.
 pub fn start(config: &Config) -> anyhow::Result<Log> {
-    let filter = QUIET
+    let filter = DEFAULTS
         .iter()
         .chain([&config.filter.as_str()])
         .copied()
@@ -139,6 +175,54 @@ pub fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_that_would_log_nothing_is_refused() {
+        let read = |filter: &str| {
+            let json = serde_json::json!({ "filter": filter });
+            serde_json::from_value::<Config>(json).map(|config| config.filter)
+        };
+        for (text, filter) in [
+            ("off", "off"),
+            ("INFO", "INFO"),
+            (
+                "warn, recall_relay::spool=debug,",
+                "warn,recall_relay::spool=debug",
+            ),
+            ("librdkafka=debug", "librdkafka=debug"),
+        ] {
+            assert_eq!(read(text).unwrap(), filter);
+        }
+        for text in [
+            "inof",
+            "recall_relay",
+            "recall-relay=debug",
+            "lapin=",
+            "=debug",
+            "a=b=c",
+            "lapin=debug;info",
+            "info debug",
+            "info\"",
+            "[span]=debug",
+            "/var/log/relay.log",
+            "http://localhost",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_filter_does_not_name_is_logged_from_info() {
+        for (filter, expected) in [
+            ("lapin=warn", "librdkafka=off,lapin=warn,info"),
+            ("off", "librdkafka=off,lapin=off,off"),
+            ("warn", "librdkafka=off,lapin=off,warn"),
+        ] {
+            let directives = [&DEFAULTS[..], &[filter]].concat().join(",");
+            let parsed = EnvFilter::builder().parse(&directives).unwrap();
+            assert_eq!(parsed.to_string(), expected);
+        }
+    }
 
     #[test]
     fn chain_includes_the_sources_of_an_error() {
