@@ -5,6 +5,9 @@ use std::ops::Deref;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The longest length of time. Adding a longer one to a time may overflow.
+const LONGEST: Duration = Duration::from_secs(1000 * 31_557_600);
+
 /// A length of time that may be zero, written `90s`, `24h` or `500ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period(pub Duration);
@@ -37,9 +40,12 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|error| format!("not a duration such as `30s`, `500ms` or `24h`: {error}"))
+        let duration = humantime::parse_duration(text)
+            .map_err(|error| format!("not a duration such as `30s`, `500ms` or `24h`: {error}"))?;
+        if duration > LONGEST {
+            return Err("must not be longer than 1000 years".to_owned());
+        }
+        Ok(Self(duration))
     }
 }
 
@@ -92,6 +98,14 @@ mod tests {
         );
         assert_eq!("24h".parse::<Timeout>().unwrap().to_string(), "24h");
         assert_eq!("90s".parse::<Timeout>().unwrap().to_string(), "90s");
+    }
+
+    #[test]
+    fn only_durations_of_up_to_1000_years_are_accepted() {
+        assert_eq!("1000y".parse::<Period>().unwrap(), Period(LONGEST));
+        for text in ["1001y", "99999999999y", "30", "-1s", "1e3s", "١s", "+ 1s"] {
+            text.parse::<Period>().unwrap_err();
+        }
     }
 
     #[test]

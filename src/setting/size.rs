@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 
+/// The largest size.
+const LARGEST: u64 = 1 << 60;
+
 /// A number of bytes, written `64MiB`, `10MB` or `4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -13,9 +16,14 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<ByteSize>()
-            .map(|size| Self(size.as_u64()))
-            .map_err(|error| format!("not a size such as `256KiB` or `1GiB`: {error}"))
+        let size: ByteSize = text
+            .parse()
+            .map_err(|_| "not a size such as `4096`, `256KiB` or `1GiB`")?;
+        match size.as_u64() {
+            // The parser reads larger sizes as the largest number.
+            size if size > LARGEST => Err("must not be larger than 1EiB".to_owned()),
+            size => Ok(Self(size)),
+        }
     }
 }
 
@@ -42,6 +50,18 @@ mod tests {
             assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
         assert_eq!("10MB".parse::<Size>().unwrap(), Size(10_000_000));
-        assert!("many".parse::<Size>().is_err());
+        assert_eq!("1EiB".parse::<Size>().unwrap(), Size(LARGEST));
+        for text in [
+            "many",
+            "-1",
+            "1e3",
+            "0x10",
+            "1_000",
+            "٤KiB",
+            "2EiB",
+            "99999999999GiB",
+        ] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
     }
 }
