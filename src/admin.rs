@@ -38,7 +38,7 @@ use crate::spool::Spool;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address to listen on; it must not be public.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::address")]
     pub listen: SocketAddr,
 }
 

@@ -8,7 +8,7 @@ mod send;
 mod spool;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,7 +30,7 @@ const BAD_CONFIGURATION: u8 = 78;
 struct Cli {
     /// TOML file with settings; `RECALL_…` environment variables override it
     #[arg(long, env = "RECALL_CONFIG", global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     #[command(subcommand)]
     command: Option<CliCommand>,
 }
@@ -85,7 +85,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let load = || Loaded::load(cli.config.as_deref(), std::env::vars_os());
+    let load = || Loaded::load(cli.config.as_deref().map(Path::new), std::env::vars_os());
     match cli.command.unwrap_or(CliCommand::Run) {
         CliCommand::Run => return Ok(run::run(load())),
         CliCommand::Ready => ready::run(&load()?.config),

@@ -11,12 +11,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use figment::Figment;
+use figment::error::Kind;
 use figment::value::Dict;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::setting::{EMPTY_ELEMENT, List, Timeout};
+use crate::setting::{List, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::{admin, receiver, spool, telemetry};
@@ -27,6 +29,7 @@ use layer::Layer;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The applications whose recalls are accepted: the vendor's `SdkAppid`.
+    #[serde(deserialize_with = "application_ids")]
     pub sdk_app_ids: List<u64>,
     /// On shutdown: how long open requests and then the sinks may take. Events that are not published by then stay
     /// in the spool. Closing the connections to brokers may take 3 s more.
@@ -67,6 +70,23 @@ impl Default for Config {
     }
 }
 
+/// An application's number while it is read.
+struct ApplicationId(u64);
+
+impl FromStr for ApplicationId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = text.parse().ok().filter(|id| *id > 0).map(Self);
+        id.ok_or("must be the SdkAppid of your application, a number such as 1400000001")
+    }
+}
+
+fn application_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<List<u64>, D::Error> {
+    let List(ids) = List::<ApplicationId>::deserialize(deserializer)?;
+    Ok(List(ids.into_iter().map(|ApplicationId(id)| id).collect()))
+}
+
 /// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -98,10 +118,13 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, source, text } = self;
-        match source {
-            Source::Default => write!(f, "{key}: {text}"),
-            _ => write!(f, "{key} (from {source}): {text}"),
+        // A key and a source may be anything, and some texts quote a value: none may break the line or fill the log.
+        let key = self.key.escape_debug().to_string();
+        let source = self.source.to_string().escape_debug().to_string();
+        let text = &self.text;
+        match self.source {
+            Source::Default => write!(f, "{key:.200}: {text:.600}"),
+            _ => write!(f, "{key:.200} (from {source:.400}): {text:.600}"),
         }
     }
 }
@@ -251,42 +274,21 @@ impl Loaded {
         if let Err(text) = config.auth.check(&config.sdk_app_ids) {
             wrong("auth.tokens", text);
         }
-        // A protection that was named must not be switched off by an empty value.
-        let protections = [
-            (
-                "auth.tokens",
-                config.auth.tokens.is_empty(),
-                "signatures are not checked",
-            ),
-            (
-                "auth.allowed_sources",
-                config.auth.allowed_sources.is_empty(),
-                "any source may send recalls",
-            ),
-        ];
-        for (key, is_empty, without) in protections {
-            if is_empty && self.sources.contains_key(key) {
+        if config.admin.listen == config.http.listen && config.admin.listen.port() != 0 {
+            wrong("admin.listen", "must differ from http.listen".to_owned());
+        }
+        if config.spool.path.is_dir() {
+            wrong("spool.path", "is a folder; add the file's name".to_owned());
+        }
+        for (key, size) in [
+            ("http.max_body_bytes", config.http.max_body_bytes),
+            ("spool.max_bytes", config.spool.max_bytes),
+        ] {
+            if size.0 == 0 {
                 wrong(
                     key,
-                    format!("is empty; set it, or remove it: without it {without}"),
+                    "must be more than zero; otherwise every callback is refused".to_owned(),
                 );
-            }
-        }
-        // SQLite would open the file that the URI names, but the lock and the salvage use the text as a file name.
-        if config.spool.path.to_string_lossy().starts_with("file:") {
-            let text = "must be a path, not a URI: leave out `file:`, or write `./file:…` if that is the file's name";
-            wrong("spool.path", text.to_owned());
-        }
-        if config.log.filter.trim().is_empty() {
-            let text = "is empty; `info` is the default, and `off` logs nothing";
-            wrong("log.filter", text.to_owned());
-        }
-        for (key, value) in [
-            ("http.max_connections", config.http.max_connections),
-            ("spool.max_waiting", config.spool.max_waiting),
-        ] {
-            if value == 0 {
-                wrong(key, "must be at least 1".to_owned());
             }
         }
         if config.http.max_buffered_bytes < config.http.max_body_bytes {
@@ -314,12 +316,12 @@ fn explain(error: &figment::Error, sources: &BTreeMap<String, Source>) -> Proble
     let key = error.path.join(".");
     // figment names the key of an array's element. That key was not set and is not known to be secret: its array's is.
     let set = sources.iter().find(|(set, _)| is_within(&key, set));
-    let text = error.kind.to_string();
     let is_secret = keys::is_secret(set.map_or(&key, |(set, _)| set));
-    let text = if is_secret && text != EMPTY_ELEMENT {
-        "has a value of the wrong type".to_owned()
-    } else {
-        text
+    let text = match &error.kind {
+        // Our own types' errors never quote a secret.
+        Kind::Message(text) => text.clone(),
+        _ if is_secret => "has a value of the wrong type".to_owned(),
+        other => other.to_string(),
     };
     Problem {
         source: set.map_or(Source::Default, |(_, source)| source.clone()),

@@ -1,22 +1,30 @@
 //! The types that a setting's text is parsed into: durations, sizes, lists, secrets.
 //!
 //! Every setting can come from the environment, where every value is text, and from TOML, where numbers have
-//! their own type. So each type here accepts both, and so does [`text`] for the types of other crates.
+//! their own type. So each type here accepts both, and so does [`text`] for the types of other crates. The text is
+//! [clean](clean()) already.
 
+mod clean;
 mod duration;
 mod list;
 mod secret;
 mod size;
 mod text;
+mod text_file;
 
 use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
+pub use self::clean::clean;
+pub(crate) use self::clean::has_control_character;
 pub use self::duration::{Period, Timeout};
-pub use self::list::{EMPTY_ELEMENT, List};
+pub(crate) use self::list::EMPTY;
+pub use self::list::List;
 pub use self::secret::Secret;
 pub use self::size::Size;
-pub use self::text::{optional_text, text};
+pub(crate) use self::text::{ODD_QUOTE, QUOTES};
+pub use self::text::{address, number, optional_path, path, text};
+pub use self::text_file::read_text;
 
 macro_rules! as_text {
     ($($type:ident),*) => {$(

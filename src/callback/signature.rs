@@ -3,6 +3,8 @@
 //! It is a plain concatenation, not an HMAC, and covers neither the body nor the rest of the query. So within the
 //! allowed skew, a captured signature is valid for another body; only TLS and the source address check prevent that.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -10,7 +12,7 @@ use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::query::Query;
 use crate::event::UnixMillis;
-use crate::setting::Secret;
+use crate::setting::{Secret, clean};
 
 /// The tokens; each that is valid for a callback's application may sign it. If there is none at all, signatures are not
 /// checked.
@@ -26,13 +28,14 @@ pub struct Token {
     pub secret: Secret,
 }
 
-impl Token {
+impl FromStr for Token {
+    type Err = &'static str;
+
     /// Reads `1400000001=token`, which is bound to that application. Anything else is a token for all applications.
     ///
-    /// # Errors
     /// Fails if the number is too large or the token after it is empty: such text must not become a token that anybody
     /// can guess. The error does not quote the text.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    fn from_str(text: &str) -> Result<Self, &'static str> {
         let bound = text.split_once('=').filter(|(number, _)| {
             let number = number.trim();
             !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
@@ -45,7 +48,7 @@ impl Token {
         };
         let application = number.trim().parse();
         let application = application.map_err(|_| "has a number that is no application")?;
-        let token = token.trim();
+        let token = clean(token);
         if token.is_empty() {
             return Err("has nothing after the number of its application");
         }
@@ -54,7 +57,16 @@ impl Token {
             secret: Secret::from(token.to_owned()),
         })
     }
+}
 
+/// Never shows the token.
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.secret.fmt(f)
+    }
+}
+
+impl Token {
     fn is_valid_for(&self, application: Option<u64>) -> bool {
         self.application.is_none_or(|own| Some(own) == application)
     }
@@ -135,12 +147,7 @@ mod tests {
         request_time: &str,
         now: u64,
     ) -> Result<Option<u32>, SignatureError> {
-        let tokens = Tokens(
-            tokens
-                .iter()
-                .map(|token| Token::parse(token).unwrap())
-                .collect(),
-        );
+        let tokens = Tokens(tokens.iter().map(|token| token.parse().unwrap()).collect());
         let raw = format!("Sign={sign}&RequestTime={request_time}");
         let now = UnixMillis::new(now * 1000).unwrap();
         let query = Query::parse(&raw);
@@ -196,16 +203,22 @@ mod tests {
         for (text, application, token) in [
             ("1400000001=a=b", Some(1_400_000_001), "a=b"),
             (" 7 = a ", Some(7), "a"),
+            ("7='a'", Some(7), "a"),
             ("=a", None, "=a"),
             ("x7=a", None, "x7=a"),
             ("plain", None, "plain"),
         ] {
-            let parsed = Token::parse(text).unwrap();
+            let parsed: Token = text.parse().unwrap();
             let found = (parsed.application, parsed.secret.expose());
             assert_eq!(found, (application, token));
         }
-        for text in ["1400000001=", "1400000001= ", "99999999999999999999=a"] {
-            Token::parse(text).unwrap_err();
+        for text in [
+            "1400000001=",
+            "1400000001= ",
+            "1400000001=''",
+            "99999999999999999999=a",
+        ] {
+            text.parse::<Token>().unwrap_err();
         }
     }
 
@@ -255,7 +268,7 @@ mod tests {
 
     #[test]
     fn refuses_a_callback_without_signature() {
-        let tokens = Tokens(vec![Token::parse("t").unwrap()]);
+        let tokens = Tokens(vec!["t".parse().unwrap()]);
         let now = UnixMillis::new(0).unwrap();
         let query = Query::parse("RequestTime=0");
         let answer = check_signature(&tokens, None, Duration::from_secs(60), &query, now);

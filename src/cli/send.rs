@@ -27,19 +27,18 @@ mod tests;
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use jiff::Timestamp;
 
 use self::callbacks::{Callbacks, Clock};
 use self::request::{Endpoint, Requests};
 use self::traffic::Traffic;
 use crate::callback::Token;
-use crate::setting::{Secret, Timeout};
+use crate::setting::{self, List, Secret, Timeout};
 use crate::vendor::{BodyFormat, CallbackKind, EventTimeForm, PayloadVersion};
 
 /// Some JSON parsers do not read larger numbers exactly.
@@ -257,49 +256,38 @@ fn bad_usage(problem: &str) -> clap::Error {
 /// Finds the token: from the command line, otherwise from the relay's environment variables.
 fn token(args: &SendArgs) -> anyhow::Result<Option<Secret>> {
     // Not clap's `env`: one of these variables would then override the other option or conflict with it.
-    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let named = args.token.is_some() || args.token_file.is_some();
     let (text, file) = if named {
         let text = args.token.as_ref().map(|token| token.expose().to_owned());
         (text, args.token_file.clone())
     } else {
-        let text = variable("RECALL_AUTH__TOKENS").map(OsString::into_string);
+        let text = env::var_os("RECALL_AUTH__TOKENS").map(OsString::into_string);
         let Ok(text) = text.transpose() else {
             bail!("RECALL_AUTH__TOKENS is not UTF-8");
         };
         (
             text,
-            variable("RECALL_AUTH__TOKENS_FILE").map(PathBuf::from),
+            env::var_os("RECALL_AUTH__TOKENS_FILE").map(PathBuf::from),
         )
     };
     let text = match (text, file) {
         (Some(text), _) => text,
-        (None, Some(path)) => fs::read_to_string(&path)
-            .with_context(|| format!("reading the token from {}", path.display()))?,
+        (None, Some(path)) => setting::read_text(&path)
+            .map_err(|problem| anyhow!("token file {} {problem}", path.display()))?,
         (None, None) => return Ok(None),
     };
-    let tokens = items(&text)
-        .map(Token::parse)
-        .collect::<Result<Vec<_>, _>>();
-    let tokens = tokens.map_err(|problem| anyhow!("a token {problem}"))?;
+    let tokens: Result<List<Token>, _> = setting::clean(&text).parse();
+    let tokens = tokens.map_err(|problem| anyhow!("the token {problem}"))?;
     let is_own = |token: &Token| token.application.is_none_or(|app| app == args.sdk_app_id);
-    let own = tokens.into_iter().find(is_own);
-    match own {
+    match tokens.0.into_iter().find(is_own) {
         Some(token) => Ok(Some(token.secret)),
-        None if items(&text).next().is_none() => bail!("the token is empty"),
         None => bail!("there is no token for application {}", args.sdk_app_id),
     }
 }
 
-fn items(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-}
-
 fn first_app_id(list: &str) -> Result<u64, String> {
-    let id = items(list).next().ok_or("empty")?;
-    id.parse().map_err(|_| "not a decimal number".to_owned())
+    let ids: List<u64> = setting::clean(list).parse()?;
+    Ok(ids[0])
 }
 
 fn rate(text: &str) -> Result<f64, String> {

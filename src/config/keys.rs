@@ -73,6 +73,16 @@ pub(super) fn is_secret(key: &str) -> bool {
     false
 }
 
+/// Whether empty text is a value of this setting: the relay has no queue of its own.
+pub(super) fn may_be_empty(key: &str) -> bool {
+    key == "rabbitmq.queue"
+}
+
+/// Whether this setting's text may have several lines: a list in a secret's file, or a certificate or private key.
+pub(super) fn may_have_lines(key: &str) -> bool {
+    SECRETS.contains(&key) || (key.starts_with(PROPERTIES) && key.rsplit('.').next() == Some("pem"))
+}
+
 /// Whether a key is a setting of ours or one that librdkafka defines.
 pub(super) fn is_setting(key: &str) -> bool {
     KNOWN.iter().any(|(known, _)| known == key)

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
 use std::path::Path;
 
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::{Problem, Source, child, keys};
+use crate::setting::{self, EMPTY};
 
 /// The prefix of our environment variables.
 const PREFIX: &str = "RECALL_";
@@ -45,6 +45,9 @@ impl Provider for Layer {
 impl Layer {
     /// Reads a TOML file.
     pub(super) fn from_file(path: &Path) -> Result<Self, Vec<Problem>> {
+        let path = path
+            .to_str()
+            .map_or(path, |path| Path::new(setting::clean(path)));
         let source = Source::File(path.display().to_string());
         let problem = |text: String| {
             vec![Problem {
@@ -53,9 +56,13 @@ impl Layer {
                 text,
             }]
         };
-        let text = fs::read_to_string(path)
-            .map_err(|error| problem(format!("cannot be read: {error}")))?;
-        let values: Dict = toml::from_str(&text).map_err(|error| {
+        if path.as_os_str().is_empty() {
+            let text = "has an empty name; set --config or RECALL_CONFIG to its path, or remove it";
+            return Err(problem(text.to_owned()));
+        }
+        let text = setting::read_text(path).map_err(problem)?;
+        let text = text.trim_start_matches('\u{feff}');
+        let values: Dict = toml::from_str(text).map_err(|error| {
             // The error's full text quotes the line, which may contain a secret.
             let line = error
                 .span()
@@ -111,24 +118,14 @@ impl Layer {
         }
     }
 
-    /// Adds a value; a secret may be given as the path of a file.
+    /// Adds a clean value; a secret may be given as the path of a file.
     fn insert(&mut self, key: &str, value: Value, source: Source, problems: &mut Vec<Problem>) {
-        let (key, value) = match key.strip_suffix(FILE_SUFFIX).map(normalize) {
-            Some(secret) if keys::is_secret(&secret) => {
-                let path = value.as_str().unwrap_or_default().to_owned();
-                match fs::read_to_string(&path) {
-                    Ok(text) => (secret, Value::from(text.trim())),
-                    Err(error) => {
-                        problems.push(Problem {
-                            key: key.to_owned(),
-                            source,
-                            text: format!("file {path} cannot be read: {error}"),
-                        });
-                        return;
-                    }
-                }
+        let (key, value) = match resolve(key, value) {
+            Ok(resolved) => resolved,
+            Err((key, text)) => {
+                problems.push(Problem { key, source, text });
+                return;
             }
-            _ => (normalize(key), value),
         };
         if let Some(other) = self.sources.get(&key) {
             let text = format!("is set twice; remove this one or that of {other}");
@@ -178,6 +175,57 @@ fn normalize(key: &str) -> String {
         );
     }
     key.to_owned()
+}
+
+/// A setting's own key and its clean value; a secret's value may be read from a file. The error is a key and what is
+/// wrong with its value.
+fn resolve(key: &str, value: Value) -> Result<(String, Value), (String, String)> {
+    let secret = key.strip_suffix(FILE_SUFFIX).map(normalize);
+    let (key, value) = match secret.filter(|secret| keys::is_secret(secret)) {
+        None => (normalize(key), value),
+        Some(secret) => {
+            let key = format!("{secret}{FILE_SUFFIX}");
+            let path = clean(&key, value, false).map_err(|problem| (key.clone(), problem))?;
+            let text = setting::read_text(Path::new(path.as_str().unwrap_or_default()));
+            // The path is not quoted: it may be the secret itself, given in place of a path.
+            let text = text.map_err(|problem| (key, format!("names a file that {problem}")))?;
+            (secret, Value::from(text))
+        }
+    };
+    if !keys::is_setting(&key) {
+        // The name is wrong, whatever the value is.
+        return Ok((key, value));
+    }
+    match clean(&key, value, keys::may_have_lines(&key)) {
+        Ok(value) => Ok((key, value)),
+        Err(problem) => Err((key, problem)),
+    }
+}
+
+/// Cleans all text of a setting's value, which may have several `lines`, or says why no setting has that value. The
+/// error does not quote it.
+fn clean(key: &str, value: Value, lines: bool) -> Result<Value, String> {
+    match value {
+        Value::String(tag, text) => {
+            let text = setting::clean(&text);
+            if text.is_empty() && !keys::may_be_empty(key) {
+                return Err(EMPTY.to_owned());
+            }
+            if setting::has_control_character(text, lines) {
+                return Err(
+                    "has a line break or another control character inside; remove it".to_owned(),
+                );
+            }
+            Ok(Value::String(tag, text.to_owned()))
+        }
+        Value::Array(tag, items) => {
+            let items = (1..).zip(items).map(|(place, item)| {
+                clean(key, item, false).map_err(|problem| format!("value {place} {problem}"))
+            });
+            Ok(Value::Array(tag, items.collect::<Result<_, _>>()?))
+        }
+        other => Ok(other),
+    }
 }
 
 /// Converts a value to text: librdkafka accepts only text.

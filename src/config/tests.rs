@@ -5,7 +5,6 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
-use crate::setting::Secret;
 
 const APP: (&str, &str) = ("RECALL_SDK_APP_IDS", "1400000001");
 
@@ -45,7 +44,8 @@ fn every_setting_can_be_set_by_environment_alone() {
             "sdk_app_ids" => "1",
             "log.format" => "json",
             "auth.tokens" => "token",
-            "auth.allowed_sources" => "10.0.0.0/8",
+            "auth.allowed_sources" | "auth.trusted_proxies" => "10.0.0.0/8",
+            "rabbitmq.tls.ca" => "ca.pem",
             _ => default,
         };
         let name = format!("RECALL_{}", key.to_uppercase().replace('.', "__"));
@@ -99,7 +99,7 @@ fn environment_values_stay_text() {
         .auth
         .tokens
         .iter()
-        .map(Secret::expose)
+        .map(|token| token.secret.expose())
         .collect();
     assert_eq!(tokens, ["00712", "{x=1}", "true"]);
 }
@@ -149,7 +149,10 @@ fn an_empty_section_is_not_ignored() {
     let file = "sdk_app_ids = 1\n[http]\n[auth]\n[spool]\n[kafka]\n";
     let servers = ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "h:1");
     let loaded = load(Some(file), &[servers]).unwrap();
-    assert_eq!(loaded.config.kafka.unwrap().bootstrap_servers, "h:1");
+    assert_eq!(
+        loaded.config.kafka.unwrap().bootstrap_servers.to_string(),
+        "h:1"
+    );
 }
 
 #[test]
@@ -162,14 +165,14 @@ fn invalid_value_error_names_key_and_source() {
     assert!(error.contains("longer than zero"), "{error}");
     let error = problem(&[("RECALL_HTTP__MAX_CONNECTIONS", "many")]);
     assert!(error.contains("http.max_connections (from"), "{error}");
-    for path in ["", "callback", "/callback?from=im", "/#"] {
+    for path in ["callback", "/callback?from=im", "/#"] {
         let error = problem(&[("RECALL_HTTP__PATH", path)]);
         assert!(error.contains("must be a path only"), "{path}: {error}");
     }
     for path in ["file:x.db", "file:///x.db?mode=ro"] {
         let error = problem(&[("RECALL_SPOOL__PATH", path)]);
         let expected =
-            "spool.path (from RECALL_SPOOL__PATH): must be a path, not a URI: leave out `file:`";
+            "spool.path (from RECALL_SPOOL__PATH): must be a path, not a URI: leave out the scheme";
         assert!(error.contains(expected), "{path}: {error}");
     }
     assert!(load(None, &[APP, ("RECALL_SPOOL__PATH", "./file:x.db")]).is_ok());
@@ -197,7 +200,7 @@ fn secrets_are_never_shown() {
         ],
     )
     .unwrap();
-    assert_eq!(loaded.config.auth.tokens[0].expose(), "hunter2");
+    assert_eq!(loaded.config.auth.tokens[0].secret.expose(), "hunter2");
     let kafka = loaded.config.kafka.as_ref().unwrap();
     assert_eq!(kafka.properties["sasl.password"], "hunter2");
     let listing = format!("{:?}", loaded.listing());
@@ -265,7 +268,7 @@ fn an_empty_protection_is_refused() {
         for value in ["[\"\"]", "[\" \"]"] {
             let file = format!("sdk_app_ids = 1\n{key} = {value}\n");
             let error = load(Some(&file), &[]).unwrap_err().to_string();
-            assert!(error.contains("empty element"), "{value}: {error}");
+            assert!(error.contains("value 1 is empty"), "{value}: {error}");
         }
     }
     // A variable that was not set, as in `RECALL_AUTH__TOKENS=1400000001=$TOKEN`.
@@ -318,13 +321,14 @@ fn bound_tokens_need_known_applications() {
 
 #[test]
 fn a_secret_that_is_set_twice_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "b").unwrap();
     let error = problem(&[
         ("RECALL_AUTH__TOKENS", "a"),
-        ("RECALL_AUTH__TOKENS_FILE", "/dev/null"),
+        ("RECALL_AUTH__TOKENS_FILE", token.to_str().unwrap()),
     ]);
     assert!(error.contains("set twice"), "{error}");
-    let error = problem(&[("RECALL_AUTH__TOKENS_FILE", "/nowhere")]);
-    assert!(error.contains("/nowhere cannot be read"), "{error}");
 }
 
 #[test]

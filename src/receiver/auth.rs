@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::callback::{self, Query, Token, Tokens, check_signature};
 use crate::event::UnixMillis;
-use crate::setting::{List, Secret, Timeout};
+use crate::setting::{List, Timeout};
 
 /// Settings of authentication.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ use crate::setting::{List, Secret, Timeout};
 pub struct Config {
     /// The console's tokens; any of them may sign, `1400000001=token` for that application only. If there is none,
     /// signatures are not checked.
-    pub tokens: List<Secret>,
+    pub tokens: List<Token>,
     /// How far `RequestTime` may differ from the current time.
     pub max_skew: Timeout,
     /// Networks that recalls may come from, in CIDR notation. If there is none, any source is allowed.
@@ -45,8 +45,6 @@ impl Config {
     pub fn check(&self, sdk_app_ids: &[u64]) -> Result<(), String> {
         let mut bound = Vec::new();
         for (place, token) in (1..).zip(self.tokens.iter()) {
-            let token = Token::parse(token.expose());
-            let token = token.map_err(|problem| format!("token {place} {problem}"))?;
             let Some(application) = token.application else {
                 continue;
             };
@@ -164,16 +162,9 @@ impl Auth {
     /// Accepts recalls of these applications.
     #[must_use]
     pub fn new(sdk_app_ids: &[u64], config: Config) -> Self {
-        // `Config::check` has refused a token that cannot be read. If it had not, no signature would match that text.
-        let tokens = config.tokens.iter().map(|token| {
-            Token::parse(token.expose()).unwrap_or_else(|_| Token {
-                application: Some(0),
-                secret: token.clone(),
-            })
-        });
         Self {
             sdk_app_ids: sdk_app_ids.to_vec(),
-            tokens: Tokens(tokens.collect()),
+            tokens: Tokens(config.tokens.0.clone()),
             config,
         }
     }

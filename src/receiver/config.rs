@@ -13,7 +13,7 @@ use crate::setting::{self, Period, Size, Timeout};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address to listen on.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::address")]
     pub listen: SocketAddr,
     /// The path of the callback URL.
     #[serde(deserialize_with = "path")]
@@ -24,7 +24,7 @@ pub struct Config {
     /// Above it callbacks are refused. A single callback is always allowed.
     pub max_buffered_bytes: Size,
     /// Maximum number of open connections; further ones wait in the kernel's backlog.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::number::<_, _, 1, 4_294_967_295>")]
     pub max_connections: usize,
     /// How long a request's head may take to arrive, and then its body. A slower body is answered 408.
     pub read_timeout: Timeout,

@@ -8,12 +8,14 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
+use super::clean::clean;
 use super::text::text;
 
-/// The error for an element without text. It quotes nothing, so it may also be shown for a secret.
-pub const EMPTY_ELEMENT: &str = "has an empty element; remove it";
+/// The error for a value that has nothing but white space, quotes or commas.
+pub(crate) const EMPTY: &str = "is empty; set it, or remove it";
 
-/// Several values: separated by commas in text, one value or an array in TOML.
+/// Several values, at least one: separated by commas or line breaks in text, one value or an array in TOML. The default
+/// has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
@@ -28,6 +30,36 @@ impl<T> Deref for List<T> {
 
     fn deref(&self) -> &[T] {
         &self.0
+    }
+}
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for List<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let items: Vec<&str> = text.split([',', '\r', '\n']).collect();
+        let items = match items.as_slice() {
+            // The whole text is this value, so its quotes are gone already.
+            [item] => vec![item.trim()],
+            _ => items.into_iter().map(clean).collect(),
+        };
+        Self::parse(items.into_iter().filter(|item| !item.is_empty()).collect())
+    }
+}
+
+impl<T: FromStr<Err: fmt::Display>> List<T> {
+    fn parse(items: Vec<&str>) -> Result<Self, String> {
+        if items.is_empty() {
+            return Err(EMPTY.to_owned());
+        }
+        let count = items.len();
+        let values = (1..).zip(items).map(|(place, item)| {
+            item.parse().map_err(|error| match count {
+                1 => format!("{error}"),
+                _ => format!("{error} (value {place} of {count})"),
+            })
+        });
+        values.collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -52,12 +84,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<List<T>, E> {
-                text.split(',')
-                    .map(str::trim)
-                    .filter(|item| !item.is_empty())
-                    .map(|item| item.parse().map_err(E::custom))
-                    .collect::<Result<_, E>>()
-                    .map(List)
+                text.parse().map_err(E::custom)
             }
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<List<T>, E> {
@@ -69,16 +96,11 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List<T>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(Item(item)) = items.next_element()? {
-                    let item = item.trim();
-                    if item.is_empty() {
-                        // With an empty token anybody could sign. If it were skipped, nobody would have to sign.
-                        return Err(de::Error::custom(EMPTY_ELEMENT));
-                    }
-                    list.push(item.parse().map_err(de::Error::custom)?);
+                let mut texts = Vec::new();
+                while let Some(Item(text)) = items.next_element()? {
+                    texts.push(text);
                 }
-                Ok(List(list))
+                List::parse(texts.iter().map(String::as_str).collect()).map_err(de::Error::custom)
             }
         }
 
@@ -105,23 +127,33 @@ impl<T: fmt::Display> Serialize for List<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setting::Secret;
 
     #[test]
     fn lists_parse_from_text_one_value_or_an_array() {
         let read = |json: &str| serde_json::from_str::<List<u64>>(json).map(|list| list.0);
         assert_eq!(read(r#"" 1, 2,,3 ""#).unwrap(), [1, 2, 3]);
+        assert_eq!(read(r#""1\r\n2\n\n""#).unwrap(), [1, 2]);
+        assert_eq!(read(r#""'1', '2'""#).unwrap(), [1, 2]);
         assert_eq!(read("7").unwrap(), [7]);
         assert_eq!(read(r#"[1,"2"]"#).unwrap(), [1, 2]);
-        assert!(read(r#""1,x""#).is_err());
+        let error = read(r#""1,x""#).unwrap_err().to_string();
+        assert!(error.contains("(value 2 of 2)"), "{error}");
     }
 
     #[test]
-    fn an_array_with_an_empty_element_is_refused() {
-        for json in [r#"[""]"#, r#"["a"," "]"#] {
-            let error = serde_json::from_str::<List<Secret>>(json).unwrap_err();
+    fn a_list_of_nothing_is_refused() {
+        for json in [r#""""#, r#"" , ,""#, r#""'',''""#, "[]"] {
+            let error = serde_json::from_str::<List<String>>(json).unwrap_err();
             let error = error.to_string();
-            assert!(error.starts_with("has an empty element"), "{json}: {error}");
+            assert!(error.starts_with(EMPTY), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn quotes_are_removed_once() {
+        let read = |text: &str| clean(text).parse::<List<String>>().unwrap().0;
+        assert_eq!(read(r#""a","b""#), ["a", "b"]);
+        assert_eq!(read(r#""a,b""#), ["a", "b"]);
+        assert_eq!(read(r#"'"a"'"#), [r#""a""#]);
     }
 }

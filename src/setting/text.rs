@@ -2,9 +2,17 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::de::{self, Deserializer, Visitor};
+
+/// The quotes that a value may be in. One at an end of a clean value is there by mistake, unless it is a secret's.
+pub(crate) const QUOTES: [char; 2] = ['"', '\''];
+
+/// The error for a quote at one end of a value.
+pub(crate) const ODD_QUOTE: &str = "begins or ends with a quote that has no counterpart; remove it";
 
 /// Deserializes any type that can be parsed from text; a number or boolean is parsed as text, too.
 ///
@@ -25,7 +33,7 @@ where
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            text.trim().parse().map_err(E::custom)
+            text.parse().map_err(E::custom)
         }
 
         fn visit_bool<E: de::Error>(self, value: bool) -> Result<T, E> {
@@ -44,18 +52,65 @@ where
     deserializer.deserialize_any(Text(PhantomData))
 }
 
-/// [`text`] for an optional setting; empty text counts as absent.
+/// [`text`] for a whole number between two limits, both included.
 ///
 /// # Errors
-/// As [`text`].
-pub fn optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+/// Names the limits.
+pub fn number<'de, D, T, const MIN: i64, const MAX: i64>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
+    T: TryFrom<i64>,
 {
+    let number = text::<D, String>(deserializer)?.parse().ok();
+    number
+        .filter(|number| (MIN..=MAX).contains(number))
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| de::Error::custom(format!("must be a whole number from {MIN} to {MAX}")))
+}
+
+/// [`text`] for the address that a listener binds to.
+///
+/// # Errors
+/// Shows the form.
+pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let form = "must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080; a host name or a URL is none";
     let text: String = text(deserializer)?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(de::Error::custom)
+    text.parse().map_err(|_| de::Error::custom(form))
+}
+
+/// [`text`] for the path of a file.
+///
+/// # Errors
+/// Refuses what a shell or another program reads as a path, but would become a file with a strange name here.
+pub fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let text: String = text(deserializer)?;
+    // Programs agree on the scheme `file:` alone, but `sqlite:` or `s3:` is meant as one, too.
+    let scheme = text.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.starts_with(|char: char| char.is_ascii_alphabetic())
+            && scheme
+                .chars()
+                .all(|char| char.is_ascii_alphanumeric() || "+-.".contains(char))
+    });
+    let problem = if scheme {
+        "must be a path, not a URI: leave out the scheme, or begin with `./` if that is the file's name"
+    } else if text.starts_with('~') {
+        "begins with `~`, which only a shell replaces; write the home folder's path"
+    } else if text.starts_with(QUOTES) || text.ends_with(QUOTES) {
+        ODD_QUOTE
+    } else if text.ends_with('/') || Path::new(&text).file_name().is_none() {
+        "names a folder; add the file's name"
+    } else {
+        return Ok(text.into());
+    };
+    Err(de::Error::custom(problem))
+}
+
+/// [`path`] for an optional setting.
+///
+/// # Errors
+/// As [`path`].
+pub fn optional_path<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PathBuf>, D::Error> {
+    path(deserializer).map(Some)
 }

@@ -12,7 +12,7 @@ use crate::setting::{self, Period, Size};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The database file; it must be on a local disk. Its folder is created if it is missing.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::path")]
     pub path: PathBuf,
     /// When the used pages reach this size, forwarded events are purged; if that is not enough, callbacks are
     /// refused. If it is too small, a long outage of a broker fills it; if it is too large, the disk fills up first.
@@ -23,10 +23,10 @@ pub struct Config {
     /// events are purged when they have been forwarded.
     pub retention: Period,
     /// How many of the latest ids are kept in memory to recognise a repeated callback. Each takes 40 bytes.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::number::<_, _, 0, 100_000_000>")]
     pub recent_ids: usize,
     /// How many callbacks may wait for a commit; further ones are refused. Each keeps its body in memory.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::number::<_, _, 1, 1_000_000>")]
     pub max_waiting: usize,
     /// The maximum size of dead letters: rejected callbacks that are not forwarded yet, and the table of events that
     /// no topic accepted. If it is reached, a rejected callback is not stored, and an event that the dead-letter

@@ -18,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use std::fs;
+
 use super::*;
 
 const OK: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
@@ -241,15 +243,20 @@ fn a_token_comes_from_a_file_and_of_a_list_the_first_is_taken() {
         read(&["--token-file", file]).unwrap().as_deref(),
         Some("first")
     );
+    fs::write(&path, "\u{feff}8=second\r\n\"first\"\r\n").unwrap();
+    assert_eq!(
+        read(&["--token-file", file]).unwrap().as_deref(),
+        Some("first")
+    );
     fs::write(&path, " \n").unwrap();
     assert_eq!(
         read(&["--token-file", file]).unwrap_err().to_string(),
-        "the token is empty"
+        "the token is empty; set it, or remove it"
     );
     fs::remove_file(&path).unwrap();
     let error = format!("{:#}", read(&["--token-file", file]).unwrap_err());
     assert!(
-        error.starts_with(&format!("reading the token from {file}")),
+        error.starts_with(&format!("token file {file} cannot be read: ")),
         "{error}"
     );
 }

@@ -61,13 +61,13 @@ impl Default for Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// Certificate authorities to trust in addition to the system's.
-    #[serde(deserialize_with = "setting::optional_text")]
+    #[serde(deserialize_with = "setting::optional_path")]
     pub ca: Option<PathBuf>,
     /// The client's certificate.
-    #[serde(deserialize_with = "setting::optional_text")]
+    #[serde(deserialize_with = "setting::optional_path")]
     pub cert: Option<PathBuf>,
     /// The client's private key.
-    #[serde(deserialize_with = "setting::optional_text")]
+    #[serde(deserialize_with = "setting::optional_path")]
     pub key: Option<PathBuf>,
 }
 
