@@ -18,6 +18,7 @@ mod producer;
 mod properties;
 mod record_id;
 mod reports;
+mod server;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -38,10 +39,11 @@ use tracing::info;
 use uuid::Uuid;
 
 pub use properties::{PropertyError, SECRETS, normalize};
+pub use server::Server;
 pub use session::KafkaSession;
 
 use super::{SessionError, Sink};
-use crate::setting;
+use crate::setting::{self, List};
 use coordinator::{Coordinator, Identity};
 use producer::Producer;
 use transactions::Transactions;
@@ -57,24 +59,26 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The bootstrap servers: `host:port`, several separated by commas.
-    pub bootstrap_servers: String,
+    pub bootstrap_servers: List<Server>,
     /// The topic that events are published to.
+    #[serde(deserialize_with = "topics::name")]
     pub topic: String,
     /// The topic of dead letters: callbacks that could not be parsed, and events that the broker refuses.
+    #[serde(deserialize_with = "topics::name")]
     pub dead_letter_topic: String,
     /// Whether to create missing topics; this needs the permission to create them.
     #[serde(deserialize_with = "setting::text")]
     pub create_topics: bool,
     /// Partitions of a topic that the relay creates. Order is kept within a partition: adding partitions later moves
     /// conversations to other partitions.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::number::<_, _, 1, 1_000_000>")]
     pub partitions: i32,
     /// Replication factor of a topic that the relay creates; `-1` is the broker's default.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::number::<_, _, -1, 32_767>")]
     pub replication_factor: i32,
     /// Events in flight. If it is too small, each batch waits for the previous one; if too large, more events are
     /// duplicated after a crash.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::number::<_, _, 1, 1_000_000>")]
     pub window: usize,
     /// Whether subscribers that read only committed records see each event exactly once. Batches are then transactions,
     /// and the cluster keeps the cursor. This is slower, and needs more permissions.
@@ -87,7 +91,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            bootstrap_servers: String::new(),
+            bootstrap_servers: List::default(),
             topic: "im.message.recalled".to_owned(),
             dead_letter_topic: "im.message.recalled.dead-letter".to_owned(),
             create_topics: true,
@@ -106,32 +110,19 @@ impl Config {
     /// # Errors
     /// Returns which setting is wrong, and why.
     pub fn check(&self) -> Result<(), PropertyError> {
-        if self.bootstrap_servers.trim().is_empty() {
+        if self.bootstrap_servers.is_empty() {
             return Err(PropertyError::of(
                 "kafka.bootstrap_servers",
                 "is missing; set it to host:port, or to several separated by commas",
             ));
         }
-        if self.window == 0 {
-            return Err(PropertyError::of("kafka.window", "must be at least 1"));
-        }
-        for (key, topic) in [
-            ("kafka.topic", &self.topic),
-            ("kafka.dead_letter_topic", &self.dead_letter_topic),
-        ] {
-            if topic.is_empty() {
-                return Err(PropertyError::of(
-                    key,
-                    "is empty; set it to the name of a topic",
-                ));
-            }
+        if self.replication_factor == 0 {
+            let problem = "must be at least 1, or -1 for the cluster's default";
+            return Err(PropertyError::of("kafka.replication_factor", problem));
         }
         if self.topic == self.dead_letter_topic {
             let problem = "must differ from kafka.topic";
             return Err(PropertyError::of("kafka.dead_letter_topic", problem));
-        }
-        if self.partitions < 1 {
-            return Err(PropertyError::of("kafka.partitions", "must be at least 1"));
         }
         properties::check(&self.properties)?;
         // librdkafka checks some properties against each other only when it creates a client. Without
@@ -165,7 +156,7 @@ impl Config {
         for (name, value) in &self.properties {
             client.set(name, value);
         }
-        client.set("bootstrap.servers", &self.bootstrap_servers);
+        client.set("bootstrap.servers", self.bootstrap_servers.to_string());
         for (name, value) in properties::PROMISE {
             client.set(name, value);
         }

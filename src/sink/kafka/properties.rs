@@ -185,6 +185,7 @@ pub(super) fn explain(error: &KafkaError) -> PropertyError {
     let KafkaError::ClientConfig(_, description, name, _) = error else {
         return PropertyError::of("kafka", error.to_string());
     };
+    let description = description.trim_end();
     if description.contains("No such configuration property") {
         let nearest = COMMON
             .iter()
@@ -223,7 +224,7 @@ mod tests {
 
     fn config(name: &str, value: &str) -> Config {
         Config {
-            bootstrap_servers: "127.0.0.1:9092".to_owned(),
+            bootstrap_servers: "127.0.0.1:9092".parse().unwrap(),
             properties: [(name.to_owned(), value.to_owned())].into(),
             ..Config::default()
         }

@@ -9,12 +9,15 @@ use rdkafka::config::FromClientConfig as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, Producer as _};
+use serde::Deserializer;
+use serde::de::Error as _;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::errors::stopping;
 use super::reports::Reports;
 use super::{Config, REQUEST_TIMEOUT};
+use crate::setting;
 use crate::sink::SessionError;
 
 /// How long a newly created topic may take to appear, and how often to check.
@@ -26,6 +29,17 @@ const CHECK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct PartitionCounts {
     pub events: i32,
     pub dead_letters: i32,
+}
+
+/// Reads the name of a topic: what Kafka accepts as one.
+pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name: String = setting::text(deserializer)?;
+    let legal = |char: char| char.is_ascii_alphanumeric() || matches!(char, '.' | '_' | '-');
+    if name.len() > 249 || matches!(name.as_str(), "." | "..") || !name.chars().all(legal) {
+        let problem = "must be the name of a topic: up to 249 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`";
+        return Err(D::Error::custom(problem));
+    }
+    Ok(name)
 }
 
 /// Looks up both topics, and creates missing ones if configured.
