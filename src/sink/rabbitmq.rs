@@ -10,6 +10,7 @@
 //!
 //! Only the forwarder reconnects: lapin's own recovery is off.
 
+mod broker_uri;
 mod channel;
 mod config;
 mod connect;
@@ -23,6 +24,7 @@ mod socket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use broker_uri::BrokerUri;
 pub use config::{Config, QueueType, SettingError, ShortName, Tls, Unroutable};
 pub use session::RabbitMqSession;
 
@@ -72,17 +74,14 @@ impl Sink for RabbitMq {
         if self.last_confirmed.as_ref().is_some_and(confirmed_nothing) {
             self.next_host += 1;
         }
-        let uris = self
-            .config
-            .uris()
-            .map_err(|error| SessionError::unavailable("could not connect", error))?;
-        let host = self.next_host % uris.len().max(1);
-        let Some(uri) = uris.into_iter().nth(host) else {
+        let uris = &self.config.uri;
+        let Some(uri) = uris.get(self.next_host % uris.len().max(1)) else {
             return Err(SessionError::Unavailable(
                 "rabbitmq.uri names no host".to_owned(),
                 None,
             ));
         };
+        let uri = uri.parts().clone();
         let has_confirmed = Arc::new(AtomicBool::new(false));
         self.last_confirmed = Some(Arc::clone(&has_confirmed));
         let connected =

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use lapin::uri::AMQPUri;
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{self, Secret, Timeout};
+use super::broker_uri::BrokerUri;
+use crate::setting::{self, List, ODD_QUOTE, QUOTES, Timeout};
 
 /// Settings of the RabbitMQ sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ use crate::setting::{self, Secret, Timeout};
 pub struct Config {
     /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. Several URIs, separated by commas, are tried in
     /// turn.
-    pub uri: Secret,
+    pub uri: List<BrokerUri>,
     /// Certificates.
     pub tls: Tls,
     /// The topic exchange that events are published to.
@@ -30,7 +30,7 @@ pub struct Config {
     pub queue_type: QueueType,
     /// Events in flight or waiting for an earlier event of their conversation. If it is too small, few conversations
     /// are published in parallel; if too large, more events are duplicated after a crash.
-    #[serde(deserialize_with = "setting::text")]
+    #[serde(deserialize_with = "setting::number::<_, _, 1, 1_000_000>")]
     pub window: usize,
     /// How long a channel may wait without a confirm before the connection is considered dead.
     pub confirm_timeout: Timeout,
@@ -41,7 +41,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            uri: Secret::from(String::new()),
+            uri: List::default(),
             tls: Tls::default(),
             exchange: ShortName::constant("im.message.recalled"),
             queue: ShortName::constant("im.message.recalled"),
@@ -117,6 +117,12 @@ impl FromStr for ShortName {
         if name.len() > 255 {
             return Err("is longer than the 255 bytes that AMQP allows");
         }
+        if name.contains("://") {
+            return Err("must be a name, not a URI");
+        }
+        if name.starts_with(QUOTES) || name.ends_with(QUOTES) {
+            return Err(ODD_QUOTE);
+        }
         Ok(Self(name.to_owned()))
     }
 }
@@ -161,21 +167,15 @@ impl Config {
                 problem: problem.to_owned(),
             })
         };
-        let uris = self.uris()?;
-        if uris.is_empty() {
+        if self.uri.is_empty() {
             return error(
                 "rabbitmq.uri",
                 "is missing; set it to amqp://user:password@host:5672/vhost",
             );
         }
-        if self.window == 0 {
-            return error("rabbitmq.window", "must be at least 1");
-        }
-        if self.exchange.is_empty() {
-            return error("rabbitmq.exchange", "is empty; name a topic exchange");
-        }
-        if self.dead_letter_queue.is_empty() {
-            return error("rabbitmq.dead_letter_queue", "is empty; name a queue");
+        if self.queue == self.dead_letter_queue {
+            let problem = "must differ from rabbitmq.queue";
+            return error("rabbitmq.dead_letter_queue", problem);
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return error(
@@ -185,83 +185,29 @@ impl Config {
         }
         Ok(())
     }
-
-    /// The hosts, in the order in which they are tried.
-    pub(super) fn uris(&self) -> Result<Vec<AMQPUri>, SettingError> {
-        self.uri
-            .expose()
-            .split(',')
-            .map(str::trim)
-            .filter(|uri| !uri.is_empty())
-            .enumerate()
-            .map(|(index, uri)| {
-                let problem = |problem: &str| SettingError {
-                    key: "rabbitmq.uri",
-                    problem: format!("{problem} (URI {} of the list)", index + 1),
-                };
-                if uri.contains("@[") || uri.contains("//[") {
-                    // lapin would use localhost instead.
-                    return Err(problem(
-                        "has an IPv6 address, which the client library cannot use; use a host name",
-                    ));
-                }
-                // The parser's own error may quote the password.
-                uri.parse()
-                    .map_err(|_| problem("is not of the form amqp://user:password@host:5672/vhost"))
-            })
-            .collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config(uri: &str) -> Config {
-        Config {
-            uri: Secret::from(uri.to_owned()),
-            ..Config::default()
-        }
-    }
-
-    #[test]
-    fn uris_are_separated_by_commas() {
-        let uris = config("amqp://a:b@one:1/%2f, amqps://two").uris().unwrap();
-        let hosts: Vec<&str> = uris.iter().map(|uri| uri.authority.host.as_str()).collect();
-        assert_eq!(hosts, ["one", "two"]);
-    }
-
-    #[test]
-    fn an_invalid_uri_error_does_not_show_the_uri() {
-        let error = config("amqp://ok,hunter2@nowhere")
-            .check()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("rabbitmq.uri is not of the form"),
-            "{error}"
-        );
-        assert!(
-            error.contains("URI 2") && !error.contains("hunter2"),
-            "{error}"
-        );
-        let error = config("amqp://u:hunter2@[::1]:5672")
-            .check()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("IPv6") && !error.contains("hunter2"),
-            "{error}"
-        );
-        assert_eq!(
-            config(" ,").check().unwrap_err().to_string(),
-            "rabbitmq.uri is missing; set it to amqp://user:password@host:5672/vhost"
-        );
-    }
-
     #[test]
     fn names_longer_than_amqp_allows_are_refused() {
         assert!("x".repeat(255).parse::<ShortName>().is_ok());
         assert!("x".repeat(256).parse::<ShortName>().is_err());
+    }
+
+    #[test]
+    fn events_and_dead_letters_have_different_queues() {
+        let config = Config {
+            uri: "amqp://h".parse().unwrap(),
+            dead_letter_queue: Config::default().queue,
+            ..Config::default()
+        };
+        let error = config.check().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "rabbitmq.dead_letter_queue must differ from rabbitmq.queue"
+        );
     }
 }

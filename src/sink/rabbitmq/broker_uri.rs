@@ -1,0 +1,212 @@
+//! A broker's URI, as it must be meant.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lapin::uri::{AMQPUri, SASLMechanism};
+
+use crate::setting::Secret;
+
+/// The form, for errors: none of them quotes any part, because a password may be in any part by mistake.
+const FORM: &str = "must be of the form amqp://user:password@host:5672/vhost";
+
+/// The parameters that the client library knows; it ignores all others.
+const PARAMETERS: [&str; 5] = [
+    "auth_mechanism",
+    "channel_max",
+    "connection_timeout",
+    "frame_max",
+    "heartbeat",
+];
+
+/// A broker and the credentials for it. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerUri {
+    uri: AMQPUri,
+    text: Secret,
+}
+
+impl BrokerUri {
+    /// What it consists of.
+    pub(super) const fn parts(&self) -> &AMQPUri {
+        &self.uri
+    }
+
+    /// The text that it was read from.
+    #[must_use]
+    pub const fn text(&self) -> &Secret {
+        &self.text
+    }
+}
+
+impl FromStr for BrokerUri {
+    type Err = &'static str;
+
+    /// The parser alone would take a `/`, `?` or `#` in a password for the end of the host: the beginning of the
+    /// password would become the port, and the user's name a host that is looked up and logged. It also puts localhost
+    /// and guest in place of what is missing.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(FORM);
+        };
+        if !scheme.eq_ignore_ascii_case("amqp") && !scheme.eq_ignore_ascii_case("amqps") {
+            return Err("must begin with amqp:// or amqps://");
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if path.contains(['@', '#']) {
+            return Err(
+                "has a `/`, `?` or `#` in its user or password; percent-encode them: `%2F`, `%3F`, `%23` (and `@` as \
+                 `%40` in the vhost)",
+            );
+        }
+        let (user, host) = authority
+            .rsplit_once('@')
+            .map_or((None, authority), |(user, host)| (Some(user), host));
+        if host.starts_with('[') {
+            // The client library would use localhost instead.
+            return Err(
+                "has an IPv6 address, which the client library cannot use; use a host name",
+            );
+        }
+        let uri: AMQPUri = text.parse().map_err(|_| FORM)?;
+        if host.is_empty() || host.starts_with(':') || uri.authority.port == 0 {
+            return Err(FORM);
+        }
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        if path == "/" {
+            return Err(
+                "has a `/` and then no vhost; write `/%2f` for the default vhost, or remove the `/`",
+            );
+        }
+        let mut parameters = form_urlencoded::parse(query.as_bytes());
+        if !parameters.all(|(name, _)| PARAMETERS.contains(&&*name)) {
+            return Err(
+                "has an unknown parameter after `?`; known are auth_mechanism, channel_max, connection_timeout, \
+                 frame_max and heartbeat (certificates: rabbitmq.tls)",
+            );
+        }
+        let has_credentials = |user: &str| {
+            let parts = user.split_once(':');
+            parts.is_some_and(|(name, password)| !name.is_empty() && !password.is_empty())
+        };
+        if !user.is_none_or(has_credentials)
+            && uri.query.auth_mechanism != Some(SASLMechanism::External)
+        {
+            return Err("has a user without a password, or a password without a user");
+        }
+        let text = Secret::from(text.to_owned());
+        Ok(Self { uri, text })
+    }
+}
+
+impl fmt::Debug for BrokerUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+impl fmt::Display for BrokerUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.text, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setting::List;
+
+    #[test]
+    fn uris_are_separated_by_commas_or_lines() {
+        for text in [
+            "amqp://a:b@one:1/%2f, amqps://two",
+            "amqp://one\r\namqps://two\n",
+        ] {
+            let uris: List<BrokerUri> = text.parse().unwrap();
+            let hosts: Vec<&str> = uris
+                .iter()
+                .map(|uri| uri.parts().authority.host.as_str())
+                .collect();
+            assert_eq!(hosts, ["one", "two"]);
+        }
+    }
+
+    #[test]
+    fn a_uri_is_read_as_meant() {
+        for (text, user, password, host, port, vhost) in [
+            ("amqp://h", "guest", "guest", "h", 5672, "/"),
+            ("amqps://u:p@h/%2f", "u", "p", "h", 5671, "/"),
+            ("AMQP://u:p@h:1/v", "u", "p", "h", 1, "v"),
+            ("amqp://u:a%23%2F%3F%40b@h//", "u", "a#/?@b", "h", 5672, "/"),
+            ("amqp://u:a@b:c@h", "u", "a@b:c", "h", 5672, "/"),
+            ("amqp://u:p@h?heartbeat=5", "u", "p", "h", 5672, "/"),
+            (
+                "amqps://u@h?auth_mechanism=external",
+                "u",
+                "guest",
+                "h",
+                5671,
+                "/",
+            ),
+        ] {
+            let uri: BrokerUri = text.parse().unwrap();
+            let AMQPUri {
+                authority,
+                vhost: found,
+                ..
+            } = uri.parts();
+            assert_eq!(
+                (
+                    authority.userinfo.username.as_str(),
+                    authority.userinfo.password.as_str()
+                ),
+                (user, password)
+            );
+            assert_eq!(
+                (authority.host.as_str(), authority.port, found.as_str()),
+                (host, port, vhost)
+            );
+            assert_eq!(format!("{uri} {uri:?}"), "[hidden] [hidden]");
+        }
+    }
+
+    #[test]
+    fn what_would_be_misread_is_refused_and_not_shown() {
+        for text in [
+            "hunter2",
+            "hunter2@h",
+            "amqp:hunter2",
+            "amqp:/hunter2",
+            "http://u:hunter2@h",
+            "amqp://u:12#hunter2@h",
+            "amqp://u:12/hunter2@h",
+            "amqp://u:12?hunter2@h",
+            "amqp://u:hunter2#@h",
+            "amqp://h/v#hunter2",
+            "amqp://u:hunter2@",
+            "amqp://u:hunter2@/v",
+            "amqp://u:hunter2@:5672",
+            "amqp://",
+            "amqp:///v",
+            "amqp://h:0",
+            "amqp://h:65536",
+            "amqp://h:hunter2",
+            "amqp://u:hunter2@[::1]:5672",
+            "amqp://hunter2@h",
+            "amqp://:hunter2@h",
+            "amqp://u:@h",
+            "amqp://u:hunter2@h/",
+            "amqp://u:hunter2@h/v?verify=verify_none",
+            "amqp://u:hunter2@h/v?heartbeat=hunter2",
+            "amqp://u:hunter2@h x",
+            "\"amqp://u:hunter2@h",
+        ] {
+            let error = text.parse::<BrokerUri>().expect_err(text);
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let error = "amqp://ok,hunter2@h"
+            .parse::<List<BrokerUri>>()
+            .unwrap_err();
+        assert_eq!(error, format!("{FORM} (value 2 of 2)"));
+    }
+}
