@@ -12,7 +12,6 @@ use std::{fs, process};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use recall_relay::config::Loaded;
-use recall_relay::setting::Secret;
 use toml::{Table, Value};
 
 /// Digits, so that it can be in strings and in numbers.
@@ -113,36 +112,34 @@ fn keys_hide_secret(text: &str) -> bool {
 
 /// Checks that the listing, set by environment variables alone, gives the same configuration.
 fn check_listing(loaded: &Loaded) {
-    let tokens: Vec<&str> = loaded
-        .config
-        .auth
-        .tokens
-        .iter()
-        .map(Secret::expose)
-        .collect();
-    assert!(!tokens.contains(&""), "anyone can sign with an empty token");
-    if tokens.iter().any(|token| token.contains(',')) {
-        // Only an array in a file can contain such a token: in a variable, a comma separates tokens.
+    let tokens = loaded.config.auth.tokens.iter().map(|token| {
+        let secret = token.secret.expose();
+        assert!(!secret.is_empty(), "anyone can sign with an empty token");
+        match token.application {
+            Some(application) => format!("{application}={secret}"),
+            None => secret.to_owned(),
+        }
+    });
+    let tokens: Vec<String> = tokens.collect();
+    if tokens.iter().any(|token| token.contains([',', '"', '\''])) {
+        // In a variable, a comma separates tokens, and each may be in quotes: only an array can contain such a token.
         return;
     }
     let listing = loaded.listing();
     let variables = listing
         .iter()
-        // If these are not set, they are listed as empty, but an empty variable is invalid.
-        .filter(|(key, value, _)| {
-            !value.is_empty()
-                || !["log.format", "auth.tokens", "auth.allowed_sources"].contains(&key.as_str())
-        })
+        // A setting that is not set is listed as empty, but an empty variable is invalid.
+        .filter(|(key, value, _)| !value.is_empty() || key == "rabbitmq.queue")
         .map(|(key, value, _)| {
             let value = match key.as_str() {
                 "auth.tokens" => tokens.join(","),
-                "rabbitmq.uri" => loaded
-                    .config
-                    .rabbitmq
-                    .as_ref()
-                    .map(|rabbitmq| rabbitmq.uri.expose().to_owned())
-                    .unwrap_or_default(),
-                _ => value.clone(),
+                "rabbitmq.uri" => {
+                    let rabbitmq = loaded.config.rabbitmq.iter();
+                    let uris = rabbitmq.flat_map(|rabbitmq| rabbitmq.uri.iter());
+                    let uris: Vec<&str> = uris.map(|uri| uri.text().expose()).collect();
+                    uris.join("\n")
+                }
+                _ => quoted(value),
             };
             let name = format!("RECALL_{}", key.to_uppercase().replace('.', "__"));
             (name.into(), value.into())
@@ -158,4 +155,12 @@ fn check_listing(loaded: &Loaded) {
             .collect()
     };
     assert_eq!(values(&reloaded.listing()), values(&listing));
+}
+
+/// The value in quotes, so that it keeps its own.
+fn quoted(value: &str) -> String {
+    match ['"', '\''].iter().find(|quote| !value.contains(**quote)) {
+        Some(quote) => format!("{quote}{value}{quote}"),
+        None => value.to_owned(),
+    }
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod spellings;
+
 use std::fs;
 
 use tempfile::TempDir;
