@@ -9,10 +9,10 @@ use std::str::FromStr;
 use serde::de::{self, Deserializer, Visitor};
 
 /// The quotes that a value may be in. One at an end of a clean value is there by mistake, unless it is a secret's.
-pub(crate) const QUOTES: [char; 2] = ['"', '\''];
+pub const QUOTES: [char; 2] = ['"', '\''];
 
 /// The error for a quote at one end of a value.
-pub(crate) const ODD_QUOTE: &str = "begins or ends with a quote that has no counterpart; remove it";
+pub const ODD_QUOTE: &str = "begins or ends with a quote that has no counterpart; remove it";
 
 /// Deserializes any type that can be parsed from text; a number or boolean is parsed as text, too.
 ///
