@@ -48,7 +48,10 @@ impl Layer {
         let path = path
             .to_str()
             .map_or(path, |path| Path::new(setting::clean(path)));
-        let source = Source::File(path.display().to_string());
+        let source = match path.to_string_lossy() {
+            name if name.is_empty() => Source::Default,
+            name => Source::File(name.into_owned()),
+        };
         let problem = |text: String| {
             vec![Problem {
                 key: "configuration file".to_owned(),
@@ -56,7 +59,7 @@ impl Layer {
                 text,
             }]
         };
-        if path.as_os_str().is_empty() {
+        if source == Source::Default {
             let text = "has an empty name; set --config or RECALL_CONFIG to its path, or remove it";
             return Err(problem(text.to_owned()));
         }

@@ -57,7 +57,7 @@ fn every_setting_can_be_set_by_environment_alone() {
                 "kafka.",
                 ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
             ),
-            ("rabbitmq.", ("RECALL_RABBITMQ__URI", "amqp://localhost")),
+            ("rabbitmq.", ("RECALL_RABBITMQ__URI", "amqps://localhost")),
         ] {
             if key.starts_with(section) && name != needs.0 {
                 variables.push(needs);
@@ -195,6 +195,9 @@ fn secrets_are_never_shown() {
             ("RECALL_AUTH__TOKENS_FILE", token.to_str().unwrap()),
             ("RECALL_RABBITMQ__URI", "amqp://user:hunter2@host"),
             ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "host:9092"),
+            ("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_SSL"),
+            ("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN"),
+            ("RECALL_KAFKA__PROPERTIES__SASL_USERNAME", "u"),
             (
                 "RECALL_KAFKA__PROPERTIES__SASL_PASSWORD_FILE",
                 token.to_str().unwrap(),
@@ -336,13 +339,13 @@ fn a_secret_that_is_set_twice_is_refused() {
 #[test]
 fn spellings_of_a_kafka_property_are_merged() {
     let file = "sdk_app_ids = 1\n[kafka]\nbootstrap_servers = \"h:1\"\n[kafka.properties]\n\
-                \"linger.ms\" = 7\nsasl.mechanism = \"PLAIN\"\nsocket.keepalive.enable = false\n";
+                \"linger.ms\" = 7\nclient.id = \"r\"\nsocket.keepalive.enable = false\n";
     let linger = ("RECALL_KAFKA__PROPERTIES__LINGER_MS", "9");
     let loaded = load(Some(file), &[linger]).unwrap();
     let properties = loaded.config.kafka.unwrap().properties;
     let expected = [
+        ("client.id", "r"),
         ("linger.ms", "9"),
-        ("sasl.mechanism", "PLAIN"),
         ("socket.keepalive.enable", "false"),
     ];
     assert_eq!(

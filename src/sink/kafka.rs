@@ -130,8 +130,8 @@ impl Config {
         let mut client = self.client(self.exactly_once.then_some("check"));
         client.remove("bootstrap.servers");
         BaseProducer::from_config_and_context(&client, Silent)
-            .map(drop)
-            .map_err(|error| properties::explain(&error))
+            .map_err(|error| properties::explain(&error))?;
+        properties::check_protocol(&self.properties)
     }
 
     /// The client's configuration: our defaults, the operator's properties, and the properties that the promises depend

@@ -169,7 +169,7 @@ const TABLE: [(&str, &str, &[&str]); 44] = [
     ("kafka.properties.linger.ms", "7", &["-1", "soon", "7\n8"]),
     (
         "rabbitmq.uri",
-        "amqp://u:hunter2@h:5672",
+        "amqps://u:hunter2@h:5671",
         &[
             "amqp://u:12#hunter2@h",
             "http://u:hunter2@h",
@@ -238,9 +238,11 @@ fn rows() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'stati
 }
 
 fn variable(key: &str) -> String {
-    format!("RECALL_{}", key.to_uppercase().replace('.', "__"))
-        .replace("SASL__P", "SASL_P")
-        .replace("LINGER__", "LINGER_")
+    let name = match key.strip_prefix(keys::PROPERTIES) {
+        Some(property) => format!("kafka__properties__{}", property.replace('.', "_")),
+        None => key.replace('.', "__"),
+    };
+    format!("RECALL_{}", name.to_uppercase())
 }
 
 /// Where a value comes from.
@@ -258,7 +260,11 @@ fn load_one(key: &str, value: &str, from: From) -> (Result<Loaded, ConfigError>,
     let beside = [
         ("sdk_app_ids", "1400000001"),
         ("kafka.bootstrap_servers", "h:1"),
-        ("rabbitmq.uri", "amqp://h"),
+        ("kafka.properties.security.protocol", "SASL_SSL"),
+        ("kafka.properties.sasl.mechanism", "PLAIN"),
+        ("kafka.properties.sasl.username", "u"),
+        ("kafka.properties.sasl.password", "p"),
+        ("rabbitmq.uri", "amqps://h"),
         ("rabbitmq.tls.cert", "cert.pem"),
         ("rabbitmq.tls.key", "key.pem"),
     ];
@@ -431,7 +437,7 @@ fn lines_of_a_secret_separate_as_commas_do() {
                 .collect();
             assert_eq!(tokens, ["a", "b"], "{text:?} from {from:?}");
         }
-        let config = load_one("rabbitmq.uri", "amqp://one\namqp://two\n", *from)
+        let config = load_one("rabbitmq.uri", "amqps://one\namqp://two\n", *from)
             .0
             .unwrap()
             .config;
@@ -459,14 +465,16 @@ fn a_certificate_has_lines() {
         .pem();
     for pem in [pem.clone(), pem.replace("\r\n", "\n"), format!("\"{pem}\"")] {
         let file = format!(
-            "{key} = {}\nkafka.bootstrap_servers = \"h:1\"\n",
+            "{key} = {}\nkafka.bootstrap_servers = \"h:1\"\n\
+             kafka.properties.security.protocol = \"SSL\"\n",
             toml::Value::String(pem.clone())
         );
         let name = "RECALL_KAFKA__PROPERTIES__SSL_CA_PEM";
         let servers = ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "h:1");
+        let protocol = ("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL");
         for loaded in [
             load(Some(&file), &[APP]),
-            load(None, &[APP, servers, (name, &pem)]),
+            load(None, &[APP, servers, protocol, (name, &pem)]),
         ] {
             let properties = loaded.unwrap().config.kafka.unwrap().properties;
             assert_eq!(properties["ssl.ca.pem"], crate::setting::clean(&pem));
@@ -529,7 +537,9 @@ fn a_configuration_file_may_have_a_byte_order_mark_and_crlf_but_must_be_utf_8() 
     );
     assert!(!error.contains(MARKER), "{error}");
     for empty in ["", " ", "\"\""] {
-        assert!(refused(empty).contains("set --config or RECALL_CONFIG to its path"));
+        assert!(refused(empty).contains(
+            "configuration file: has an empty name; set --config or RECALL_CONFIG to its path"
+        ));
     }
     for path in ["/dev/zero", "/", "/nowhere"] {
         assert!(

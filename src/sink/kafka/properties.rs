@@ -180,6 +180,26 @@ pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), Propert
     Ok(())
 }
 
+/// Refuses properties that `security.protocol` makes ineffective. librdkafka only logs that, and connects without TLS or
+/// without a login.
+pub(super) fn check_protocol(properties: &BTreeMap<String, String>) -> Result<(), PropertyError> {
+    let protocol = properties.get("security.protocol");
+    let protocol = protocol.map_or("plaintext".to_owned(), |protocol| {
+        protocol.to_ascii_lowercase()
+    });
+    let has_no_effect = |name: &&String| {
+        (name.starts_with("ssl.") && !protocol.contains("ssl"))
+            || (name.starts_with("sasl.") && !protocol.contains("sasl"))
+    };
+    properties.keys().find(has_no_effect).map_or(Ok(()), |name| {
+        let problem = format!(
+            "has no effect with the protocol {protocol}; set kafka.properties.security.protocol to SSL, SASL_SSL or \
+             SASL_PLAINTEXT, as the cluster has it"
+        );
+        Err(PropertyError::property(name, problem))
+    })
+}
+
 /// Explains why librdkafka refuses the configuration, without the value.
 pub(super) fn explain(error: &KafkaError) -> PropertyError {
     let KafkaError::ClientConfig(_, description, name, _) = error else {
@@ -290,6 +310,39 @@ mod tests {
             error.to_string(),
             "kafka.properties.sasl.mechanizm is not a property of librdkafka; \
              did you mean kafka.properties.sasl.mechanism?"
+        );
+    }
+
+    #[test]
+    fn properties_that_the_protocol_makes_ineffective_are_refused() {
+        for (name, protocol, accepted) in [
+            ("ssl.endpoint.identification.algorithm", "plaintext", false),
+            ("ssl.endpoint.identification.algorithm", "SSL", true),
+            ("sasl.mechanism", "PLAINTEXT", false),
+            ("sasl.mechanism", "ssl", false),
+        ] {
+            let value = if name.starts_with("ssl") {
+                "https"
+            } else {
+                "PLAIN"
+            };
+            let mut config = config(name, value);
+            config
+                .properties
+                .insert("security.protocol".to_owned(), protocol.to_owned());
+            let checked = config.check().map_err(|error| error.to_string());
+            let refused = checked
+                .as_ref()
+                .is_err_and(|error| error.contains("has no effect"));
+            assert_eq!(refused, !accepted, "{name} {protocol}: {checked:?}");
+        }
+        let error = config("sasl.mechanism", "PLAIN")
+            .check()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("no effect with the protocol plaintext"),
+            "{error}"
         );
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use lapin::uri::AMQPScheme;
 use serde::{Deserialize, Serialize};
 
 use super::broker_uri::BrokerUri;
@@ -183,6 +184,23 @@ impl Config {
                 "must be set together with rabbitmq.tls.key",
             );
         }
+        let settings = [
+            ("rabbitmq.tls.ca", &self.tls.ca),
+            ("rabbitmq.tls.cert", &self.tls.cert),
+        ];
+        for (key, path) in settings {
+            if path.is_some()
+                && self
+                    .uri
+                    .iter()
+                    .all(|uri| uri.parts().scheme == AMQPScheme::AMQP)
+            {
+                return error(
+                    key,
+                    "has no effect: no URI of rabbitmq.uri begins with amqps://",
+                );
+            }
+        }
         Ok(())
     }
 }
@@ -208,6 +226,24 @@ mod tests {
         assert_eq!(
             error,
             "rabbitmq.dead_letter_queue must differ from rabbitmq.queue"
+        );
+    }
+
+    #[test]
+    fn certificates_need_tls() {
+        let check = |uri: &str| {
+            let mut config = Config {
+                uri: uri.parse().unwrap(),
+                ..Config::default()
+            };
+            config.tls.ca = Some("ca.pem".into());
+            config.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(check("amqp://a,amqps://b"), Ok(()));
+        let error = check("amqp://a").unwrap_err();
+        assert!(
+            error.starts_with("rabbitmq.tls.ca has no effect"),
+            "{error}"
         );
     }
 }
