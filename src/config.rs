@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 use figment::Figment;
 use figment::error::Kind;
 use figment::value::Dict;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::setting::{List, Timeout};
@@ -70,21 +70,11 @@ impl Default for Config {
     }
 }
 
-/// An application's number while it is read.
-struct ApplicationId(u64);
-
-impl FromStr for ApplicationId {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = text.parse().ok().filter(|id| *id > 0).map(Self);
-        id.ok_or("must be the SdkAppid of your application, a number such as 1400000001")
-    }
-}
-
 fn application_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<List<u64>, D::Error> {
-    let List(ids) = List::<ApplicationId>::deserialize(deserializer)?;
-    Ok(List(ids.into_iter().map(|ApplicationId(id)| id).collect()))
+    let ids = List::<u64>::deserialize(deserializer).ok();
+    ids.filter(|ids| !ids.contains(&0)).ok_or_else(|| {
+        D::Error::custom("must be the SdkAppid of your application, such as 1400000001, or several")
+    })
 }
 
 /// The source of a value.

@@ -22,7 +22,7 @@ pub(crate) use self::list::EMPTY;
 pub use self::list::List;
 pub use self::secret::Secret;
 pub use self::size::Size;
-pub use self::text::{ODD_QUOTE, QUOTES, address, number, optional_path, path, text};
+pub use self::text::{address, number, optional_path, path, text};
 pub use self::text_file::read_text;
 
 macro_rules! as_text {

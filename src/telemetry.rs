@@ -1,12 +1,12 @@
 //! The log, written to standard error as text for people or as JSON for machines.
 
 use std::error::Error;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::str::FromStr;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -43,34 +43,23 @@ impl Default for Config {
     }
 }
 
-/// A level, or a target's level. `tracing` would also read a misspelt level as a target, which logs nothing.
-struct Directive(String);
-
-impl FromStr for Directive {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (target, level) = text.split_once('=').unwrap_or(("recall_relay", text));
-        let is_target = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | ':');
+/// Reads levels and targets' levels. `tracing` would also read a misspelt level as a target, which logs nothing.
+fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let directives = List::<String>::deserialize(deserializer)?;
+    let is_target = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | ':');
+    for directive in directives.iter() {
+        let (target, level) = directive
+            .split_once('=')
+            .unwrap_or(("recall_relay", directive));
         let problem = if level.is_empty() || level.parse::<LevelFilter>().is_err() {
             "has no level; the levels are off, error, warn, info, debug and trace"
         } else if target.is_empty() || !target.chars().all(is_target) {
             "has no target before `=`; a target is a module's path, such as `recall_relay` (with `_`) or `lapin`"
         } else {
-            return Ok(Self(text.to_owned()));
+            continue;
         };
-        Err(format!("`{text}` {problem}"))
+        return Err(D::Error::custom(format!("`{directive}` {problem}")));
     }
-}
-
-impl fmt::Display for Directive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let directives = List::<Directive>::deserialize(deserializer)?;
     Ok(directives.to_string())
 }
 

@@ -136,7 +136,7 @@ fn check_listing(loaded: &Loaded) {
                 "rabbitmq.uri" => {
                     let rabbitmq = loaded.config.rabbitmq.iter();
                     let uris = rabbitmq.flat_map(|rabbitmq| rabbitmq.uri.iter());
-                    let uris: Vec<&str> = uris.map(|uri| uri.text().expose()).collect();
+                    let uris: Vec<String> = uris.map(|uri| uri.parts().to_string()).collect();
                     uris.join("\n")
                 }
                 _ => quoted(value),

@@ -151,10 +151,7 @@ fn an_empty_section_is_not_ignored() {
     let file = "sdk_app_ids = 1\n[http]\n[auth]\n[spool]\n[kafka]\n";
     let servers = ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "h:1");
     let loaded = load(Some(file), &[servers]).unwrap();
-    assert_eq!(
-        loaded.config.kafka.unwrap().bootstrap_servers.to_string(),
-        "h:1"
-    );
+    assert_eq!(loaded.config.kafka.unwrap().bootstrap_servers, "h:1");
 }
 
 #[test]

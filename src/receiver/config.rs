@@ -78,17 +78,13 @@ fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 
 /// Whether text has only what a path may have (RFC 3986, section 3.3).
 fn is_path(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let allowed = match byte {
-            b'%' => (0..2).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
-            _ => byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte),
-        };
-        if !allowed {
-            return false;
-        }
-    }
-    true
+    let is_hex = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte))
+        && text
+            .split('%')
+            .skip(1)
+            .all(|rest| rest.get(..2).is_some_and(is_hex))
 }
 
 #[cfg(test)]

@@ -8,12 +8,6 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserializer, Visitor};
 
-/// The quotes that a value may be in. One at an end of a clean value is there by mistake, unless it is a secret's.
-pub const QUOTES: [char; 2] = ['"', '\''];
-
-/// The error for a quote at one end of a value.
-pub const ODD_QUOTE: &str = "begins or ends with a quote that has no counterpart; remove it";
-
 /// Deserializes any type that can be parsed from text; a number or boolean is parsed as text, too.
 ///
 /// # Errors
@@ -95,8 +89,8 @@ pub fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Er
         "must be a path, not a URI: leave out the scheme, or begin with `./` if that is the file's name"
     } else if text.starts_with('~') {
         "begins with `~`, which only a shell replaces; write the home folder's path"
-    } else if text.starts_with(QUOTES) || text.ends_with(QUOTES) {
-        ODD_QUOTE
+    } else if text.contains('"') {
+        "has a quote; remove it"
     } else if text.ends_with('/') || Path::new(&text).file_name().is_none() {
         "names a folder; add the file's name"
     } else {

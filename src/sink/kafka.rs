@@ -39,11 +39,10 @@ use tracing::info;
 use uuid::Uuid;
 
 pub use properties::{PropertyError, SECRETS, normalize};
-pub use server::Server;
 pub use session::KafkaSession;
 
 use super::{SessionError, Sink};
-use crate::setting::{self, List};
+use crate::setting;
 use coordinator::{Coordinator, Identity};
 use producer::Producer;
 use transactions::Transactions;
@@ -59,7 +58,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The bootstrap servers: `host:port`, several separated by commas.
-    pub bootstrap_servers: List<Server>,
+    #[serde(deserialize_with = "server::list")]
+    pub bootstrap_servers: String,
     /// The topic that events are published to.
     #[serde(deserialize_with = "topics::name")]
     pub topic: String,
@@ -91,7 +91,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            bootstrap_servers: List::default(),
+            bootstrap_servers: String::new(),
             topic: "im.message.recalled".to_owned(),
             dead_letter_topic: "im.message.recalled.dead-letter".to_owned(),
             create_topics: true,
@@ -156,7 +156,7 @@ impl Config {
         for (name, value) in &self.properties {
             client.set(name, value);
         }
-        client.set("bootstrap.servers", self.bootstrap_servers.to_string());
+        client.set("bootstrap.servers", &self.bootstrap_servers);
         for (name, value) in properties::PROMISE {
             client.set(name, value);
         }

@@ -121,7 +121,7 @@ const TABLE: [(&str, &str, &[&str]); 44] = [
             ".",
             "..",
             "\"a.db",
-            "a.db'",
+            "a.db\"",
         ],
     ),
     ("spool.max_bytes", "2GiB", &["0", "-1", "all"]),
@@ -181,7 +181,7 @@ const TABLE: [(&str, &str, &[&str]); 44] = [
     (
         "rabbitmq.tls.ca",
         "tls/ca.pem",
-        &["file:ca.pem", "~/ca.pem", "tls/", "'ca.pem"],
+        &["file:ca.pem", "~/ca.pem", "tls/", "\"ca.pem"],
     ),
     (
         "rabbitmq.tls.cert",
@@ -312,7 +312,7 @@ fn in_force(config: &Config) -> String {
         .rabbitmq
         .iter()
         .flat_map(|rabbitmq| rabbitmq.uri.iter());
-    let uris: Vec<_> = uris.map(|uri| uri.text().expose()).collect();
+    let uris: Vec<_> = uris.map(|uri| uri.parts().to_string()).collect();
     format!("{config:?} {tokens:?} {uris:?}")
 }
 

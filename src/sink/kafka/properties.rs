@@ -244,7 +244,7 @@ mod tests {
 
     fn config(name: &str, value: &str) -> Config {
         Config {
-            bootstrap_servers: "127.0.0.1:9092".parse().unwrap(),
+            bootstrap_servers: "127.0.0.1:9092".to_owned(),
             properties: [(name.to_owned(), value.to_owned())].into(),
             ..Config::default()
         }

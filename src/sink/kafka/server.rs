@@ -1,52 +1,38 @@
-//! A bootstrap server's address.
+//! Addresses of bootstrap servers.
 
-use std::fmt;
 use std::net::Ipv6Addr;
-use std::str::FromStr;
 
-/// `host`, `host:port` or `[IPv6]:port`; librdkafka's default port is 9092. librdkafka logs what it cannot read and
-/// then has one server less, or none, so whatever it could misread is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server(String);
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
-impl FromStr for Server {
-    type Err = &'static str;
+use crate::setting::List;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.contains("://") {
-            return Err(
-                "must be host:port without a scheme; set the protocol with kafka.properties.security.protocol",
-            );
-        }
-        let is_host = |host: &str| {
-            !host.is_empty()
-                && host
-                    .chars()
-                    .all(|char| char.is_ascii_alphanumeric() || "-._".contains(char))
-        };
-        let is_port = |port: &str| {
-            port.bytes().all(|byte| byte.is_ascii_digit())
-                && port.parse::<u16>().is_ok_and(|port| port > 0)
-        };
-        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-        let valid = match (bracketed, text.rsplit_once(':')) {
-            (Some((address, port)), _) => {
-                address.parse::<Ipv6Addr>().is_ok()
-                    && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
-            }
-            (None, Some((host, port))) => is_host(host) && is_port(port),
-            (None, None) => is_host(text),
-        };
-        valid
-            .then(|| Self(text.to_owned()))
-            .ok_or("must be host:port, such as kafka.example:9092 or [2001:db8::1]:9092")
+/// Reads a list of `host`, `host:port` or `[IPv6]:port`; librdkafka's default port is 9092. librdkafka logs what it
+/// cannot read and then has one server less, or none, so whatever it could misread is refused.
+pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let servers = List::<String>::deserialize(deserializer)?;
+    if servers.iter().any(|server| server.contains("://")) {
+        let problem = "must be host:port without a scheme; set the protocol with kafka.properties.security.protocol";
+        return Err(D::Error::custom(problem));
     }
+    if !servers.iter().all(|server| is_server(server)) {
+        let problem =
+            "must be host:port, such as kafka.example:9092 or [2001:db8::1]:9092, or several";
+        return Err(D::Error::custom(problem));
+    }
+    Ok(servers.to_string())
 }
 
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+fn is_server(text: &str) -> bool {
+    let is_port =
+        |port: &str| !port.starts_with('+') && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let in_host = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
+    if let Some((address, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let port = port.strip_prefix(':').map_or(port.is_empty(), is_port);
+        return port && address.parse::<Ipv6Addr>().is_ok();
     }
+    let (host, port) = text.split_once(':').unwrap_or((text, "9092"));
+    !host.is_empty() && host.chars().all(in_host) && is_port(port)
 }
 
 #[cfg(test)]
@@ -62,7 +48,7 @@ mod tests {
             "[::1]:65535",
             "[::1]",
         ] {
-            assert_eq!(text.parse::<Server>().unwrap().to_string(), text);
+            assert!(is_server(text), "{text}");
         }
         for text in [
             "",
@@ -86,7 +72,7 @@ mod tests {
             "h\"",
             "kafk\u{e1}:1",
         ] {
-            assert!(text.parse::<Server>().is_err(), "{text}");
+            assert!(!is_server(text), "{text}");
         }
     }
 }

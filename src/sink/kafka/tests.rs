@@ -48,7 +48,7 @@ impl Brokers {
     fn sink_with(&self, exactly_once: bool) -> Kafka {
         let config = Config {
             exactly_once,
-            bootstrap_servers: self.0.bootstrap_servers().parse().unwrap(),
+            bootstrap_servers: self.0.bootstrap_servers(),
             topic: TOPIC.to_owned(),
             dead_letter_topic: "dead".to_owned(),
             create_topics: false,

@@ -5,37 +5,18 @@ use std::str::FromStr;
 
 use lapin::uri::{AMQPUri, SASLMechanism};
 
-use crate::setting::Secret;
-
 /// The form, for errors: none of them quotes any part, because a password may be in any part by mistake.
 const FORM: &str = "must be of the form amqp://user:password@host:5672/vhost";
 
-/// The parameters that the client library knows; it ignores all others.
-const PARAMETERS: [&str; 5] = [
-    "auth_mechanism",
-    "channel_max",
-    "connection_timeout",
-    "frame_max",
-    "heartbeat",
-];
-
 /// A broker and the credentials for it. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUri {
-    uri: AMQPUri,
-    text: Secret,
-}
+pub struct BrokerUri(AMQPUri);
 
 impl BrokerUri {
     /// What it consists of.
-    pub(super) const fn parts(&self) -> &AMQPUri {
-        &self.uri
-    }
-
-    /// The text that it was read from.
     #[must_use]
-    pub const fn text(&self) -> &Secret {
-        &self.text
+    pub const fn parts(&self) -> &AMQPUri {
+        &self.0
     }
 }
 
@@ -78,11 +59,16 @@ impl FromStr for BrokerUri {
                 "has a `/` and then no vhost; write `/%2f` for the default vhost, or remove the `/`",
             );
         }
-        let mut parameters = form_urlencoded::parse(query.as_bytes());
-        if !parameters.all(|(name, _)| PARAMETERS.contains(&&*name)) {
+        let known = [
+            "auth_mechanism",
+            "channel_max",
+            "connection_timeout",
+            "frame_max",
+            "heartbeat",
+        ];
+        if !form_urlencoded::parse(query.as_bytes()).all(|(name, _)| known.contains(&&*name)) {
             return Err(
-                "has an unknown parameter after `?`; known are auth_mechanism, channel_max, connection_timeout, \
-                 frame_max and heartbeat (certificates: rabbitmq.tls)",
+                "has a parameter after `?` that the client library would ignore; remove it",
             );
         }
         let has_credentials = |user: &str| {
@@ -94,20 +80,19 @@ impl FromStr for BrokerUri {
         {
             return Err("has a user without a password, or a password without a user");
         }
-        let text = Secret::from(text.to_owned());
-        Ok(Self { uri, text })
+        Ok(Self(uri))
     }
 }
 
 impl fmt::Debug for BrokerUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.text, f)
+        f.write_str("[hidden]")
     }
 }
 
 impl fmt::Display for BrokerUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.text, f)
+        f.write_str("[hidden]")
     }
 }
 

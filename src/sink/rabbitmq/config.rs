@@ -7,7 +7,7 @@ use lapin::uri::AMQPScheme;
 use serde::{Deserialize, Serialize};
 
 use super::broker_uri::BrokerUri;
-use crate::setting::{self, List, ODD_QUOTE, QUOTES, Timeout};
+use crate::setting::{self, List, Timeout};
 
 /// Settings of the RabbitMQ sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -118,11 +118,8 @@ impl FromStr for ShortName {
         if name.len() > 255 {
             return Err("is longer than the 255 bytes that AMQP allows");
         }
-        if name.contains("://") {
-            return Err("must be a name, not a URI");
-        }
-        if name.starts_with(QUOTES) || name.ends_with(QUOTES) {
-            return Err(ODD_QUOTE);
+        if name.contains("://") || name.contains('"') {
+            return Err("must be a name, without `://` and without quotes");
         }
         Ok(Self(name.to_owned()))
     }
