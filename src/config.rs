@@ -18,7 +18,7 @@ use figment::value::Dict;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::setting::{List, Timeout};
+use crate::setting::{self, List, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::{admin, receiver, spool, telemetry};
@@ -150,7 +150,7 @@ pub fn log_for_errors(
         .into_iter()
         .find(|(name, _)| name == "RECALL_LOG__FORMAT")
         .and_then(|(_, value)| value.into_string().ok())
-        .and_then(|format| serde_json::from_value(format.into()).ok());
+        .and_then(|format| serde_json::from_value(setting::clean(&format).into()).ok());
     telemetry::Config {
         format,
         ..telemetry::Config::default()
