@@ -3,8 +3,8 @@
 //! Promises:
 //! - events are published in the spool's order, and the cursor advances only over a contiguous range of confirmed
 //!   events;
-//! - while the broker is down, it retries without limit, with exponential backoff and jitter, and logs once when the
-//!   outage begins and once when it ends;
+//! - while the broker is down, it retries without limit, with exponential backoff and jitter, and logs when the outage
+//!   begins, when its reason changes, how long it lasts, and when it ends;
 //! - an event that the broker refuses even when it is sent alone becomes a dead letter, and publishing continues;
 //! - if another process has taken over its identity, it stops publishing until restarted;
 //! - on shutdown it drains the spool until the deadline, and leaves the rest in the spool.
@@ -16,24 +16,29 @@ mod session;
 mod state;
 mod throttle;
 
-use std::time::Duration;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 pub use state::{Health, SinkMetrics, SinkState};
 
-use crate::sink::{SessionError, Sink, Window};
+use crate::sink::{SessionError, Sink, Telling, Window};
 use crate::spool::{Cursor, Reader, Spool};
+use crate::telemetry::chain;
 use poison_search::PoisonSearch;
+use state::Backlog;
 
 /// How long connecting may take: longer than the client libraries' own timeouts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A broker that confirms nothing for this long while events are in flight counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// How often to check whether an outage must be logged again.
+const REMIND_EVERY: Duration = Duration::from_secs(1);
 
 /// Publishes events from the spool to one sink.
 #[derive(Debug)]
@@ -95,7 +100,15 @@ impl<S: Sink> Forwarder<S> {
     }
 
     /// Forwards until stopped.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        let reminding = remind(self.state.clone(), self.spool.clone(), self.cursor.clone());
+        tokio::select! {
+            () = self.forward_until_stopped() => {}
+            never = reminding => match never {},
+        }
+    }
+
+    async fn forward_until_stopped(mut self) {
         let mut pauses = pauses();
         loop {
             let error = match self.connect().await {
@@ -116,15 +129,9 @@ impl<S: Sink> Forwarder<S> {
                     }
                 }
             };
-            self.state.down(&error);
-            if let SessionError::Fenced(reason) = error {
-                let sink = self.sink.name();
-                warn!(
-                    code = "sink_stopped",
-                    sink,
-                    reason,
-                    "sink stops publishing until the relay is restarted; fix the cause, then restart the relay"
-                );
+            self.down(Telling::Cause, &chain(&error));
+            if let SessionError::Fenced(_) = error {
+                self.state.stop(self.backlog(), Instant::now());
                 // Reconnecting would fence the other process: wait for the shutdown.
                 self.stop.drain.cancelled().await;
                 return;
@@ -136,6 +143,19 @@ impl<S: Sink> Forwarder<S> {
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog::of(&self.spool, &self.cursor)
+    }
+
+    fn up(&self) {
+        self.state.up(|| self.backlog(), Instant::now());
+    }
+
+    fn down(&self, telling: Telling, reason: &str) {
+        self.state
+            .down(telling, reason, self.backlog(), Instant::now());
     }
 
     /// Connects. None if the forwarder must stop.
@@ -168,6 +188,15 @@ impl<S: Sink> Forwarder<S> {
                 () = nothing_left => {}
             }
         }
+    }
+}
+
+/// Logs a lasting outage again, whatever the forwarder waits for.
+async fn remind(state: SinkState, spool: Spool, cursor: Cursor) -> Infallible {
+    let mut tick = interval(REMIND_EVERY);
+    loop {
+        tick.tick().await;
+        state.remind(|| Backlog::of(&spool, &cursor), Instant::now());
     }
 }
 

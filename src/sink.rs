@@ -13,12 +13,14 @@ mod delivery;
 pub mod kafka;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+mod reason;
 pub mod stdout;
 mod window;
 
 use std::future::Future;
 
 pub use delivery::{DEAD_LETTER_QUEUE, DEAD_LETTER_TOPIC, Delivery, Refusal};
+pub use reason::{MostTelling, Telling};
 pub use window::Window;
 
 use crate::event::{Fingerprint, Seq};
@@ -63,6 +65,11 @@ pub trait Session: Send {
         &mut self,
         window: &Window,
     ) -> impl Future<Output = Result<Progress, SessionError>> + Send;
+
+    /// The client's last error, if there was one within the last minute: it may say why nothing is confirmed.
+    fn last_error(&self) -> Option<String> {
+        None
+    }
 
     /// Closes the connection, gracefully if that is quick. Returns within a bounded time.
     fn close(self) -> impl Future<Output = ()> + Send;

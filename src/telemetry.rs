@@ -16,10 +16,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 #[cfg(test)]
 mod codes;
 mod lines;
+mod logged_texts;
 mod reminder;
 
 use crate::setting::List;
 use lines::Lines;
+pub use logged_texts::LoggedTexts;
 pub use reminder::Reminder;
 
 /// Settings of the log.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::throttle::Throttle;
 use super::{Flow, Forwarder, SessionEnd};
 use crate::event::Seq;
-use crate::sink::{CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink};
+use crate::sink::{
+    CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink, Telling,
+};
 use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
 
 /// Maximum bytes of events in flight: no more are read above it, because librdkafka keeps a copy of each.
@@ -36,7 +38,7 @@ impl<S: Sink> Forwarder<S> {
         self.reader.seek(start);
         // A sink with nothing to publish is up as soon as it is connected; otherwise wait for the first confirm.
         if start >= self.spool.status().last {
-            self.state.up();
+            self.up();
         }
         let mut throttle = Throttle::new(self.spool.status().last);
         let mut quiet_since = Instant::now();
@@ -83,7 +85,11 @@ impl<S: Sink> Forwarder<S> {
                     let quiet = quiet_since.elapsed() >= self.stalled_after;
                     if quiet && self.flow == Flow::Flowing && !self.window.is_empty() {
                         let waited = self.stalled_after.as_secs();
-                        self.state.stalled(&format!("broker has confirmed nothing for {waited} s"));
+                        let symptom = format!("broker has confirmed nothing for {waited} s");
+                        match session.last_error() {
+                            Some(error) => self.down(Telling::Cause, &format!("{symptom}: {error}")),
+                            None => self.down(Telling::Symptom, &symptom),
+                        }
                     }
                 }
             }
@@ -154,18 +160,19 @@ impl<S: Sink> Forwarder<S> {
             Ok(Progress::Confirmed(seqs)) => {
                 let confirmed = self.window.confirm(&seqs);
                 self.state.confirmed(confirmed);
-                self.move_cursor();
+                // Before the cursor moves, so that what is confirmed now counts as having waited.
                 if self.flow == Flow::Flowing {
-                    self.state.up();
+                    self.up();
                 }
+                self.move_cursor();
             }
             Ok(Progress::Resumed) => {
                 self.flow = Flow::Flowing;
-                self.state.up();
+                self.up();
             }
             Ok(Progress::Stalled(reason)) => {
                 self.flow = Flow::Stalled;
-                self.state.stalled(&reason);
+                self.down(Telling::Cause, &reason);
             }
             Ok(Progress::Refused(refused)) => return self.handle_refused(refused, session).await,
             Err(SessionError::Refused(refusal)) => {
@@ -270,7 +277,7 @@ impl<S: Sink> Forwarder<S> {
             .map(|dead_letter| dead_letter.seq)
             .collect();
         self.spool.store_dead_letters(dead_letters).await?;
-        warn!(
+        error!(
             code = "dead_letters_stored", sink, events, first_seq = %seq, first_id = %id, reason, detail,
             "broker refused events even as dead letters; they are stored in the spool's table dead_letters: repair \
              the dead-letter topic or queue, then copy the rows"
@@ -297,6 +304,7 @@ impl<S: Sink> Forwarder<S> {
     fn move_cursor(&mut self) {
         if let Some(seq) = self.window.advance() {
             self.cursor.advance(seq);
+            self.state.reached(seq, std::time::Instant::now());
             if self.poison_search.passed(seq) {
                 self.sink.make_smaller_batches();
             }

@@ -1,14 +1,15 @@
-//! The state of a sink: logged once per change, and reported in health and metrics.
+//! The state of a sink: its changes are logged, and it is reported in health and metrics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::sink::SessionError;
-use crate::telemetry::chain;
+use crate::event::Seq;
+use crate::sink::{MostTelling, Telling};
+use crate::spool::{Cursor, Spool};
+use crate::telemetry::{LoggedTexts, Reminder};
 
 /// Whether a sink accepts events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +40,63 @@ pub struct SinkMetrics {
 #[derive(Debug, Clone)]
 pub struct SinkState {
     sink: &'static str,
-    health: Arc<watch::Sender<Health>>,
+    condition: Arc<Mutex<Condition>>,
     confirmed: Arc<AtomicU64>,
     refused: Arc<AtomicU64>,
+}
+
+/// What waits for a sink.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backlog {
+    /// The newest event.
+    pub(super) last: Seq,
+    /// The sink has confirmed every event up to this one.
+    pub(super) confirmed: Seq,
+    /// When the spool will be full; `None` if it is not filling.
+    pub(super) spool_full_in: Option<Duration>,
+}
+
+impl Backlog {
+    pub(super) fn of(spool: &Spool, cursor: &Cursor) -> Self {
+        Self {
+            last: spool.status().last,
+            confirmed: cursor.position(),
+            spool_full_in: spool.time_until_full(),
+        }
+    }
+
+    const fn waiting(self) -> u64 {
+        self.last.0.saturating_sub(self.confirmed.0)
+    }
+}
+
+#[derive(Debug)]
+enum Condition {
+    Starting,
+    Up(Option<CatchUp>),
+    Down(Outage),
+}
+
+/// A sink that is up again, and has not confirmed yet what had waited for it.
+#[derive(Debug)]
+struct CatchUp {
+    since: Instant,
+    /// What was confirmed when the sink went down.
+    from: Seq,
+    until: Seq,
+}
+
+#[derive(Debug)]
+struct Outage {
+    since: SystemTime,
+    /// What was confirmed when this began.
+    confirmed: Seq,
+    reason: MostTelling,
+    /// The reasons that were logged in this outage: each of them once, even if they alternate.
+    logged: LoggedTexts,
+    reminder: Reminder,
+    /// The relay does not try to reconnect.
+    is_final: bool,
 }
 
 impl SinkState {
@@ -50,7 +105,7 @@ impl SinkState {
     pub fn new(sink: &'static str) -> Self {
         Self {
             sink,
-            health: Arc::new(watch::Sender::new(Health::Starting)),
+            condition: Arc::new(Mutex::new(Condition::Starting)),
             confirmed: Arc::default(),
             refused: Arc::default(),
         }
@@ -65,7 +120,14 @@ impl SinkState {
     /// Whether the sink accepts events.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.health.borrow().clone()
+        match &*self.condition() {
+            Condition::Starting => Health::Starting,
+            Condition::Up(_) => Health::Up,
+            Condition::Down(outage) => Health::Down {
+                reason: outage.reason.text().to_owned(),
+                since: outage.since,
+            },
+        }
     }
 
     /// The counters since the start.
@@ -77,6 +139,12 @@ impl SinkState {
         }
     }
 
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn confirmed(&self, events: u64) {
         self.confirmed.fetch_add(events, Ordering::Relaxed);
     }
@@ -85,50 +153,126 @@ impl SinkState {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn up(&self) {
-        self.health.send_if_modified(|health| {
-            if *health == Health::Up {
-                return false;
-            }
-            let down_seconds = match health {
-                Health::Down { since, .. } => since.elapsed().ok().map(|down| down.as_secs()),
-                Health::Starting | Health::Up => None,
-            };
+    /// The sink accepts events.
+    pub(super) fn up(&self, backlog: impl FnOnce() -> Backlog, now: Instant) {
+        let mut condition = self.condition();
+        let (down_seconds, from) = match &*condition {
+            Condition::Up(_) => return,
+            Condition::Starting => (None, None),
+            Condition::Down(outage) => (
+                Some(outage.reminder.lasted(now).as_secs()),
+                Some(outage.confirmed),
+            ),
+        };
+        let backlog = backlog();
+        info!(
+            code = "sink_up",
+            sink = self.sink,
+            down_seconds,
+            waiting = backlog.waiting(),
+            "sink is up: it accepts events"
+        );
+        *condition = Condition::Up(Some(CatchUp {
+            since: now,
+            from: from.unwrap_or(backlog.confirmed),
+            until: backlog.last,
+        }));
+        drop(condition);
+        self.reached(backlog.confirmed, now);
+    }
+
+    /// The sink has confirmed every event up to this one.
+    pub(super) fn reached(&self, position: Seq, now: Instant) {
+        if let Condition::Up(catch_up) = &mut *self.condition()
+            && let Some(CatchUp { since, from, until }) =
+                catch_up.take_if(|catch_up| position >= catch_up.until)
+            && until > from
+        {
             info!(
-                code = "sink_up",
+                code = "sink_caught_up",
                 sink = self.sink,
-                down_seconds,
-                "sink is up: it accepts events"
+                events = until.0 - from.0,
+                seconds = now.saturating_duration_since(since).as_secs(),
+                "sink has confirmed the events that waited for it"
             );
-            *health = Health::Up;
-            true
-        });
+        }
     }
 
-    pub(super) fn down(&self, error: &SessionError) {
-        self.stalled(&chain(error));
+    /// The sink does not accept events, for this reason. A new reason is logged once, and shown if it is the most
+    /// telling one of late.
+    pub(super) fn down(&self, telling: Telling, reason: &str, backlog: Backlog, now: Instant) {
+        let mut condition = self.condition();
+        if let Condition::Down(outage) = &mut *condition {
+            if outage.reason.update(telling, reason, now) && outage.logged.is_due(reason, now) {
+                self.log_down(outage, backlog, now);
+            }
+            return;
+        }
+        let mut outage = Outage {
+            since: SystemTime::now(),
+            confirmed: backlog.confirmed,
+            reason: MostTelling::default(),
+            logged: LoggedTexts::default(),
+            reminder: Reminder::new(now),
+            is_final: false,
+        };
+        outage.reason.update(telling, reason, now);
+        outage.logged.is_due(reason, now);
+        warn!(
+            code = "sink_down",
+            sink = self.sink,
+            reason,
+            waiting = backlog.waiting(),
+            "sink is down: its events stay in the spool, and the relay retries; fix the cause"
+        );
+        *condition = Condition::Down(outage);
     }
 
-    pub(super) fn stalled(&self, reason: &str) {
-        self.health.send_if_modified(|health| match health {
-            Health::Down { reason: known, .. } => {
-                let changed = known != reason;
-                reason.clone_into(known);
-                changed
-            }
-            Health::Starting | Health::Up => {
-                warn!(
-                    code = "sink_down",
-                    sink = self.sink,
-                    reason,
-                    "sink is down: its events stay in the spool, and the relay retries; fix the cause"
-                );
-                *health = Health::Down {
-                    reason: reason.to_owned(),
-                    since: SystemTime::now(),
-                };
-                true
-            }
-        });
+    /// The relay will not reconnect to the sink, which is down, until it is restarted.
+    pub(super) fn stop(&self, backlog: Backlog, now: Instant) {
+        if let Condition::Down(outage) = &mut *self.condition() {
+            outage.is_final = true;
+            self.log_down(outage, backlog, now);
+        }
+    }
+
+    /// Logs again that the sink is down if it has lasted. To be called every second or so.
+    pub(super) fn remind(&self, backlog: impl FnOnce() -> Backlog, now: Instant) {
+        if let Condition::Down(outage) = &mut *self.condition()
+            && outage.reminder.due(now).is_some()
+        {
+            self.log_down(outage, backlog(), now);
+        }
+    }
+
+    fn log_down(&self, outage: &Outage, backlog: Backlog, now: Instant) {
+        let (sink, reason, waiting) = (self.sink, outage.reason.text(), backlog.waiting());
+        let seconds = outage.reminder.lasted(now).as_secs();
+        let spool_full_in_seconds = backlog.spool_full_in.map(|left| left.as_secs());
+        if outage.is_final {
+            warn!(
+                code = "sink_stopped",
+                sink,
+                reason,
+                seconds,
+                waiting,
+                spool_full_in_seconds,
+                "sink stops publishing until the relay is restarted; fix the cause, then restart the relay"
+            );
+        } else {
+            warn!(
+                code = "sink_still_down",
+                sink,
+                reason,
+                seconds,
+                waiting,
+                spool_full_in_seconds,
+                "sink is still down: its events stay in the spool, and the relay retries; fix the cause before the \
+                 spool is full"
+            );
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;
