@@ -5,8 +5,9 @@ mod rig;
 
 use std::time::Duration;
 
+use rig::kafka::{Operation, PASSWORD, Resource, STRICT};
 use rig::{
-    Broker as _, Kafka, Load, Recall, Setup, TIMEOUT, assert_kept, large_recall, poll,
+    Broker as _, Kafka, Load, Recall, Relay, Setup, TIMEOUT, assert_kept, large_recall, poll,
     read_dead_letters, recall_query, until,
 };
 use serde_json::Value;
@@ -254,5 +255,171 @@ fn authenticates_with_plain_and_scram() {
         relay.until_drained("kafka");
         assert_eq!(kafka.recalls(&topic, 1), sent);
         relay.stop();
+    }
+}
+
+/// How long an outage is watched: longer than librdkafka's pauses between attempts, which are at most 10 s.
+const WATCHED: Duration = Duration::from_secs(15);
+
+/// Asserts that an outage was logged once, with at most so many changes of its reason.
+#[track_caller]
+fn assert_logged_once(relay: &Relay, changes: usize) {
+    assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
+    let told = relay.log_entries("sink_still_down").len();
+    assert!(told <= changes, "{}", relay.log());
+    let errors = relay.log_entries("client_error");
+    assert!(errors.len() <= changes, "{}", relay.log());
+}
+
+/// Regression: the reason remained "1/1 brokers are down", although librdkafka knew better.
+#[test]
+fn a_password_changed_while_running_is_the_reason() {
+    let mut kafka = Kafka::start();
+    let relay = kafka
+        .as_user(kafka.settings(Setup::new(), "password"))
+        .start();
+    let mut sent = relay.recalls("a", 1..=1);
+    relay.until_drained("kafka");
+    kafka.stop();
+    relay.until_sink("kafka", "down");
+    sent.extend(relay.recalls("a", 2..=6));
+    kafka.change_password(PASSWORD, "new-secret");
+    kafka.resume();
+    relay.until_reason("kafka", "Authentication failed");
+    relay.assert_reason_stays("kafka", "Authentication failed", WATCHED);
+    assert_logged_once(&relay, 2);
+    let told = relay.log_entries("sink_still_down");
+    let told = told.last().unwrap();
+    assert!(told["reason"].to_string().contains("Authentication failed"));
+    assert_eq!(told["waiting"], 5);
+    let errors = relay.log_entries("client_error");
+    let authentication =
+        |entry: &&Value| entry["error"].to_string().contains("Authentication failed");
+    assert_eq!(
+        errors.iter().filter(authentication).count(),
+        1,
+        "{}",
+        relay.log()
+    );
+
+    kafka.stop();
+    kafka.change_password("new-secret", PASSWORD);
+    kafka.resume();
+    relay.until_drained("kafka");
+    assert_eq!(kafka.recalls("password", sent.len()), sent);
+    let up = relay.log_entries("sink_up").pop().unwrap();
+    assert_eq!(up["waiting"], 5, "{up}");
+    assert!(
+        up["down_seconds"].as_u64().unwrap() >= WATCHED.as_secs(),
+        "{up}"
+    );
+    let caught_up = relay.log_entries("sink_caught_up").pop().unwrap();
+    assert_eq!(caught_up["events"], 5, "{caught_up}");
+    relay.stop();
+}
+
+/// Regression: the reason was "Local: Fatal error".
+#[test]
+fn a_right_taken_away_is_named() {
+    for exactly_once in ["false", "true"] {
+        let kafka = Kafka::start_with(&STRICT);
+        let events = Resource::Topic("rights");
+        let groups = Resource::Groups("recall-relay-");
+        let ids = Resource::TransactionalIds("recall-relay-");
+        kafka.create_topic("rights", 2, &[]);
+        kafka.create_topic("rights.dead", 2, &[]);
+        for (resource, operation) in [
+            (events, Operation::Write),
+            (events, Operation::Read),
+            (Resource::Topic("rights.dead"), Operation::Describe),
+            (groups, Operation::Read),
+            (ids, Operation::Write),
+        ] {
+            kafka.permit(resource, operation);
+        }
+        let setup = kafka.as_user(kafka.settings(Setup::new(), "rights"));
+        let relay = setup
+            .set("RECALL_KAFKA__EXACTLY_ONCE", exactly_once)
+            .start();
+        let mut sent = relay.recalls("a", 1..=1);
+        relay.until_drained("kafka");
+
+        let mut denied: Vec<_> = vec![(events, Operation::Write, "Write on topic rights")];
+        if exactly_once == "true" {
+            denied.extend([
+                (events, Operation::Read, "Read on topic rights"),
+                (groups, Operation::Read, "Read on group recall-relay-"),
+                (
+                    ids,
+                    Operation::Write,
+                    "Write on transactional id recall-relay-",
+                ),
+            ]);
+        }
+        for (number, (resource, operation, named)) in (2..).zip(denied) {
+            kafka.revoke(resource, operation);
+            sent.extend(relay.recalls("a", number..=number));
+            let named = format!("user relay lacks the right {named}");
+            relay.until_reason("kafka", &named);
+            relay.assert_reason_stays("kafka", &named, Duration::from_secs(4));
+            kafka.permit(resource, operation);
+            relay.until_drained("kafka");
+        }
+        let outages = relay.down_entries().len();
+        assert_eq!(outages, sent.len() - 1, "{}", relay.log());
+        assert!(
+            !relay.log().contains("Local: Fatal error"),
+            "{}",
+            relay.log()
+        );
+        relay.stop();
+    }
+}
+
+#[test]
+fn the_right_to_look_up_a_topic_or_create_it_is_named() {
+    let kafka = Kafka::start_with(&STRICT);
+    kafka.create_topic("hidden", 1, &[]);
+    let setup = kafka.as_user(kafka.settings(Setup::new(), "hidden"));
+    let relay = setup.start();
+    relay.until_reason(
+        "kafka",
+        "user relay lacks the right Describe on topic hidden",
+    );
+    kafka.permit(Resource::Topic("hidden"), Operation::Write);
+    let dead = Resource::Topic("hidden.dead");
+    kafka.permit(dead, Operation::Describe);
+    relay.until_reason(
+        "kafka",
+        "user relay lacks the right Create on topic hidden.dead",
+    );
+    relay.kill();
+}
+
+/// Regression: the sink was "up" and "down" in turns, because the bootstrap server answered.
+#[test]
+fn a_leader_whose_name_does_not_resolve_is_down_until_it_does() {
+    for exactly_once in ["false", "true"] {
+        let mut kafka = Kafka::new_stopped();
+        kafka.advertise_host("no-such-host.invalid");
+        kafka.resume();
+        // Otherwise the relay would be down because it could not create them.
+        for topic in ["unresolved", "unresolved.dead"] {
+            kafka.create_topic(topic, 2, &[]);
+        }
+        let servers = format!("127.0.0.1:{}", kafka.proxied().listens);
+        let relay = kafka
+            .settings(Setup::new(), "unresolved")
+            .set("RECALL_KAFKA__BOOTSTRAP_SERVERS", &servers)
+            .set("RECALL_KAFKA__EXACTLY_ONCE", exactly_once)
+            .start();
+        relay.recalls("a", 1..=3);
+        relay.until_reason("kafka", "resolve");
+        let ups = || relay.log_entries("sink_up").len();
+        let before = ups();
+        relay.assert_reason_stays("kafka", "resolve", WATCHED);
+        assert_eq!(ups(), before, "{}", relay.log());
+        assert_logged_once(&relay, 2);
+        relay.kill();
     }
 }

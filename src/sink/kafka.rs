@@ -18,6 +18,7 @@ mod producer;
 mod properties;
 mod record_id;
 mod reports;
+mod rights;
 mod server;
 mod session;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod topics;
 mod transactions;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -43,6 +45,7 @@ pub use session::KafkaSession;
 
 use super::{SessionError, Sink};
 use crate::setting;
+use crate::telemetry::LoggedTexts;
 use coordinator::{Coordinator, Identity};
 use producer::Producer;
 use transactions::Transactions;
@@ -193,6 +196,8 @@ pub struct Kafka {
     config: Config,
     /// Set if events are published exactly once.
     identity: Option<Identity>,
+    /// The errors that librdkafka has logged, in all sessions.
+    logged: Arc<Mutex<LoggedTexts>>,
 }
 
 /// The librdkafka property, its default, and the smallest value that the relay sets.
@@ -205,7 +210,11 @@ impl Kafka {
     #[must_use]
     pub fn new(config: Config, spool_id: Uuid) -> Self {
         let identity = config.exactly_once.then(|| Identity::of(spool_id));
-        Self { config, identity }
+        Self {
+            config,
+            identity,
+            logged: Arc::default(),
+        }
     }
 }
 
@@ -236,10 +245,19 @@ impl Sink for Kafka {
     }
 
     async fn connect(&mut self) -> Result<KafkaSession, SessionError> {
-        let Self { config, identity } = self;
+        let Self {
+            config,
+            identity,
+            logged,
+        } = self;
         let id = identity.as_ref().map(|identity| identity.id.as_str());
         let client = config.client(id);
-        let mut producer = Producer::open(&client, &config.topic, &config.dead_letter_topic)?;
+        let mut producer = Producer::open(
+            &client,
+            &config.topic,
+            &config.dead_letter_topic,
+            Arc::clone(logged),
+        )?;
         let ready = async {
             producer.set_partition_counts(topics::ensure(config, producer.client()).await?);
             match identity {

@@ -6,6 +6,7 @@ mod reading;
 mod topics;
 mod wire;
 
+use std::fs;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -155,7 +156,32 @@ impl Kafka {
     /// Adds an ACL that allows [`USER`] an operation. With [`AUTHORIZER`], the first ACL of a resource also takes all
     /// other rights on it away. Without properties that name an authorizer, it has no effect.
     pub fn permit(&self, resource: Resource<'_>, operation: Operation) {
-        wire::permit(self.port, resource, operation);
+        wire::permit(self.port, resource, operation, true);
+    }
+
+    /// Removes an ACL that [`Kafka::permit`] has added.
+    pub fn revoke(&self, resource: Resource<'_>, operation: Operation) {
+        wire::permit(self.port, resource, operation, false);
+    }
+
+    /// Changes the password of [`USER`] for PLAIN, from its next start on.
+    pub fn change_password(&self, from: &str, to: &str) {
+        let user = |password| format!("user_{USER}=\"{password}\"");
+        self.edit_properties(&user(from), &user(to));
+    }
+
+    /// Has the listener of [`Kafka::proxied`] advertise this host, from its next start on.
+    pub fn advertise_host(&self, host: &str) {
+        let Proxied { advertised, .. } = self.proxied;
+        let address = |host| format!("PROXIED://{host}:{advertised}");
+        self.edit_properties(&address("127.0.0.1"), &address(host));
+    }
+
+    fn edit_properties(&self, from: &str, to: &str) {
+        let file = "server.properties";
+        let before = fs::read_to_string(self.node.path(file)).expect("cannot read the properties");
+        assert!(before.contains(from), "{from} is not in {before}");
+        self.node.write(file, &before.replace(from, to));
     }
 
     /// Unregisters the broker from the cluster: until it is restarted, metadata lists no broker and no leader.

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use self::lines::Lines;
 pub use self::setup::Setup;
 use super::vendor::{Answer, Connection, recall, recall_query, request};
-use super::{Recall, until};
+use super::{Recall, poll, until};
 
 /// The application that the callbacks belong to.
 pub const APP: u64 = 1_400_000_001;
@@ -77,6 +78,27 @@ impl Relay {
         let reason = down["reason"].as_str().unwrap_or_default();
         assert!(reason.contains(why), "{down}");
         down
+    }
+
+    /// Waits until the reason why a sink is down contains a text.
+    #[track_caller]
+    pub fn until_reason(&self, sink: &str, text: &str) {
+        until(&format!("the reason {text:?}"), || {
+            self.reason(sink).contains(text).then_some(())
+        });
+    }
+
+    /// The reason why a sink is down; empty if it is not.
+    pub fn reason(&self, sink: &str) -> String {
+        let body = &self.readiness()["sinks"][sink];
+        body["reason"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Asserts that the reason why a sink is down contains a text all the time for `lasting`.
+    #[track_caller]
+    pub fn assert_reason_stays(&self, sink: &str, text: &str, lasting: Duration) {
+        let changed = poll(lasting, || !self.reason(sink).contains(text));
+        assert!(!changed, "{}\n{}", self.readiness(), self.log());
     }
 
     /// Waits until a sink has confirmed everything.

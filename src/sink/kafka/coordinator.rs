@@ -16,6 +16,7 @@ use super::errors::stopping;
 use super::group_offset::{Committed, GroupOffset};
 use super::producer::Producer;
 use super::reports::Reports;
+use super::rights::TopicRight;
 use crate::sink::{CommittedPosition, SessionError};
 
 /// Timeout of one blocking call, except sending the offset. The stop flag and the deadline are checked between calls.
@@ -85,17 +86,21 @@ impl Coordinator {
         let open = move || {
             let deadline = Instant::now() + INIT_TIMEOUT;
             let cancelled = || stopped.load(Ordering::Acquire) || Instant::now() >= deadline;
-            let failed = |action: &str| {
+            let (id, topic) = (id.as_str(), topic.as_str());
+            let reports = producer.context();
+            let failed = |action: &str, right| {
                 let action = format!("{action} {id}");
-                move |error: KafkaError| SessionError::unavailable(action, error)
+                move |error: KafkaError| reports.request_failed(action, right, topic, error)
             };
             // This fences an earlier producer, and waits until its transaction has ended.
             retry(cancelled, || producer.init_transactions(CALL_TIMEOUT)).map_err(failed(
                 "could not initialize transactions of transactional id",
+                TopicRight::Write,
             ))?;
-            let (offset, committed) = GroupOffset::read(&client, &id, &topic, owner, INIT_TIMEOUT)
+            let (offset, committed) = GroupOffset::read(&client, id, topic, owner, INIT_TIMEOUT)
                 .map_err(failed(
                     "could not read the committed offset of consumer group",
+                    TopicRight::Describe,
                 ))?;
             let last_owner = committed.as_ref().and_then(|found| found.owner);
             // If the cluster has lost its newest offsets, it returns the owner that this process replaced.
@@ -117,9 +122,9 @@ impl Coordinator {
                 );
                 last_owner
             });
-            let position = position(&id, committed);
+            let position = position(id, committed);
             let coordinator = Self {
-                producer,
+                producer: Arc::clone(&producer),
                 offset,
                 stopped: Arc::clone(&stopped),
             };
@@ -128,7 +133,10 @@ impl Coordinator {
                 .producer
                 .begin_transaction()
                 .and_then(|()| coordinator.commit(position, cancelled))
-                .map_err(failed("could not commit the offset of consumer group"))?;
+                .map_err(failed(
+                    "could not commit the offset of consumer group",
+                    TopicRight::Read,
+                ))?;
             Ok((coordinator, position))
         };
         spawn_blocking(open).await.map_err(stopping)?

@@ -3,7 +3,7 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::task::JoinError;
 
-use crate::sink::{Refusal, SessionError};
+use crate::sink::{Refusal, SessionError, Telling};
 
 /// The class of a record's error.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +34,18 @@ pub(super) fn classify(code: RDKafkaErrorCode) -> ErrorClass {
 /// creates it.
 pub(super) const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::TopicAuthorizationFailed)
+}
+
+/// How much an error about a broker says. For TLS, login and name resolution librdkafka has codes of their own.
+pub(super) const fn telling(code: RDKafkaErrorCode) -> Telling {
+    match code {
+        RDKafkaErrorCode::AllBrokersDown => Telling::Symptom,
+        RDKafkaErrorCode::BrokerTransportFailure
+        | RDKafkaErrorCode::OperationTimedOut
+        | RDKafkaErrorCode::RequestTimedOut
+        | RDKafkaErrorCode::TimedOutQueue => Telling::Unreachable,
+        _ => Telling::Cause,
+    }
 }
 
 /// The refusal, if librdkafka did not accept a record into its queue and never will.

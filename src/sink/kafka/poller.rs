@@ -39,7 +39,12 @@ impl Poller {
             let reports = self.producer.context();
             reports.tick();
             let now = Instant::now();
-            if reports.is_stalled() && probe_due <= now {
+            // While records are in flight, only a confirm shows that their partitions' leaders can be reached: another
+            // broker may answer the probe. For the same reason an answer does not disprove a wrong password or name.
+            if reports.is_stalled_without_cause()
+                && probe_due <= now
+                && self.producer.in_flight_count() == 0
+            {
                 if self.metadata(&self.topic).is_some() {
                     // Handle errors from before the answer first: they may still be in the queue, and are out of date.
                     self.producer.poll(POLL_TIMEOUT);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,11 @@ use super::partition_state::{Partition, Partitions, partition_of};
 use super::poller::Poller;
 use super::record_id::RecordId;
 use super::reports::{ProducerReport, Reports};
+use super::rights::{Rights, TopicRight};
 use super::topics::PartitionCounts;
 use crate::event::{CONTENT_TYPE, Seq};
 use crate::sink::{Delivery, Progress, SessionError, Window};
+use crate::telemetry::LoggedTexts;
 
 /// How often to check whether a partition has confirmed nothing for too long.
 const CHECK_EVERY: Duration = Duration::from_mins(1);
@@ -49,8 +51,10 @@ impl Producer {
         client: &ClientConfig,
         topic: &str,
         dead_letter_topic: &str,
+        logged: Arc<Mutex<LoggedTexts>>,
     ) -> Result<Self, SessionError> {
-        let producer = BaseProducer::from_config_and_context(client, Reports::default())
+        let reports = Reports::new(Rights::of(client), logged);
+        let producer = BaseProducer::from_config_and_context(client, reports)
             .map(Arc::new)
             .map_err(|error| SessionError::unavailable("could not create a producer", error))?;
         let stopped = Arc::new(AtomicBool::new(false));
@@ -120,9 +124,33 @@ impl Producer {
                 return Err(SessionError::Unavailable(reason, None));
             }
             if let Ok(report) = timeout(CHECK_EVERY, self.reports().next()).await {
-                return Ok(self.handle(report?, window));
+                let report = report.map_err(|error| self.with_cause(error))?;
+                return Ok(self.handle(report, window));
             }
         }
+    }
+
+    /// The error of a session. If the producer has failed, the records' error is only `Local: Fatal error`.
+    fn with_cause(&self, error: SessionError) -> SessionError {
+        match (error, self.client.client().fatal_error()) {
+            (SessionError::Unavailable(..), Some((code, text))) => {
+                let right = TopicRight::Write;
+                let action = self.reports().explain(Some(code), right, &self.topic, text);
+                SessionError::unavailable(action, KafkaError::Global(code))
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// The error of a session in which a request about the events failed.
+    pub(super) fn request_failed(
+        &self,
+        action: String,
+        right: TopicRight,
+        error: KafkaError,
+    ) -> SessionError {
+        self.reports()
+            .request_failed(action, right, &self.topic, error)
     }
 
     /// Publishes a batch again after its transaction was aborted and all its delivery reports have arrived. Forgets

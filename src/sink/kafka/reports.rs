@@ -1,7 +1,7 @@
 //! librdkafka's reports, collected by the polling thread and read by the session.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -11,13 +11,15 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use serde::Deserialize;
 use tokio::sync::Notify;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::errors::{ErrorClass, classify, is_missing_right};
+use super::errors::{ErrorClass, classify, is_missing_right, telling};
 use super::partition_state::Partition;
 use super::record_id::RecordId;
+use super::rights::{Rights, TopicRight};
 use crate::event::Seq;
-use crate::sink::{DEAD_LETTER_TOPIC, Progress, Refusal, SessionError};
+use crate::sink::{DEAD_LETTER_TOPIC, MostTelling, Progress, Refusal, SessionError, Telling};
+use crate::telemetry::LoggedTexts;
 
 /// A fatal error fails everything in flight. This is how long to wait for the report of the record that caused it.
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,6 +29,9 @@ const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Reports {
     inbox: Mutex<Inbox>,
     changed: Notify,
+    rights: Rights,
+    /// The errors that librdkafka has logged in this session and in earlier ones.
+    logged: Arc<Mutex<LoggedTexts>>,
 }
 
 /// A report for the session.
@@ -52,7 +57,8 @@ struct Inbox {
 #[derive(Debug, Default)]
 struct Stalled {
     now: bool,
-    reason: String,
+    /// The most telling of librdkafka's errors. There may be one while other brokers work.
+    reason: MostTelling,
     unreported: bool,
 }
 
@@ -71,6 +77,15 @@ enum Cause {
 }
 
 impl Reports {
+    /// The reports of a producer with these rights.
+    pub(super) fn new(rights: Rights, logged: Arc<Mutex<LoggedTexts>>) -> Self {
+        Self {
+            rights,
+            logged,
+            ..Self::default()
+        }
+    }
+
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,28 +108,58 @@ impl Reports {
         self.changed.notify_one();
     }
 
-    /// Whether the brokers are unreachable, as far as is known.
-    pub(super) fn is_stalled(&self) -> bool {
-        self.inbox().stalled.now
+    /// Whether the brokers are unreachable, as far as is known, for a reason that does not say what to repair.
+    pub(super) fn is_stalled_without_cause(&self) -> bool {
+        let stalled = &self.inbox().stalled;
+        let recent = stalled.reason.recent(Instant::now());
+        stalled.now && recent.is_none_or(|(telling, _)| telling < Telling::Cause)
     }
 
-    /// librdkafka's last error about a broker, if any. It says more than that a request failed.
+    /// The most telling of librdkafka's recent errors, if there was one. It says more than that a request failed.
     pub(super) fn last_error(&self) -> Option<String> {
-        Some(self.inbox().stalled.reason.clone()).filter(|reason| !reason.is_empty())
+        let inbox = self.inbox();
+        let recent = inbox.stalled.reason.recent(Instant::now());
+        recent.map(|(_, reason)| reason.to_owned())
+    }
+
+    /// The text of an error, with the right that is missing if `code` says that one is.
+    pub(super) fn explain(
+        &self,
+        code: Option<RDKafkaErrorCode>,
+        right: TopicRight,
+        topic: &str,
+        text: String,
+    ) -> String {
+        self.rights.explain(code, right, topic, text)
+    }
+
+    /// The error of a session in which a request to the cluster failed.
+    pub(super) fn request_failed(
+        &self,
+        action: String,
+        right: TopicRight,
+        topic: &str,
+        error: KafkaError,
+    ) -> SessionError {
+        let code = match error {
+            KafkaError::AdminOp(code) => Some(code),
+            _ => error.rdkafka_error_code(),
+        };
+        if code.is_some_and(|code| telling(code) < Telling::Cause)
+            && let Some(reason) = self.last_error()
+        {
+            return SessionError::Unavailable(format!("{action}: {reason}"), None);
+        }
+        match code.and_then(|code| self.rights.missing(code, right, topic)) {
+            Some(missing) => SessionError::unavailable(format!("{action}: {missing}"), error),
+            None => SessionError::unavailable(action, error),
+        }
     }
 
     /// Reports that the brokers are reachable.
     pub(super) fn flowing(&self) {
-        let mut inbox = self.inbox();
-        if inbox.stalled.now {
-            inbox.stalled = Stalled {
-                now: false,
-                reason: String::new(),
-                unreported: true,
-            };
-            drop(inbox);
-            self.changed.notify_one();
-        }
+        self.inbox().flowing();
+        self.changed.notify_one();
     }
 
     /// Whether the producer itself has failed, not only some of its records.
@@ -151,6 +196,15 @@ impl Reports {
 
 impl Inbox {
     fn take(&mut self) -> Option<Result<ProducerReport, SessionError>> {
+        // Before the confirms that ended an outage, so that what they confirm counts as having waited.
+        if self.stalled.unreported {
+            self.stalled.unreported = false;
+            return Some(Ok(ProducerReport::Other(if self.stalled.now {
+                Progress::Stalled(self.stalled.reason.text().to_owned())
+            } else {
+                Progress::Resumed
+            })));
+        }
         if !self.confirmed.is_empty() {
             return Some(Ok(ProducerReport::Confirmed(std::mem::take(
                 &mut self.confirmed,
@@ -159,14 +213,6 @@ impl Inbox {
         if !self.refused.is_empty() {
             let refused = std::mem::take(&mut self.refused);
             return Some(Ok(ProducerReport::Other(Progress::Refused(refused))));
-        }
-        if self.stalled.unreported {
-            self.stalled.unreported = false;
-            return Some(Ok(ProducerReport::Other(if self.stalled.now {
-                Progress::Stalled(self.stalled.reason.clone())
-            } else {
-                Progress::Resumed
-            })));
         }
         match &self.failure {
             Some(ProducerFailure::Cause(Cause::Refused(refusal))) => {
@@ -181,6 +227,15 @@ impl Inbox {
                 Some(Err(SessionError::Unavailable(reason.clone(), None)))
             }
             Some(ProducerFailure::Consequence { .. }) | None => None,
+        }
+    }
+
+    fn flowing(&mut self) {
+        if self.stalled.now {
+            self.stalled = Stalled {
+                unreported: true,
+                ..Stalled::default()
+            };
         }
     }
 
@@ -241,6 +296,23 @@ impl Statistics {
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(target: "librdkafka", ?level, facility, "{message}");
+        if level as i32 > RDKafkaLogLevel::Error as i32 {
+            return;
+        }
+        // Messages begin with the name of librdkafka's thread.
+        let error = message
+            .strip_prefix("[thrd:")
+            .and_then(|rest| rest.split_once("]: "))
+            .map_or(message, |(_, error)| error);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_due(error, Instant::now()) {
+            warn!(
+                code = "client_error",
+                sink = super::NAME,
+                error,
+                "client library reported an error, and will retry; fix the cause if the sink is down or this recurs"
+            );
+        }
     }
 
     /// A broker that is just restarting may report that the cluster has no brokers. The producer then forgets all
@@ -266,17 +338,15 @@ impl ClientContext for Reports {
         let mut inbox = self.inbox();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => inbox.fatal(reason.to_owned()),
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
-                if !inbox.stalled.now {
-                    inbox.stalled.now = true;
-                    inbox.stalled.unreported = true;
-                    if inbox.stalled.reason.is_empty() {
-                        reason.clone_into(&mut inbox.stalled.reason);
-                    }
-                }
+            code => {
+                let code = code.unwrap_or(RDKafkaErrorCode::Unknown);
+                let stalled = &mut inbox.stalled;
+                let reasons = &mut stalled.reason;
+                let changed = reasons.update(telling(code), reason, Instant::now());
+                let begins = code == RDKafkaErrorCode::AllBrokersDown && !stalled.now;
+                stalled.now |= begins;
+                stalled.unreported |= begins || (changed && stalled.now);
             }
-            // An error about one broker. It says more than `AllBrokersDown`, which follows.
-            _ => reason.clone_into(&mut inbox.stalled.reason),
         }
         drop(inbox);
         self.changed.notify_one();
@@ -297,14 +367,13 @@ impl ProducerContext for Reports {
                     number: message.partition(),
                 };
                 inbox.confirmed.push((partition, id.seq()));
-                if inbox.stalled.now {
-                    inbox.stalled.now = false;
-                    inbox.stalled.unreported = true;
-                }
+                inbox.flowing();
             }
-            Err((error, _)) => {
+            Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                inbox.failed(id, code, error.to_string());
+                let (topic, text) = (message.topic(), error.to_string());
+                let text = self.explain(Some(code), TopicRight::Write, topic, text);
+                inbox.failed(id, code, text);
             }
         }
         drop(inbox);

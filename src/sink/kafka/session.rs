@@ -48,6 +48,10 @@ impl Session for KafkaSession {
         }
     }
 
+    fn last_error(&self) -> Option<String> {
+        self.producer.reports().last_error()
+    }
+
     async fn close(self) {
         if let Some(transactions) = self.transactions {
             transactions.close(&self.producer).await;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{Config, Kafka, KafkaSession};
 use crate::event::{Seq, tests::event};
 use crate::sink::{Delivery, Progress, Session as _, SessionError, Sink as _, Window};
+use crate::telemetry::chain;
 
 const TOPIC: &str = "events";
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -222,7 +223,11 @@ async fn a_transaction_that_keeps_failing_ends_the_session() {
 #[tokio::test]
 async fn authorization_failure_is_named_in_the_error() {
     let (_, end) = publish_while_failing(RECORD_ERRORS[1], 1).await;
-    let reason = end.expect("the session did not end").to_string();
+    let reason = chain(&end.expect("the session did not end"));
+    assert!(
+        reason.contains("lacks the right Write on topic"),
+        "{reason}"
+    );
     assert!(reason.contains("authorization failed"), "{reason}");
 }
 

@@ -16,6 +16,7 @@ use tracing::info;
 
 use super::errors::stopping;
 use super::reports::Reports;
+use super::rights::TopicRight;
 use super::{Config, REQUEST_TIMEOUT};
 use crate::setting;
 use crate::sink::SessionError;
@@ -70,7 +71,7 @@ async fn ensure_one(
         );
         match created {
             None if missing && config.create_topics => {
-                create(config, topic).await?;
+                create(config, producer, topic).await?;
                 created = Some(Instant::now());
             }
             Some(at) if at.elapsed() < APPEARS_WITHIN => sleep(CHECK_EVERY).await,
@@ -81,6 +82,8 @@ async fn ensure_one(
                     ""
                 };
                 let reason = format!("cannot use topic {topic}: {code}{advice}");
+                let right = TopicRight::Describe;
+                let reason = producer.context().explain(Some(code), right, topic, reason);
                 return Err(SessionError::Unavailable(reason, None));
             }
         }
@@ -98,11 +101,10 @@ async fn look_up(
     })
     .await
     .map_err(stopping)?
-    .map_err(|error| match producer.context().last_error() {
-        Some(reason) => {
-            SessionError::Unavailable(format!("could not reach the cluster: {reason}"), None)
-        }
-        None => SessionError::unavailable("could not reach the cluster", error),
+    .map_err(|error| {
+        let action = "could not reach the cluster".to_owned();
+        let reports = producer.context();
+        reports.request_failed(action, TopicRight::Describe, topic, error)
     })?;
     Ok(partitions(&metadata, topic))
 }
@@ -118,9 +120,15 @@ pub(super) fn partitions(metadata: &Metadata, topic: &str) -> Result<i32, RDKafk
     }
 }
 
-async fn create(config: &Config, topic: &str) -> Result<(), SessionError> {
+async fn create(
+    config: &Config,
+    producer: &Arc<BaseProducer<Reports>>,
+    topic: &str,
+) -> Result<(), SessionError> {
     let failed = |error: KafkaError| {
-        SessionError::unavailable(format!("could not create topic {topic}"), error)
+        let action = format!("could not create topic {topic}");
+        let reports = producer.context();
+        reports.request_failed(action, TopicRight::Create, topic, error)
     };
     let admin: AdminClient<DefaultClientContext> =
         AdminClient::from_config(&config.client(None)).map_err(failed)?;

@@ -21,6 +21,7 @@ use tracing::debug;
 use super::coordinator::{CALL_TIMEOUT, Coordinator, is_abortable};
 use super::errors::{is_missing_right, stopping};
 use super::producer::Producer;
+use super::rights::TopicRight;
 use crate::event::Seq;
 use crate::sink::{
     CommittedPosition, DEAD_LETTER_TOPIC, Delivery, Progress, Refusal, SessionError, Window,
@@ -148,7 +149,7 @@ impl Transactions {
                         Err(error) => {
                             // The producer's error does not say why the records failed; the transaction's error does.
                             let failure = self.coordinator.failure().await;
-                            return Err(batch.failed(error, failure, window));
+                            return Err(batch.failed(error, failure, window, producer));
                         }
                     }
                 }
@@ -157,7 +158,7 @@ impl Transactions {
                         biased;
                         outcome = committing => outcome.map_err(stopping)?,
                         progress = producer.progress(window) => return progress,
-                        () = sleep_until(batch.last_progress + COMMITTING_TIMEOUT) => return Err(timed_out()),
+                        () = sleep_until(batch.last_progress + COMMITTING_TIMEOUT) => return Err(timed_out(producer)),
                     };
                     match outcome {
                         Ok(()) => {
@@ -166,8 +167,9 @@ impl Transactions {
                             }
                         }
                         Err(error) if batch.retries_left == 0 || !is_abortable(&error) => {
-                            let action = "could not commit a transaction";
-                            return Err(SessionError::unavailable(action, error));
+                            let action = "could not commit a transaction".to_owned();
+                            let right = TopicRight::Read;
+                            return Err(producer.request_failed(action, right, error));
                         }
                         Err(error) => {
                             debug!(%error, "aborting a transaction, to send its batch again");
@@ -263,8 +265,11 @@ impl Batch {
         producer: &mut Producer,
     ) -> Result<Progress, SessionError> {
         let progress = timeout_at(self.last_progress + within, producer.progress(window)).await;
-        let progress = progress.map_err(|_| timed_out())??;
-        self.last_progress = Instant::now();
+        let progress = progress.map_err(|_| timed_out(producer))??;
+        // That the brokers are unreachable for yet another reason is no progress.
+        if !matches!(progress, Progress::Stalled(_)) {
+            self.last_progress = Instant::now();
+        }
         Ok(progress)
     }
 
@@ -297,6 +302,7 @@ impl Batch {
         error: SessionError,
         failure: Option<KafkaError>,
         window: &Window,
+        producer: &Producer,
     ) -> SessionError {
         let (SessionError::Unavailable(..), Some(KafkaError::Transaction(failure))) =
             (&error, failure)
@@ -307,20 +313,22 @@ impl Batch {
             // The only error is that a transaction is in progress, so it has not failed.
             return error;
         }
-        let detail = failure.string();
         let mut deliveries = self.seqs.iter().filter_map(|seq| window.delivery(*seq));
         let only_dead_letters = deliveries.all(Delivery::is_dead_letter);
         if only_dead_letters && is_missing_right(failure.code()) {
-            let reason = DEAD_LETTER_TOPIC;
+            let (reason, detail) = (DEAD_LETTER_TOPIC, failure.string());
             return SessionError::Refused(Refusal { reason, detail });
         }
-        SessionError::Unavailable(detail, None)
+        let action = "could not publish in a transaction".to_owned();
+        let error = KafkaError::Transaction(failure);
+        producer.request_failed(action, TopicRight::Write, error)
     }
 }
 
-fn timed_out() -> SessionError {
-    SessionError::Unavailable(
-        "cluster has not completed a transaction in time".to_owned(),
-        None,
-    )
+fn timed_out(producer: &Producer) -> SessionError {
+    let mut reason = "cluster has not completed a transaction in time".to_owned();
+    if let Some(error) = producer.reports().last_error() {
+        reason = format!("{reason}: {error}");
+    }
+    SessionError::Unavailable(reason, None)
 }

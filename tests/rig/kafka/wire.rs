@@ -72,9 +72,10 @@ pub(super) fn allow_writing(port: u16, topic: &str, allowed: bool) {
     );
 }
 
-/// Adds an ACL that allows an operation.
-pub(super) fn permit(port: u16, resource: Resource<'_>, operation: Operation) {
-    change_right(port, CREATE_ACLS, resource, operation, ALLOW);
+/// Adds an ACL that allows an operation, or removes it.
+pub(super) fn permit(port: u16, resource: Resource<'_>, operation: Operation, allowed: bool) {
+    let request = if allowed { CREATE_ACLS } else { DELETE_ACLS };
+    change_right(port, request, resource, operation, ALLOW);
 }
 
 fn change_right(
