@@ -72,6 +72,7 @@ impl App {
                  again, or stop the relay and run `recall-relay spool forget {sink}` to unpin them"
             );
         }
+        warn_of_dead_letters(&spool, &config);
         if config.auth.tokens.is_empty() {
             warn!(
                 code = "signatures_unchecked",
@@ -243,6 +244,20 @@ async fn report_readiness(
         "relay is ready and accepts callbacks"
     );
     pending().await
+}
+
+/// Dead letters stay in the spool until somebody removes them.
+fn warn_of_dead_letters(spool: &Spool, config: &Config) {
+    let dead_letters = spool.dead_letters();
+    if dead_letters > 0 {
+        let path = config.spool.path.display();
+        warn!(
+            code = "dead_letters_waiting",
+            dead_letters,
+            "events that a broker refused even as dead letters are in the spool, and reach no subscriber; show them: \
+             sqlite3 -readonly {path} 'SELECT sink, seq, reason, detail, body FROM dead_letters'"
+        );
+    }
 }
 
 fn ended_by_itself(part: &str, ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {

@@ -10,7 +10,8 @@ use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use recall_relay::vendor::{BodyFormat, CallbackKind};
 use rig::{
-    Broker as _, RabbitMq, Recall, Relay, Setup, TIMEOUT, assert_kept, poll, under_load, until,
+    Broker as _, RabbitMq, Recall, Relay, Setup, TIMEOUT, assert_kept, poll, read_dead_letters,
+    recall_query, under_load, until,
 };
 use serde_json::Value;
 
@@ -358,5 +359,144 @@ fn the_next_host_is_tried_if_one_is_down() {
     let sent = relay.recalls("a", 1..=1);
     relay.until_drained("rabbitmq");
     assert_eq!(rabbitmq.recalls("hosts", 1), sent);
+    relay.stop();
+}
+
+/// How long an outage is watched: longer than the pauses between attempts to connect, which are at most 10 s.
+const WATCHED: Duration = Duration::from_secs(12);
+
+/// The settings of a relay that connects as a new user with these rights: configure, write, read.
+fn as_user(rabbitmq: &RabbitMq, name: &str, rights: [&str; 3]) -> Setup {
+    rabbitmq.ctl(&["add_user", name, "secret"]);
+    set_rights(rabbitmq, name, rights);
+    let uri = format!("amqp://{name}:secret@127.0.0.1:{}", rabbitmq.port());
+    let setup = rabbitmq.settings(Setup::new(), name);
+    setup.set("RECALL_RABBITMQ__URI", &uri)
+}
+
+fn set_rights(rabbitmq: &RabbitMq, name: &str, rights: [&str; 3]) {
+    rabbitmq.ctl(&[&["set_permissions", name], &rights[..]].concat());
+}
+
+/// Runs `change`, closes all connections, and asserts that the reason becomes and stays `reason`, logged once.
+#[track_caller]
+fn assert_told(rabbitmq: &RabbitMq, relay: &Relay, reason: &str, change: impl FnOnce()) {
+    let before = relay.down_entries().len();
+    let changes = relay.log_entries("sink_still_down").len();
+    change();
+    rabbitmq.ctl(&["close_all_connections", "maintenance"]);
+    relay.until_reason("rabbitmq", reason);
+    relay.assert_reason_stays("rabbitmq", reason, WATCHED);
+    assert_eq!(relay.down_entries().len(), before + 1, "{}", relay.log());
+    let changes = relay.log_entries("sink_still_down").len() - changes;
+    assert!(changes <= 2, "{}", relay.log());
+}
+
+#[test]
+fn a_password_or_right_taken_away_while_running_is_the_reason() {
+    let rabbitmq = RabbitMq::start();
+    let all = [".*"; 3];
+    let setup = as_user(&rabbitmq, "ann", all);
+    let relay = setup.start();
+    let mut sent = relay.recalls("a", 1..=1);
+    relay.until_drained("rabbitmq");
+    relay.until_sink("rabbitmq", "up");
+
+    assert_told(&rabbitmq, &relay, "Login was refused", || {
+        rabbitmq.ctl(&["change_password", "ann", "other"]);
+    });
+    let down = relay.down_entries().remove(0);
+    assert!(down["reason"].to_string().contains("maintenance"), "{down}");
+    sent.extend(relay.recalls("a", 2..=4));
+    rabbitmq.ctl(&["change_password", "ann", "secret"]);
+    relay.until_drained("rabbitmq");
+    relay.until_sink("rabbitmq", "up");
+    let caught_up = relay.log_entries("sink_caught_up").pop().unwrap();
+    assert_eq!(caught_up["events"], 3, "{caught_up}");
+
+    let vhost = "access to vhost '/' refused for user 'ann'";
+    assert_told(&rabbitmq, &relay, vhost, || {
+        rabbitmq.ctl(&["clear_permissions", "ann"]);
+    });
+    set_rights(&rabbitmq, "ann", all);
+    relay.until_sink("rabbitmq", "up");
+
+    let queues = ["^ann(\\.dead)?$", "^amq.default$", ".*"];
+    let right = "user ann lacks the right write on queue ann, or read on exchange ann";
+    assert_told(&rabbitmq, &relay, right, || {
+        set_rights(&rabbitmq, "ann", queues);
+    });
+    set_rights(&rabbitmq, "ann", all);
+    relay.until_sink("rabbitmq", "up");
+    let right = "user ann lacks the right configure on exchange ann";
+    assert_told(&rabbitmq, &relay, right, || {
+        set_rights(&rabbitmq, "ann", ["^$", ".*", ".*"]);
+    });
+    relay.kill();
+}
+
+#[test]
+fn a_missing_right_to_publish_is_named() {
+    let rabbitmq = RabbitMq::start();
+    rabbitmq
+        .settings(Setup::new(), "bob")
+        .start()
+        .until_sink("rabbitmq", "up");
+    let setup = as_user(&rabbitmq, "bob", ["^$", "^amq.default$", "^$"]);
+    let relay = setup.set("RECALL_RABBITMQ__DECLARE", "false").start();
+    relay.until_sink("rabbitmq", "up");
+    let sent = relay.recalls("a", 1..=1);
+    let reason = "user bob lacks the right write on exchange bob";
+    relay.until_reason("rabbitmq", reason);
+    relay.assert_reason_stays("rabbitmq", reason, WATCHED);
+    assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
+    set_rights(&rabbitmq, "bob", ["^$", "^(bob|amq.default)$", "^$"]);
+    relay.until_drained("rabbitmq");
+    assert_eq!(rabbitmq.recalls("bob", 1), sent);
+    relay.stop();
+}
+
+/// The user has only the rights that docs/reference/broker-layout-and-rights.md lists for this case.
+#[test]
+fn what_is_not_declared_is_checked() {
+    let rabbitmq = RabbitMq::start();
+    let rights = ["^$", "^(eve|amq.default)$", "^$"];
+    let setup = as_user(&rabbitmq, "eve", rights).set("RECALL_RABBITMQ__DECLARE", "false");
+    let relay = setup.start();
+    relay.until_reason("rabbitmq", "exchange eve");
+    relay.until_reason("rabbitmq", "rabbitmq.exchange");
+    let mut sent = relay.recalls("a", 1..=1);
+    rabbitmq.declare_exchange("eve");
+    relay.until_reason("rabbitmq", "queue eve");
+    relay.until_reason("rabbitmq", "rabbitmq.queue");
+    assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());
+    let queue = rabbitmq.declare_queue("eve", "eve");
+    relay.until_drained("rabbitmq");
+    assert_eq!(rabbitmq.recalls(&queue, 1), sent);
+    // Without the dead-letter queue, only dead letters stay in the spool.
+    let missing = relay.log_entries("dead_letter_queue_missing");
+    assert_eq!(missing.len(), 1, "{}", relay.log());
+    let reason = missing[0]["reason"].to_string();
+    assert!(reason.contains("queue eve.dead: "), "{reason}");
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    sent.extend(relay.recalls("a", 2..=2));
+    relay.until_drained("rabbitmq");
+    let stored = relay.log_entry("dead_letters_stored").unwrap();
+    assert_eq!(stored["level"], "ERROR", "{stored}");
+    relay.stop();
+    assert_eq!(read_dead_letters(&setup).len(), 1);
+
+    let relay = setup.start();
+    let waiting = relay.log_entry("dead_letters_waiting").unwrap();
+    assert_eq!(
+        (&waiting["level"], &waiting["dead_letters"]),
+        (&"WARN".into(), &1.into())
+    );
+    rabbitmq.declare_queue("eve", "eve.dead");
+    relay.stop();
+    let relay = setup.start();
+    relay.until_sink("rabbitmq", "up");
+    let missing = relay.log_entry("dead_letter_queue_missing");
+    assert_eq!(missing, None);
     relay.stop();
 }

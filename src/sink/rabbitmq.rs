@@ -23,12 +23,16 @@ mod socket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use tracing::warn;
 
 pub use broker_uri::BrokerUri;
 pub use config::{Config, QueueType, SettingError, ShortName, Tls, Unroutable};
 pub use session::RabbitMqSession;
 
 use super::{SessionError, Sink};
+use crate::telemetry::LoggedTexts;
 use connect::Attempt;
 
 /// The name of this sink.
@@ -42,17 +46,19 @@ pub struct RabbitMq {
     attempt: Attempt,
     /// Whether the last session has confirmed anything; false if the last attempt to connect failed.
     last_confirmed: Option<Arc<AtomicBool>>,
+    logged: LoggedTexts,
 }
 
 impl RabbitMq {
     /// The cluster that `config` describes.
     #[must_use]
-    pub const fn new(config: Config) -> Self {
+    pub fn new(config: Config) -> Self {
         Self {
             config,
             next_host: 0,
             attempt: Attempt::First,
             last_confirmed: None,
+            logged: LoggedTexts::default(),
         }
     }
 }
@@ -87,10 +93,19 @@ impl Sink for RabbitMq {
         let connected =
             connect::open(&self.config, uri, self.attempt, connect::CONNECT_TIMEOUT).await;
         self.attempt = Attempt::Reconnect;
-        Ok(RabbitMqSession::new(
-            self.config.clone(),
-            connected?,
-            has_confirmed,
-        ))
+        let connected = connected?;
+        if let Some(reason) = &connected.without_dead_letters
+            && self.logged.is_due(reason, Instant::now())
+        {
+            warn!(
+                code = "dead_letter_queue_missing",
+                sink = NAME,
+                reason,
+                "dead-letter queue cannot be used, so dead letters will stay in the spool; declare the queue \
+                 (rabbitmq.dead_letter_queue)"
+            );
+        }
+        let config = self.config.clone();
+        Ok(RabbitMqSession::new(config, connected, has_confirmed))
     }
 }

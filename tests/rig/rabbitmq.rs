@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::timeout;
 
 pub use self::reading::Delivery;
@@ -123,12 +123,36 @@ impl RabbitMq {
         static COUNT: AtomicU32 = AtomicU32::new(0);
 
         let queue = format!("rig-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.declare_and_bind(&queue, exchange, routing_key);
+        queue
+    }
+
+    /// Declares a durable queue of this name, and binds it to everything of the exchange.
+    pub fn declare_queue(&self, exchange: &str, queue: &str) -> String {
+        self.declare_and_bind(queue, exchange, "#");
+        queue.to_owned()
+    }
+
+    /// Declares a durable topic exchange.
+    pub fn declare_exchange(&self, name: &str) {
+        self.with_channel(async |channel| {
+            let durable = ExchangeDeclareOptions {
+                durable: true,
+                ..ExchangeDeclareOptions::default()
+            };
+            let (kind, none) = (ExchangeKind::Topic, FieldTable::default());
+            let declared = channel.exchange_declare(name.into(), kind, durable, none);
+            declared.await.expect("cannot declare the exchange");
+        });
+    }
+
+    fn declare_and_bind(&self, queue: &str, exchange: &str, routing_key: &str) {
         self.with_channel(async |channel| {
             let durable = QueueDeclareOptions {
                 durable: true,
                 ..QueueDeclareOptions::default()
             };
-            let name = ShortString::from(queue.as_str());
+            let name = ShortString::from(queue);
             channel
                 .queue_declare(name.clone(), durable, FieldTable::default())
                 .await
@@ -139,7 +163,6 @@ impl RabbitMq {
                 .await;
             bound.expect("cannot bind the queue");
         });
-        queue
     }
 
     /// The port that the node listens on.

@@ -1,7 +1,7 @@
 //! The channels of a connection.
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Channel, Connection, Error, ErrorKind};
 
 /// Channels per connection: while one waits for its last confirms, others publish. If there are too few, much of the
@@ -51,4 +51,19 @@ pub(super) async fn open_channel(connection: &Connection) -> lapin::Result<Chann
         .confirm_select(ConfirmSelectOptions::default())
         .await?;
     Ok(channel)
+}
+
+/// Whether the broker has closed the channel with this error.
+pub(super) fn is(error: &Error, code: &AMQPSoftError) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == AMQPErrorKind::Soft(code.clone()))
+}
+
+/// An error, preceded by the right that the user lacks if the broker refused access: the broker itself does not say
+/// which right.
+pub(super) fn explain(error: &Error, user: &str, right: &str, resource: &str) -> String {
+    if is(error, &AMQPSoftError::ACCESSREFUSED) {
+        format!("user {user} lacks the right {right} on {resource}: {error}")
+    } else {
+        format!("{resource}: {error}")
+    }
 }

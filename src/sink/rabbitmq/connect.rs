@@ -11,8 +11,8 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
-use super::channel::{CHANNELS, open_channels};
-use super::config::{Config, QueueType, Tls};
+use super::channel::{self, CHANNELS, open_channel, open_channels};
+use super::config::{Config, QueueType, ShortName, Tls};
 use super::socket::{ShutdownOnDrop, SocketHandle};
 use crate::sink::{BoxError, SessionError};
 
@@ -36,6 +36,8 @@ pub(super) struct Connected {
     pub(super) connection: Connection,
     pub(super) shutdown: ShutdownOnDrop,
     pub(super) channels: Vec<Channel>,
+    /// Why the dead-letter queue cannot be used, if it cannot.
+    pub(super) without_dead_letters: Option<String>,
 }
 
 pub(super) async fn open(
@@ -48,7 +50,7 @@ pub(super) async fn open(
     let opening = async {
         let tls = tls(&config.tls).await?;
         let mut wanted = CHANNELS;
-        let connected = loop {
+        let mut connected = loop {
             let properties = ConnectionProperties::default()
                 .with_connection_name(LongString::from("recall-relay"));
             let socket = SocketHandle::default();
@@ -64,16 +66,13 @@ pub(super) async fn open(
                     connection,
                     shutdown,
                     channels,
+                    without_dead_letters: None,
                 };
             }
             // The node closed the connection because of the user's limit: connect again with one channel less than that.
             wanted = (channels.len() - 1).max(1);
         };
-        if config.declare
-            && let Some(channel) = connected.channels.first()
-        {
-            declare(config, channel).await?;
-        }
+        prepare(config, &mut connected).await?;
         Ok::<_, BoxError>(connected)
     };
     match timeout(limit, opening).await {
@@ -127,56 +126,115 @@ async fn connect(
     .await
 }
 
-async fn declare(config: &Config, channel: &Channel) -> lapin::Result<()> {
-    let durable = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
+/// Declares what the relay needs, or checks that it exists.
+async fn prepare(config: &Config, connected: &mut Connected) -> Result<(), BoxError> {
+    let user = connected.connection.status().username();
+    let Some(channel) = connected.channels.first_mut() else {
+        return Ok(());
     };
-    let exchange = config.exchange.as_amqp();
-    channel
-        .exchange_declare(
-            exchange.clone(),
-            ExchangeKind::Topic,
-            durable,
-            FieldTable::default(),
-        )
-        .await?;
+    if config.declare {
+        return declare(config, channel, &user).await;
+    }
+    check(config, channel, &user).await?;
+    let queue = &config.dead_letter_queue;
+    match declare_queue(config, channel, queue).await {
+        Ok(()) => {}
+        // Not an error: dead letters are stored in the spool meanwhile, and events must not wait for them.
+        Err(error) if error.is_amqp_error() => {
+            let resource = format!("queue {queue}");
+            let reason = channel::explain(&error, &user, "read", &resource);
+            connected.without_dead_letters = Some(reason);
+            // The broker has closed the channel.
+            *channel = open_channel(&connected.connection).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+async fn declare(config: &Config, channel: &Channel, user: &str) -> Result<(), BoxError> {
+    let exchange = &config.exchange;
+    declare_exchange(config, channel).await.map_err(|error| {
+        channel::explain(&error, user, "configure", &format!("exchange {exchange}"))
+    })?;
     for queue in [&config.queue, &config.dead_letter_queue] {
         // The relay may have no queue of its own.
         if queue.is_empty() {
             continue;
         }
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
-        // Set no other argument: policies configure the rest, and declaring an existing queue with different arguments
-        // is an error.
-        let mut arguments = FieldTable::default();
-        let queue_type = match config.queue_type {
-            QueueType::Quorum => "quorum",
-            QueueType::Classic => "classic",
-        };
-        arguments.insert(
-            "x-queue-type".into(),
-            AMQPValue::LongString(LongString::from(queue_type)),
-        );
-        channel
-            .queue_declare(queue.as_amqp(), durable, arguments)
-            .await?;
+        declare_queue(config, channel, queue)
+            .await
+            .map_err(|error| {
+                channel::explain(&error, user, "configure", &format!("queue {queue}"))
+            })?;
     }
-    if !config.queue.is_empty() {
+    let queue = &config.queue;
+    if !queue.is_empty() {
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        let (queue_name, exchange_name) = (queue.as_amqp(), exchange.as_amqp());
         channel
-            .queue_bind(
-                config.queue.as_amqp(),
-                exchange,
-                "#".into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
+            .queue_bind(queue_name, exchange_name, "#".into(), options, none)
+            .await
+            .map_err(|error| {
+                let resource = format!("queue {queue}, or read on exchange {exchange}");
+                channel::explain(&error, user, "write", &resource)
+            })?;
     }
     Ok(())
+}
+
+/// Checks that the exchange and the queue exist: otherwise, events would be dropped or held back one by one.
+async fn check(config: &Config, channel: &Channel, user: &str) -> Result<(), BoxError> {
+    let Config {
+        exchange, queue, ..
+    } = config;
+    declare_exchange(config, channel).await.map_err(|error| {
+        let advice = "; declare it, or set rabbitmq.exchange or rabbitmq.declare";
+        channel::explain(&error, user, "read", &format!("exchange {exchange}")) + advice
+    })?;
+    if !queue.is_empty() {
+        declare_queue(config, channel, queue)
+            .await
+            .map_err(|error| {
+                let advice =
+                    "; declare it, or set rabbitmq.queue to \"\" if only other queues are bound";
+                channel::explain(&error, user, "read", &format!("queue {queue}")) + advice
+            })?;
+    }
+    Ok(())
+}
+
+async fn declare_exchange(config: &Config, channel: &Channel) -> lapin::Result<()> {
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        passive: !config.declare,
+        ..ExchangeDeclareOptions::default()
+    };
+    let (name, kind) = (config.exchange.as_amqp(), ExchangeKind::Topic);
+    channel
+        .exchange_declare(name, kind, options, FieldTable::default())
+        .await
+}
+
+async fn declare_queue(config: &Config, channel: &Channel, queue: &ShortName) -> lapin::Result<()> {
+    let options = QueueDeclareOptions {
+        durable: true,
+        passive: !config.declare,
+        ..QueueDeclareOptions::default()
+    };
+    // Set no other argument: policies configure the rest, and declaring an existing queue with different arguments is
+    // an error.
+    let mut arguments = FieldTable::default();
+    let queue_type = match config.queue_type {
+        QueueType::Quorum => "quorum",
+        QueueType::Classic => "classic",
+    };
+    arguments.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString(LongString::from(queue_type)),
+    );
+    let declared = channel.queue_declare(queue.as_amqp(), options, arguments);
+    declared.await.map(drop)
 }
 
 async fn tls(config: &Tls) -> Result<OwnedTLSConfig, BoxError> {

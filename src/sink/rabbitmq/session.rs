@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::ChannelId;
-use lapin::{Channel, Connection, Error, ErrorKind};
+use lapin::{Channel, Connection, Error, ErrorKind, Event};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::config::{Config, Unroutable};
+use super::channel;
+use super::config::{Config, ShortName, Unroutable};
 use super::connect::Connected;
 use super::keyed_queue::KeyedQueue;
 use super::message;
@@ -21,7 +22,9 @@ use super::publish_batch::{self, Heartbeat, PublishBatch, PublishOutcome};
 use super::retry_queue::RetryQueue;
 use super::socket::ShutdownOnDrop;
 use crate::event::Seq;
-use crate::sink::{DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window};
+use crate::sink::{
+    BoxError, DEAD_LETTER_QUEUE, Delivery, Progress, Refusal, Session, SessionError, Window,
+};
 
 const NACKED: &str = "broker rejects events (basic.nack): check whether a queue is full";
 
@@ -56,6 +59,10 @@ pub struct RabbitMqSession {
     /// Shared with the sink: a host that confirms nothing is not tried again at once.
     has_confirmed: Arc<AtomicBool>,
     check_at: Instant,
+    /// What lapin reports about the connection.
+    events: BoxStream<'static, Event>,
+    /// Why the connection was lost, if that is known.
+    connection_error: Option<Error>,
 }
 
 impl std::fmt::Debug for RabbitMqSession {
@@ -74,6 +81,7 @@ impl RabbitMqSession {
     ) -> Self {
         let now = Instant::now();
         let share = (config.window / connected.channels.len().max(1)).max(1);
+        let events = connected.connection.events_listener().boxed();
         Self {
             config,
             connection: Arc::new(connected.connection),
@@ -90,6 +98,8 @@ impl RabbitMqSession {
             heartbeats: BTreeMap::new(),
             has_confirmed,
             check_at: now + CHECK_EVERY,
+            events,
+            connection_error: None,
         }
     }
 
@@ -119,7 +129,7 @@ impl RabbitMqSession {
     /// Handles the outcomes of a batch. Returns the confirmed messages.
     fn handle(&mut self, batch: PublishBatch, window: &Window) -> Result<Vec<Seq>, SessionError> {
         self.heartbeats.remove(&batch.id);
-        let outcomes = batch.outcomes.map_err(failure)?;
+        let outcomes = batch.outcomes.map_err(|error| self.publish_failed(error))?;
         self.idle.push(batch.channel);
         let mut confirmed = Vec::with_capacity(outcomes.len());
         for (seq, outcome) in outcomes {
@@ -198,16 +208,42 @@ impl RabbitMqSession {
         }
     }
 
+    /// The session's error after a batch failed.
+    fn publish_failed(&mut self, error: Error) -> SessionError {
+        let is_closed = |error: &Error| {
+            matches!(
+                error.kind(),
+                ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_)
+            )
+        };
+        self.read_events();
+        // That the connection is closed says less than why.
+        let error = match self.connection_error.take() {
+            Some(cause) if is_closed(&error) => cause,
+            _ => error,
+        };
+        let user = self.connection.status().username();
+        failure(error, &user, &self.config.exchange)
+    }
+
+    fn read_events(&mut self) {
+        while let Some(Some(event)) = self.events.next().now_or_never() {
+            if let Event::Error(error) = event {
+                self.connection_error = Some(error);
+            }
+        }
+    }
+
     /// Checks whether the connection is closed, blocked, or has not confirmed anything for too long; and whether our
     /// queue was deleted, which the next session declares again.
     fn check(&mut self) -> Result<(), SessionError> {
         self.check_at = Instant::now() + CHECK_EVERY;
+        self.read_events();
         let status = self.connection.status();
         if !status.connected() {
-            return Err(SessionError::Unavailable(
-                "connection is closed".to_owned(),
-                None,
-            ));
+            let cause = self.connection_error.take().map(BoxError::from);
+            let action = "connection is closed".to_owned();
+            return Err(SessionError::Unavailable(action, cause));
         }
         if let Some(reason) = self.queue_gone.take() {
             return Err(SessionError::Unavailable(reason, None));
@@ -234,7 +270,7 @@ impl RabbitMqSession {
 /// Maps the error of a failed batch. The broker closes the channel if a message is too large for it, or if the user may
 /// not write to the exchange. Only dead letters use the default exchange: they must not block the events, and are
 /// stored in the spool.
-fn failure(error: Error) -> SessionError {
+fn failure(error: Error, user: &str, exchange: &ShortName) -> SessionError {
     let ErrorKind::ProtocolError(protocol) = error.kind() else {
         return SessionError::unavailable("could not publish", error);
     };
@@ -245,6 +281,10 @@ fn failure(error: Error) -> SessionError {
         }
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if names_default_exchange(text) => {
             DEAD_LETTER_QUEUE
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+            let text = channel::explain(&error, user, "write", &format!("exchange {exchange}"));
+            return SessionError::unavailable("could not publish", text);
         }
         _ => return SessionError::unavailable("could not publish", error),
     };
