@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -27,6 +27,7 @@ use tracing::{debug, error, info};
 
 use super::connection_timer::ConnectionTimer;
 use super::limits::Limits;
+use crate::telemetry::Reminder;
 
 /// Maximum size of a request's head, and of each read.
 const BUFFER: usize = 64 << 10;
@@ -113,7 +114,7 @@ impl Listener {
         let permits = Arc::new(Semaphore::new(
             self.limits.connections.clamp(1, Semaphore::MAX_PERMITS),
         ));
-        let mut failing = false;
+        let mut failing: Option<Reminder> = None;
         loop {
             // Acquire the permit before accepting, so that a full server leaves connections in the kernel's backlog.
             let permit = tokio::select! {
@@ -126,9 +127,12 @@ impl Listener {
                     Ok(accepted) => accepted,
                     Err(error) if is_of_one_connection(&error) => continue,
                     Err(error) => {
-                        if !std::mem::replace(&mut failing, true) {
+                        let (now, begins) = (Instant::now(), failing.is_none());
+                        let reminder = failing.get_or_insert_with(|| Reminder::new(now));
+                        if begins || reminder.due(now).is_some() {
                             error!(
                                 code = "accept_failed", address = %self.address, %error,
+                                seconds = reminder.lasted(now).as_secs(),
                                 "connections cannot be accepted; retrying; check the limit of open \
                                  files and memory"
                             );
@@ -138,7 +142,7 @@ impl Listener {
                     }
                 },
             };
-            if std::mem::take(&mut failing) {
+            if failing.take().is_some() {
                 info!(
                     code = "accept_recovered", address = %self.address,
                     "connections are accepted again"

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{error, info};
 
+use crate::telemetry::Reminder;
+
 /// A writer that works on one group for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
@@ -37,10 +39,14 @@ impl StallDetector {
     /// Logs when the writer is stuck, and when it has worked without a stall for a while.
     pub(super) async fn watch(&self) -> Infallible {
         let mut stuck_at: Option<Instant> = None;
+        let mut reminder: Option<Reminder> = None;
         loop {
             sleep(CHECK_EVERY).await;
             if let Some(stuck) = self.stuck() {
-                if stuck_at.replace(Instant::now()).is_none() {
+                let now = Instant::now();
+                let begins = stuck_at.replace(now).is_none();
+                let reminder = reminder.get_or_insert_with(|| Reminder::new(now));
+                if begins || reminder.due(now).is_some() {
                     error!(
                         code = "disk_stalled",
                         seconds = stuck.as_secs(),
@@ -52,6 +58,7 @@ impl StallDetector {
                 .take_if(|at| at.elapsed() >= RECOVERED_AFTER)
                 .is_some()
             {
+                reminder = None;
                 info!(
                     code = "disk_recovered",
                     "disk has recovered: no write has stalled for {} s",
