@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +21,7 @@ use crate::admin::{self, Admin, ProcessMetrics, SinkView};
 use crate::config::Config;
 use crate::forwarder::{Forwarder, SinkState, Stop};
 use crate::receiver::{Auth, CallbackService, Listener};
+use crate::reload::Targets;
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
 
@@ -40,6 +44,7 @@ pub struct App {
     callbacks: Listener,
     operators: Listener,
     sinks: Sinks,
+    targets: Targets,
 }
 
 /// The forwarders, and the handle that stops them.
@@ -73,13 +78,7 @@ impl App {
             );
         }
         warn_of_dead_letters(&spool, &config);
-        if config.auth.tokens.is_empty() {
-            warn!(
-                code = "signatures_unchecked",
-                "signatures are not checked because auth.tokens is not set: anyone who reaches the listener can \
-                 send recalls; set auth.tokens to the console's token"
-            );
-        }
+        config.auth.warn_if_unchecked();
         warn!(
             code = "no_upstream",
             "every command but the recalls is answered OK and not handed on; if a backend needs others, split the \
@@ -99,27 +98,49 @@ impl App {
             running: JoinSet::new(),
             views: Vec::new(),
         };
-        sinks.start_all(&config)?;
-
         let own = registry.sub_registry_with_prefix(admin::PREFIX);
         let auth = Auth::new(&config.sdk_app_ids, config.auth.clone());
         let service = CallbackService::new(config.http.clone(), auth, spool.clone(), own);
+        let service = Arc::new(service);
         own.register(
             "http_connections",
             "Open connections of the listener for callbacks",
             callbacks.connections().clone(),
         );
+        let targets = Targets {
+            service: Arc::clone(&service),
+            #[cfg(feature = "kafka")]
+            kafka: config.kafka.clone().map(watch::Sender::new),
+            #[cfg(feature = "rabbitmq")]
+            rabbitmq: config.rabbitmq.clone().map(watch::Sender::new),
+            successful: Gauge::default(),
+        };
+        targets.successful.set(1);
+        own.register(
+            "config_last_reload_successful",
+            "1, or 0 if the last reload of the settings failed",
+            targets.successful.clone(),
+        );
+        sinks.start_all(&targets)?;
+
         let unaccepted = Arc::clone(service.unaccepted());
         let admin = Admin::new(spool.clone(), sinks.views.clone(), unaccepted, registry);
         Ok(Self {
             config,
             spool,
-            service: Arc::new(service),
+            service,
             admin: Arc::new(admin),
             callbacks,
             operators,
             sinks,
+            targets,
         })
+    }
+
+    /// The parts that take new settings while the relay runs.
+    #[must_use]
+    pub fn targets(&self) -> Targets {
+        self.targets.clone()
     }
 
     /// The address that accepts callbacks.
@@ -147,6 +168,7 @@ impl App {
             callbacks,
             operators,
             mut sinks,
+            targets: _,
         } = self;
         let addresses = (callbacks.address(), operators.address());
         let (receiver, unaccepted) = (Arc::clone(&service), Arc::clone(service.unaccepted()));
@@ -288,18 +310,20 @@ pub fn sink_names(config: &Config) -> Vec<&'static str> {
 }
 
 impl Sinks {
-    fn start_all(&mut self, config: &Config) -> anyhow::Result<()> {
+    fn start_all(&mut self, targets: &Targets) -> anyhow::Result<()> {
         #[cfg(feature = "kafka")]
-        if let Some(kafka) = &config.kafka {
+        if let Some(settings) = &targets.kafka {
             let spool_id = self.spool.id();
-            self.start(crate::sink::kafka::Kafka::new(kafka.clone(), spool_id))?;
+            let settings = settings.subscribe();
+            self.start(crate::sink::kafka::Kafka::new(settings, spool_id))?;
         }
         #[cfg(feature = "rabbitmq")]
-        if let Some(rabbitmq) = &config.rabbitmq {
-            self.start(crate::sink::rabbitmq::RabbitMq::new(rabbitmq.clone()))?;
+        if let Some(settings) = &targets.rabbitmq {
+            let settings = settings.subscribe();
+            self.start(crate::sink::rabbitmq::RabbitMq::new(settings))?;
         }
         // Otherwise unused in a build without brokers.
-        let _ = config;
+        let _ = targets;
         if self.views.is_empty() {
             self.start(stdout::Stdout::default())?;
         }

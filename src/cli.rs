@@ -10,6 +10,7 @@ mod spool;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
@@ -85,9 +86,10 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let load = || Loaded::load(cli.config.as_deref().map(Path::new), std::env::vars_os());
+    let file = cli.config;
+    let load = move || Loaded::load(file.as_deref().map(Path::new), std::env::vars_os());
     match cli.command.unwrap_or(CliCommand::Run) {
-        CliCommand::Run => return Ok(run::run(load())),
+        CliCommand::Run => return Ok(run::run(Arc::new(load))),
         CliCommand::Ready => ready::run(&load()?.config),
         CliCommand::Config => config::run(&load()?),
         CliCommand::Spool(args) => spool::run(&args, &load()?.config),

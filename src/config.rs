@@ -4,8 +4,10 @@
 //! this one only assembles them. An unknown key is an error that suggests the nearest known one. No error or listing
 //! ever shows a secret.
 
+mod files;
 mod keys;
 mod layer;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,6 +24,7 @@ use crate::setting::{self, List, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::{admin, receiver, spool, telemetry};
+pub use files::Contents;
 use layer::Layer;
 
 /// All settings.
@@ -162,6 +165,8 @@ pub fn log_for_errors(
 pub struct Loaded {
     /// The settings.
     pub config: Config,
+    /// The files that settings name, other than the configuration file.
+    pub contents: Contents,
     sources: BTreeMap<String, Source>,
 }
 
@@ -208,7 +213,9 @@ impl Loaded {
 
         // Each layer overrides those before it.
         let mut figment = Figment::new();
-        for layer in layers {
+        let mut contents = Contents::default();
+        for mut layer in layers {
+            contents.append(&mut layer.contents);
             figment = figment.merge(layer);
         }
         let config: Config = figment.extract().map_err(|errors| {
@@ -218,7 +225,20 @@ impl Loaded {
                 .collect();
             ConfigError(problems)
         })?;
-        let loaded = Self { config, sources };
+        #[cfg(feature = "kafka")]
+        contents.read(config.kafka.iter().flat_map(sink::kafka::Config::files));
+        #[cfg(feature = "rabbitmq")]
+        contents.read(
+            config
+                .rabbitmq
+                .iter()
+                .flat_map(sink::rabbitmq::Config::files),
+        );
+        let loaded = Self {
+            config,
+            contents,
+            sources,
+        };
         loaded.check()?;
         Ok(loaded)
     }
@@ -244,6 +264,27 @@ impl Loaded {
                 (key, value, source)
             })
             .collect()
+    }
+
+    /// Checks that each certificate is a whole one and belongs to its key. Blocks.
+    ///
+    /// # Errors
+    /// Names the setting. A start does not require it: a broker's certificate must not keep callbacks out.
+    pub fn check_certificates(&self) -> Result<(), ConfigError> {
+        #[cfg(feature = "rabbitmq")]
+        if let Some(Err(error)) = self
+            .config
+            .rabbitmq
+            .as_ref()
+            .map(|rabbitmq| rabbitmq.tls.check())
+        {
+            return Err(ConfigError(vec![Problem {
+                key: error.key.to_owned(),
+                source: self.source(error.key),
+                text: error.problem,
+            }]));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), ConfigError> {

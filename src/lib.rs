@@ -16,7 +16,8 @@
 //! - [`forwarder`] reads events from the spool, publishes them to a sink and advances the cursor;
 //! - [`sink`] is the client of one broker: Kafka, RabbitMQ or standard output;
 //! - [`admin`] serves health, readiness and metrics to operators;
-//! - [`app`] starts and stops all of these, [`config`] assembles the settings, [`cli`] is the command line.
+//! - [`app`] starts and stops all of these, [`config`] assembles the settings, [`reload`] changes them while the relay
+//!   runs, [`cli`] is the command line.
 //!
 //! [`vendor`] acts as the vendor, for the command `send`, the tests and the benchmarks.
 //!
@@ -32,6 +33,7 @@ pub mod config;
 pub mod event;
 pub mod forwarder;
 pub mod receiver;
+pub mod reload;
 pub mod setting;
 pub mod sink;
 pub mod spool;

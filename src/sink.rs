@@ -23,6 +23,9 @@ pub use delivery::{DEAD_LETTER_QUEUE, DEAD_LETTER_TOPIC, Delivery, Refusal};
 pub use reason::{MostTelling, Telling};
 pub use window::Window;
 
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+use tokio::sync::watch;
+
 use crate::event::{Fingerprint, Seq};
 
 /// Any error of a client library.
@@ -42,8 +45,22 @@ pub trait Sink: Send + 'static {
     /// The broker accepts events individually that it refused as a batch: later sessions must make smaller batches.
     fn make_smaller_batches(&mut self) {}
 
+    /// Completes when the credentials have changed since [`Self::connect`] was last called. Cancel safe.
+    fn credentials_changed(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// Connects, and ensures that the topics or queues exist. Returns within a bounded time.
     fn connect(&mut self) -> impl Future<Output = Result<Self::Session, SessionError>> + Send;
+}
+
+/// Completes when the settings have changed since they were last read. Cancel safe.
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+async fn changed<T>(settings: &mut watch::Receiver<T>) {
+    if settings.changed().await.is_err() {
+        // Nothing can change them any more.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// A connected client with events in flight.

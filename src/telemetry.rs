@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use anyhow::Context as _;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 #[cfg(test)]
 mod codes;
@@ -90,12 +90,37 @@ const DEFAULTS: [&str; 3] = ["info", "lapin=off", "librdkafka=off"];
 /// The log. Dropping it writes what was logged, unless that takes longer than two seconds.
 #[derive(Debug)]
 #[must_use]
-pub struct Log(Lines);
+pub struct Log {
+    lines: Lines,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.flush_all();
+        self.lines.flush_all();
     }
+}
+
+impl Log {
+    /// Replaces the filter.
+    ///
+    /// # Errors
+    /// Fails if it cannot be parsed; the previous filter stays.
+    pub fn set_filter(&self, filter: &str) -> Result<(), FilterError> {
+        let filter = parse_filter(filter)?;
+        // If the log was started before in this process, that one stays, and this handle is of none.
+        let _ = self.filter.reload(filter);
+        Ok(())
+    }
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
+    let all: Vec<&str> = DEFAULTS.into_iter().chain([filter]).collect();
+    let parsed = EnvFilter::builder().parse(all.join(","));
+    parsed.map_err(|source| FilterError {
+        filter: filter.to_owned(),
+        source,
+    })
 }
 
 /// Starts the log.
@@ -103,26 +128,18 @@ impl Drop for Log {
 /// # Errors
 /// Fails if the filter cannot be parsed ([`FilterError`]) or no thread can be started.
 pub fn start(config: &Config) -> anyhow::Result<Log> {
-    let filter = DEFAULTS
-        .iter()
-        .chain([&config.filter.as_str()])
-        .copied()
-        .collect::<Vec<_>>()
-        .join(",");
-    let filter = EnvFilter::builder()
-        .parse(&filter)
-        .map_err(|source| FilterError {
-            filter: config.filter.clone(),
-            source,
-        })?;
+    let (layer_filter, filter) = reload::Layer::new(parse_filter(&config.filter)?);
     let format = config.format.unwrap_or(if io::stderr().is_terminal() {
         Format::Text
     } else {
         Format::Json
     });
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(layer_filter);
     let lines = Lines::start().context("could not start the log's thread")?;
-    let log = Log(lines.clone());
+    let log = Log {
+        lines: lines.clone(),
+        filter,
+    };
     let layer = tracing_subscriber::fmt::layer().with_writer(move || lines.clone());
     // If the log was started before in this process, that one stays.
     let _ = match format {

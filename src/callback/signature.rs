@@ -20,7 +20,7 @@ use crate::setting::{Secret, clean};
 pub struct Tokens(pub Vec<Token>);
 
 /// A token of the console.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// The only application whose callbacks it may sign; none: all.
     pub application: Option<u64>,

@@ -12,8 +12,9 @@ use tracing::{Level, error, info, warn};
 
 use super::open_files;
 use crate::app::App;
-use crate::config::{self, Config, ConfigError, Loaded};
-use crate::telemetry::{self, chain};
+use crate::config::{self, ConfigError, Loaded};
+use crate::reload::{Load, Reloader};
+use crate::telemetry::{self, Log, chain};
 
 /// How long blocking tasks may run after the relay has stopped.
 const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -21,27 +22,25 @@ const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the log's thread has to write the last line.
 const LAST_LINE: Duration = Duration::from_millis(50);
 
-/// Runs until SIGTERM or SIGINT. A second signal ends the process at once. Errors are logged: the log may be read by a
+/// Runs until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP reloads the settings. Errors are logged: the log may be read by a
 /// program, even if the settings are wrong.
-pub(super) fn run(loaded: Result<Loaded, ConfigError>) -> ExitCode {
+pub(super) fn run(load: Load) -> ExitCode {
+    let loaded = load();
     let settings = match &loaded {
         Ok(loaded) => loaded.config.log.clone(),
         Err(_) => config::log_for_errors(std::env::vars_os()),
     };
-    let (log, started) = match telemetry::start(&settings) {
-        Ok(log) => (Some(log), Ok(())),
+    let log = match telemetry::start(&settings) {
+        Ok(log) => log,
         Err(error) => {
-            let without_filter = telemetry::Config {
-                format: settings.format,
-                ..telemetry::Config::default()
-            };
-            (telemetry::start(&without_filter).ok(), Err(error))
+            super::print_error(&error);
+            return ExitCode::from(super::exit_code(&error));
         }
     };
     let mut is_running = false;
-    let outcome = started
-        .and_then(|()| Ok(loaded?.config))
-        .and_then(|config| run_relay(config, &mut is_running));
+    let outcome = loaded
+        .map_err(anyhow::Error::from)
+        .and_then(|loaded| run_relay(load, loaded, &log, &mut is_running));
     let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -82,13 +81,16 @@ fn report(error: &anyhow::Error, exit_code: u8, was_running: bool) {
 }
 
 /// `is_running` is set when the start has succeeded.
-fn run_relay(config: Config, is_running: &mut bool) -> anyhow::Result<()> {
+fn run_relay(load: Load, loaded: Loaded, log: &Log, is_running: &mut bool) -> anyhow::Result<()> {
+    let config = loaded.config.clone();
     open_files::raise_nofile_limit(config.http.max_connections);
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("could not install a handler for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("could not install a handler for SIGINT")?;
+        let hangup = signal(SignalKind::hangup()).context("could not install a handler for SIGHUP")?;
         let app = App::build(config).await?;
+        let reloader = Reloader::new(load, loaded, log, app.targets());
         *is_running = true;
         let stop = CancellationToken::new();
         let mut signals = JoinSet::new();
@@ -111,7 +113,10 @@ fn run_relay(config: Config, is_running: &mut bool) -> anyhow::Result<()> {
             sleep(LAST_LINE).await;
             end_at_once();
         });
-        app.run(stop.cancelled()).await
+        tokio::select! {
+            outcome = app.run(stop.cancelled()) => outcome,
+            never = reloader.run(hangup) => match never {},
+        }
     });
     // A blocking task may be left, such as a client library's DNS lookup.
     runtime.shutdown_timeout(BLOCKING_TIMEOUT);

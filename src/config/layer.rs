@@ -11,7 +11,7 @@ use std::path::Path;
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Metadata, Profile, Provider};
 
-use super::{Problem, Source, child, keys};
+use super::{Contents, Problem, Source, child, keys};
 use crate::setting::{self, EMPTY};
 
 /// The prefix of our environment variables.
@@ -30,6 +30,8 @@ pub(super) struct Layer {
     pub(super) sources: BTreeMap<String, Source>,
     /// Sections without a setting: the section alone can turn something on.
     pub(super) empty_sections: BTreeMap<String, Source>,
+    /// The files that secrets were read from.
+    pub(super) contents: Contents,
 }
 
 impl Provider for Layer {
@@ -123,7 +125,7 @@ impl Layer {
 
     /// Adds a clean value; a secret may be given as the path of a file.
     fn insert(&mut self, key: &str, value: Value, source: Source, problems: &mut Vec<Problem>) {
-        let (key, value) = match resolve(key, value) {
+        let (key, value) = match resolve(key, value, &mut self.contents) {
             Ok(resolved) => resolved,
             Err((key, text)) => {
                 problems.push(Problem { key, source, text });
@@ -182,16 +184,22 @@ fn normalize(key: &str) -> String {
 
 /// A setting's own key and its clean value; a secret's value may be read from a file. The error is a key and what is
 /// wrong with its value.
-fn resolve(key: &str, value: Value) -> Result<(String, Value), (String, String)> {
+fn resolve(
+    key: &str,
+    value: Value,
+    contents: &mut Contents,
+) -> Result<(String, Value), (String, String)> {
     let secret = key.strip_suffix(FILE_SUFFIX).map(normalize);
     let (key, value) = match secret.filter(|secret| keys::is_secret(secret)) {
         None => (normalize(key), value),
         Some(secret) => {
             let key = format!("{secret}{FILE_SUFFIX}");
             let path = clean(&key, value, false).map_err(|problem| (key.clone(), problem))?;
-            let text = setting::read_text(Path::new(path.as_str().unwrap_or_default()));
+            let path = path.as_str().unwrap_or_default();
+            let text = setting::read_text(Path::new(path));
             // The path is not quoted: it may be the secret itself, given in place of a path.
             let text = text.map_err(|problem| (key, format!("names a file that {problem}")))?;
+            contents.insert(path, text.as_bytes());
             (secret, Value::from(text))
         }
     };

@@ -425,3 +425,140 @@ fn settings_page_includes_example_and_all_file_variables() {
         assert!(page.contains(&name), "docs/reference/settings.md: {name}");
     }
 }
+
+/// Another value of a setting than its default.
+fn other_value(key: &str, default: &str) -> String {
+    let fixed = match key {
+        "sdk_app_ids" => "7",
+        "auth.tokens" => "another",
+        "auth.allowed_sources" | "auth.trusted_proxies" => "192.0.2.0/24",
+        "rabbitmq.uri" => "amqps://another",
+        "rabbitmq.tls.ca" => "/another",
+        "rabbitmq.queue_type" => "classic",
+        "rabbitmq.unroutable" => "dead-letter",
+        "kafka.bootstrap_servers" => "another:9092",
+        "log.format" => "text",
+        "log.filter" => "debug",
+        _ => "",
+    };
+    let suffixed = |suffix: &str| {
+        let number: u64 = default.strip_suffix(suffix)?.parse().ok()?;
+        Some(format!("{}{suffix}", number + 1))
+    };
+    match default {
+        _ if !fixed.is_empty() => fixed.to_owned(),
+        "true" => "false".to_owned(),
+        "false" => "true".to_owned(),
+        "-1" => "3".to_owned(),
+        _ if default.contains(".0.1:") || default.contains(".0.0:") => "127.0.0.1:7".to_owned(),
+        _ => ["", "s", "ms", "h", "m", "KiB", "MiB", "GiB"]
+            .into_iter()
+            .find_map(suffixed)
+            .unwrap_or_else(|| format!("{default}x")),
+    }
+}
+
+#[test]
+fn a_reload_applies_or_names_every_setting() {
+    let base = [
+        APP,
+        ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
+        ("RECALL_RABBITMQ__URI", "amqps://localhost"),
+    ];
+    let running = load(None, &base).unwrap().config;
+    assert!(running.differences(&running.reloaded(&running)).is_empty());
+    let mut applied = Vec::new();
+    for (key, default) in keys::known() {
+        // One cannot be set without the other.
+        if ["rabbitmq.tls.cert", "rabbitmq.tls.key"].contains(&key.as_str()) {
+            continue;
+        }
+        let name = format!("RECALL_{}", key.to_uppercase().replace('.', "__"));
+        let value = other_value(key, default);
+        let mut variables = base.to_vec();
+        variables.retain(|(known, _)| *known != name);
+        variables.push((&name, &value));
+        let new = load(None, &variables)
+            .unwrap_or_else(|error| panic!("{error}"))
+            .config;
+        let in_effect = running.reloaded(&new);
+        let named = in_effect.differences(&new);
+        if named.is_empty() {
+            applied.push(key.as_str());
+        } else {
+            assert_eq!(Vec::from_iter(named), [key.as_str()]);
+            assert!(running.differences(&in_effect).is_empty(), "{key}");
+        }
+    }
+    let reloadable = [
+        "auth.allowed_sources",
+        "auth.max_skew",
+        "auth.tokens",
+        "auth.trusted_proxies",
+        "log.filter",
+        "rabbitmq.tls.ca",
+        "rabbitmq.uri",
+        "sdk_app_ids",
+    ];
+    applied.sort_unstable();
+    assert_eq!(applied, reloadable);
+}
+
+#[test]
+fn a_reload_applies_credentials_of_kafka_and_names_its_other_properties() {
+    let config = |properties: &[(&str, &str)]| {
+        let properties = properties
+            .iter()
+            .map(|(name, value)| (format!("RECALL_KAFKA__PROPERTIES__{name}"), *value));
+        let properties: Vec<_> = properties.collect();
+        let mut variables = vec![
+            APP,
+            ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
+            ("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_SSL"),
+            ("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN"),
+        ];
+        variables.extend(
+            properties
+                .iter()
+                .map(|(name, value)| (name.as_str(), *value)),
+        );
+        load(None, &variables).unwrap().config
+    };
+    let running = config(&[
+        ("SASL_USERNAME", "u"),
+        ("SASL_PASSWORD", "old"),
+        ("LINGER_MS", "5"),
+    ]);
+    let new = config(&[
+        ("SASL_USERNAME", "other"),
+        ("SASL_PASSWORD", "new"),
+        ("SSL_CIPHER_SUITES", "ALL"),
+        ("LINGER_MS", "6"),
+    ]);
+    let in_effect = running.reloaded(&new);
+    let properties = in_effect.kafka.as_ref().unwrap().properties.clone();
+    let expected = [
+        ("linger.ms", "5"),
+        ("sasl.mechanism", "PLAIN"),
+        ("sasl.password", "new"),
+        ("sasl.username", "other"),
+        ("security.protocol", "SASL_SSL"),
+        ("ssl.cipher.suites", "ALL"),
+    ];
+    assert_eq!(
+        properties,
+        expected
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into()
+    );
+    assert_eq!(
+        Vec::from_iter(in_effect.differences(&new)),
+        ["kafka.properties.linger.ms"]
+    );
+
+    // A sink can neither be added nor removed.
+    let without = load(None, &[APP]).unwrap().config;
+    assert!(running.reloaded(&without).kafka.is_some());
+    assert!(running.differences(&without).contains("kafka.topic"));
+    assert!(without.reloaded(&running).kafka.is_none());
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::throttle::Throttle;
 use super::{Flow, Forwarder, SessionEnd};
@@ -13,6 +13,10 @@ use crate::sink::{
     CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink, Telling,
 };
 use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
+
+/// How long events in flight may take to be confirmed when the session must be renewed. Those that are not are published
+/// again by the next session.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum bytes of events in flight: no more are read above it, because librdkafka keeps a copy of each.
 const WINDOW_BYTES: usize = 16 << 20;
@@ -42,6 +46,7 @@ impl<S: Sink> Forwarder<S> {
         }
         let mut throttle = Throttle::new(self.spool.status().last);
         let mut quiet_since = Instant::now();
+        let mut renew_by = None;
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -50,6 +55,9 @@ impl<S: Sink> Forwarder<S> {
             // All events are read and confirmed, and no more will be appended.
             if draining && self.window.is_empty() && position >= self.spool.status().last {
                 return SessionEnd::Stopped;
+            }
+            if renew_by.is_some_and(|by| self.window.is_empty() || by <= Instant::now()) {
+                return SessionEnd::Reconnect;
             }
             let size = self.poison_search.window(self.sink.window());
             let capacity = self
@@ -67,7 +75,15 @@ impl<S: Sink> Forwarder<S> {
                         return end;
                     }
                 }
-                read = read(&mut self.reader, capacity) => match read {
+                () = self.sink.credentials_changed(), if renew_by.is_none() => {
+                    let sink = self.sink.name();
+                    info!(
+                        code = "session_renewed", sink,
+                        "credentials or certificates of the sink have changed; reconnecting with the new ones"
+                    );
+                    renew_by = Some(Instant::now() + RENEWAL_TIMEOUT);
+                }
+                read = read(&mut self.reader, capacity), if renew_by.is_none() => match read {
                     Ok(rows) => {
                         // An empty window confirms nothing: start the stall timeout with its first event.
                         if self.window.is_empty() {

@@ -255,3 +255,37 @@ async fn becomes_up_on_connect_or_on_first_confirm_with_backlog() {
         .await;
     assert_eq!(rig.drain().await, [1, 2, 3]);
 }
+
+#[tokio::test]
+async fn changed_credentials_renew_the_session_after_its_events_are_confirmed() {
+    let broker = Broker::default();
+    broker.set().silent = Some("");
+    let rig = Rig::start(broker);
+    rig.append(1..=3).await;
+    rig.until("the sink to be down", |rig| {
+        rig.state.health() != Health::Starting
+    })
+    .await;
+    rig.broker.credentials_changed.notify_one();
+    rig.append(4..=6).await;
+    assert_eq!(rig.broker.set().sessions, 1);
+    rig.broker.set().silent = None;
+    rig.broker.changed.notify_one();
+    rig.until("a new session", |rig| rig.broker.set().sessions == 2)
+        .await;
+    assert_eq!(rig.drain().await, [1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn changed_credentials_renew_a_session_that_confirms_nothing() {
+    let broker = Broker::default();
+    broker.set().silent = Some("");
+    let rig = Rig::start(broker);
+    rig.append(1..=3).await;
+    rig.broker.credentials_changed.notify_one();
+    rig.until("a new session", |rig| rig.broker.set().sessions == 2)
+        .await;
+    rig.broker.set().silent = None;
+    rig.broker.changed.notify_one();
+    assert_eq!(rig.drain().await, [1, 2, 3]);
+}

@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use hyper::HeaderMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::callback::{self, Query, Token, Tokens, check_signature};
 use crate::event::UnixMillis;
 use crate::setting::{List, Timeout};
 
 /// Settings of authentication.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The console's tokens; any of them may sign, `1400000001=token` for that application only. If there is none,
@@ -60,6 +61,19 @@ impl Config {
                 "has a token that is bound to an application, but none for {without}; add {without}=TOKEN"
             )),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Config {
+    /// Logs it if anyone may send recalls.
+    pub fn warn_if_unchecked(&self) {
+        if self.tokens.is_empty() {
+            warn!(
+                code = "signatures_unchecked",
+                "signatures are not checked because auth.tokens is not set: anyone who reaches the listener can \
+                 send recalls; set auth.tokens to the console's token"
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -34,7 +34,8 @@ use crate::event::{Event, Rejected, UnixMillis};
 pub struct CallbackService<D> {
     path: String,
     bodies: BodyReader,
-    auth: Auth,
+    /// Replaced when the settings are reloaded; a request uses one from its head to its answer.
+    auth: RwLock<Arc<Auth>>,
     durability: D,
     metrics: Metrics,
     unaccepted: Arc<UnacceptedRecalls>,
@@ -47,6 +48,7 @@ pub struct CallbackService<D> {
 /// permit covers their memory.
 struct Head<'a> {
     query: Query<'a>,
+    auth: Arc<Auth>,
     /// Whether `auth.allowed_sources` allows the source address.
     source: Result<(), AuthError>,
     received_at: UnixMillis,
@@ -83,7 +85,7 @@ impl<D: Durability> CallbackService<D> {
         Self {
             bodies,
             path: config.path,
-            auth,
+            auth: RwLock::new(Arc::new(auth)),
             durability,
             metrics,
             unaccepted: Arc::default(),
@@ -97,6 +99,16 @@ impl<D: Durability> CallbackService<D> {
     #[must_use]
     pub const fn unaccepted(&self) -> &Arc<UnacceptedRecalls> {
         &self.unaccepted
+    }
+
+    /// Authenticates the requests that arrive from now on with `auth`.
+    pub fn set_auth(&self, auth: Auth) {
+        self.metrics.start_signatures(auth.tokens());
+        *self.auth.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(auth);
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.auth.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From now on each answer closes its connection, so that a proxy opens the next one elsewhere (RFC 9112, section
@@ -201,9 +213,11 @@ impl<D: Durability> CallbackService<D> {
         if method != Method::POST {
             return refuse(Outcome::WrongMethod);
         }
+        let auth = self.auth();
         let head = Head {
             query: Query::parse(query),
-            source: self.auth.check_source(&headers, peer),
+            source: auth.check_source(&headers, peer),
+            auth,
             received_at: UnixMillis::now(),
         };
         let announced = headers
@@ -242,7 +256,7 @@ impl<D: Durability> CallbackService<D> {
             ),
             Class::Other { command } => {
                 let command = known_command(command.as_deref());
-                let signed_by = self.auth.check_signature(&head.query, head.received_at);
+                let signed_by = head.auth.check_signature(&head.query, head.received_at);
                 self.count_signature(command, signed_by);
                 self.report_command(command);
                 (command, Verdict::Answer(Outcome::Ignored))
@@ -254,7 +268,7 @@ impl<D: Durability> CallbackService<D> {
     fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, AuthError> {
         let admitted = head
             .source
-            .and_then(|()| self.auth.admit(&head.query, head.received_at));
+            .and_then(|()| head.auth.admit(&head.query, head.received_at));
         match admitted {
             Ok(Admitted { signed_by, .. }) => self.count_signature(recall.command(), Ok(signed_by)),
             Err(AuthError::Signature(refusal)) => {

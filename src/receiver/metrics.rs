@@ -108,9 +108,7 @@ impl Metrics {
                     .get_or_create(&FieldLabels { field, problem });
             }
         }
-        for token in 1..=tokens {
-            let _ = metrics.signatures.get_or_create(&TokenLabels { token });
-        }
+        metrics.start_signatures(tokens);
         for command in known_commands() {
             let _ = metrics
                 .bad_signatures
@@ -149,5 +147,12 @@ impl Metrics {
             buffered,
         );
         metrics
+    }
+
+    /// Lets the counters of this many tokens start at 0.
+    pub(super) fn start_signatures(&self, tokens: u32) {
+        for token in 1..=tokens {
+            let _ = self.signatures.get_or_create(&TokenLabels { token });
+        }
     }
 }

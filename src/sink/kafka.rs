@@ -27,6 +27,7 @@ mod topics;
 mod transactions;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tracing::info;
 use uuid::Uuid;
 
@@ -57,7 +59,7 @@ pub const NAME: &str = "kafka";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Settings of the Kafka sink.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The bootstrap servers: `host:port`, several separated by commas.
@@ -137,6 +139,28 @@ impl Config {
         properties::check_protocol(&self.properties)
     }
 
+    /// Takes the credentials and certificates of `new`.
+    pub fn take_credentials(&mut self, new: &Self) {
+        let is_credential = |name: &String| properties::is_credential(name);
+        self.properties.retain(|name, _| !is_credential(name));
+        let credentials = new
+            .properties
+            .iter()
+            .filter(|(name, _)| is_credential(name));
+        let credentials = credentials.map(|(name, value)| (name.clone(), value.clone()));
+        self.properties.extend(credentials);
+    }
+
+    /// The files of certificates and keys that the properties name.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let named = self
+            .properties
+            .iter()
+            .filter(|(name, _)| properties::is_file(name));
+        named.map(|(_, path)| PathBuf::from(path)).collect()
+    }
+
     /// The client's configuration: our defaults, the operator's properties, and the properties that the promises depend
     /// on.
     fn client(&self, transactional_id: Option<&str>) -> ClientConfig {
@@ -193,7 +217,9 @@ impl ConsumerContext for Silent {}
 /// A Kafka cluster.
 #[derive(Debug)]
 pub struct Kafka {
-    config: Config,
+    settings: watch::Receiver<Config>,
+    /// The librdkafka property, once it is reduced.
+    batch_size: Option<u32>,
     /// Set if events are published exactly once.
     identity: Option<Identity>,
     /// The errors that librdkafka has logged, in all sessions.
@@ -206,13 +232,14 @@ const DEFAULT_BATCH_SIZE: u32 = 1_000_000;
 const SMALLEST_BATCH_SIZE: u32 = 1000;
 
 impl Kafka {
-    /// The cluster described by `config`, for the events of this spool.
+    /// The cluster described by `settings`, for the events of this spool. Only the credentials may change.
     #[must_use]
-    pub fn new(config: Config, spool_id: Uuid) -> Self {
-        let identity = config.exactly_once.then(|| Identity::of(spool_id));
+    pub fn new(settings: watch::Receiver<Config>, spool_id: Uuid) -> Self {
+        let exactly_once = settings.borrow().exactly_once;
         Self {
-            config,
-            identity,
+            settings,
+            batch_size: None,
+            identity: exactly_once.then(|| Identity::of(spool_id)),
             logged: Arc::default(),
         }
     }
@@ -226,29 +253,44 @@ impl Sink for Kafka {
     }
 
     fn window(&self) -> usize {
-        self.config.window
+        self.settings.borrow().window
     }
 
     fn make_smaller_batches(&mut self) {
-        let properties = &mut self.config.properties;
-        let size = properties
-            .get(BATCH_SIZE)
-            .and_then(|size| size.parse().ok());
-        let size: u32 = size.unwrap_or(DEFAULT_BATCH_SIZE);
+        let configured = || {
+            self.settings
+                .borrow()
+                .properties
+                .get(BATCH_SIZE)?
+                .parse()
+                .ok()
+        };
+        let size = self
+            .batch_size
+            .or_else(configured)
+            .unwrap_or(DEFAULT_BATCH_SIZE);
         let smaller = (size / 2).max(SMALLEST_BATCH_SIZE).min(size);
         info!(
             code = "batch_size_reduced",
             bytes = smaller,
             "broker accepts events singly that it refused in a batch; reduced batch.size of the producer"
         );
-        properties.insert(BATCH_SIZE.to_owned(), smaller.to_string());
+        self.batch_size = Some(smaller);
+    }
+
+    async fn credentials_changed(&mut self) {
+        super::changed(&mut self.settings).await;
     }
 
     async fn connect(&mut self) -> Result<KafkaSession, SessionError> {
+        let mut config = self.settings.borrow_and_update().clone();
+        if let Some(bytes) = self.batch_size {
+            config
+                .properties
+                .insert(BATCH_SIZE.to_owned(), bytes.to_string());
+        }
         let Self {
-            config,
-            identity,
-            logged,
+            identity, logged, ..
         } = self;
         let id = identity.as_ref().map(|identity| identity.id.as_str());
         let client = config.client(id);
@@ -259,7 +301,7 @@ impl Sink for Kafka {
             Arc::clone(logged),
         )?;
         let ready = async {
-            producer.set_partition_counts(topics::ensure(config, producer.client()).await?);
+            producer.set_partition_counts(topics::ensure(&config, producer.client()).await?);
             match identity {
                 None => Ok(None),
                 Some(identity) => {

@@ -31,6 +31,8 @@ pub use broker_uri::BrokerUri;
 pub use config::{Config, QueueType, SettingError, ShortName, Tls, Unroutable};
 pub use session::RabbitMqSession;
 
+use tokio::sync::watch;
+
 use super::{SessionError, Sink};
 use crate::telemetry::LoggedTexts;
 use connect::Attempt;
@@ -41,7 +43,7 @@ pub const NAME: &str = "rabbitmq";
 /// A RabbitMQ cluster.
 #[derive(Debug)]
 pub struct RabbitMq {
-    config: Config,
+    settings: watch::Receiver<Config>,
     next_host: usize,
     attempt: Attempt,
     /// Whether the last session has confirmed anything; false if the last attempt to connect failed.
@@ -50,11 +52,11 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// The cluster that `config` describes.
+    /// The cluster that `settings` describe. Only the credentials may change.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(settings: watch::Receiver<Config>) -> Self {
         Self {
-            config,
+            settings,
             next_host: 0,
             attempt: Attempt::First,
             last_confirmed: None,
@@ -71,7 +73,11 @@ impl Sink for RabbitMq {
     }
 
     fn window(&self) -> usize {
-        self.config.window
+        self.settings.borrow().window
+    }
+
+    async fn credentials_changed(&mut self) {
+        super::changed(&mut self.settings).await;
     }
 
     /// Tries one host. If it confirms nothing, the next call tries the next host.
@@ -80,7 +86,8 @@ impl Sink for RabbitMq {
         if self.last_confirmed.as_ref().is_some_and(confirmed_nothing) {
             self.next_host += 1;
         }
-        let uris = &self.config.uri;
+        let config = self.settings.borrow_and_update().clone();
+        let uris = &config.uri;
         let Some(uri) = uris.get(self.next_host % uris.len().max(1)) else {
             return Err(SessionError::Unavailable(
                 "rabbitmq.uri names no host".to_owned(),
@@ -90,8 +97,7 @@ impl Sink for RabbitMq {
         let uri = uri.parts().clone();
         let has_confirmed = Arc::new(AtomicBool::new(false));
         self.last_confirmed = Some(Arc::clone(&has_confirmed));
-        let connected =
-            connect::open(&self.config, uri, self.attempt, connect::CONNECT_TIMEOUT).await;
+        let connected = connect::open(&config, uri, self.attempt, connect::CONNECT_TIMEOUT).await;
         self.attempt = Attempt::Reconnect;
         let connected = connected?;
         if let Some(reason) = &connected.without_dead_letters
@@ -105,7 +111,6 @@ impl Sink for RabbitMq {
                  (rabbitmq.dead_letter_queue)"
             );
         }
-        let config = self.config.clone();
         Ok(RabbitMqSession::new(config, connected, has_confirmed))
     }
 }

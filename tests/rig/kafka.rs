@@ -3,6 +3,7 @@
 mod broker;
 mod properties;
 mod reading;
+mod scram;
 mod topics;
 mod wire;
 
@@ -182,6 +183,11 @@ impl Kafka {
         let before = fs::read_to_string(self.node.path(file)).expect("cannot read the properties");
         assert!(before.contains(from), "{from} is not in {before}");
         self.node.write(file, &before.replace(from, to));
+    }
+
+    /// Changes the password of [`USER`] for SCRAM-SHA-256. Connections that are open stay so.
+    pub fn set_password(&self, password: &str) {
+        scram::set_password(self.port, USER, password);
     }
 
     /// Unregisters the broker from the cluster: until it is restarted, metadata lists no broker and no leader.

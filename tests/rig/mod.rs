@@ -14,6 +14,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod authority;
 mod broker;
 mod faults;
 pub mod kafka;
@@ -27,6 +28,7 @@ mod vendor;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use authority::Authority;
 pub use broker::Broker;
 pub use faults::{Calls, Faults};
 pub use kafka::Kafka;

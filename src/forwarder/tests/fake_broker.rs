@@ -44,6 +44,7 @@ pub(super) struct Behaviour {
 pub(super) struct Broker {
     behaviour: Arc<Mutex<Behaviour>>,
     pub(super) changed: Arc<Notify>,
+    pub(super) credentials_changed: Arc<Notify>,
 }
 
 impl Broker {
@@ -72,6 +73,10 @@ impl Sink for Broker {
 
     fn make_smaller_batches(&mut self) {
         self.set().made_smaller += 1;
+    }
+
+    async fn credentials_changed(&mut self) {
+        self.credentials_changed.notified().await;
     }
 
     async fn connect(&mut self) -> Result<FakeSession, SessionError> {

@@ -47,6 +47,16 @@ pub const SECRETS: [&str; 11] = [
     "ssl.keystore.password",
 ];
 
+/// Whether a property may change while the relay runs: a credential, or about certificates.
+pub(super) fn is_credential(name: &str) -> bool {
+    SECRETS.contains(&name) || name.starts_with("ssl.")
+}
+
+/// Whether the value of a property is the path of a file with certificates or keys.
+pub(super) fn is_file(name: &str) -> bool {
+    name.starts_with("ssl.") && name.ends_with(".location")
+}
+
 /// Names that contain an underscore, which does not stand for a dot.
 const WITH_UNDERSCORE: [&str; 5] = [
     "log_level",

@@ -56,7 +56,7 @@ impl Brokers {
             properties: [("batch.num.messages".to_owned(), "1".to_owned())].into(),
             ..Config::default()
         };
-        Kafka::new(config, Uuid::nil())
+        Kafka::new(tokio::sync::watch::channel(config).1, Uuid::nil())
     }
 
     /// The ids in a partition, as a subscriber sees them.

@@ -1,16 +1,20 @@
 //! Settings of the RabbitMQ sink.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lapin::uri::AMQPScheme;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 
 use super::broker_uri::BrokerUri;
 use crate::setting::{self, List, Timeout};
 
 /// Settings of the RabbitMQ sink.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. Several URIs, separated by commas, are tried in
@@ -58,7 +62,7 @@ impl Default for Config {
 
 /// Certificates, as PEM files. They are read at each connection attempt, so that they can be replaced while the relay
 /// runs.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// Certificate authorities to trust in addition to the system's.
@@ -70,6 +74,40 @@ pub struct Tls {
     /// The client's private key.
     #[serde(deserialize_with = "setting::optional_path")]
     pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Checks that the files can be read and that the certificate belongs to the key. Blocks.
+    ///
+    /// # Errors
+    /// Returns which setting is wrong, and why.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let error =
+            |key: &'static str, path: &Path, problem: &dyn std::fmt::Display| SettingError {
+                key,
+                problem: format!("{}: {problem}", path.display()),
+            };
+        let certificates = |key, path: &Path| {
+            let read = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let found = read.map_err(|problem| error(key, path, &problem))?;
+            if found.is_empty() {
+                return Err(error(key, path, &"contains no certificate"));
+            }
+            Ok(found)
+        };
+        if let Some(ca) = &self.ca {
+            certificates("rabbitmq.tls.ca", ca)?;
+        }
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            let chain = certificates("rabbitmq.tls.cert", cert)?;
+            let private = PrivateKeyDer::from_pem_file(key)
+                .map_err(|problem| error("rabbitmq.tls.key", key, &problem))?;
+            CertifiedKey::from_der(chain, private, &ring::default_provider())
+                .map_err(|problem| error("rabbitmq.tls.cert", cert, &problem))?;
+        }
+        Ok(())
+    }
 }
 
 /// The type of a queue: the argument `x-queue-type`.
@@ -199,6 +237,19 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Takes the credentials and certificates of `new`.
+    pub fn take_credentials(&mut self, new: &Self) {
+        self.uri.clone_from(&new.uri);
+        self.tls.clone_from(&new.tls);
+    }
+
+    /// The files of certificates and keys.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Tls { ca, cert, key } = &self.tls;
+        [ca, cert, key].into_iter().flatten().cloned().collect()
     }
 }
 

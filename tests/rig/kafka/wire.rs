@@ -15,7 +15,7 @@ const DELETE_ACLS: i16 = 31;
 const UNREGISTER_BROKER: i16 = 64;
 
 /// Ends the header and the body of a request whose version is flexible.
-const NO_TAGGED_FIELDS: u8 = 0;
+pub(super) const NO_TAGGED_FIELDS: u8 = 0;
 
 const DENY: u8 = 2;
 const ALLOW: u8 = 3;
@@ -109,12 +109,12 @@ pub(super) fn unregister(port: u16, node_id: i32) {
 }
 
 /// Checks the error code, two bytes of the answer from `at` on.
-fn assert_no_error(answer: &[u8], at: usize) {
+pub(super) fn assert_no_error(answer: &[u8], at: usize) {
     let error = answer.get(at..at + 2);
     assert_eq!(error, Some(&[0, 0][..]), "the broker answered {answer:?}");
 }
 
-fn ask(port: u16, request: i16, version: i16, body: &[u8]) -> Vec<u8> {
+pub(super) fn ask(port: u16, request: i16, version: i16, body: &[u8]) -> Vec<u8> {
     let mut message = request.to_be_bytes().to_vec();
     message.extend(version.to_be_bytes());
     message.extend(7_i32.to_be_bytes());

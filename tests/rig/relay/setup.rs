@@ -46,6 +46,12 @@ impl Setup {
         self
     }
 
+    /// The same setup, without a setting.
+    pub fn without(mut self, name: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self
+    }
+
     /// The same setup, with one more setting.
     pub fn with(&self, name: &str, value: &str) -> Self {
         Self {

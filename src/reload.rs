@@ -1,0 +1,185 @@
+//! Reloads the settings while the relay runs: on SIGHUP, and when the content of a file that a setting names changes.
+//!
+//! The applications, authentication, the log's filter, and the brokers' credentials and certificates take effect; other
+//! changes are logged as waiting for a restart. If anything is wrong, nothing changes.
+
+use std::convert::Infallible;
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::signal::unix::Signal;
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, ConfigError, Contents, Loaded};
+use crate::receiver::{Auth, CallbackService};
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+use crate::sink;
+use crate::spool::Spool;
+use crate::telemetry::{Log, chain};
+
+/// How often the files are read. A change takes effect after two readings with the same content: a certificate and its
+/// key are rarely replaced at the same moment.
+const CHECK_EVERY: Duration = Duration::from_secs(3);
+
+/// The parts of a running relay that take new settings.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    pub(crate) service: Arc<CallbackService<Spool>>,
+    #[cfg(feature = "kafka")]
+    pub(crate) kafka: Option<watch::Sender<sink::kafka::Config>>,
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) rabbitmq: Option<watch::Sender<sink::rabbitmq::Config>>,
+    /// 1, or 0 if the last reload failed.
+    pub(crate) successful: Gauge,
+}
+
+/// Loads the settings again from the same sources. Blocks.
+pub type Load = Arc<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
+
+/// Reloads the settings of a running relay.
+#[expect(missing_debug_implementations, reason = "a function has none")]
+pub struct Reloader<'a> {
+    load: Load,
+    /// The settings in effect.
+    config: Config,
+    /// The files that they name, as they were read.
+    contents: Contents,
+    log: &'a Log,
+    targets: Targets,
+}
+
+impl<'a> Reloader<'a> {
+    /// A reloader that calls `load`, whose outcome at the start was `loaded`.
+    #[must_use]
+    pub fn new(load: Load, loaded: Loaded, log: &'a Log, targets: Targets) -> Self {
+        Self {
+            load,
+            config: loaded.config,
+            contents: loaded.contents,
+            log,
+            targets,
+        }
+    }
+
+    /// Reloads on each `hangup` and each change of a file.
+    pub async fn run(mut self, mut hangup: Signal) -> Infallible {
+        let mut seen = self.contents.clone();
+        loop {
+            let cause = tokio::select! {
+                Some(()) = hangup.recv() => "SIGHUP".to_owned(),
+                files = changed(&seen) => files,
+            };
+            seen = read_again(&seen).await;
+            match self.reload(&cause).await {
+                // Other files may be named now.
+                Ok(()) => seen = self.contents.clone(),
+                Err(failure) => {
+                    let reason = chain(failure.as_ref()).replace("\n  ", " ");
+                    error!(
+                        code = "reload_failed",
+                        cause,
+                        reason,
+                        "settings could not be reloaded, and those in effect stay; correct them, then send SIGHUP"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn reload(&mut self, cause: &str) -> anyhow::Result<()> {
+        self.targets.successful.set(0);
+        let load = Arc::clone(&self.load);
+        let loaded = spawn_blocking(move || {
+            let loaded = load()?;
+            loaded.check_certificates()?;
+            Ok::<_, ConfigError>(loaded)
+        });
+        let Loaded {
+            config: new,
+            contents,
+            ..
+        } = loaded.await??;
+        let config = self.config.reloaded(&new);
+        #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+        let have_changed = |files: &[PathBuf]| {
+            let changed = contents.changed_since(&self.contents);
+            files.iter().any(|file| changed.contains(&file.as_path()))
+        };
+        let mut changed = Vec::new();
+
+        // First, because it is the only step that can fail.
+        if config.log.filter != self.config.log.filter {
+            self.log.set_filter(&config.log.filter)?;
+            changed.push("log.filter");
+        }
+        if config.sdk_app_ids != self.config.sdk_app_ids || config.auth != self.config.auth {
+            self.targets
+                .service
+                .set_auth(Auth::new(&config.sdk_app_ids, config.auth.clone()));
+            config.auth.warn_if_unchecked();
+            changed.push("sdk_app_ids and auth");
+        }
+        #[cfg(feature = "kafka")]
+        if let (Some(kafka), Some(target)) = (&config.kafka, &self.targets.kafka)
+            && (config.kafka != self.config.kafka || have_changed(&kafka.files()))
+        {
+            target.send_replace(kafka.clone());
+            changed.push("credentials of Kafka");
+        }
+        #[cfg(feature = "rabbitmq")]
+        if let (Some(rabbitmq), Some(target)) = (&config.rabbitmq, &self.targets.rabbitmq)
+            && (config.rabbitmq != self.config.rabbitmq || have_changed(&rabbitmq.files()))
+        {
+            target.send_replace(rabbitmq.clone());
+            changed.push("credentials of RabbitMQ");
+        }
+        let changed = changed.join(", ");
+        info!(code = "reloaded", cause, changed, "settings were reloaded");
+        let waiting = Vec::from_iter(config.differences(&new)).join(", ");
+        if !waiting.is_empty() {
+            warn!(
+                code = "restart_needed",
+                settings = waiting,
+                "settings have changed that take effect only at a start; restart the relay"
+            );
+        }
+        self.config = config;
+        self.contents = contents;
+        self.targets.successful.set(1);
+        Ok(())
+    }
+}
+
+/// Waits until files have other contents than `known`, and the same for two readings. Returns what has changed.
+async fn changed(known: &Contents) -> String {
+    let mut before = known.clone();
+    loop {
+        sleep(CHECK_EVERY).await;
+        let now = read_again(known).await;
+        if now != *known && now == before {
+            let changed = now.changed_since(known);
+            let changed: Vec<String> = changed
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            return format!("change of {}", changed.join(", "));
+        }
+        before = now;
+    }
+}
+
+async fn read_again(known: &Contents) -> Contents {
+    let known = known.clone();
+    match spawn_blocking(move || known.read_again()).await {
+        Ok(contents) => contents,
+        // The runtime is shutting down.
+        Err(_) => std::future::pending().await,
+    }
+}
