@@ -211,20 +211,29 @@ impl Loaded {
             return Err(ConfigError(unknown));
         }
 
-        // Each layer overrides those before it.
-        let mut figment = Figment::new();
-        let mut contents = Contents::default();
-        for mut layer in layers {
-            contents.append(&mut layer.contents);
-            figment = figment.merge(layer);
+        // Each layer overrides those before it. The first wrong value ends the extraction, so extract again without it.
+        let mut problems = Vec::new();
+        let config: Config = loop {
+            let merged = layers.iter().cloned().fold(Figment::new(), Figment::merge);
+            let error = match merged.extract() {
+                Ok(config) => break config,
+                Err(error) => error,
+            };
+            problems.push(explain(&error, &sources));
+            let removed = layers
+                .iter_mut()
+                .filter_map(|layer| layer.remove(&error.path));
+            if removed.count() == 0 {
+                break Config::default();
+            }
+        };
+        if !problems.is_empty() {
+            return Err(ConfigError(problems));
         }
-        let config: Config = figment.extract().map_err(|errors| {
-            let problems = errors
-                .into_iter()
-                .map(|error| explain(&error, &sources))
-                .collect();
-            ConfigError(problems)
-        })?;
+        let mut contents = Contents::default();
+        for layer in &mut layers {
+            contents.append(&mut layer.contents);
+        }
         #[cfg(feature = "kafka")]
         contents.read(config.kafka.iter().flat_map(sink::kafka::Config::files));
         #[cfg(feature = "rabbitmq")]
@@ -307,9 +316,6 @@ impl Loaded {
         }
         if config.admin.listen == config.http.listen && config.admin.listen.port() != 0 {
             wrong("admin.listen", "must differ from http.listen".to_owned());
-        }
-        if config.spool.path.is_dir() {
-            wrong("spool.path", "is a folder; add the file's name".to_owned());
         }
         for (key, size) in [
             ("http.max_body_bytes", config.http.max_body_bytes),

@@ -123,6 +123,18 @@ impl Layer {
         }
     }
 
+    /// Removes the value at a path, or the one that the rest of the path leads into.
+    pub(super) fn remove(&mut self, path: &[String]) -> Option<Value> {
+        let mut dict = &mut self.values;
+        for name in path {
+            if !matches!(dict.get(name)?, Value::Dict(..)) {
+                return dict.remove(name);
+            }
+            dict = child(dict, name)?;
+        }
+        None
+    }
+
     /// Adds a clean value; a secret may be given as the path of a file.
     fn insert(&mut self, key: &str, value: Value, source: Source, problems: &mut Vec<Problem>) {
         let (key, value) = match resolve(key, value, &mut self.contents) {

@@ -116,7 +116,6 @@ const TABLE: [(&str, &str, &[&str]); 44] = [
             "sqlite:x.db",
             "~/spool.db",
             "data/",
-            "src",
             "/",
             ".",
             "..",
