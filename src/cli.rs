@@ -8,7 +8,7 @@ mod send;
 mod spool;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ enum CliCommand {
     Run,
     /// Ask the running relay whether it is ready; for container health checks
     Ready,
-    /// Print the settings in effect and the source of each; secrets are hidden
+    /// Print the settings that a start would use and the source of each; secrets are hidden
     Config,
     /// Maintain the spool of a relay that is not running
     Spool(spool::SpoolArgs),
@@ -69,9 +69,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The exit code for an error. A supervisor need not restart the relay if the configuration or the version is wrong.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let is_permanent = error.is::<ConfigError>()
-        || error.is::<telemetry::FilterError>()
-        || matches!(error.downcast_ref(), Some(OpenError::Newer { .. }));
+    let is_permanent =
+        error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(OpenError::Newer { .. }));
     if is_permanent {
         BAD_CONFIGURATION
     } else {
@@ -86,11 +85,15 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let file = cli.config;
-    let load = move || Loaded::load(file.as_deref().map(Path::new), std::env::vars_os());
+    let path = cli.config.map(PathBuf::from);
+    let file = path.clone();
+    let load = move || Loaded::load(file.as_deref(), std::env::vars_os());
     match cli.command.unwrap_or(CliCommand::Run) {
         CliCommand::Run => return Ok(run::run(Arc::new(load))),
-        CliCommand::Ready => ready::run(&load()?.config),
+        CliCommand::Ready => {
+            let admin = Loaded::load_admin(path.as_deref(), std::env::vars_os())?;
+            ready::run(&admin)
+        }
         CliCommand::Config => config::run(&load()?),
         CliCommand::Spool(args) => spool::run(&args, &load()?.config),
         CliCommand::Send(args) => runtime()?.block_on(send::run(*args)),

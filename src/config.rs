@@ -24,7 +24,7 @@ use crate::setting::{self, List, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::{admin, receiver, spool, telemetry};
-pub use files::Contents;
+pub use files::FileDigests;
 use layer::Layer;
 
 /// All settings.
@@ -75,9 +75,8 @@ impl Default for Config {
 
 fn application_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<List<u64>, D::Error> {
     let ids = List::<u64>::deserialize(deserializer).ok();
-    ids.filter(|ids| !ids.contains(&0)).ok_or_else(|| {
-        D::Error::custom("must be the SdkAppid of your application, such as 1400000001, or several")
-    })
+    ids.filter(|ids| !ids.contains(&0))
+        .ok_or_else(|| D::Error::custom("must be one or more SdkAppids, such as 1400000001"))
 }
 
 /// The source of a value.
@@ -126,14 +125,6 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError(Vec<Problem>);
 
-impl ConfigError {
-    /// The problems, one for each setting.
-    #[must_use]
-    pub fn problems(&self) -> &[Problem] {
-        &self.0
-    }
-}
-
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("bad configuration")?;
@@ -141,6 +132,15 @@ impl fmt::Display for ConfigError {
             write!(f, "\n  {problem}")?;
         }
         Ok(())
+    }
+}
+
+/// Why something failed: each problem with a setting, or else the error with its sources.
+#[must_use]
+pub fn reasons(error: &anyhow::Error) -> Vec<String> {
+    match error.downcast_ref() {
+        Some(ConfigError(problems)) => problems.iter().map(ToString::to_string).collect(),
+        None => vec![telemetry::chain(error.as_ref())],
     }
 }
 
@@ -166,7 +166,7 @@ pub struct Loaded {
     /// The settings.
     pub config: Config,
     /// The files that settings name, other than the configuration file.
-    pub contents: Contents,
+    pub digests: FileDigests,
     sources: BTreeMap<String, Source>,
 }
 
@@ -174,16 +174,12 @@ impl Loaded {
     /// Merges the defaults, a file if there is one, and an environment, and checks the result.
     ///
     /// # Errors
-    /// Names every setting that is unknown, unusable or missing.
+    /// Names the settings that are unknown; or else those that are unusable; or else those that contradict each other.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let mut layers = Vec::new();
-        if let Some(path) = file {
-            layers.push(Layer::from_file(path).map_err(ConfigError)?);
-        }
-        layers.push(Layer::from_environment(environment).map_err(ConfigError)?);
+        let mut layers = layers(file, environment, |_| true)?;
 
         // Report unknown keys first, and alone: a misspelt key is often why another setting is missing.
         let sources: BTreeMap<String, Source> = layers
@@ -230,14 +226,14 @@ impl Loaded {
         if !problems.is_empty() {
             return Err(ConfigError(problems));
         }
-        let mut contents = Contents::default();
+        let mut digests = FileDigests::default();
         for layer in &mut layers {
-            contents.append(&mut layer.contents);
+            digests.append(&mut layer.digests);
         }
         #[cfg(feature = "kafka")]
-        contents.read(config.kafka.iter().flat_map(sink::kafka::Config::files));
+        digests.read(config.kafka.iter().flat_map(sink::kafka::Config::files));
         #[cfg(feature = "rabbitmq")]
-        contents.read(
+        digests.read(
             config
                 .rabbitmq
                 .iter()
@@ -245,11 +241,32 @@ impl Loaded {
         );
         let loaded = Self {
             config,
-            contents,
+            digests,
             sources,
         };
         loaded.check()?;
         Ok(loaded)
+    }
+
+    /// Loads the settings of the admin listener. No other setting is read, so a mistake that the running relay has not
+    /// taken over does not fail its health checks.
+    ///
+    /// # Errors
+    /// Names the setting that is unusable.
+    pub fn load_admin(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<admin::Config, ConfigError> {
+        let layers = layers(file, environment, |key| key.starts_with("admin."))?;
+        let sources = layers
+            .iter()
+            .flat_map(|layer| layer.sources.clone())
+            .collect();
+        let merged = layers.into_iter().fold(Figment::new(), Figment::merge);
+        let config: Result<Config, _> = merged.extract();
+        config
+            .map(|config| config.admin)
+            .map_err(|error| ConfigError(vec![explain(&error, &sources)]))
     }
 
     /// The source of a setting's value.
@@ -258,7 +275,7 @@ impl Loaded {
         self.sources.get(key).cloned().unwrap_or(Source::Default)
     }
 
-    /// Every setting in effect, its value and its source; secrets are hidden.
+    /// Every setting, its value and its source; secrets are hidden.
     #[must_use]
     pub fn listing(&self) -> Vec<(String, String, Source)> {
         keys::flatten(&self.config)
@@ -275,25 +292,39 @@ impl Loaded {
             .collect()
     }
 
-    /// Checks that each certificate is a whole one and belongs to its key. Blocks.
+    /// Checks that the brokers' certificates can be read, and that each belongs to its key. Blocks.
     ///
     /// # Errors
     /// Names the setting. A start does not require it: a broker's certificate must not keep callbacks out.
     pub fn check_certificates(&self) -> Result<(), ConfigError> {
-        #[cfg(feature = "rabbitmq")]
-        if let Some(Err(error)) = self
-            .config
-            .rabbitmq
-            .as_ref()
-            .map(|rabbitmq| rabbitmq.tls.check())
-        {
-            return Err(ConfigError(vec![Problem {
-                key: error.key.to_owned(),
-                source: self.source(error.key),
-                text: error.problem,
-            }]));
+        let errors: [Option<(String, String)>; _] = [
+            #[cfg(feature = "kafka")]
+            self.config
+                .kafka
+                .as_ref()
+                .and_then(|kafka| kafka.check_client().err())
+                .map(|error| (error.key, error.problem)),
+            #[cfg(feature = "rabbitmq")]
+            self.config
+                .rabbitmq
+                .as_ref()
+                .and_then(|rabbitmq| rabbitmq.tls.check().err())
+                .map(|error| (error.key.to_owned(), error.problem)),
+        ];
+        let problems: Vec<Problem> = errors
+            .into_iter()
+            .flatten()
+            .map(|(key, text)| Problem {
+                source: self.source(&key),
+                key,
+                text,
+            })
+            .collect();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(problems))
         }
-        Ok(())
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -345,6 +376,28 @@ impl Loaded {
         } else {
             Err(ConfigError(problems))
         }
+    }
+}
+
+/// Reads the `wanted` keys of a file, if there is one, and of an environment.
+fn layers(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    wanted: layer::Wanted,
+) -> Result<Vec<Layer>, ConfigError> {
+    let file = file.map(|path| Layer::from_file(path, wanted));
+    let environment = Layer::from_environment(environment, wanted);
+    let (mut layers, mut problems) = (Vec::new(), Vec::new());
+    for layer in file.into_iter().chain([environment]) {
+        match layer {
+            Ok(layer) => layers.push(layer),
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() {
+        Ok(layers)
+    } else {
+        Err(ConfigError(problems))
     }
 }
 

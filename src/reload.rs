@@ -1,7 +1,7 @@
 //! Reloads the settings while the relay runs: on SIGHUP, and when the content of a file that a setting names changes.
 //!
-//! The applications, authentication, the log's filter, and the brokers' credentials and certificates take effect; other
-//! changes are logged as waiting for a restart. If anything is wrong, nothing changes.
+//! The applications, authentication, the log's filter, and the connections to the brokers, with their credentials and
+//! certificates, take effect; other changes are logged as waiting for a restart. If anything is wrong, nothing changes.
 
 use std::convert::Infallible;
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
@@ -17,12 +17,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError, Contents, Loaded};
+use crate::config::{self, Config, ConfigError, FileDigests, Loaded};
 use crate::receiver::{Auth, CallbackService};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::spool::Spool;
-use crate::telemetry::{Log, chain};
+use crate::telemetry::Log;
 
 /// How often the files are read. A change takes effect after two readings with the same content: a certificate and its
 /// key are rarely replaced at the same moment.
@@ -50,7 +50,7 @@ pub struct Reloader<'a> {
     /// The settings in effect.
     config: Config,
     /// The files that they name, as they were read.
-    contents: Contents,
+    digests: FileDigests,
     log: &'a Log,
     targets: Targets,
 }
@@ -62,7 +62,7 @@ impl<'a> Reloader<'a> {
         Self {
             load,
             config: loaded.config,
-            contents: loaded.contents,
+            digests: loaded.digests,
             log,
             targets,
         }
@@ -70,7 +70,7 @@ impl<'a> Reloader<'a> {
 
     /// Reloads on each `hangup` and each change of a file.
     pub async fn run(mut self, mut hangup: Signal) -> Infallible {
-        let mut seen = self.contents.clone();
+        let mut seen = self.digests.clone();
         loop {
             let cause = tokio::select! {
                 Some(()) = hangup.recv() => "SIGHUP".to_owned(),
@@ -78,15 +78,20 @@ impl<'a> Reloader<'a> {
             };
             seen = read_again(&seen).await;
             match self.reload(&cause).await {
-                // Other files may be named now.
-                Ok(()) => seen = self.contents.clone(),
+                Ok(()) => {
+                    // Other files may be named now.
+                    seen = self.digests.clone();
+                    self.targets.successful.set(1);
+                }
                 Err(failure) => {
-                    let reason = chain(failure.as_ref()).replace("\n  ", " ");
+                    self.targets.successful.set(0);
+                    let reason = config::reasons(&failure).join("; ");
                     error!(
                         code = "reload_failed",
                         cause,
                         reason,
-                        "settings could not be reloaded, and those in effect stay; correct them, then send SIGHUP"
+                        "reload failed, and the current settings stay in effect; correct them, then send SIGHUP (a \
+                         corrected secret or certificate is noticed by itself)"
                     );
                 }
             }
@@ -94,7 +99,6 @@ impl<'a> Reloader<'a> {
     }
 
     async fn reload(&mut self, cause: &str) -> anyhow::Result<()> {
-        self.targets.successful.set(0);
         let load = Arc::clone(&self.load);
         let loaded = spawn_blocking(move || {
             let loaded = load()?;
@@ -103,20 +107,19 @@ impl<'a> Reloader<'a> {
         });
         let Loaded {
             config: new,
-            contents,
+            digests,
             ..
         } = loaded.await??;
         let config = self.config.reloaded(&new);
         #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
         let have_changed = |files: &[PathBuf]| {
-            let changed = contents.changed_since(&self.contents);
+            let changed = digests.changed_since(&self.digests);
             files.iter().any(|file| changed.contains(&file.as_path()))
         };
         let mut changed = Vec::new();
 
-        // First, because it is the only step that can fail.
         if config.log.filter != self.config.log.filter {
-            self.log.set_filter(&config.log.filter)?;
+            self.log.set_filter(&config.log.filter);
             changed.push("log.filter");
         }
         if config.sdk_app_ids != self.config.sdk_app_ids || config.auth != self.config.auth {
@@ -131,14 +134,17 @@ impl<'a> Reloader<'a> {
             && (config.kafka != self.config.kafka || have_changed(&kafka.files()))
         {
             target.send_replace(kafka.clone());
-            changed.push("credentials of Kafka");
+            changed.push("connection to Kafka");
         }
         #[cfg(feature = "rabbitmq")]
         if let (Some(rabbitmq), Some(target)) = (&config.rabbitmq, &self.targets.rabbitmq)
             && (config.rabbitmq != self.config.rabbitmq || have_changed(&rabbitmq.files()))
         {
             target.send_replace(rabbitmq.clone());
-            changed.push("credentials of RabbitMQ");
+            changed.push("connection to RabbitMQ");
+        }
+        if changed.is_empty() {
+            changed.push("nothing");
         }
         let changed = changed.join(", ");
         info!(code = "reloaded", cause, changed, "settings were reloaded");
@@ -147,18 +153,17 @@ impl<'a> Reloader<'a> {
             warn!(
                 code = "restart_needed",
                 settings = waiting,
-                "settings have changed that take effect only at a start; restart the relay"
+                "changed settings take effect only after a restart; restart the relay"
             );
         }
         self.config = config;
-        self.contents = contents;
-        self.targets.successful.set(1);
+        self.digests = digests;
         Ok(())
     }
 }
 
-/// Waits until files have other contents than `known`, and the same for two readings. Returns what has changed.
-async fn changed(known: &Contents) -> String {
+/// Waits until files have other digests than `known`, and the same for two readings. Returns what has changed.
+async fn changed(known: &FileDigests) -> String {
     let mut before = known.clone();
     loop {
         sleep(CHECK_EVERY).await;
@@ -175,10 +180,10 @@ async fn changed(known: &Contents) -> String {
     }
 }
 
-async fn read_again(known: &Contents) -> Contents {
+async fn read_again(known: &FileDigests) -> FileDigests {
     let known = known.clone();
     match spawn_blocking(move || known.read_again()).await {
-        Ok(contents) => contents,
+        Ok(digests) => digests,
         // The runtime is shutting down.
         Err(_) => std::future::pending().await,
     }

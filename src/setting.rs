@@ -23,7 +23,7 @@ pub use self::list::List;
 pub use self::secret::Secret;
 pub use self::size::Size;
 pub use self::text::{address, number, optional_path, path, text};
-pub use self::text_file::read_text;
+pub use self::text_file::{read_bytes, read_text};
 
 macro_rules! as_text {
     ($($type:ident),*) => {$(

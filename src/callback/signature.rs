@@ -47,7 +47,8 @@ impl FromStr for Token {
             });
         };
         let application = number.trim().parse();
-        let application = application.map_err(|_| "has a number that is no application")?;
+        let application =
+            application.map_err(|_| "begins with a number that is too large for an SdkAppid")?;
         let token = clean(token);
         if token.is_empty() {
             return Err("has nothing after the number of its application");

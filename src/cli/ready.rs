@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::config::Config;
+use crate::admin::Config;
 
 /// How long to wait for the answer. Container health checks wait 30 s by default.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES: usize = 64 << 10;
 
 pub(super) fn run(config: &Config) -> anyhow::Result<()> {
-    let address = reachable(config.admin.listen);
+    let address = reachable(config.listen);
     let asked = super::runtime()?.block_on(async { timeout(TIMEOUT, ask(address)).await });
     let (status, body) = asked
         .with_context(|| format!("{address} did not answer within {} s", TIMEOUT.as_secs()))?

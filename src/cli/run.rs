@@ -12,7 +12,7 @@ use tracing::{Level, error, info, warn};
 
 use super::open_files;
 use crate::app::App;
-use crate::config::{self, ConfigError, Loaded};
+use crate::config::{self, Loaded};
 use crate::reload::{Load, Reloader};
 use crate::telemetry::{self, Log, chain};
 
@@ -63,18 +63,13 @@ fn report(error: &anyhow::Error, exit_code: u8, was_running: bool) {
             code = "relay_failed",
             reason = chain(error.as_ref()),
             exit_code,
-            "relay ends after a failure; fix the cause, and restart it"
+            "relay exits after a failure; fix the cause, and restart it"
         );
     } else {
-        let problems = error.downcast_ref().map(ConfigError::problems);
-        let reasons = problems.map_or_else(
-            || vec![chain(error.as_ref())],
-            |problems| problems.iter().map(ToString::to_string).collect(),
-        );
-        for reason in reasons {
+        for reason in config::reasons(error) {
             error!(
                 code = "start_failed",
-                reason, exit_code, "relay could not start, and ends; fix the cause"
+                reason, exit_code, "relay could not start; fix the cause"
             );
         }
     }

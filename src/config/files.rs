@@ -1,23 +1,24 @@
 //! The files that settings name: secrets and certificates.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-/// The most that is read of a file: more than any bundle of certificates has.
-const MAX_BYTES: u64 = 4 << 20;
+use crate::setting;
 
 /// A digest of each file's content, to notice a change. None if the file cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Contents(BTreeMap<PathBuf, Option<[u8; 32]>>);
+pub struct FileDigests(BTreeMap<PathBuf, Option<[u8; 32]>>);
 
-impl Contents {
-    /// Adds a file whose content was read.
+impl FileDigests {
+    /// Adds a file whose content was read. What is not a regular file, such as a pipe, cannot be read again.
     pub(super) fn insert(&mut self, path: impl Into<PathBuf>, content: &[u8]) {
-        self.0.insert(path.into(), Some(digest(content)));
+        let path = path.into();
+        if is_regular(&path) {
+            self.0.insert(path, Some(digest(content)));
+        }
     }
 
     pub(super) fn append(&mut self, other: &mut Self) {
@@ -27,7 +28,9 @@ impl Contents {
     /// Reads these files.
     pub(super) fn read(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
         for path in paths {
-            let digest = read(&path).ok().map(|content| digest(&content));
+            // Opening a pipe would wait for its writer.
+            let content = is_regular(&path).then(|| setting::read_bytes(&path).ok());
+            let digest = content.flatten().map(|content| digest(&content));
             self.0.insert(path, digest);
         }
     }
@@ -51,16 +54,8 @@ impl Contents {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for its writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    let mut content = Vec::new();
-    File::open(path)?
-        .take(MAX_BYTES)
-        .read_to_end(&mut content)?;
-    Ok(content)
+fn is_regular(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file())
 }
 
 fn digest(content: &[u8]) -> [u8; 32] {
@@ -77,7 +72,7 @@ mod tests {
         let [file, link] = ["file", "link"].map(|name| folder.path().join(name));
         fs::write(&file, "a").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let mut before = Contents::default();
+        let mut before = FileDigests::default();
         before.insert(&file, b"a");
         before.read([link.clone()]);
         assert_eq!(before.read_again(), before);

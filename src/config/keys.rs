@@ -73,7 +73,7 @@ pub(super) fn is_secret(key: &str) -> bool {
     false
 }
 
-/// Whether empty text is a value of this setting: the relay has no queue of its own.
+/// Whether this setting may be empty: only `rabbitmq.queue`, which then means that the relay has no queue of its own.
 pub(super) fn may_be_empty(key: &str) -> bool {
     key == "rabbitmq.queue"
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Metadata, Profile, Provider};
 
-use super::{Contents, Problem, Source, child, keys};
+use super::{FileDigests, Problem, Source, child, keys};
 use crate::setting::{self, EMPTY};
 
 /// The prefix of our environment variables.
@@ -31,8 +31,11 @@ pub(super) struct Layer {
     /// Sections without a setting: the section alone can turn something on.
     pub(super) empty_sections: BTreeMap<String, Source>,
     /// The files that secrets were read from.
-    pub(super) contents: Contents,
+    pub(super) digests: FileDigests,
 }
+
+/// Whether to read the setting with this key.
+pub(super) type Wanted = fn(&str) -> bool;
 
 impl Provider for Layer {
     fn metadata(&self) -> Metadata {
@@ -45,8 +48,8 @@ impl Provider for Layer {
 }
 
 impl Layer {
-    /// Reads a TOML file.
-    pub(super) fn from_file(path: &Path) -> Result<Self, Vec<Problem>> {
+    /// Reads the `wanted` keys of a TOML file.
+    pub(super) fn from_file(path: &Path, wanted: Wanted) -> Result<Self, Vec<Problem>> {
         let path = path
             .to_str()
             .map_or(path, |path| Path::new(setting::clean(path)));
@@ -78,6 +81,9 @@ impl Layer {
         let mut layer = Self::default();
         let mut problems = Vec::new();
         for (key, value) in leaves("", values) {
+            if !wanted(&key) {
+                continue;
+            }
             if is_empty_table(&value) && !keys::is_setting(&key) {
                 layer.section(key.split('.'));
                 layer.empty_sections.insert(key, source.clone());
@@ -88,9 +94,10 @@ impl Layer {
         layer.into_result(problems)
     }
 
-    /// Reads our variables from an environment.
+    /// Reads our variables of the `wanted` keys from an environment.
     pub(super) fn from_environment(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
+        wanted: Wanted,
     ) -> Result<Self, Vec<Problem>> {
         let mut layer = Self::default();
         let mut problems = Vec::new();
@@ -102,6 +109,9 @@ impl Layer {
                 continue;
             };
             let key = setting.to_lowercase().replace("__", ".");
+            if !wanted(&key) {
+                continue;
+            }
             let source = Source::Environment(name.to_owned());
             match value.into_string() {
                 Ok(text) => layer.insert(&key, Value::from(text), source, &mut problems),
@@ -123,7 +133,7 @@ impl Layer {
         }
     }
 
-    /// Removes the value at a path, or the one that the rest of the path leads into.
+    /// Removes the value at a path, or the value that contains it.
     pub(super) fn remove(&mut self, path: &[String]) -> Option<Value> {
         let mut dict = &mut self.values;
         for name in path {
@@ -137,7 +147,7 @@ impl Layer {
 
     /// Adds a clean value; a secret may be given as the path of a file.
     fn insert(&mut self, key: &str, value: Value, source: Source, problems: &mut Vec<Problem>) {
-        let (key, value) = match resolve(key, value, &mut self.contents) {
+        let (key, value) = match resolve(key, value, &mut self.digests) {
             Ok(resolved) => resolved,
             Err((key, text)) => {
                 problems.push(Problem { key, source, text });
@@ -199,7 +209,7 @@ fn normalize(key: &str) -> String {
 fn resolve(
     key: &str,
     value: Value,
-    contents: &mut Contents,
+    digests: &mut FileDigests,
 ) -> Result<(String, Value), (String, String)> {
     let secret = key.strip_suffix(FILE_SUFFIX).map(normalize);
     let (key, value) = match secret.filter(|secret| keys::is_secret(secret)) {
@@ -211,7 +221,7 @@ fn resolve(
             let text = setting::read_text(Path::new(path));
             // The path is not quoted: it may be the secret itself, given in place of a path.
             let text = text.map_err(|problem| (key, format!("names a file that {problem}")))?;
-            contents.insert(path, text.as_bytes());
+            digests.insert(path, text.as_bytes());
             (secret, Value::from(text))
         }
     };

@@ -6,7 +6,7 @@ use super::{Config, keys};
 
 impl Config {
     /// These settings with those of `new` that can change while the relay runs: the applications, authentication, the
-    /// log's filter, and the brokers' credentials and certificates.
+    /// log's filter, and the connections to the brokers with their credentials and certificates.
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         let mut config = self.clone();
@@ -15,11 +15,11 @@ impl Config {
         config.log.filter.clone_from(&new.log.filter);
         #[cfg(feature = "kafka")]
         if let (Some(kafka), Some(new)) = (&mut config.kafka, &new.kafka) {
-            kafka.take_credentials(new);
+            kafka.take_connection(new);
         }
         #[cfg(feature = "rabbitmq")]
         if let (Some(rabbitmq), Some(new)) = (&mut config.rabbitmq, &new.rabbitmq) {
-            rabbitmq.take_credentials(new);
+            rabbitmq.take_connection(new);
         }
         config
     }

@@ -495,6 +495,7 @@ fn a_reload_applies_or_names_every_setting() {
         "auth.max_skew",
         "auth.tokens",
         "auth.trusted_proxies",
+        "kafka.bootstrap_servers",
         "log.filter",
         "rabbitmq.tls.ca",
         "rabbitmq.uri",
@@ -505,60 +506,74 @@ fn a_reload_applies_or_names_every_setting() {
 }
 
 #[test]
-fn a_reload_applies_credentials_of_kafka_and_names_its_other_properties() {
-    let config = |properties: &[(&str, &str)]| {
-        let properties = properties
-            .iter()
-            .map(|(name, value)| (format!("RECALL_KAFKA__PROPERTIES__{name}"), *value));
-        let properties: Vec<_> = properties.collect();
-        let mut variables = vec![
+fn a_reload_takes_a_brokers_connection_as_a_whole_and_adds_no_sink() {
+    let property = "RECALL_KAFKA__PROPERTIES__LINGER_MS";
+    let config = |servers, linger, topic| {
+        let variables = [
             APP,
-            ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
-            ("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_SSL"),
-            ("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN"),
+            ("RECALL_KAFKA__BOOTSTRAP_SERVERS", servers),
+            (property, linger),
+            ("RECALL_KAFKA__TOPIC", topic),
         ];
-        variables.extend(
-            properties
-                .iter()
-                .map(|(name, value)| (name.as_str(), *value)),
-        );
         load(None, &variables).unwrap().config
     };
-    let running = config(&[
-        ("SASL_USERNAME", "u"),
-        ("SASL_PASSWORD", "old"),
-        ("LINGER_MS", "5"),
-    ]);
-    let new = config(&[
-        ("SASL_USERNAME", "other"),
-        ("SASL_PASSWORD", "new"),
-        ("SSL_CIPHER_SUITES", "ALL"),
-        ("LINGER_MS", "6"),
-    ]);
-    let in_effect = running.reloaded(&new);
-    let properties = in_effect.kafka.as_ref().unwrap().properties.clone();
-    let expected = [
-        ("linger.ms", "5"),
-        ("sasl.mechanism", "PLAIN"),
-        ("sasl.password", "new"),
-        ("sasl.username", "other"),
-        ("security.protocol", "SASL_SSL"),
-        ("ssl.cipher.suites", "ALL"),
-    ];
-    assert_eq!(
-        properties,
-        expected
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
-    );
-    assert_eq!(
-        Vec::from_iter(in_effect.differences(&new)),
-        ["kafka.properties.linger.ms"]
-    );
+    let running = config("one:9092", "5", "old");
+    let new = config("two:9093", "6", "new");
+    let in_effect = running.reloaded(&new).kafka.unwrap();
+    assert_eq!(in_effect.bootstrap_servers, "two:9093");
+    assert_eq!(in_effect.properties["linger.ms"], "6");
+    assert_eq!(in_effect.topic, "old");
 
-    // A sink can neither be added nor removed.
     let without = load(None, &[APP]).unwrap().config;
     assert!(running.reloaded(&without).kafka.is_some());
     assert!(running.differences(&without).contains("kafka.topic"));
     assert!(without.reloaded(&running).kafka.is_none());
+}
+
+#[test]
+fn the_admin_listener_is_read_whatever_else_is_wrong() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("relay.toml");
+    fs::write(
+        &path,
+        "nonsense = 1\nauth.tokens_file = '/missing'\nadmin.listen = '127.0.0.1:7'",
+    )
+    .unwrap();
+    let read = |variables: &[(&str, &str)]| {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        Loaded::load_admin(Some(&path), variables).map(|admin| admin.listen.port())
+    };
+    assert_eq!(
+        read(&[("RECALL_RABBITMQ__URI_FILE", "/missing"), ("RECALL_X", "")]),
+        Ok(7)
+    );
+    assert_eq!(read(&[("RECALL_ADMIN__LISTEN", "127.0.0.1:8")]), Ok(8));
+    let error = read(&[("RECALL_ADMIN__LISTEN", "here")]).unwrap_err();
+    assert!(error.to_string().contains("admin.listen"), "{error}");
+}
+
+#[test]
+fn a_certificate_that_is_missing_fails_a_reload_but_no_start() {
+    let kafka = [
+        ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9093"),
+        ("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL"),
+        (
+            "RECALL_KAFKA__PROPERTIES__SSL_CERTIFICATE_LOCATION",
+            "/missing",
+        ),
+    ];
+    let rabbitmq = [
+        ("RECALL_RABBITMQ__URI", "amqps://localhost"),
+        ("RECALL_RABBITMQ__TLS__CA", "/missing"),
+    ];
+    for settings in [&kafka[..], &rabbitmq] {
+        let loaded = load(None, &[&[APP], settings].concat()).unwrap();
+        let error = loaded.check_certificates().unwrap_err().to_string();
+        assert!(
+            error.contains("/missing") || error.contains("ssl.certificate.location"),
+            "{error}"
+        );
+    }
 }

@@ -41,8 +41,8 @@ impl Config {
     /// Checks that each bound token is of one of these applications, and that each application has one if any has.
     ///
     /// # Errors
-    /// Says what is wrong, without a token. Neither is an application's number shown that is not in `sdk_app_ids`: it
-    /// may be the beginning of a token.
+    /// Says what is wrong, without a token. Does not show numbers that are not in `sdk_app_ids` either: they may be part
+    /// of a token.
     pub fn check(&self, sdk_app_ids: &[u64]) -> Result<(), String> {
         let mut bound = Vec::new();
         for (place, token) in (1..).zip(self.tokens.iter()) {
@@ -63,10 +63,8 @@ impl Config {
             _ => Ok(()),
         }
     }
-}
 
-impl Config {
-    /// Logs it if anyone may send recalls.
+    /// Warns if signatures are not checked.
     pub fn warn_if_unchecked(&self) {
         if self.tokens.is_empty() {
             warn!(
@@ -102,7 +100,7 @@ impl std::str::FromStr for Network {
         };
         if network.addr().is_unspecified() && network.prefix_len() == network.max_prefix_len() {
             return Err(format!(
-                "`{text}` is nobody's address; write {text}/0 for every address"
+                "`{text}` is not a client's address; write {text}/0 for every address"
             ));
         }
         Ok(Self(network.trunc()))

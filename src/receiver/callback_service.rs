@@ -103,7 +103,7 @@ impl<D: Durability> CallbackService<D> {
 
     /// Authenticates the requests that arrive from now on with `auth`.
     pub fn set_auth(&self, auth: Auth) {
-        self.metrics.start_signatures(auth.tokens());
+        self.metrics.init_token_counters(auth.tokens());
         *self.auth.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(auth);
     }
 

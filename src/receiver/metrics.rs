@@ -108,7 +108,7 @@ impl Metrics {
                     .get_or_create(&FieldLabels { field, problem });
             }
         }
-        metrics.start_signatures(tokens);
+        metrics.init_token_counters(tokens);
         for command in known_commands() {
             let _ = metrics
                 .bad_signatures
@@ -149,8 +149,8 @@ impl Metrics {
         metrics
     }
 
-    /// Lets the counters of this many tokens start at 0.
-    pub(super) fn start_signatures(&self, tokens: u32) {
+    /// Creates the counters of tokens 1 to `tokens`, at 0.
+    pub(super) fn init_token_counters(&self, tokens: u32) {
         for token in 1..=tokens {
             let _ = self.signatures.get_or_create(&TokenLabels { token });
         }

@@ -1,10 +1,10 @@
-//! What surrounds a value without belonging to it, and what no value contains.
+//! Strips white space, a byte order mark and quotes around a value; finds control characters in it.
 
 /// The text without what surrounds it: white space (CR, LF and NBSP included), a byte order mark, and one pair of
 /// quotes. Env files keep both: those that an editor saved with CRLF or a byte order mark, and those whose reader
 /// takes quotes for text (`docker --env-file`).
 ///
-/// Quotes that also stand inside are no pair: `"a","b"` is unchanged. To keep quotes, put quotes of the other kind
+/// If the same quote also occurs inside, nothing is stripped: `"a","b"` is unchanged. To keep quotes, put quotes of the other kind
 /// around them: `'"a"'` is `"a"`.
 #[must_use]
 pub fn clean(text: &str) -> &str {

@@ -67,7 +67,7 @@ where
 /// # Errors
 /// Shows the form.
 pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let form = "must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080; a host name or a URL is none";
+    let form = "must be an IP address and a port, such as 0.0.0.0:8080 or [::]:8080; not a host name or a URL";
     let text: String = text(deserializer)?;
     text.parse().map_err(|_| de::Error::custom(form))
 }

@@ -1,4 +1,4 @@
-//! Reads a file that has settings or a secret.
+//! Reads a file that has settings, a secret or certificates.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,11 +7,11 @@ use std::path::Path;
 /// The largest file that is read, in bytes. Without a limit, the path of a device or a database would fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Reads a text file of at most 1 MiB.
+/// Reads a file of at most 1 MiB.
 ///
 /// # Errors
 /// Says why it cannot be read, without its path and its content.
-pub fn read_text(path: &Path) -> Result<String, String> {
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
@@ -19,7 +19,15 @@ pub fn read_text(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err("cannot be read: it is larger than 1 MiB".to_owned());
     }
-    String::from_utf8(bytes).map_err(|error| {
+    Ok(bytes)
+}
+
+/// [`read_bytes`] for text.
+///
+/// # Errors
+/// As [`read_bytes`], or names the line that is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, String> {
+    String::from_utf8(read_bytes(path)?).map_err(|error| {
         let valid = error
             .as_bytes()
             .iter()

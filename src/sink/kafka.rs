@@ -130,25 +130,38 @@ impl Config {
             return Err(PropertyError::of("kafka.dead_letter_topic", problem));
         }
         properties::check(&self.properties)?;
-        // librdkafka checks some properties against each other only when it creates a client. Without
-        // `bootstrap.servers`, the client connects to no broker.
-        let mut client = self.client(self.exactly_once.then_some("check"));
-        client.remove("bootstrap.servers");
-        BaseProducer::from_config_and_context(&client, Silent)
-            .map_err(|error| properties::explain(&error))?;
+        // Without files: a certificate that is missing or being replaced must not prevent a start.
+        let without_files = Self {
+            properties: self
+                .properties
+                .clone()
+                .into_iter()
+                .filter(|(name, _)| !properties::is_file(name))
+                .collect(),
+            ..self.clone()
+        };
+        without_files.check_client()?;
         properties::check_protocol(&self.properties)
     }
 
-    /// Takes the credentials and certificates of `new`.
-    pub fn take_credentials(&mut self, new: &Self) {
-        let is_credential = |name: &String| properties::is_credential(name);
-        self.properties.retain(|name, _| !is_credential(name));
-        let credentials = new
-            .properties
-            .iter()
-            .filter(|(name, _)| is_credential(name));
-        let credentials = credentials.map(|(name, value)| (name.clone(), value.clone()));
-        self.properties.extend(credentials);
+    /// Checks what librdkafka checks only when it creates a client: some properties against each other, and certificates
+    /// and keys. Without `bootstrap.servers`, the client connects to no broker. Blocks.
+    ///
+    /// # Errors
+    /// Returns which property is wrong, and why.
+    pub fn check_client(&self) -> Result<(), PropertyError> {
+        let mut client = self.client(self.exactly_once.then_some("check"));
+        client.remove("bootstrap.servers");
+        BaseProducer::from_config_and_context(&client, Silent)
+            .map(drop)
+            .map_err(|error| properties::explain(&error))
+    }
+
+    /// Takes what `new` says about the connection. Credentials alone could not be used with other properties than those
+    /// that they were written with, such as another mechanism.
+    pub fn take_connection(&mut self, new: &Self) {
+        self.bootstrap_servers.clone_from(&new.bootstrap_servers);
+        self.properties.clone_from(&new.properties);
     }
 
     /// The files of certificates and keys that the properties name.

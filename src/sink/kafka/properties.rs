@@ -47,14 +47,9 @@ pub const SECRETS: [&str; 11] = [
     "ssl.keystore.password",
 ];
 
-/// Whether a property may change while the relay runs: a credential, or about certificates.
-pub(super) fn is_credential(name: &str) -> bool {
-    SECRETS.contains(&name) || name.starts_with("ssl.")
-}
-
 /// Whether the value of a property is the path of a file with certificates or keys.
 pub(super) fn is_file(name: &str) -> bool {
-    name.starts_with("ssl.") && name.ends_with(".location")
+    name.ends_with(".location") || name == "sasl.oauthbearer.assertion.private.key.file"
 }
 
 /// Names that contain an underscore, which does not stand for a dot.

@@ -1,4 +1,4 @@
-//! A broker's URI, as it must be meant.
+//! Parses a broker's URI strictly: refuses what the client library would misread.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ const FORM: &str = "must be of the form amqp://user:password@host:5672/vhost";
 pub struct BrokerUri(AMQPUri);
 
 impl BrokerUri {
-    /// What it consists of.
+    /// The parsed URI.
     #[must_use]
     pub const fn parts(&self) -> &AMQPUri {
         &self.0

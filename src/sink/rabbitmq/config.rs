@@ -87,10 +87,13 @@ impl Tls {
                 key,
                 problem: format!("{}: {problem}", path.display()),
             };
+        let read = |key, path: &Path| {
+            setting::read_bytes(path).map_err(|problem| error(key, path, &problem))
+        };
         let certificates = |key, path: &Path| {
-            let read = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let found = read.map_err(|problem| error(key, path, &problem))?;
+            let pem = read(key, path)?;
+            let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+            let found = found.map_err(|problem| error(key, path, &problem))?;
             if found.is_empty() {
                 return Err(error(key, path, &"contains no certificate"));
             }
@@ -101,7 +104,7 @@ impl Tls {
         }
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             let chain = certificates("rabbitmq.tls.cert", cert)?;
-            let private = PrivateKeyDer::from_pem_file(key)
+            let private = PrivateKeyDer::from_pem_slice(&read("rabbitmq.tls.key", key)?)
                 .map_err(|problem| error("rabbitmq.tls.key", key, &problem))?;
             CertifiedKey::from_der(chain, private, &ring::default_provider())
                 .map_err(|problem| error("rabbitmq.tls.cert", cert, &problem))?;
@@ -239,8 +242,8 @@ impl Config {
         Ok(())
     }
 
-    /// Takes the credentials and certificates of `new`.
-    pub fn take_credentials(&mut self, new: &Self) {
+    /// Takes what `new` says about the connection.
+    pub fn take_connection(&mut self, new: &Self) {
         self.uri.clone_from(&new.uri);
         self.tls.clone_from(&new.tls);
     }

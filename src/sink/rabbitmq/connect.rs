@@ -1,6 +1,5 @@
 //! Connects to one host, and declares the exchange, the queues and the binding.
 
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::channel::{self, CHANNELS, open_channel, open_channels};
 use super::config::{Config, QueueType, ShortName, Tls};
 use super::socket::{ShutdownOnDrop, SocketHandle};
+use crate::setting;
 use crate::sink::{BoxError, SessionError};
 
 /// How long connecting, opening channels and declaring may take. lapin's own timeout covers only TCP.
@@ -257,14 +257,8 @@ async fn tls(config: &Tls) -> Result<OwnedTLSConfig, BoxError> {
 
 async fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
     let owned = path.to_owned();
-    let content = tokio::task::spawn_blocking(move || std::fs::read(owned)).await?;
-    content.map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("could not read {}: {error}", path.display()),
-        )
-        .into()
-    })
+    let content = tokio::task::spawn_blocking(move || setting::read_bytes(&owned)).await?;
+    content.map_err(|problem| format!("{} {problem}", path.display()).into())
 }
 
 #[cfg(test)]
