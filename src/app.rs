@@ -277,7 +277,7 @@ fn warn_of_dead_letters(spool: &Spool, config: &Config) {
             code = "dead_letters_waiting",
             dead_letters,
             "events that a broker refused even as dead letters are in the spool, and reach no subscriber; show them: \
-             sqlite3 -readonly {path} 'SELECT sink, seq, reason, detail, body FROM dead_letters'"
+             sqlite3 -readonly '{path}' 'SELECT sink, seq, reason, detail, body FROM dead_letters'"
         );
     }
 }

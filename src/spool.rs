@@ -198,8 +198,8 @@ impl Spool {
         status
     }
 
-    /// In how long the spool will be full if it fills as fast as in the last minutes; zero if it is full. `None` if it
-    /// is not filling. Only known while [`Self::watch`] runs.
+    /// The time until the spool is full at the rate of the last minutes; zero if it is full, `None` if it is not
+    /// filling. Only known while [`Self::watch`] runs.
     #[must_use]
     pub fn time_until_full(&self) -> Option<Duration> {
         match self.shared.status.borrow().refusing {

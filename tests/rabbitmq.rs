@@ -422,13 +422,13 @@ fn a_password_or_right_taken_away_while_running_is_the_reason() {
     relay.until_sink("rabbitmq", "up");
 
     let queues = ["^ann(\\.dead)?$", "^amq.default$", ".*"];
-    let right = "user ann lacks the right write on queue ann, or read on exchange ann";
+    let right = "the user lacks the right write on queue ann, or read on exchange ann";
     assert_told(&rabbitmq, &relay, right, || {
         set_rights(&rabbitmq, "ann", queues);
     });
     set_rights(&rabbitmq, "ann", all);
     relay.until_sink("rabbitmq", "up");
-    let right = "user ann lacks the right configure on exchange ann";
+    let right = "the user lacks the right configure on exchange ann";
     assert_told(&rabbitmq, &relay, right, || {
         set_rights(&rabbitmq, "ann", ["^$", ".*", ".*"]);
     });
@@ -446,7 +446,7 @@ fn a_missing_right_to_publish_is_named() {
     let relay = setup.set("RECALL_RABBITMQ__DECLARE", "false").start();
     relay.until_sink("rabbitmq", "up");
     let sent = relay.recalls("a", 1..=1);
-    let reason = "user bob lacks the right write on exchange bob";
+    let reason = "the user lacks the right write on exchange bob";
     relay.until_reason("rabbitmq", reason);
     relay.assert_reason_stays("rabbitmq", reason, WATCHED);
     assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());

@@ -30,7 +30,12 @@ impl CollectedMetrics {
     /// Name, help, unit and value of each gauge of the spool.
     fn spool_gauges(&self, status: &Status) -> Vec<SpoolGauge> {
         let mut gauges = vec![
-            ("spool_events", "Events kept", None, status.rows()),
+            (
+                "spool_events",
+                "Numbers from the oldest event kept to the newest, including forwarded and lost events",
+                None,
+                status.rows(),
+            ),
             (
                 "spool_used",
                 "Bytes of all used pages",

@@ -100,14 +100,14 @@ impl Sink for RabbitMq {
         let connected = connect::open(&config, uri, self.attempt, connect::CONNECT_TIMEOUT).await;
         self.attempt = Attempt::Reconnect;
         let connected = connected?;
-        if let Some(reason) = &connected.without_dead_letters
+        if let Some(reason) = &connected.dead_letter_queue_error
             && self.logged.is_due(reason, Instant::now())
         {
             warn!(
                 code = "dead_letter_queue_missing",
                 sink = NAME,
                 reason,
-                "dead-letter queue cannot be used, so dead letters will stay in the spool; declare the queue \
+                "dead-letter queue is missing or unusable; dead letters stay in the spool until it is declared \
                  (rabbitmq.dead_letter_queue)"
             );
         }

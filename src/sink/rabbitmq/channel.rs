@@ -58,11 +58,11 @@ pub(super) fn is(error: &Error, code: &AMQPSoftError) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == AMQPErrorKind::Soft(code.clone()))
 }
 
-/// An error, preceded by the right that the user lacks if the broker refused access: the broker itself does not say
-/// which right.
-pub(super) fn explain(error: &Error, user: &str, right: &str, resource: &str) -> String {
+/// An error, preceded by the right that the user lacks if the broker refused access: the broker itself names the user,
+/// but not the right.
+pub(super) fn explain(error: &Error, right: &str, resource: &str) -> String {
     if is(error, &AMQPSoftError::ACCESSREFUSED) {
-        format!("user {user} lacks the right {right} on {resource}: {error}")
+        format!("the user lacks the right {right} on {resource}: {error}")
     } else {
         format!("{resource}: {error}")
     }

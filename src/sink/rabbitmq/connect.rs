@@ -37,7 +37,7 @@ pub(super) struct Connected {
     pub(super) shutdown: ShutdownOnDrop,
     pub(super) channels: Vec<Channel>,
     /// Why the dead-letter queue cannot be used, if it cannot.
-    pub(super) without_dead_letters: Option<String>,
+    pub(super) dead_letter_queue_error: Option<String>,
 }
 
 pub(super) async fn open(
@@ -66,7 +66,7 @@ pub(super) async fn open(
                     connection,
                     shutdown,
                     channels,
-                    without_dead_letters: None,
+                    dead_letter_queue_error: None,
                 };
             }
             // The node closed the connection because of the user's limit: connect again with one channel less than that.
@@ -128,22 +128,21 @@ async fn connect(
 
 /// Declares what the relay needs, or checks that it exists.
 async fn prepare(config: &Config, connected: &mut Connected) -> Result<(), BoxError> {
-    let user = connected.connection.status().username();
     let Some(channel) = connected.channels.first_mut() else {
         return Ok(());
     };
     if config.declare {
-        return declare(config, channel, &user).await;
+        return declare(config, channel).await;
     }
-    check(config, channel, &user).await?;
+    check(config, channel).await?;
     let queue = &config.dead_letter_queue;
     match declare_queue(config, channel, queue).await {
         Ok(()) => {}
         // Not an error: dead letters are stored in the spool meanwhile, and events must not wait for them.
         Err(error) if error.is_amqp_error() => {
             let resource = format!("queue {queue}");
-            let reason = channel::explain(&error, &user, "read", &resource);
-            connected.without_dead_letters = Some(reason);
+            let reason = channel::explain(&error, "read", &resource);
+            connected.dead_letter_queue_error = Some(reason);
             // The broker has closed the channel.
             *channel = open_channel(&connected.connection).await?;
         }
@@ -152,11 +151,11 @@ async fn prepare(config: &Config, connected: &mut Connected) -> Result<(), BoxEr
     Ok(())
 }
 
-async fn declare(config: &Config, channel: &Channel, user: &str) -> Result<(), BoxError> {
+async fn declare(config: &Config, channel: &Channel) -> Result<(), BoxError> {
     let exchange = &config.exchange;
-    declare_exchange(config, channel).await.map_err(|error| {
-        channel::explain(&error, user, "configure", &format!("exchange {exchange}"))
-    })?;
+    declare_exchange(config, channel)
+        .await
+        .map_err(|error| channel::explain(&error, "configure", &format!("exchange {exchange}")))?;
     for queue in [&config.queue, &config.dead_letter_queue] {
         // The relay may have no queue of its own.
         if queue.is_empty() {
@@ -164,9 +163,7 @@ async fn declare(config: &Config, channel: &Channel, user: &str) -> Result<(), B
         }
         declare_queue(config, channel, queue)
             .await
-            .map_err(|error| {
-                channel::explain(&error, user, "configure", &format!("queue {queue}"))
-            })?;
+            .map_err(|error| channel::explain(&error, "configure", &format!("queue {queue}")))?;
     }
     let queue = &config.queue;
     if !queue.is_empty() {
@@ -177,20 +174,20 @@ async fn declare(config: &Config, channel: &Channel, user: &str) -> Result<(), B
             .await
             .map_err(|error| {
                 let resource = format!("queue {queue}, or read on exchange {exchange}");
-                channel::explain(&error, user, "write", &resource)
+                channel::explain(&error, "write", &resource)
             })?;
     }
     Ok(())
 }
 
 /// Checks that the exchange and the queue exist: otherwise, events would be dropped or held back one by one.
-async fn check(config: &Config, channel: &Channel, user: &str) -> Result<(), BoxError> {
+async fn check(config: &Config, channel: &Channel) -> Result<(), BoxError> {
     let Config {
         exchange, queue, ..
     } = config;
     declare_exchange(config, channel).await.map_err(|error| {
         let advice = "; declare it, or set rabbitmq.exchange or rabbitmq.declare";
-        channel::explain(&error, user, "read", &format!("exchange {exchange}")) + advice
+        channel::explain(&error, "read", &format!("exchange {exchange}")) + advice
     })?;
     if !queue.is_empty() {
         declare_queue(config, channel, queue)
@@ -198,7 +195,7 @@ async fn check(config: &Config, channel: &Channel, user: &str) -> Result<(), Box
             .map_err(|error| {
                 let advice =
                     "; declare it, or set rabbitmq.queue to \"\" if only other queues are bound";
-                channel::explain(&error, user, "read", &format!("queue {queue}")) + advice
+                channel::explain(&error, "read", &format!("queue {queue}")) + advice
             })?;
     }
     Ok(())

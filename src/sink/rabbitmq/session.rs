@@ -222,8 +222,7 @@ impl RabbitMqSession {
             Some(cause) if is_closed(&error) => cause,
             _ => error,
         };
-        let user = self.connection.status().username();
-        failure(error, &user, &self.config.exchange)
+        failure(error, &self.config.exchange)
     }
 
     fn read_events(&mut self) {
@@ -270,7 +269,7 @@ impl RabbitMqSession {
 /// Maps the error of a failed batch. The broker closes the channel if a message is too large for it, or if the user may
 /// not write to the exchange. Only dead letters use the default exchange: they must not block the events, and are
 /// stored in the spool.
-fn failure(error: Error, user: &str, exchange: &ShortName) -> SessionError {
+fn failure(error: Error, exchange: &ShortName) -> SessionError {
     let ErrorKind::ProtocolError(protocol) = error.kind() else {
         return SessionError::unavailable("could not publish", error);
     };
@@ -283,7 +282,7 @@ fn failure(error: Error, user: &str, exchange: &ShortName) -> SessionError {
             DEAD_LETTER_QUEUE
         }
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
-            let text = channel::explain(&error, user, "write", &format!("exchange {exchange}"));
+            let text = channel::explain(&error, "write", &format!("exchange {exchange}"));
             return SessionError::unavailable("could not publish", text);
         }
         _ => return SessionError::unavailable("could not publish", error),
