@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use state::{Health, SinkMetrics, SinkState};
 
-use crate::sink::{SessionError, Sink, Telling, Window};
+use crate::sink::{SessionError, Sink, Window};
 use crate::spool::{Cursor, Reader, Spool};
 use crate::telemetry::chain;
 use poison_search::PoisonSearch;
@@ -130,13 +130,14 @@ impl<S: Sink> Forwarder<S> {
                     }
                 }
             };
-            self.down(Telling::Cause, &chain(&error));
+            let reason = chain(&error);
             if let SessionError::Fenced(_) = error {
-                self.state.stop(self.backlog(), Instant::now());
+                self.state.stop(&reason, self.backlog(), Instant::now());
                 // Reconnecting would fence the other process: wait for the shutdown.
                 self.stop.drain.cancelled().await;
                 return;
             }
+            self.down(&reason);
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             let stopped = self.stopped();
             tokio::select! {
@@ -155,9 +156,8 @@ impl<S: Sink> Forwarder<S> {
         self.state.up(|| self.backlog(), Instant::now());
     }
 
-    fn down(&self, telling: Telling, reason: &str) {
-        self.state
-            .down(telling, reason, self.backlog(), Instant::now());
+    fn down(&self, reason: &str) {
+        self.state.down(reason, self.backlog(), Instant::now());
     }
 
     /// Connects. None if the forwarder must stop.

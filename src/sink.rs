@@ -13,14 +13,12 @@ mod delivery;
 pub mod kafka;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
-mod reason;
 pub mod stdout;
 mod window;
 
 use std::future::Future;
 
 pub use delivery::{DEAD_LETTER_QUEUE, DEAD_LETTER_TOPIC, Delivery, Refusal};
-pub use reason::{MostTelling, Telling};
 pub use window::Window;
 
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]

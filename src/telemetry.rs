@@ -14,12 +14,16 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 #[cfg(test)]
+mod captured_log;
+#[cfg(test)]
 mod codes;
 mod lines;
 mod logged_texts;
 mod reminder;
 
 use crate::setting::List;
+#[cfg(test)]
+pub use captured_log::CapturedLog;
 use lines::Lines;
 pub use logged_texts::LoggedTexts;
 pub use reminder::Reminder;

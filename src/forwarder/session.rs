@@ -9,13 +9,11 @@ use tracing::{error, info, warn};
 use super::throttle::Throttle;
 use super::{Flow, Forwarder, SessionEnd};
 use crate::event::Seq;
-use crate::sink::{
-    CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink, Telling,
-};
+use crate::sink::{CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink};
 use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
 
-/// How long events in flight may take to be confirmed when the session must be renewed. Those that are not are published
-/// again by the next session.
+/// How long events in flight may take to be confirmed when the session must be renewed. The next session publishes
+/// again those that are not.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum bytes of events in flight: no more are read above it, because librdkafka keeps a copy of each.
@@ -101,11 +99,9 @@ impl<S: Sink> Forwarder<S> {
                     let quiet = quiet_since.elapsed() >= self.stalled_after;
                     if quiet && self.flow == Flow::Flowing && !self.window.is_empty() {
                         let waited = self.stalled_after.as_secs();
-                        let symptom = format!("broker has confirmed nothing for {waited} s");
-                        match session.last_error() {
-                            Some(error) => self.down(Telling::Cause, &format!("{symptom}: {error}")),
-                            None => self.down(Telling::Symptom, &symptom),
-                        }
+                        let error = session.last_error().map(|error| format!(": {error}"));
+                        let error = error.unwrap_or_default();
+                        self.down(&format!("broker has confirmed nothing for {waited} s{error}"));
                     }
                 }
             }
@@ -188,7 +184,7 @@ impl<S: Sink> Forwarder<S> {
             }
             Ok(Progress::Stalled(reason)) => {
                 self.flow = Flow::Stalled;
-                self.down(Telling::Cause, &reason);
+                self.down(&reason);
             }
             Ok(Progress::Refused(refused)) => return self.handle_refused(refused, session).await,
             Err(SessionError::Refused(refusal)) => {

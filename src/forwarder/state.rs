@@ -7,9 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
 use crate::event::Seq;
-use crate::sink::{MostTelling, Telling};
 use crate::spool::{Cursor, Spool};
-use crate::telemetry::{LoggedTexts, Reminder};
+use crate::telemetry::Reminder;
 
 /// Whether a sink accepts events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +90,8 @@ struct Outage {
     since: SystemTime,
     /// What was confirmed when this began.
     confirmed: Seq,
-    reason: MostTelling,
-    /// The reasons that were logged in this outage: each of them once, even if they alternate.
-    logged: LoggedTexts,
+    /// The last one reported.
+    reason: String,
     reminder: Reminder,
     /// The relay does not try to reconnect.
     is_final: bool,
@@ -124,7 +122,7 @@ impl SinkState {
             Condition::Starting => Health::Starting,
             Condition::Up(_) => Health::Up,
             Condition::Down(outage) => Health::Down {
-                reason: outage.reason.text().to_owned(),
+                reason: outage.reason.clone(),
                 since: outage.since,
             },
         }
@@ -198,56 +196,48 @@ impl SinkState {
         }
     }
 
-    /// The sink does not accept events, for this reason. A new reason is logged once, and shown if it is the most
-    /// telling one of late.
-    pub(super) fn down(&self, telling: Telling, reason: &str, backlog: Backlog, now: Instant) {
-        let mut condition = self.condition();
-        if let Condition::Down(outage) = &mut *condition {
-            if outage.reason.update(telling, reason, now) && outage.logged.is_due(reason, now) {
-                self.log_down(outage, backlog, now);
-            }
-            return;
-        }
-        let mut outage = Outage {
-            since: SystemTime::now(),
-            confirmed: backlog.confirmed,
-            reason: MostTelling::default(),
-            logged: LoggedTexts::default(),
-            reminder: Reminder::new(now),
-            is_final: false,
-        };
-        outage.reason.update(telling, reason, now);
-        outage.logged.is_due(reason, now);
-        warn!(
-            code = "sink_down",
-            sink = self.sink,
-            reason,
-            waiting = backlog.waiting(),
-            "sink is down: its events stay in the spool, and the relay retries; fix the cause"
-        );
-        *condition = Condition::Down(outage);
+    /// The sink does not accept events, for this reason.
+    pub(super) fn down(&self, reason: &str, backlog: Backlog, now: Instant) {
+        self.begin_or_continue(reason, false, backlog, now);
     }
 
-    /// The relay will not reconnect to the sink, which is down, until it is restarted.
-    pub(super) fn stop(&self, backlog: Backlog, now: Instant) {
-        if let Condition::Down(outage) = &mut *self.condition() {
-            outage.is_final = true;
-            self.log_down(outage, backlog, now);
+    /// The sink does not accept events, for this reason, and the relay will not reconnect to it until it is restarted.
+    pub(super) fn stop(&self, reason: &str, backlog: Backlog, now: Instant) {
+        self.begin_or_continue(reason, true, backlog, now);
+    }
+
+    fn begin_or_continue(&self, reason: &str, is_final: bool, backlog: Backlog, now: Instant) {
+        let mut condition = self.condition();
+        if !matches!(*condition, Condition::Down(_)) {
+            *condition = Condition::Down(Outage {
+                since: SystemTime::now(),
+                confirmed: backlog.confirmed,
+                reason: String::new(),
+                reminder: Reminder::new(now),
+                is_final,
+            });
+        }
+        if let Condition::Down(outage) = &mut *condition {
+            reason.clone_into(&mut outage.reason);
+            outage.is_final = is_final;
+            self.log_down(outage, || backlog, now);
         }
     }
 
     /// Logs again that the sink is down if it has lasted. To be called every second or so.
     pub(super) fn remind(&self, backlog: impl FnOnce() -> Backlog, now: Instant) {
-        if let Condition::Down(outage) = &mut *self.condition()
-            && outage.reminder.due(now).is_some()
-        {
-            self.log_down(outage, backlog(), now);
+        if let Condition::Down(outage) = &mut *self.condition() {
+            self.log_down(outage, backlog, now);
         }
     }
 
-    fn log_down(&self, outage: &Outage, backlog: Backlog, now: Instant) {
-        let (sink, reason, waiting) = (self.sink, outage.reason.text(), backlog.waiting());
-        let seconds = outage.reminder.lasted(now).as_secs();
+    /// Logs that the sink is down if that is due.
+    fn log_down(&self, outage: &mut Outage, backlog: impl FnOnce() -> Backlog, now: Instant) {
+        let Some(lasted) = outage.reminder.due_for(&outage.reason, now) else {
+            return;
+        };
+        let (sink, reason, backlog) = (self.sink, &outage.reason, backlog());
+        let (seconds, waiting) = (lasted.as_secs(), backlog.waiting());
         let spool_full_in_seconds = backlog.spool_full_in.map(|left| left.as_secs());
         if outage.is_final {
             warn!(
@@ -258,6 +248,14 @@ impl SinkState {
                 waiting,
                 spool_full_in_seconds,
                 "sink stops publishing until the relay is restarted; fix the cause, then restart the relay"
+            );
+        } else if lasted.is_zero() {
+            warn!(
+                code = "sink_down",
+                sink,
+                reason,
+                waiting,
+                "sink is down: its events stay in the spool, and the relay retries; fix the cause"
             );
         } else {
             warn!(

@@ -127,12 +127,12 @@ impl Listener {
                     Ok(accepted) => accepted,
                     Err(error) if is_of_one_connection(&error) => continue,
                     Err(error) => {
-                        let (now, begins) = (Instant::now(), failing.is_none());
+                        let now = Instant::now();
                         let reminder = failing.get_or_insert_with(|| Reminder::new(now));
-                        if begins || reminder.due(now).is_some() {
+                        if let Some(lasted) = reminder.due_for(&error.to_string(), now) {
                             error!(
                                 code = "accept_failed", address = %self.address, %error,
-                                seconds = reminder.lasted(now).as_secs(),
+                                seconds = lasted.as_secs(),
                                 "connections cannot be accepted; retrying; check the limit of open \
                                  files and memory"
                             );

@@ -16,6 +16,7 @@ mod partition_state;
 mod poller;
 mod producer;
 mod properties;
+mod reason;
 mod record_id;
 mod reports;
 mod rights;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::status::Status;
 use crate::telemetry::Reminder;
@@ -25,7 +25,7 @@ const ENOUGH_AT: u64 = 70;
 /// How far back the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
 
-/// How much space there was for events, over the last [`WINDOW`].
+/// How many bytes were available for events over the last [`WINDOW`].
 #[derive(Debug, Default)]
 pub(super) struct FillMonitor(Mutex<Samples>);
 
@@ -35,37 +35,36 @@ impl FillMonitor {
         self.samples().time_until_full()
     }
 
-    /// Measures how fast the spool fills, and logs when it is nearly full. Repeats that, and that callbacks are
-    /// refused, for as long as it lasts.
+    /// Measures how fast the spool fills, and logs while it is nearly full.
     pub(super) async fn watch(&self, status: &watch::Sender<Status>) -> Infallible {
         let mut level = FillLevel::default();
-        let mut refusing: Option<Reminder> = None;
+        let mut reminder: Option<Reminder> = None;
         loop {
             let now = Instant::now();
             let status = status.borrow().clone();
             self.samples().add(now, status.available_bytes);
-            // The writer logs the beginning and the end.
-            refusing = status
-                .refusing
-                .is_some()
-                .then(|| refusing.unwrap_or_else(|| Reminder::new(now)));
-            let refused_for = refusing.as_mut().and_then(|reminder| reminder.due(now));
-            if let (Some(reason), Some(lasted)) = (&status.refusing, refused_for) {
-                error!(
-                    code = "callbacks_refused", %reason, seconds = lasted.as_secs(),
-                    "callbacks are still refused with 503, and the vendor does not repeat them; fix the cause"
-                );
-            }
-            match level.check(now, &status) {
-                // While callbacks are refused, that is what has to be said.
-                (percent, Some(FillLine::Filling(lasted))) if status.refusing.is_none() => {
-                    log_filling(&status, percent, lasted, self.time_until_full());
+            let percent = level.update(&status);
+            if !level.is_nearly_full {
+                if reminder.take().is_some() {
+                    info!(
+                        code = "spool_has_space",
+                        percent, "spool has enough space again"
+                    );
                 }
-                (percent, Some(FillLine::HasSpace)) => info!(
-                    code = "spool_has_space",
-                    percent, "spool has enough space again"
-                ),
-                _ => {}
+            // While callbacks are refused, the writer logs that instead.
+            } else if status.refusing.is_none()
+                && let Some(lasted) = reminder.get_or_insert_with(|| Reminder::new(now)).due(now)
+            {
+                warn!(
+                    code = "spool_filling",
+                    percent,
+                    available_bytes = status.available_bytes,
+                    seconds = lasted.as_secs(),
+                    full_in_seconds = self.time_until_full().map(|time| time.as_secs()),
+                    "spool is nearly full: unconfirmed events, dead letters or other programs' files take its space, \
+                     and when it is full callbacks are refused; repair the sink that is down, raise spool.max_bytes, \
+                     or make space on the disk"
+                );
             }
             sleep(CHECK_EVERY).await;
         }
@@ -76,7 +75,7 @@ impl FillMonitor {
     }
 }
 
-/// When there was how much space, in bytes: the most of the window, and how it has shrunk since then.
+/// Samples of the available bytes since the maximum within the window; they only decrease.
 #[derive(Debug, Default)]
 struct Samples(VecDeque<(Instant, u64)>);
 
@@ -96,11 +95,9 @@ impl Samples {
 
     fn time_until_full(&self) -> Option<Duration> {
         let ((began, most), (now, available)) = (self.0.front()?, self.0.back()?);
-        let taken = u128::from(most - available);
-        let millis = now.duration_since(*began).as_millis() * u128::from(*available);
-        Some(Duration::from_millis(
-            u64::try_from(millis.checked_div(taken)?).unwrap_or(u64::MAX),
-        ))
+        let seconds = now.duration_since(*began).as_secs();
+        let left = seconds.saturating_mul(*available);
+        left.checked_div(most - available).map(Duration::from_secs)
     }
 }
 
@@ -109,56 +106,24 @@ impl Samples {
 struct FillLevel {
     /// The largest capacity so far, in bytes: if other programs fill the disk, the capacity shrinks to what is left.
     capacity: u64,
-    nearly_full: Option<Reminder>,
-}
-
-/// What is to be logged.
-#[derive(Debug, PartialEq, Eq)]
-enum FillLine {
-    /// The spool is nearly full, since when.
-    Filling(Duration),
-    HasSpace,
+    is_nearly_full: bool,
 }
 
 impl FillLevel {
-    /// Checks the level; returns it in percent, and what is to be logged now.
-    fn check(&mut self, now: Instant, status: &Status) -> (u64, Option<FillLine>) {
+    /// Updates the level; returns it in percent.
+    fn update(&mut self, status: &Status) -> u64 {
         self.capacity = self.capacity.max(status.capacity_bytes);
-        let taken = u128::from(self.capacity.saturating_sub(status.available_bytes));
-        let percent = (taken * 100).checked_div(u128::from(self.capacity));
-        let percent = percent.and_then(|percent| u64::try_from(percent).ok());
+        let taken = self.capacity.saturating_sub(status.available_bytes);
+        let percent = taken.saturating_mul(100).checked_div(self.capacity);
         let percent = percent.unwrap_or(100);
-        let line = match &mut self.nearly_full {
-            None if percent >= WARN_AT => {
-                self.nearly_full = Some(Reminder::new(now));
-                Some(FillLine::Filling(Duration::ZERO))
-            }
-            None => None,
-            Some(_) if percent <= ENOUGH_AT => {
-                self.nearly_full = None;
-                Some(FillLine::HasSpace)
-            }
-            Some(reminder) => reminder.due(now).map(FillLine::Filling),
+        let limit = if self.is_nearly_full {
+            ENOUGH_AT + 1
+        } else {
+            WARN_AT
         };
-        (percent, line)
+        self.is_nearly_full = percent >= limit;
+        percent
     }
-}
-
-fn log_filling(status: &Status, percent: u64, lasted: Duration, until_full: Option<Duration>) {
-    let full_in = until_full.map(|time| Duration::from_secs(time.as_secs()));
-    let outlook = full_in.map_or_else(
-        || "and not filling further".to_owned(),
-        |time| format!("and will be full in {}", humantime::format_duration(time)),
-    );
-    warn!(
-        code = "spool_filling",
-        percent,
-        available_bytes = status.available_bytes,
-        seconds = lasted.as_secs(),
-        full_in_seconds = full_in.map(|time| time.as_secs()),
-        "spool is {percent} % full of unconfirmed events and dead letters, {outlook}; when it is full, callbacks are \
-         refused: repair the sink that is down, raise spool.max_bytes, or make space on the disk"
-    );
 }
 
 #[cfg(test)]
@@ -179,42 +144,35 @@ mod tests {
     }
 
     #[test]
-    fn warns_at_80_percent_until_there_is_space_again() {
-        let began = Instant::now();
+    fn is_nearly_full_from_80_percent_until_70_percent() {
         let mut level = FillLevel::default();
-        let mut check = |minute: u64, available| {
-            let now = began + Duration::from_secs(minute * 60);
-            let (percent, line) = level.check(now, &status(1000, available));
-            Some(match line? {
-                FillLine::Filling(lasted) => ("filling", percent, lasted.as_secs() / 60),
-                FillLine::HasSpace => ("has space", percent, 0),
-            })
+        let mut update = |available| {
+            let percent = level.update(&status(1000, available));
+            (percent, level.is_nearly_full)
         };
-        assert_eq!(check(0, 1000), None);
-        assert_eq!(check(1, 210), None);
-        assert_eq!(check(2, 200), Some(("filling", 80, 0)));
-        assert_eq!(check(2, 100), None);
-        assert_eq!(check(3, 0), Some(("filling", 100, 1)));
-        assert_eq!(check(8, 290), Some(("filling", 71, 6)));
-        assert_eq!(check(9, 300), Some(("has space", 70, 0)));
-        assert_eq!(check(60, 250), None);
-        assert_eq!(check(61, 150), Some(("filling", 85, 0)));
+        assert_eq!(update(1000), (0, false));
+        assert_eq!(update(201), (79, false));
+        assert_eq!(update(200), (80, true));
+        assert_eq!(update(0), (100, true));
+        assert_eq!(update(290), (71, true));
+        assert_eq!(update(300), (70, false));
+        assert_eq!(update(250), (75, false));
+        assert_eq!(update(150), (85, true));
     }
 
     #[test]
-    fn warns_if_other_programs_fill_the_disk() {
-        let now = Instant::now();
+    fn is_nearly_full_if_other_programs_fill_the_disk() {
         let mut level = FillLevel::default();
-        assert_eq!(level.check(now, &status(1000, 1000)), (0, None));
-        let filling = Some(FillLine::Filling(Duration::ZERO));
-        assert_eq!(level.check(now, &status(150, 150)), (85, filling));
+        assert_eq!(level.update(&status(1000, 1000)), 0);
+        assert_eq!(level.update(&status(150, 150)), 85);
+        assert!(level.is_nearly_full);
     }
 
     #[test]
     fn a_spool_without_any_space_is_full() {
-        let filling = Some(FillLine::Filling(Duration::ZERO));
-        let full = FillLevel::default().check(Instant::now(), &status(0, 0));
-        assert_eq!(full, (100, filling));
+        let mut level = FillLevel::default();
+        assert_eq!(level.update(&status(0, 0)), 100);
+        assert!(level.is_nearly_full);
     }
 
     /// Adds what is available after so many seconds; returns in how many seconds the spool is full.

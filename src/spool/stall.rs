@@ -44,9 +44,9 @@ impl StallDetector {
             sleep(CHECK_EVERY).await;
             if let Some(stuck) = self.stuck() {
                 let now = Instant::now();
-                let begins = stuck_at.replace(now).is_none();
+                stuck_at = Some(now);
                 let reminder = reminder.get_or_insert_with(|| Reminder::new(now));
-                if begins || reminder.due(now).is_some() {
+                if reminder.due(now).is_some() {
                     error!(
                         code = "disk_stalled",
                         seconds = stuck.as_secs(),

@@ -27,6 +27,7 @@ use super::store::Store;
 use super::suspected_damage::SuspectedDamage;
 use super::{OpenError, Opened, QueueHandle, Spool};
 use crate::event::Event;
+use crate::telemetry::Reminder;
 
 /// The maximum number of events in a transaction: it bounds the transaction's time on a slow disk.
 const MAX_GROUP: usize = 1024;
@@ -40,7 +41,7 @@ const PURGE_PAUSE: u32 = 3;
 
 /// From a fast disk to one that nearly hangs. The vendor waits 2 s.
 const COMMIT_SECONDS: [f64; 16] = [
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0,
     5.0, 10.0,
 ];
 
@@ -116,6 +117,8 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         queue: Arc::clone(&queue),
         shared: Arc::clone(&shared),
         maintenance_due: Instant::now(),
+        capacity_bytes: config.max_bytes.0,
+        refusal_log: RefusalLog::default(),
         closed: false,
     };
     // From the first moment the state must say whether callbacks are accepted: the spool or its disk may be full.
@@ -145,6 +148,9 @@ struct Writer {
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     maintenance_due: Instant,
+    /// Bytes that events and dead letters may take, as the last maintenance has measured.
+    capacity_bytes: u64,
+    refusal_log: RefusalLog,
     /// The writer was closed and has ended gracefully.
     closed: bool,
 }
@@ -337,14 +343,7 @@ impl Writer {
         match outcome {
             Ok((_, free)) => {
                 self.maintaining.clear();
-                let capacity = self.store.usage.used_bytes.saturating_add(free.bytes);
-                let pinned = self.store.pinned_bytes(&self.shared.cursors);
-                // Only `FillMonitor` and the metrics read this: nobody has to be woken.
-                self.shared.status.send_if_modified(|status| {
-                    status.capacity_bytes = capacity;
-                    status.available_bytes = capacity.saturating_sub(pinned);
-                    false
-                });
+                self.capacity_bytes = self.store.usage.used_bytes.saturating_add(free.bytes);
                 let full = free.bytes < enough;
                 self.publish_status(full.then(|| AppendError::Full(self.store.explain(free))));
                 Ok(())
@@ -379,29 +378,77 @@ impl Writer {
         }
     }
 
-    /// Publishes the spool's state, and logs when callbacks are refused or accepted again. A final error stays.
-    fn publish_status(&self, refusing: Option<AppendError>) {
-        let (used_bytes, dead_letters) = (self.store.usage.used_bytes, self.store.dead_letters);
+    /// Publishes the spool's state, and logs whether callbacks are refused. A final error stays.
+    fn publish_status(&mut self, refusing: Option<AppendError>) {
+        let pinned_bytes = self.store.pinned_bytes(&self.shared.cursors);
         self.shared.status.send_modify(|status| {
             status.first = self.store.first;
             status.last = self.store.last();
-            status.used_bytes = used_bytes;
-            status.dead_letters = dead_letters;
+            status.used_bytes = self.store.usage.used_bytes;
+            status.dead_letters = self.store.dead_letters;
+            status.capacity_bytes = self.capacity_bytes;
+            status.available_bytes = self.capacity_bytes.saturating_sub(pinned_bytes);
             if status.refusing.as_ref().is_some_and(AppendError::is_final) {
                 return;
             }
-            match (&status.refusing, &refusing) {
-                (None, Some(reason)) => error!(
-                    code = "callbacks_refused", %reason,
-                    "callbacks are refused with 503, and the vendor does not repeat them; fix the cause"
-                ),
-                (Some(_), None) => info!(
-                    code = "callbacks_accepted",
-                    "callbacks are accepted again"
-                ),
-                _ => {}
-            }
+            self.refusal_log.update(refusing.as_ref(), Instant::now());
             status.refusing = refusing;
         });
+    }
+}
+
+/// Logs that callbacks are refused, for as long as it lasts, and when they are accepted again.
+#[derive(Debug, Default)]
+struct RefusalLog(Option<Reminder>);
+
+impl RefusalLog {
+    fn update(&mut self, refusing: Option<&AppendError>, now: Instant) {
+        if let Some(reason) = refusing {
+            let reminder = self.0.get_or_insert_with(|| Reminder::new(now));
+            if let Some(lasted) = reminder.due_for(&reason.to_string(), now) {
+                error!(
+                    code = "callbacks_refused", %reason, seconds = lasted.as_secs(),
+                    "callbacks are refused with 503, and the vendor does not repeat them; fix the cause"
+                );
+            }
+        } else if self.0.take().is_some() {
+            info!(code = "callbacks_accepted", "callbacks are accepted again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::CapturedLog;
+
+    #[test]
+    fn each_reason_for_refusing_is_logged_once_and_the_state_is_repeated() {
+        let began = Instant::now();
+        let mut refusals = RefusalLog::default();
+        let lines = CapturedLog::default().lines(|| {
+            for tenth in 0..=610_u32 {
+                let full = AppendError::Full(format!("{tenth} bytes left"));
+                let failed = AppendError::Io("write failed".to_owned());
+                let reason = if tenth % 2 == 0 { full } else { failed };
+                refusals.update(Some(&reason), began + Duration::from_millis(100) * tenth);
+            }
+            refusals.update(None, began);
+            refusals.update(None, began);
+        });
+        let codes: Vec<_> = lines
+            .iter()
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        let expected = [
+            "callbacks_refused",
+            "callbacks_refused",
+            "callbacks_refused",
+            "callbacks_accepted",
+        ];
+        assert_eq!(codes, expected, "{lines:?}");
+        for (line, seconds) in lines.iter().zip(["seconds=0", "seconds=0", "seconds=60"]) {
+            assert!(line.contains(seconds), "{line}");
+        }
     }
 }

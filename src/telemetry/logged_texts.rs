@@ -6,26 +6,31 @@ use std::time::{Duration, Instant};
 /// A text that still recurs after this time is logged again.
 const AGAIN_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// How many texts are remembered. While this many were logged within the last hour, no other is.
+/// How many texts are remembered. While there are this many, no other is logged.
 const CAPACITY: usize = 64;
 
-/// The texts logged within the last hour. Texts are one if they differ only in numbers, such as durations, ports and
+/// The texts that were logged. Texts are one if they differ only in numbers, such as durations, ports and
 /// counts, or in what librdkafka adds: `(after 12ms in state CONNECT, 5 identical error(s) suppressed)` at the end, and
 /// `/bootstrap` in place of a broker's number.
 #[derive(Debug, Default)]
 pub struct LoggedTexts(BTreeMap<String, Instant>);
 
 impl LoggedTexts {
-    /// Whether to log `text` now. If so, it counts as logged.
+    /// Whether to log `text`, because it was not logged within the last hour. If so, it counts as logged.
     pub fn is_due(&mut self, text: &str, now: Instant) -> bool {
         self.0
             .retain(|_, logged| now.saturating_duration_since(*logged) < AGAIN_AFTER);
+        self.is_new(text, now)
+    }
+
+    /// Whether to log `text`, because it was not logged before. If so, it counts as logged.
+    pub fn is_new(&mut self, text: &str, now: Instant) -> bool {
         let text = without_variable_parts(text);
-        let is_due = self.0.len() < CAPACITY && !self.0.contains_key(&text);
-        if is_due {
+        let is_new = self.0.len() < CAPACITY && !self.0.contains_key(&text);
+        if is_new {
             self.0.insert(text, now);
         }
-        is_due
+        is_new
     }
 }
 

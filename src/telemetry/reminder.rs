@@ -1,9 +1,12 @@
-//! Decides when a state that lasts is logged again.
+//! Decides when a state that lasts is logged, and logged again.
 
 use std::time::{Duration, Instant};
 
-/// After how long a lasting state is logged again; later, it is logged every hour.
-const FIRST: [Duration; 3] = [
+use super::LoggedTexts;
+
+/// After how long a state is logged; later, it is logged every hour.
+const FIRST: [Duration; 4] = [
+    Duration::ZERO,
     Duration::from_secs(60),
     Duration::from_secs(5 * 60),
     Duration::from_secs(30 * 60),
@@ -11,21 +14,24 @@ const FIRST: [Duration; 3] = [
 
 const THEN_EVERY: Duration = Duration::from_secs(60 * 60);
 
-/// When to log a state again that began a while ago: after 1, 5 and 30 minutes, and then every hour.
-#[derive(Debug, Clone)]
+/// When to log a state that lasts: at once, after 1, 5 and 30 minutes, and then every hour.
+#[derive(Debug)]
 pub struct Reminder {
     began: Instant,
     /// How long the state must have lasted for the next reminder.
     next: Duration,
+    /// The reasons that were logged.
+    logged: LoggedTexts,
 }
 
 impl Reminder {
-    /// Reminds of a state that began `now` and was logged then.
+    /// Reminds of a state that began `now`.
     #[must_use]
-    pub const fn new(now: Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         Self {
             began: now,
             next: FIRST[0],
+            logged: LoggedTexts::default(),
         }
     }
 
@@ -35,7 +41,7 @@ impl Reminder {
         now.saturating_duration_since(self.began)
     }
 
-    /// If the state is to be logged again, how long it has lasted. If several reminders are overdue, there is only one.
+    /// If the state is to be logged, how long it has lasted. If several reminders are overdue, there is only one.
     pub fn due(&mut self, now: Instant) -> Option<Duration> {
         let lasted = self.lasted(now);
         if lasted < self.next {
@@ -48,6 +54,12 @@ impl Reminder {
             .unwrap_or(THEN_EVERY * (hours + 1));
         Some(lasted)
     }
+
+    /// Like [`Self::due`]; a new reason is to be logged at once, but only once, because reasons may alternate.
+    pub fn due_for(&mut self, reason: &str, now: Instant) -> Option<Duration> {
+        let is_new = self.logged.is_new(reason, now);
+        self.due(now).or_else(|| is_new.then(|| self.lasted(now)))
+    }
 }
 
 #[cfg(test)]
@@ -55,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reminds_after_1_5_and_30_minutes_and_then_hourly() {
+    fn reminds_at_once_after_1_5_and_30_minutes_and_then_hourly() {
         let began = Instant::now();
         let mut reminder = Reminder::new(began);
         let mut minutes = Vec::new();
@@ -65,7 +77,20 @@ mod tests {
                 minutes.push(second / 60);
             }
         }
-        assert_eq!(minutes, [1, 5, 30, 60, 120, 180, 240]);
+        assert_eq!(minutes, [0, 1, 5, 30, 60, 120, 180, 240]);
+    }
+
+    #[test]
+    fn a_reason_is_logged_once_however_long_the_state_lasts() {
+        let began = Instant::now();
+        let mut reminder = Reminder::new(began);
+        let mut minutes = Vec::new();
+        for minute in 0..=120 {
+            let reason = if minute % 2 == 0 { "full" } else { "I/O error" };
+            let now = began + Duration::from_secs(minute * 60 + minute);
+            minutes.extend(reminder.due_for(reason, now).map(|_| minute));
+        }
+        assert_eq!(minutes, [0, 1, 5, 30, 60, 119]);
     }
 
     #[test]

@@ -1,56 +1,9 @@
-use std::fmt;
-use std::fmt::Write as _;
-
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
-
 use super::*;
-
-/// Collects the lines that are logged on this thread: each code, and some fields.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let line = &mut self.0;
-        match field.name() {
-            "message" | "sink" => {}
-            "code" => write!(line, "{value:?}").unwrap(),
-            name => write!(line, " {name}={value:?}").unwrap(),
-        }
-    }
-}
-
-impl Subscriber for Log {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        self.0.lock().unwrap().push(line.0.replace('"', ""));
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
+use crate::telemetry::CapturedLog;
 
 struct Rig {
     state: SinkState,
-    log: Log,
+    log: CapturedLog,
     began: Instant,
 }
 
@@ -58,7 +11,7 @@ impl Rig {
     fn new() -> Self {
         Self {
             state: SinkState::new("fake"),
-            log: Log::default(),
+            log: CapturedLog::default(),
             began: Instant::now(),
         }
     }
@@ -69,12 +22,11 @@ impl Rig {
 
     /// Runs `act`; returns what it logs.
     fn logged(&self, act: impl FnOnce(&SinkState)) -> Vec<String> {
-        tracing::subscriber::with_default(self.log.clone(), || act(&self.state));
-        std::mem::take(&mut self.log.0.lock().unwrap())
+        self.log.lines(|| act(&self.state))
     }
 
-    fn down(&self, seconds: u64, telling: Telling, reason: &str) -> Vec<String> {
-        self.logged(|state| state.down(telling, reason, backlog(7), self.at(seconds)))
+    fn down(&self, seconds: u64, reason: &str) -> Vec<String> {
+        self.logged(|state| state.down(reason, backlog(7), self.at(seconds)))
     }
 
     fn reason(&self) -> String {
@@ -97,7 +49,7 @@ fn backlog(waiting: u64) -> Backlog {
 #[test]
 fn an_outage_is_logged_again_after_1_5_and_30_minutes_and_then_hourly() {
     let rig = Rig::new();
-    let first = rig.down(0, Telling::Cause, "refused");
+    let first = rig.down(0, "refused");
     assert_eq!(first, ["sink_down reason=refused waiting=7"]);
     let again = rig.logged(|state| {
         for second in 0..=3 * 3600 {
@@ -121,7 +73,7 @@ fn each_reason_is_logged_once_even_if_two_alternate() {
     for second in 0..60 {
         let peer = ["a", "b"][usize::from(second % 2 == 1)];
         let reason = format!("{peer} refused (after {second}ms)");
-        lines.extend(rig.down(second, Telling::Unreachable, &reason));
+        lines.extend(rig.down(second, &reason));
         assert_eq!(rig.reason(), reason);
     }
     let expected = [
@@ -133,25 +85,30 @@ fn each_reason_is_logged_once_even_if_two_alternate() {
 }
 
 #[test]
-fn a_symptom_does_not_hide_the_cause() {
+fn a_reason_is_logged_once_in_an_outage_however_long_it_lasts() {
     let rig = Rig::new();
-    rig.down(0, Telling::Symptom, "nothing confirmed");
-    let changed = rig.down(1, Telling::Cause, "wrong password");
-    assert_eq!(changed.len(), 1, "{changed:?}");
-    let hidden = rig.down(2, Telling::Symptom, "nothing confirmed");
-    assert_eq!((hidden.len(), rig.reason().as_str()), (0, "wrong password"));
-    // Long after the cause was last reported. The symptom was logged when the outage began.
-    let later = rig.down(70, Telling::Symptom, "nothing confirmed");
-    assert_eq!(
-        (later.len(), rig.reason().as_str()),
-        (0, "nothing confirmed")
-    );
+    rig.down(0, "refused");
+    rig.down(1, "wrong password");
+    let mut lines = Vec::new();
+    // Past the reminder after two hours.
+    for second in 3700..7300 {
+        let reason = ["refused", "wrong password"][usize::from(second % 2 == 1)];
+        lines.extend(rig.down(second, reason));
+    }
+    let seconds = |line: &String| {
+        line.split(' ')
+            .find(|field| field.starts_with("seconds="))
+            .map(str::to_owned)
+    };
+    let logged: Vec<_> = lines.iter().filter_map(seconds).collect();
+    // The first is overdue.
+    assert_eq!(logged, ["seconds=3700", "seconds=7200"], "{lines:?}");
 }
 
 #[test]
 fn the_end_is_logged_with_its_duration_and_what_was_caught_up() {
     let rig = Rig::new();
-    rig.down(0, Telling::Cause, "refused");
+    rig.down(0, "refused");
     let lines = rig.logged(|state| {
         state.up(|| backlog(30), rig.at(90));
         state.up(|| panic!("it is up"), rig.at(91));
@@ -166,13 +123,13 @@ fn the_end_is_logged_with_its_duration_and_what_was_caught_up() {
     ];
     assert_eq!(lines, expected);
     // A new outage logs its reason, although the last one had the same.
-    assert_eq!(rig.down(100, Telling::Cause, "refused").len(), 1);
+    assert_eq!(rig.down(100, "refused").len(), 1);
 }
 
 #[test]
 fn what_was_confirmed_before_the_sink_was_up_counts_as_caught_up() {
     let rig = Rig::new();
-    rig.down(0, Telling::Cause, "refused");
+    rig.down(0, "refused");
     let all_confirmed = Backlog {
         confirmed: Seq(107),
         ..backlog(7)
@@ -198,16 +155,27 @@ fn a_sink_without_a_backlog_has_nothing_to_catch_up() {
 #[test]
 fn a_stopped_sink_is_logged_again_too() {
     let rig = Rig::new();
-    rig.down(0, Telling::Cause, "another relay");
+    rig.down(0, "refused");
     let lines = rig.logged(|state| {
-        state.stop(backlog(7), rig.at(0));
+        state.stop("another relay", backlog(7), rig.at(3));
         state.remind(|| backlog(8), rig.at(60));
     });
-    let line = |seconds, waiting| {
-        format!(
-            "sink_stopped reason=another relay seconds={seconds} waiting={waiting} \
-             spool_full_in_seconds=3600"
-        )
-    };
-    assert_eq!(lines, [line(0, 7), line(60, 8)]);
+    assert_eq!(lines, [stopped(3, 7), stopped(60, 8)]);
+}
+
+#[test]
+fn a_sink_that_was_up_is_only_logged_as_stopped() {
+    let rig = Rig::new();
+    let lines = rig.logged(|state| {
+        state.stop("another relay", backlog(7), rig.at(0));
+        state.remind(|| backlog(7), rig.at(1));
+    });
+    assert_eq!(lines, [stopped(0, 7)]);
+}
+
+fn stopped(seconds: u64, waiting: u64) -> String {
+    format!(
+        "sink_stopped reason=another relay seconds={seconds} waiting={waiting} \
+         spool_full_in_seconds=3600"
+    )
 }

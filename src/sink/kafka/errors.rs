@@ -3,7 +3,8 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::task::JoinError;
 
-use crate::sink::{Refusal, SessionError, Telling};
+use super::reason::Specificity;
+use crate::sink::{Refusal, SessionError};
 
 /// The class of a record's error.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,15 +37,15 @@ pub(super) const fn is_missing_right(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
-/// How much an error about a broker says. For TLS, login and name resolution librdkafka has codes of their own.
-pub(super) const fn telling(code: RDKafkaErrorCode) -> Telling {
+/// How specific an error about a broker is. For TLS, login and name resolution librdkafka has codes of their own.
+pub(super) const fn specificity(code: RDKafkaErrorCode) -> Specificity {
     match code {
-        RDKafkaErrorCode::AllBrokersDown => Telling::Symptom,
+        RDKafkaErrorCode::AllBrokersDown => Specificity::Symptom,
         RDKafkaErrorCode::BrokerTransportFailure
         | RDKafkaErrorCode::OperationTimedOut
         | RDKafkaErrorCode::RequestTimedOut
-        | RDKafkaErrorCode::TimedOutQueue => Telling::Unreachable,
-        _ => Telling::Cause,
+        | RDKafkaErrorCode::TimedOutQueue => Specificity::Unreachable,
+        _ => Specificity::Cause,
     }
 }
 

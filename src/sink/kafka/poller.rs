@@ -40,7 +40,9 @@ impl Poller {
             reports.tick();
             let now = Instant::now();
             // While records are in flight, only a confirm shows that their partitions' leaders can be reached: another
-            // broker may answer the probe. For the same reason an answer does not disprove a wrong password or name.
+            // broker may answer the probe. For the same reason an answer does not disprove a cause: if a leader's name
+            // does not resolve, the bootstrap server answers, and an idle sink would be up and down every few seconds.
+            // The price is that an idle sink is down for up to a minute after the cause was repaired.
             if reports.is_stalled_without_cause()
                 && probe_due <= now
                 && self.producer.in_flight_count() == 0

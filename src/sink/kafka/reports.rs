@@ -13,12 +13,13 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use super::errors::{ErrorClass, classify, is_missing_right, telling};
+use super::errors::{ErrorClass, classify, is_missing_right, specificity};
 use super::partition_state::Partition;
+use super::reason::{MostSpecificReason, Specificity};
 use super::record_id::RecordId;
 use super::rights::{Rights, TopicRight};
 use crate::event::Seq;
-use crate::sink::{DEAD_LETTER_TOPIC, MostTelling, Progress, Refusal, SessionError, Telling};
+use crate::sink::{DEAD_LETTER_TOPIC, Progress, Refusal, SessionError};
 use crate::telemetry::LoggedTexts;
 
 /// A fatal error fails everything in flight. This is how long to wait for the report of the record that caused it.
@@ -57,8 +58,8 @@ struct Inbox {
 #[derive(Debug, Default)]
 struct Stalled {
     now: bool,
-    /// The most telling of librdkafka's errors. There may be one while other brokers work.
-    reason: MostTelling,
+    /// The most specific of librdkafka's errors. There may be one while other brokers work.
+    reason: MostSpecificReason,
     unreported: bool,
 }
 
@@ -112,10 +113,10 @@ impl Reports {
     pub(super) fn is_stalled_without_cause(&self) -> bool {
         let stalled = &self.inbox().stalled;
         let recent = stalled.reason.recent(Instant::now());
-        stalled.now && recent.is_none_or(|(telling, _)| telling < Telling::Cause)
+        stalled.now && recent.is_none_or(|(specificity, _)| specificity < Specificity::Cause)
     }
 
-    /// The most telling of librdkafka's recent errors, if there was one. It says more than that a request failed.
+    /// The most specific of librdkafka's recent errors, if there was one. It says more than that a request failed.
     pub(super) fn last_error(&self) -> Option<String> {
         let inbox = self.inbox();
         let recent = inbox.stalled.reason.recent(Instant::now());
@@ -145,7 +146,7 @@ impl Reports {
             KafkaError::AdminOp(code) => Some(code),
             _ => error.rdkafka_error_code(),
         };
-        if code.is_some_and(|code| telling(code) < Telling::Cause)
+        if code.is_some_and(|code| specificity(code) < Specificity::Cause)
             && let Some(reason) = self.last_error()
         {
             return SessionError::Unavailable(format!("{action}: {reason}"), None);
@@ -342,7 +343,7 @@ impl ClientContext for Reports {
                 let code = code.unwrap_or(RDKafkaErrorCode::Unknown);
                 let stalled = &mut inbox.stalled;
                 let reasons = &mut stalled.reason;
-                let changed = reasons.update(telling(code), reason, Instant::now());
+                let changed = reasons.update(specificity(code), reason, Instant::now());
                 let begins = code == RDKafkaErrorCode::AllBrokersDown && !stalled.now;
                 stalled.now |= begins;
                 stalled.unreported |= begins || (changed && stalled.now);
