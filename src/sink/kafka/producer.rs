@@ -34,7 +34,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A producer with records in flight.
 pub(super) struct Producer {
     client: Arc<BaseProducer<Reports>>,
-    topic: String,
+    pub(super) topic: String,
     dead_letter_topic: String,
     /// Set when the topics have been looked up.
     counts: Arc<OnceLock<PartitionCounts>>,
@@ -135,22 +135,12 @@ impl Producer {
         match (error, self.client.client().fatal_error()) {
             (SessionError::Unavailable(..), Some((code, text))) => {
                 let right = TopicRight::Write;
-                let action = self.reports().explain(Some(code), right, &self.topic, text);
+                let rights = &self.reports().rights;
+                let action = rights.explain(code, right, &self.topic, text);
                 SessionError::unavailable(action, KafkaError::Global(code))
             }
             (error, _) => error,
         }
-    }
-
-    /// The error of a session in which a request about the events failed.
-    pub(super) fn request_failed(
-        &self,
-        action: String,
-        right: TopicRight,
-        error: KafkaError,
-    ) -> SessionError {
-        self.reports()
-            .request_failed(action, right, &self.topic, error)
     }
 
     /// Publishes a batch again after its transaction was aborted and all its delivery reports have arrived. Forgets

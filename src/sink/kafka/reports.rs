@@ -30,7 +30,7 @@ const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Reports {
     inbox: Mutex<Inbox>,
     changed: Notify,
-    rights: Rights,
+    pub(super) rights: Rights,
     /// The errors that librdkafka has logged in this session and in earlier ones.
     logged: Arc<Mutex<LoggedTexts>>,
 }
@@ -123,17 +123,6 @@ impl Reports {
         recent.map(|(_, reason)| reason.to_owned())
     }
 
-    /// The text of an error, with the right that is missing if `code` says that one is.
-    pub(super) fn explain(
-        &self,
-        code: Option<RDKafkaErrorCode>,
-        right: TopicRight,
-        topic: &str,
-        text: String,
-    ) -> String {
-        self.rights.explain(code, right, topic, text)
-    }
-
     /// The error of a session in which a request to the cluster failed.
     pub(super) fn request_failed(
         &self,
@@ -143,18 +132,17 @@ impl Reports {
         error: KafkaError,
     ) -> SessionError {
         let code = match error {
-            KafkaError::AdminOp(code) => Some(code),
-            _ => error.rdkafka_error_code(),
+            KafkaError::AdminOp(code) => code,
+            _ => error
+                .rdkafka_error_code()
+                .unwrap_or(RDKafkaErrorCode::Unknown),
         };
-        if code.is_some_and(|code| specificity(code) < Specificity::Cause)
+        if specificity(code) < Specificity::Cause
             && let Some(reason) = self.last_error()
         {
             return SessionError::Unavailable(format!("{action}: {reason}"), None);
         }
-        match code.and_then(|code| self.rights.missing(code, right, topic)) {
-            Some(missing) => SessionError::unavailable(format!("{action}: {missing}"), error),
-            None => SessionError::unavailable(action, error),
-        }
+        SessionError::unavailable(self.rights.explain(code, right, topic, action), error)
     }
 
     /// Reports that the brokers are reachable.
@@ -373,7 +361,7 @@ impl ProducerContext for Reports {
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let (topic, text) = (message.topic(), error.to_string());
-                let text = self.explain(Some(code), TopicRight::Write, topic, text);
+                let text = self.rights.explain(code, TopicRight::Write, topic, text);
                 inbox.failed(id, code, text);
             }
         }

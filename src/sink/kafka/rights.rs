@@ -1,7 +1,5 @@
 //! Names the right that the relay's user lacks.
 
-use std::fmt;
-
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -9,8 +7,8 @@ use rdkafka::error::RDKafkaErrorCode;
 #[derive(Debug, Default)]
 pub(super) struct Rights {
     user: String,
-    /// The transactional id, which is also the name of the consumer group.
-    id: Option<String>,
+    /// The transactional id, which is also the name of the consumer group; empty without transactions.
+    id: String,
 }
 
 /// What was being done with a topic.
@@ -22,45 +20,35 @@ pub(super) enum TopicRight {
     Write,
 }
 
-impl fmt::Display for TopicRight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
 impl Rights {
     /// The rights of a client with this configuration.
     pub(super) fn of(client: &ClientConfig) -> Self {
-        let has = |names: &[&str]| names.iter().any(|name| client.get(name).is_some());
-        let user = match client.get("sasl.username") {
-            Some(name) => format!("user {name}"),
-            None if has(&[
-                "ssl.certificate.location",
-                "ssl.certificate.pem",
-                "ssl.keystore.location",
-            ]) =>
-            {
-                "the user of the client certificate".to_owned()
-            }
-            None => "the relay's user".to_owned(),
-        };
+        let user = client.get("sasl.username");
         Self {
-            user,
-            id: client.get("transactional.id").map(str::to_owned),
+            user: user.map_or_else(
+                || "the relay's user".to_owned(),
+                |name| format!("user {name}"),
+            ),
+            id: client
+                .get("transactional.id")
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
 
-    /// The right that is missing if `code` says that one is, for an operation on a topic.
-    pub(super) fn missing(
+    /// The text of an error, preceded by the right that is missing if `code` says that one is, for an operation on a
+    /// topic.
+    pub(super) fn explain(
         &self,
         code: RDKafkaErrorCode,
         right: TopicRight,
         topic: &str,
-    ) -> Option<String> {
+        text: String,
+    ) -> String {
         use RDKafkaErrorCode as Code;
-        let id = self.id.as_deref().unwrap_or_default();
+        let Self { user, id } = self;
         let missing = match (code, right) {
-            (Code::TopicAuthorizationFailed, _) => format!("{right} on topic {topic}"),
+            (Code::TopicAuthorizationFailed, _) => format!("{right:?} on topic {topic}"),
             (Code::ClusterAuthorizationFailed, TopicRight::Create) => {
                 format!("Create on topic {topic}, or on the cluster")
             }
@@ -72,23 +60,9 @@ impl Rights {
                 format!("Write on transactional id {id}")
             }
             (Code::GroupAuthorizationFailed, _) => format!("Read on group {id}"),
-            _ => return None,
+            _ => return text,
         };
-        Some(format!("{} lacks the right {missing}", self.user))
-    }
-
-    /// The text of an error, preceded by the right that is missing if `code` says that one is.
-    pub(super) fn explain(
-        &self,
-        code: Option<RDKafkaErrorCode>,
-        right: TopicRight,
-        topic: &str,
-        text: String,
-    ) -> String {
-        match code.and_then(|code| self.missing(code, right, topic)) {
-            Some(missing) => format!("{missing}: {text}"),
-            None => text,
-        }
+        format!("{user} lacks the right {missing}: {text}")
     }
 }
 
@@ -107,7 +81,7 @@ mod tests {
             Rights::of(&client)
         };
         let rights = client(&[("sasl.username", "ann"), ("transactional.id", "r-1")]);
-        let missing = |code, right| rights.missing(code, right, "t").unwrap();
+        let explain = |code, right| rights.explain(code, right, "t", "denied".to_owned());
         for (code, right, expected) in [
             (
                 Code::TopicAuthorizationFailed,
@@ -141,20 +115,14 @@ mod tests {
                 "user ann lacks the right Read on group r-1",
             ),
         ] {
-            assert_eq!(missing(code, right), expected);
+            assert_eq!(explain(code, right), format!("{expected}: denied"));
         }
+        assert_eq!(explain(Code::UnknownTopic, TopicRight::Write), "denied");
+        let code = Code::TopicAuthorizationFailed;
+        let unknown = client(&[]).explain(code, TopicRight::Write, "t", "denied".to_owned());
         assert_eq!(
-            rights.missing(Code::UnknownTopic, TopicRight::Write, "t"),
-            None
+            unknown,
+            "the relay's user lacks the right Write on topic t: denied"
         );
-        let by_certificate = client(&[("ssl.certificate.location", "c.pem")]);
-        let unknown = client(&[]);
-        for (rights, user) in [
-            (by_certificate, "the user of the client certificate "),
-            (unknown, "the relay's user "),
-        ] {
-            let missing = rights.missing(Code::TopicAuthorizationFailed, TopicRight::Write, "t");
-            assert!(missing.unwrap().starts_with(user));
-        }
     }
 }

@@ -83,7 +83,8 @@ async fn ensure_one(
                 };
                 let reason = format!("cannot use topic {topic}: {code}{advice}");
                 let right = TopicRight::Describe;
-                let reason = producer.context().explain(Some(code), right, topic, reason);
+                let rights = &producer.context().rights;
+                let reason = rights.explain(code, right, topic, reason);
                 return Err(SessionError::Unavailable(reason, None));
             }
         }

@@ -168,8 +168,10 @@ impl Transactions {
                         }
                         Err(error) if batch.retries_left == 0 || !is_abortable(&error) => {
                             let action = "could not commit a transaction".to_owned();
-                            let right = TopicRight::Read;
-                            return Err(producer.request_failed(action, right, error));
+                            let (right, topic) = (TopicRight::Read, &producer.topic);
+                            return Err(producer
+                                .reports()
+                                .request_failed(action, right, topic, error));
                         }
                         Err(error) => {
                             debug!(%error, "aborting a transaction, to send its batch again");
@@ -321,7 +323,8 @@ impl Batch {
         }
         let action = "could not publish in a transaction".to_owned();
         let error = KafkaError::Transaction(failure);
-        producer.request_failed(action, TopicRight::Write, error)
+        let (reports, topic) = (producer.reports(), &producer.topic);
+        reports.request_failed(action, TopicRight::Write, topic, error)
     }
 }
 
