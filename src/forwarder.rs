@@ -130,14 +130,13 @@ impl<S: Sink> Forwarder<S> {
                     }
                 }
             };
-            let reason = chain(&error);
-            if let SessionError::Fenced(_) = error {
-                self.state.stop(&reason, self.backlog(), Instant::now());
+            let is_final = matches!(error, SessionError::Fenced(_));
+            self.down(&chain(&error), is_final);
+            if is_final {
                 // Reconnecting would fence the other process: wait for the shutdown.
                 self.stop.drain.cancelled().await;
                 return;
             }
-            self.down(&reason);
             let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
             let stopped = self.stopped();
             tokio::select! {
@@ -156,8 +155,9 @@ impl<S: Sink> Forwarder<S> {
         self.state.up(|| self.backlog(), Instant::now());
     }
 
-    fn down(&self, reason: &str) {
-        self.state.down(reason, self.backlog(), Instant::now());
+    fn down(&self, reason: &str, is_final: bool) {
+        self.state
+            .down(reason, is_final, self.backlog(), Instant::now());
     }
 
     /// Connects. None if the forwarder must stop.

@@ -101,7 +101,7 @@ impl<S: Sink> Forwarder<S> {
                         let waited = self.stalled_after.as_secs();
                         let error = session.last_error().map(|error| format!(": {error}"));
                         let error = error.unwrap_or_default();
-                        self.down(&format!("broker has confirmed nothing for {waited} s{error}"));
+                        self.down(&format!("broker has confirmed nothing for {waited} s{error}"), false);
                     }
                 }
             }
@@ -184,7 +184,7 @@ impl<S: Sink> Forwarder<S> {
             }
             Ok(Progress::Stalled(reason)) => {
                 self.flow = Flow::Stalled;
-                self.down(&reason);
+                self.down(&reason, false);
             }
             Ok(Progress::Refused(refused)) => return self.handle_refused(refused, session).await,
             Err(SessionError::Refused(refusal)) => {

@@ -196,17 +196,8 @@ impl SinkState {
         }
     }
 
-    /// The sink does not accept events, for this reason.
-    pub(super) fn down(&self, reason: &str, backlog: Backlog, now: Instant) {
-        self.begin_or_continue(reason, false, backlog, now);
-    }
-
-    /// The sink does not accept events, for this reason, and the relay will not reconnect to it until it is restarted.
-    pub(super) fn stop(&self, reason: &str, backlog: Backlog, now: Instant) {
-        self.begin_or_continue(reason, true, backlog, now);
-    }
-
-    fn begin_or_continue(&self, reason: &str, is_final: bool, backlog: Backlog, now: Instant) {
+    /// The sink does not accept events, for this reason. If that is final, the relay does not try to reconnect.
+    pub(super) fn down(&self, reason: &str, is_final: bool, backlog: Backlog, now: Instant) {
         let mut condition = self.condition();
         if !matches!(*condition, Condition::Down(_)) {
             *condition = Condition::Down(Outage {

@@ -26,7 +26,7 @@ impl Rig {
     }
 
     fn down(&self, seconds: u64, reason: &str) -> Vec<String> {
-        self.logged(|state| state.down(reason, backlog(7), self.at(seconds)))
+        self.logged(|state| state.down(reason, false, backlog(7), self.at(seconds)))
     }
 
     fn reason(&self) -> String {
@@ -157,7 +157,7 @@ fn a_stopped_sink_is_logged_again_too() {
     let rig = Rig::new();
     rig.down(0, "refused");
     let lines = rig.logged(|state| {
-        state.stop("another relay", backlog(7), rig.at(3));
+        state.down("another relay", true, backlog(7), rig.at(3));
         state.remind(|| backlog(8), rig.at(60));
     });
     assert_eq!(lines, [stopped(3, 7), stopped(60, 8)]);
@@ -167,7 +167,7 @@ fn a_stopped_sink_is_logged_again_too() {
 fn a_sink_that_was_up_is_only_logged_as_stopped() {
     let rig = Rig::new();
     let lines = rig.logged(|state| {
-        state.stop("another relay", backlog(7), rig.at(0));
+        state.down("another relay", true, backlog(7), rig.at(0));
         state.remind(|| backlog(7), rig.at(1));
     });
     assert_eq!(lines, [stopped(0, 7)]);
