@@ -6,7 +6,7 @@
 //! - while the broker is down, it retries without limit, with exponential backoff and jitter, and logs when the outage
 //!   begins, when its reason changes, how long it lasts, and when it ends;
 //! - an event that the broker refuses even when it is sent alone becomes a dead letter, and publishing continues;
-//! - if the sink's credentials change, it finishes the events in flight and reconnects;
+//! - if the sink's connection settings change, it finishes the events in flight and reconnects;
 //! - if another process has taken over its identity, it stops publishing until restarted;
 //! - on shutdown it drains the spool until the deadline, and leaves the rest in the spool.
 //!
@@ -77,7 +77,7 @@ pub struct Stop {
 enum SessionEnd {
     /// The forwarder was stopped.
     Stopped,
-    /// Reconnect at once: one event must be handled differently, or the credentials have changed.
+    /// Reconnect at once: one event must be handled differently, or the connection's settings have changed.
     Reconnect,
     /// The session is lost: pause, then reconnect.
     Lost(SessionError),
@@ -141,7 +141,7 @@ impl<S: Sink> Forwarder<S> {
             let stopped = self.stopped();
             tokio::select! {
                 () = stopped => return,
-                () = self.sink.credentials_changed() => pauses = self::pauses(),
+                () = self.sink.connection_changed() => pauses = self::pauses(),
                 () = sleep(pause) => {}
             }
         }

@@ -43,8 +43,9 @@ pub trait Sink: Send + 'static {
     /// The broker accepts events individually that it refused as a batch: later sessions must make smaller batches.
     fn make_smaller_batches(&mut self) {}
 
-    /// Completes when the credentials have changed since [`Self::connect`] was last called. Cancel safe.
-    fn credentials_changed(&mut self) -> impl Future<Output = ()> + Send {
+    /// Completes when the settings of the connection, or its certificates, have changed since [`Self::connect`] was
+    /// last called. Cancel safe.
+    fn connection_changed(&mut self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 

@@ -22,8 +22,8 @@ const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the log's thread has to write the last line.
 const LAST_LINE: Duration = Duration::from_millis(50);
 
-/// Runs until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP reloads the settings. Errors are logged: the log may be read by a
-/// program, even if the settings are wrong.
+/// Runs until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP reloads the settings. Errors are
+/// logged: the log may be read by a program, even if the settings are wrong.
 pub(super) fn run(load: Load) -> ExitCode {
     let loaded = load();
     let settings = match &loaded {

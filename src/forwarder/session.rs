@@ -73,11 +73,11 @@ impl<S: Sink> Forwarder<S> {
                         return end;
                     }
                 }
-                () = self.sink.credentials_changed(), if renew_by.is_none() => {
+                () = self.sink.connection_changed(), if renew_by.is_none() => {
                     let sink = self.sink.name();
                     info!(
                         code = "session_renewed", sink,
-                        "credentials or certificates of the sink have changed; reconnecting with the new ones"
+                        "settings or certificates of the sink's connection have changed; reconnecting with the new ones"
                     );
                     renew_by = Some(Instant::now() + RENEWAL_TIMEOUT);
                 }

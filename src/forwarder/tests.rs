@@ -257,7 +257,7 @@ async fn becomes_up_on_connect_or_on_first_confirm_with_backlog() {
 }
 
 #[tokio::test]
-async fn changed_credentials_renew_the_session_after_its_events_are_confirmed() {
+async fn a_changed_connection_renews_the_session_after_its_events_are_confirmed() {
     let broker = Broker::default();
     broker.set().silent = Some("");
     let rig = Rig::start(broker);
@@ -266,7 +266,7 @@ async fn changed_credentials_renew_the_session_after_its_events_are_confirmed() 
         rig.state.health() != Health::Starting
     })
     .await;
-    rig.broker.credentials_changed.notify_one();
+    rig.broker.connection_changed.notify_one();
     rig.append(4..=6).await;
     assert_eq!(rig.broker.set().sessions, 1);
     rig.broker.set().silent = None;
@@ -277,12 +277,12 @@ async fn changed_credentials_renew_the_session_after_its_events_are_confirmed() 
 }
 
 #[tokio::test]
-async fn changed_credentials_renew_a_session_that_confirms_nothing() {
+async fn a_changed_connection_renews_a_session_that_confirms_nothing() {
     let broker = Broker::default();
     broker.set().silent = Some("");
     let rig = Rig::start(broker);
     rig.append(1..=3).await;
-    rig.broker.credentials_changed.notify_one();
+    rig.broker.connection_changed.notify_one();
     rig.until("a new session", |rig| rig.broker.set().sessions == 2)
         .await;
     rig.broker.set().silent = None;

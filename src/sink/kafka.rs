@@ -246,7 +246,7 @@ const DEFAULT_BATCH_SIZE: u32 = 1_000_000;
 const SMALLEST_BATCH_SIZE: u32 = 1000;
 
 impl Kafka {
-    /// The cluster described by `settings`, for the events of this spool. Only the credentials may change.
+    /// The cluster described by `settings`, for the events of this spool. Only those of the connection may change.
     #[must_use]
     pub fn new(settings: watch::Receiver<Config>, spool_id: Uuid) -> Self {
         let exactly_once = settings.borrow().exactly_once;
@@ -292,7 +292,7 @@ impl Sink for Kafka {
         self.batch_size = Some(smaller);
     }
 
-    async fn credentials_changed(&mut self) {
+    async fn connection_changed(&mut self) {
         super::changed(&mut self.settings).await;
     }
 

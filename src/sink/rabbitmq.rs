@@ -52,7 +52,7 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// The cluster that `settings` describe. Only the credentials may change.
+    /// The cluster that `settings` describe. Only those of the connection may change.
     #[must_use]
     pub fn new(settings: watch::Receiver<Config>) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl Sink for RabbitMq {
         self.settings.borrow().window
     }
 
-    async fn credentials_changed(&mut self) {
+    async fn connection_changed(&mut self) {
         super::changed(&mut self.settings).await;
     }
 

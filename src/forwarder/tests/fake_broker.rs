@@ -44,7 +44,7 @@ pub(super) struct Behaviour {
 pub(super) struct Broker {
     behaviour: Arc<Mutex<Behaviour>>,
     pub(super) changed: Arc<Notify>,
-    pub(super) credentials_changed: Arc<Notify>,
+    pub(super) connection_changed: Arc<Notify>,
 }
 
 impl Broker {
@@ -75,8 +75,8 @@ impl Sink for Broker {
         self.set().made_smaller += 1;
     }
 
-    async fn credentials_changed(&mut self) {
-        self.credentials_changed.notified().await;
+    async fn connection_changed(&mut self) {
+        self.connection_changed.notified().await;
     }
 
     async fn connect(&mut self) -> Result<FakeSession, SessionError> {

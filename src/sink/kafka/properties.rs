@@ -30,9 +30,10 @@ const REFUSED: [&str; 7] = [
 /// Properties that have their own setting.
 const ELSEWHERE: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
 
-/// Properties whose values are never shown, and that may be read from a file: those that librdkafka 2.12 calls
-/// sensitive, with all aliases. The paths among them are not included (`ssl.key.location`,
-/// `sasl.oauthbearer.assertion.private.key.file`), because an operator looking for a missing file must see them.
+/// Properties whose values are not shown (but for the user's name in the text of a missing right), and that may be read
+/// from a file: those that librdkafka 2.12 calls sensitive, with all aliases. The paths among them are not included
+/// (`ssl.key.location`, `sasl.oauthbearer.assertion.private.key.file`), because an operator looking for a missing file
+/// must see them.
 pub const SECRETS: [&str; 11] = [
     "sasl.oauthbearer.assertion.private.key.passphrase",
     "sasl.oauthbearer.assertion.private.key.pem",
