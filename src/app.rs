@@ -181,7 +181,7 @@ impl App {
         let service = move |request, _| Arc::clone(&view).answer(request);
         admin_server.spawn(operators.serve(service, stop_admin.clone()));
 
-        // The servers and the forwarders end by themselves only because of a bug. What never ends only writes the log.
+        // The servers and forwarders return on their own only because of a bug. The futures that never return only log.
         let failure = tokio::select! {
             () = stop => None,
             failed = spool.failed() => Some(anyhow!(failed)),
@@ -276,8 +276,8 @@ fn warn_of_dead_letters(spool: &Spool, config: &Config) {
         warn!(
             code = "dead_letters_waiting",
             dead_letters,
-            "events that a broker refused even as dead letters are in the spool, and reach no subscriber; show them: \
-             sqlite3 -readonly '{path}' 'SELECT sink, seq, reason, detail, body FROM dead_letters'"
+            "the spool holds events that a broker refused even as dead letters; no subscriber receives them; to list \
+             them, run: sqlite3 -readonly '{path}' 'SELECT sink, seq, reason, detail, body FROM dead_letters'"
         );
     }
 }

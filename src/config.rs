@@ -248,8 +248,8 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Loads the settings of the admin listener. No other setting is read, so a mistake that the running relay has not
-    /// taken over does not fail its health checks.
+    /// Loads the settings of the admin listener. No other setting is read, so a mistake in a setting that the
+    /// running relay has not loaded does not make its health check fail.
     ///
     /// # Errors
     /// Names the setting that is unusable.

@@ -90,8 +90,8 @@ impl<'a> Reloader<'a> {
                         code = "reload_failed",
                         cause,
                         reason,
-                        "reload failed, and the current settings stay in effect; correct them, then send SIGHUP (a \
-                         corrected secret or certificate is noticed by itself)"
+                        "reload failed, and the current settings stay in effect; correct the new ones, then send SIGHUP \
+                         (not needed for a corrected secret or certificate)"
                     );
                 }
             }

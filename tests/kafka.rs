@@ -261,7 +261,7 @@ fn authenticates_with_plain_and_scram() {
 /// How long an outage is watched: longer than librdkafka's pauses between attempts, which are at most 10 s.
 const WATCHED: Duration = Duration::from_secs(15);
 
-/// Asserts that an outage was logged once, with at most so many changes of its reason.
+/// Asserts that an outage was logged once, and its reason changed at most `changes` times.
 #[track_caller]
 fn assert_logged_once(relay: &Relay, changes: usize) {
     assert_eq!(relay.down_entries().len(), 1, "{}", relay.log());

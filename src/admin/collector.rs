@@ -32,7 +32,7 @@ impl CollectedMetrics {
         let mut gauges = vec![
             (
                 "spool_events",
-                "Numbers from the oldest event kept to the newest, including forwarded and lost events",
+                "Sequence numbers from the oldest event kept to the newest; those of forwarded and lost events count",
                 None,
                 status.rows(),
             ),

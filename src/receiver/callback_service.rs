@@ -65,7 +65,7 @@ enum Verdict {
     },
 }
 
-/// Counts a request of this command as abandoned if it is dropped before it is emptied.
+/// Counts a request of this command as abandoned if this guard is dropped while it still holds a value.
 struct CountIfDropped<'a, D: Durability>(Option<(&'a CallbackService<D>, &'static str)>);
 
 impl<D: Durability> Drop for CountIfDropped<'_, D> {
@@ -147,7 +147,7 @@ impl<D: Durability> CallbackService<D> {
                     (Ok(_), Some(parse_error)) => {
                         warn!(
                             code = "callback_rejected", %id, command, reason = %parse_error,
-                            "callback could not be parsed; publishing it as a dead letter: read it there"
+                            "callback could not be parsed and is published as a dead letter; inspect it in the dead-letter topic or queue"
                         );
                         Outcome::Rejected(parse_error)
                     }

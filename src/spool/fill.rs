@@ -175,7 +175,7 @@ mod tests {
         assert!(level.is_nearly_full);
     }
 
-    /// Adds what is available after so many seconds; returns in how many seconds the spool is full.
+    /// Adds samples (seconds, available bytes); returns the seconds until the spool is full.
     fn full_in(samples: &[(u64, u64)]) -> Option<u64> {
         let began = Instant::now();
         let mut history = Samples::default();

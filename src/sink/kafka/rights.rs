@@ -52,7 +52,7 @@ impl Rights {
             (Code::ClusterAuthorizationFailed, TopicRight::Create) => {
                 format!("Create on topic {topic}, or on the cluster")
             }
-            // From Kafka 2.8 on, a producer id is given to whoever may write to any topic.
+            // From Kafka 2.8 on, a client gets a producer id if it may write to any topic.
             (Code::ClusterAuthorizationFailed, _) => format!(
                 "Write on topic {topic} (brokers before 2.8: IdempotentWrite on the cluster)"
             ),

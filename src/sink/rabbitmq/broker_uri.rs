@@ -56,7 +56,7 @@ impl FromStr for BrokerUri {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         if path == "/" {
             return Err(
-                "has a `/` and then no vhost; write `/%2f` for the default vhost, or remove the `/`",
+                "ends with `/` but names no vhost; write `/%2f` for the default vhost, or remove the `/`",
             );
         }
         let known = [

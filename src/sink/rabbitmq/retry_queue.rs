@@ -2,7 +2,7 @@
 //!
 //! RabbitMQ puts a message into every bound queue that accepts it, and nacks it if one of them does not. So each retry
 //! may add a copy to the queues that do accept it. Publishing every rejected message again and again would fill them.
-//! Instead, one message finds out whether the broker accepts messages again, and the others wait for its confirm.
+//! Instead, one message is published again, and the others wait until it is confirmed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -63,8 +63,8 @@ impl RetryQueue {
         }
     }
 
-    /// Removes a message that is confirmed, or that becomes a dead letter. Messages that were never rejected have no
-    /// effect.
+    /// Removes a message that is confirmed, or that becomes a dead letter. Does nothing for messages
+    /// that were never rejected.
     pub(super) fn complete(&mut self, seq: Seq, now: Instant) {
         self.routes.retain(|_, route| {
             if route.retrying.remove(&seq) {
