@@ -53,21 +53,16 @@ impl Layer {
         let path = path
             .to_str()
             .map_or(path, |path| Path::new(setting::clean(path)));
-        let source = match path.to_string_lossy() {
-            name if name.is_empty() => Source::Default,
-            name => Source::File(name.into_owned()),
+        let problem_of = |source, text| {
+            let key = "configuration file".to_owned();
+            vec![Problem { key, source, text }]
         };
-        let problem = |text: String| {
-            vec![Problem {
-                key: "configuration file".to_owned(),
-                source: source.clone(),
-                text,
-            }]
-        };
-        if source == Source::Default {
+        if path.as_os_str().is_empty() {
             let text = "has an empty name; set --config or RECALL_CONFIG to its path, or remove it";
-            return Err(problem(text.to_owned()));
+            return Err(problem_of(Source::Default, text.to_owned()));
         }
+        let source = Source::File(path.display().to_string());
+        let problem = |text| problem_of(source.clone(), text);
         let text = setting::read_text(path).map_err(problem)?;
         let text = text.trim_start_matches('\u{feff}');
         let values: Dict = toml::from_str(text).map_err(|error| {
