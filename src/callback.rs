@@ -4,7 +4,8 @@
 //! Promises:
 //! - every request that is not a recall is answered `OK`/0, because any other answer to one of the vendor's
 //!   *before*-callbacks could block an application's users;
-//! - a recall whose identity can be parsed becomes an event, even if other fields are missing or invalid;
+//! - a recall whose identity can be parsed becomes an event, even if other fields are missing or invalid, and whatever
+//!   values RFC 8259 allows there;
 //! - an authentic recall that cannot be parsed is stored whole as a dead letter, never dropped.
 //!
 //! It does not check whether a request comes from the vendor's network: the receiver does.
@@ -12,6 +13,7 @@
 mod answer;
 mod classify;
 mod command;
+mod json;
 mod query;
 mod recall;
 mod signature;
@@ -19,6 +21,7 @@ mod signature;
 pub use answer::{FAIL_CODE, OK, fail};
 pub use classify::{Body, Class, classify};
 pub use command::{NO_COMMAND, OTHER_COMMAND, Recall, known_command, known_commands};
+pub use json::{Object, Value};
 pub use query::Query;
 pub use recall::{IGNORABLE_FIELDS, IgnoredField, ParseError, ParsedRecall, parse_recall};
 pub use signature::{SignatureError, Token, Tokens, check_signature};

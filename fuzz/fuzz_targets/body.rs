@@ -8,11 +8,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
 use recall_relay::callback::{
-    Body, Class, ParseError, ParsedRecall, Query, Recall, classify, parse_recall,
+    Body, Class, Object, ParseError, ParsedRecall, Query, Recall, Value as Field, classify,
+    parse_recall,
 };
 use recall_relay::event::{Event, Kind, Rejected, UnixMillis};
 use serde_json::Value;
-use serde_json_borrow::{ObjectAsVec, Value as Borrowed};
 
 const APP: u64 = 1_400_000_001;
 
@@ -27,21 +27,21 @@ fuzz_target!(|input: &[u8]| {
             recall,
             body: parsed,
         } => match parse_recall(APP, recall, &query, &parsed, time(201)) {
-            Ok(accepted) => check_event(recall, &query, &parsed, &accepted),
+            Ok(accepted) => check_event(recall, &query, body, &parsed, &accepted),
             Err(error) => check_rejected(&query, body, &error),
         },
         Class::Probe => {
             assert!(query.command().is_some_and(is_recall));
-            if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
-                assert!(!object.contains_key("GroupId") && !object.contains_key("MsgKey"));
+            if let Some(object) = str::from_utf8(body).ok().and_then(Object::parse) {
+                assert!(object.get("GroupId").is_none() && object.get("MsgKey").is_none());
             } else {
                 assert!(body.trim_ascii().is_empty());
             }
         }
         Class::Other { command } => {
             assert!(command.is_none_or(|command| !is_recall(&command)));
-            if let Ok(Borrowed::Object(object)) = serde_json::from_slice(body) {
-                let named = object.get("CallbackCommand").and_then(Borrowed::as_str);
+            if let Ok(Value::Object(object)) = serde_json::from_slice(body) {
+                let named = object.get("CallbackCommand").and_then(Value::as_str);
                 assert!(
                     !named.is_some_and(is_recall),
                     "a recall was classified as another command"
@@ -64,7 +64,13 @@ fn is_recall(command: &str) -> bool {
     .contains(&command)
 }
 
-fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &ParsedRecall) {
+fn check_event(
+    recall: Recall,
+    query: &Query<'_>,
+    bytes: &[u8],
+    body: &Body<'_>,
+    parsed: &ParsedRecall,
+) {
     let Body::Object(object) = body else {
         panic!("parsed without an object: {body:?}");
     };
@@ -78,19 +84,17 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
         },
     );
     let text = |name: &str| {
-        let text = object.get(name).and_then(Borrowed::as_str);
+        let text = object.get(name).and_then(Field::as_text);
         text.expect("the identity is not a string")
     };
     let length = |name: &str| {
-        object
-            .get(name)
-            .and_then(Borrowed::as_array)
-            .map_or(0, <[_]>::len)
+        let list = object.get(name).and_then(Field::as_objects);
+        list.map_or(0, |list| list.len())
     };
     let (kind, subject, key) = match recall {
         Recall::Group => {
             let group = text("GroupId").to_owned();
-            let topic = object.get("TopicId").and_then(Borrowed::as_str);
+            let topic = object.get("TopicId").and_then(Field::as_text);
             let key = topic.filter(|topic| !topic.is_empty()).unwrap_or(&group);
             let key = format!("{APP}:{key}");
             ("group", group, key)
@@ -129,43 +133,40 @@ fn check_event(recall: Recall, query: &Query<'_>, body: &Body<'_>, parsed: &Pars
     }
 
     // The id does not depend on fields that are not part of the identity.
-    let other_fields = [
-        ("Type", Borrowed::from("Another")),
-        ("Operator_Account", Borrowed::from(7_u64)),
-        ("UnreadMsgNum", Borrowed::from(7_u64)),
-        (
-            "UnknownField",
-            Borrowed::Object(vec![("GroupId", Borrowed::from("of"))].into()),
-        ),
-    ];
+    let other_fields =
+        r#""Type":"Another","Operator_Account":1e400,"UnreadMsgNum":7,"UnknownField":{"GroupId":"of"}"#;
     // A group message has an `id`, any other message a `key`.
     let all_have_ids = reported
         .iter()
         .all(|message| message.get("id").or(message.get("key")).is_some());
-    let event_time = [("EventTime", Borrowed::from("1670574414999"))];
-    let other_fields = other_fields
-        .into_iter()
-        .chain(event_time.into_iter().filter(|_| all_have_ids));
-    let mut changed = object.clone();
-    for (name, value) in other_fields {
-        changed.insert(name, value);
-    }
+    let event_time = if all_have_ids {
+        r#","EventTime":"1670574414999""#
+    } else {
+        ""
+    };
+    let changed = with_fields(bytes, &format!("{other_fields}{event_time}"));
     let mut other_query = query.clone();
     other_query.client_ip = Some("203.0.113.9".into());
     other_query.platform = None;
     let reparsed = reparse(recall, &other_query, &changed, 999);
     assert_eq!(reparsed.event.id, event.id, "from {changed:?}");
 
-    // Neither the formatting of the JSON nor an unknown field changes the result.
-    let mut more = object.clone();
-    more.insert("UnknownField", Borrowed::Null);
+    // An unknown field changes nothing, whatever its value.
+    let more = with_fields(bytes, r#""UnknownField":[1e400,"\ud800"]"#);
     assert_eq!(&reparse(recall, query, &more, 201), parsed);
 }
 
-/// Parses the same recall from a body that is serialized again.
-fn reparse(recall: Recall, query: &Query<'_>, object: &ObjectAsVec<'_>, now: u64) -> ParsedRecall {
-    let bytes = serde_json::to_vec_pretty(object).expect("cannot serialize the JSON");
-    match classify(query, &bytes) {
+/// The object with more fields. The last field of a name counts.
+fn with_fields(object: &[u8], fields: &str) -> Vec<u8> {
+    let mut bytes = object.trim_ascii_end().to_vec();
+    assert_eq!(bytes.pop(), Some(b'}'));
+    bytes.extend(format!(",{fields}}}").bytes());
+    bytes
+}
+
+/// Parses the same recall from another body.
+fn reparse(recall: Recall, query: &Query<'_>, bytes: &[u8], now: u64) -> ParsedRecall {
+    match classify(query, bytes) {
         Class::Recall { recall: same, body } => {
             assert_eq!(same, recall);
             parse_recall(APP, recall, query, &body, time(now))

@@ -1,8 +1,9 @@
 //! Classifies a request, before its signature is checked.
 
-use serde_json_borrow::{ObjectAsVec, Value};
+use serde_json::value::RawValue;
 
 use super::command::Recall;
+use super::json::Object;
 use super::query::Query;
 
 /// The class of a request.
@@ -28,17 +29,23 @@ pub enum Class<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body<'a> {
     /// A JSON object.
-    Object(ObjectAsVec<'a>),
+    Object(Object<'a>),
     /// JSON, but not an object.
     NotAnObject,
-    /// Not JSON, with the parser's error.
+    /// Not JSON, or not UTF-8, with the parser's error.
     NotJson(String),
 }
 
 impl<'a> Body<'a> {
     fn parse(bytes: &'a [u8]) -> Self {
-        match serde_json::from_slice(bytes) {
-            Ok(Value::Object(object)) => Self::Object(object),
+        let text = match str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => return Self::NotJson(error.to_string()),
+        };
+        if let Some(object) = Object::parse(text) {
+            return Self::Object(object);
+        }
+        match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Self::NotAnObject,
             Err(error) => Self::NotJson(error.to_string()),
         }
@@ -51,7 +58,7 @@ impl<'a> Body<'a> {
         };
         object
             .get("CallbackCommand")?
-            .as_str()
+            .as_text()
             .filter(|command| !command.is_empty())
     }
 
@@ -60,7 +67,7 @@ impl<'a> Body<'a> {
         match self {
             Self::Object(object) => IDENTITY_FIELDS
                 .iter()
-                .any(|field| object.contains_key(field)),
+                .any(|field| object.get(field).is_some()),
             Self::NotAnObject | Self::NotJson(_) => true,
         }
     }

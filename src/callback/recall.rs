@@ -7,10 +7,9 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use serde_json_borrow::{ObjectAsVec, Value};
-
 use super::classify::Body;
 use super::command::Recall;
+use super::json::{Object, Value};
 use super::query::Query;
 use crate::event::{Client, Conversation, Event, KeyParts, Recalled, RecalledMessage, UnixMillis};
 
@@ -87,6 +86,7 @@ const MAX_COMMAND_CHARS: usize = 100;
 const MISSING: &str = "is missing";
 const EMPTY: &str = "is empty";
 const NOT_TEXT: &str = "is not a string";
+const NOT_UNICODE: &str = "is not Unicode text: it has a lone surrogate";
 
 /// Makes the event of a recall.
 ///
@@ -114,6 +114,8 @@ pub fn parse_recall(
         });
     }
 
+    // The messages borrow from it.
+    let list;
     // Identity fields return an error. Details only add to `ignored_fields`.
     let mut fields = Fields {
         object,
@@ -124,7 +126,8 @@ pub fn parse_recall(
         Recall::Group => {
             let group_id = fields.identity("GroupId")?;
             let topic_id = fields.topic()?;
-            let messages = fields.group_messages()?;
+            list = fields.list("MsgSeqList")?;
+            let messages = fields.group_messages(&list)?;
             operator_id = fields.detail("Operator_Account");
             let conversation = Conversation::Group {
                 group_id,
@@ -148,7 +151,8 @@ pub fn parse_recall(
             let conversation = Conversation::OfficialAccount {
                 official_account: fields.identity("Official_Account")?,
             };
-            (conversation, fields.withdrawn_messages()?)
+            list = fields.list("WithdrawMsgList")?;
+            (conversation, withdrawn_messages(&list)?)
         }
     };
     let recalled = Recalled {
@@ -169,7 +173,7 @@ pub fn parse_recall(
 
 /// The body's fields, and those ignored so far.
 struct Fields<'a> {
-    object: &'a ObjectAsVec<'a>,
+    object: &'a Object<'a>,
     ignored_fields: Vec<IgnoredField>,
 }
 
@@ -178,9 +182,11 @@ impl<'a> Fields<'a> {
     fn identity(&self, name: &'static str) -> Result<&'a str, ParseError> {
         match self.object.get(name) {
             None => Err(ParseError::Conversation(name, MISSING)),
-            Some(Value::Str(text)) if text.is_empty() => Err(ParseError::Conversation(name, EMPTY)),
-            Some(Value::Str(text)) => Ok(text),
-            Some(_) => Err(ParseError::Conversation(name, NOT_TEXT)),
+            Some(Value::Text(text)) if text.is_empty() => {
+                Err(ParseError::Conversation(name, EMPTY))
+            }
+            Some(Value::Text(text)) => Ok(text),
+            Some(Value::Other(json)) => Err(ParseError::Conversation(name, not_text(json))),
         }
     }
 
@@ -188,51 +194,39 @@ impl<'a> Fields<'a> {
     fn topic(&self) -> Result<Option<&'a str>, ParseError> {
         match self.object.get("TopicId") {
             None => Ok(None),
-            Some(Value::Str(text)) => Ok(Some(&**text).filter(|text| !text.is_empty())),
-            Some(_) => Err(ParseError::Conversation("TopicId", NOT_TEXT)),
+            Some(Value::Text(text)) => Ok(Some(&**text).filter(|text| !text.is_empty())),
+            Some(Value::Other(json)) => Err(ParseError::Conversation("TopicId", not_text(json))),
         }
     }
 
-    fn list(&self, name: &'static str) -> Result<&'a [Value<'a>], ParseError> {
-        match self.object.get(name) {
-            None => Err(ParseError::Messages(name.to_owned(), MISSING)),
-            Some(Value::Array(list)) if list.is_empty() => {
-                Err(ParseError::Messages(name.to_owned(), EMPTY))
-            }
-            Some(Value::Array(list)) => Ok(list),
-            Some(_) => Err(ParseError::Messages(name.to_owned(), "is not an array")),
+    fn list(&self, name: &'static str) -> Result<Vec<Object<'a>>, ParseError> {
+        let Some(value) = self.object.get(name) else {
+            return Err(ParseError::Messages(name.to_owned(), MISSING));
+        };
+        match value.as_objects() {
+            Some(list) if list.is_empty() => Err(ParseError::Messages(name.to_owned(), EMPTY)),
+            Some(list) => Ok(list),
+            None => Err(ParseError::Messages(name.to_owned(), "is not an array")),
         }
     }
 
-    fn group_messages(&mut self) -> Result<Vec<RecalledMessage<'a>>, ParseError> {
-        let list = self.list("MsgSeqList")?;
+    fn group_messages(
+        &mut self,
+        list: &'a [Object<'a>],
+    ) -> Result<Vec<RecalledMessage<'a>>, ParseError> {
         let mut messages = Vec::with_capacity(list.len());
         for (index, entry) in list.iter().enumerate() {
-            let seq = field(entry, "MsgSeq").ok_or_else(|| {
+            let seq = entry.get("MsgSeq").ok_or_else(|| {
                 ParseError::Messages(format!("MsgSeqList[{index}].MsgSeq"), MISSING)
             })?;
-            let seq = unsigned(seq).ok_or_else(|| {
+            let seq = seq.as_unsigned().ok_or_else(|| {
                 let path = format!("MsgSeqList[{index}].MsgSeq");
                 ParseError::Messages(path, "is not an unsigned 64-bit number")
             })?;
-            let id = self.text(field(entry, "MsgId"), "MsgId");
+            let id = self.text(entry.get("MsgId"), "MsgId");
             messages.push(RecalledMessage::Group { seq, id });
         }
         Ok(messages)
-    }
-
-    fn withdrawn_messages(&self) -> Result<Vec<RecalledMessage<'a>>, ParseError> {
-        self.list("WithdrawMsgList")?
-            .iter()
-            .enumerate()
-            .map(|(index, entry)| {
-                let path = format!("WithdrawMsgList[{index}].MsgKey");
-                match field(entry, "MsgKey") {
-                    Some(key) => message_by_key(&path, key),
-                    None => Err(ParseError::Messages(path, MISSING)),
-                }
-            })
-            .collect()
     }
 
     /// A string that is not part of the identity.
@@ -243,16 +237,16 @@ impl<'a> Fields<'a> {
     fn text(&mut self, value: Option<&'a Value<'a>>, name: &'static str) -> Option<&'a str> {
         match value {
             None => self.ignore(IgnoredField::Missing(name)),
-            Some(Value::Str(text)) if !text.is_empty() => Some(text),
+            Some(Value::Text(text)) if !text.is_empty() => Some(text),
             Some(_) => self.ignore(IgnoredField::Unusable(name)),
         }
     }
 
-    /// `EventTime`: milliseconds, as a number or as a string.
+    /// `EventTime`: milliseconds, as a number or as a string of digits.
     fn event_time(&mut self) -> Option<UnixMillis> {
         match self.object.get("EventTime") {
             None => self.ignore(IgnoredField::Missing("EventTime")),
-            Some(value) => match unsigned(value).and_then(UnixMillis::new) {
+            Some(value) => match value.as_unsigned().and_then(UnixMillis::new) {
                 None => self.ignore(IgnoredField::Unusable("EventTime")),
                 time => time,
             },
@@ -283,29 +277,37 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A field of a value that should be an object.
-fn field<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
-    value.as_object()?.get(name)
+fn withdrawn_messages<'a>(list: &'a [Object<'_>]) -> Result<Vec<RecalledMessage<'a>>, ParseError> {
+    let entries = list.iter().enumerate();
+    entries
+        .map(|(index, entry)| {
+            let path = format!("WithdrawMsgList[{index}].MsgKey");
+            match entry.get("MsgKey") {
+                Some(key) => message_by_key(&path, key),
+                None => Err(ParseError::Messages(path, MISSING)),
+            }
+        })
+        .collect()
 }
 
-/// A number, or a string that consists only of decimal digits.
-fn unsigned(value: &Value<'_>) -> Option<u64> {
-    match value {
-        Value::Number(number) => number.as_u64(),
-        Value::Str(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-        _ => None,
+/// Why a value is not text.
+fn not_text(json: &str) -> &'static str {
+    if json.starts_with('"') {
+        NOT_UNICODE
+    } else {
+        NOT_TEXT
     }
 }
 
 /// A message identified by its `MsgKey`, usually `<MsgSeq>_<MsgRandom>_<MsgTime seconds>`.
 fn message_by_key<'a>(path: &str, value: &'a Value<'_>) -> Result<RecalledMessage<'a>, ParseError> {
     match value {
-        Value::Str(key) if key.is_empty() => Err(ParseError::Messages(path.to_owned(), EMPTY)),
-        Value::Str(key) => Ok(RecalledMessage::Keyed {
+        Value::Text(key) if key.is_empty() => Err(ParseError::Messages(path.to_owned(), EMPTY)),
+        Value::Text(key) => Ok(RecalledMessage::Keyed {
             key,
             parts: key_parts(key),
         }),
-        _ => Err(ParseError::Messages(path.to_owned(), NOT_TEXT)),
+        Value::Other(json) => Err(ParseError::Messages(path.to_owned(), not_text(json))),
     }
 }
 

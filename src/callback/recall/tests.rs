@@ -75,14 +75,123 @@ fn parses_the_latest_group_recall_and_numbers_as_text() {
     assert_eq!(seq_as_text, event);
 }
 
-/// JSON does not define duplicate names, and the vendor does not send them.
 #[test]
-fn the_first_value_of_a_repeated_field_wins() {
+fn the_last_value_of_a_repeated_field_counts() {
     let (event, _) = parsed(&group(
-        r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1,"MsgSeq":2}],"GroupId":7"#,
+        r#""GroupId":7,"MsgSeqList":[{"MsgSeq":2,"MsgSeq":1}],"Group\u0049d":"g""#,
     ));
     assert_eq!(event["subject"], "g");
     assert_eq!(event["data"]["messages"], json!([{"seq":1}]));
+
+    let overridden =
+        group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}],"CallbackCommand":"State.StateChange""#);
+    let class = classify(&Query::parse(""), overridden.as_bytes());
+    assert!(matches!(class, Class::Other { .. }), "{class:?}");
+}
+
+#[test]
+fn a_number_may_have_any_form_that_equals_an_integer() {
+    let plain = parsed(&group(
+        r#""GroupId":"g","MsgSeqList":[{"MsgSeq":130}],"EventTime":1670574414123"#,
+    ));
+    for (seq, time) in [
+        ("130.0", "1670574414123.0"),
+        ("1.3e2", "1.670574414123E+12"),
+        (r#""130""#, r#""1670574414123""#),
+    ] {
+        let fields =
+            format!(r#""GroupId":"g","MsgSeqList":[{{"MsgSeq":{seq}}}],"EventTime":{time}"#);
+        assert_eq!(parsed(&group(&fields)), plain, "{fields}");
+    }
+}
+
+/// RFC 8259 allows these values; not every parser does.
+#[test]
+fn an_odd_value_costs_only_its_own_field() {
+    let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
+    let identity = r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}]"#;
+    let (plain, _) = parsed(&group(&format!(
+        r#"{identity},"Type":"Public","EventTime":1"#
+    )));
+    for odd in [
+        "1e400",
+        "-1E+999999999999999999999",
+        r#""\ud800""#,
+        r#""\udc00\ud800""#,
+        &deep,
+    ] {
+        let with = |name: &str| {
+            parsed(&group(&format!(
+                r#"{identity},"Type":"Public",{name}:{odd}"#
+            )))
+        };
+        let (event, ignored_fields) = with(r#""EventTime""#);
+        assert!(
+            ignored_fields.contains(&IgnoredField::Unusable("EventTime")),
+            "{odd}"
+        );
+        assert_eq!(event["data"]["conversation"], plain["data"]["conversation"]);
+        assert!(event["data"].get("recalled_at").is_none());
+        let (_, ignored_fields) = with(r#""Type""#);
+        assert!(
+            ignored_fields.contains(&IgnoredField::Unusable("Type")),
+            "{odd}"
+        );
+        for unknown in [r#""New""#, r#""\ud800""#] {
+            let (event, _) = with(&format!(r#""EventTime":1,{unknown}"#));
+            assert_eq!(event, plain, "{odd}");
+        }
+        let in_list =
+            format!(r#""GroupId":"g","MsgSeqList":[{{"MsgSeq":1,"MsgId":{odd},"New":{odd}}}]"#);
+        assert_eq!(
+            parsed(&group(&in_list)).0["data"]["messages"],
+            json!([{"seq":1}])
+        );
+    }
+    // In the identity it costs the event.
+    assert_eq!(
+        parse_error(&group(r#""GroupId":"\ud800","MsgSeqList":[{"MsgSeq":1}]"#)),
+        "conversation: GroupId is not Unicode text: it has a lone surrogate"
+    );
+    assert_eq!(
+        parse_error(&group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1e400}]"#)),
+        "messages: MsgSeqList[0].MsgSeq is not an unsigned 64-bit number"
+    );
+}
+
+#[test]
+fn only_json_in_utf_8_is_parsed() {
+    let query = "CallbackCommand=Group.CallbackAfterRecallMsg";
+    let valid = group(r#""GroupId":"g","MsgSeqList":[{"MsgSeq":1}],"New":"?""#);
+    parse(query, valid.as_bytes()).unwrap();
+    let position = valid.find('?').unwrap();
+    let mut not_utf_8 = valid.clone().into_bytes();
+    not_utf_8[position] = 0xff;
+    let utf_16: Vec<u8> = valid.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for body in [
+        not_utf_8,
+        utf_16,
+        format!("\u{feff}{valid}").into_bytes(),
+        format!("{valid},").into_bytes(),
+        valid.replace('?', "\n").into_bytes(),
+        valid.replace(r#""?""#, "NaN").into_bytes(),
+        valid.replace(r#""?""#, "01").into_bytes(),
+        valid.replace(r#""?""#, "+1").into_bytes(),
+        valid.replace(r#""?""#, "1.").into_bytes(),
+        valid.replace(r#""?""#, "'x'").into_bytes(),
+        valid.replace(r#""?""#, r#""\x""#).into_bytes(),
+        valid.replace(r#""?""#, r#""\u12g4""#).into_bytes(),
+        valid.replace(r#""?""#, "[1,]").into_bytes(),
+        valid.replace(r#""?""#, "1 // comment").into_bytes(),
+    ] {
+        let error = parse(query, &body).unwrap_err();
+        assert_eq!(
+            error.reason(),
+            "not_json",
+            "{}",
+            String::from_utf8_lossy(&body)
+        );
+    }
 }
 
 #[test]
