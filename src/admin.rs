@@ -4,6 +4,7 @@
 //! out of service because a broker is down would lose callbacks. Its body reports the state of the sinks.
 
 mod collector;
+mod exposition;
 mod process;
 mod sink_view;
 
@@ -16,8 +17,7 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
-use prometheus_client::encoding::text::encode;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ pub use collector::CollectedMetrics;
 pub use process::ProcessMetrics;
 pub use sink_view::SinkView;
 
+use self::exposition::ExpositionFormat;
 use crate::event::UnixMillis;
 use crate::forwarder::Health;
 use crate::receiver::{Limits, UnacceptedRecalls};
@@ -172,7 +173,7 @@ impl Admin {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.readiness(),
-            "/metrics" => self.metrics().await,
+            "/metrics" => self.metrics(request.headers()).await,
             "/" => text(StatusCode::OK, "recall-relay: /livez /readyz /metrics\n"),
             _ => text(
                 StatusCode::NOT_FOUND,
@@ -227,23 +228,20 @@ impl Admin {
         respond(status, "application/json", body)
     }
 
-    async fn metrics(self: Arc<Self>) -> Response<Full<Bytes>> {
+    async fn metrics(self: Arc<Self>, headers: &HeaderMap) -> Response<Full<Bytes>> {
         let Ok(scrape) = Arc::clone(&self.scrapes).try_acquire_owned() else {
             return text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many scrapes at once; retry later\n",
             );
         };
+        let format = ExpositionFormat::negotiate(headers);
         let encoded = tokio::task::spawn_blocking(move || {
             let _scrape = scrape;
-            let mut body = String::new();
-            encode(&mut body, &self.registry).map(|()| body)
+            format.encode(&self.registry)
         });
         match encoded.await {
-            Ok(Ok(body)) => {
-                let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                respond(StatusCode::OK, content_type, body.into_bytes())
-            }
+            Ok(Ok(body)) => respond(StatusCode::OK, format.content_type(), body.into_bytes()),
             _ => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "metrics could not be encoded\n",

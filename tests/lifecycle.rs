@@ -372,13 +372,10 @@ fn the_admin_listener_serves_only_its_paths() {
     assert_eq!(relay.admin("/nowhere").status, 404);
     assert_eq!(request(relay.admin, "POST", "/readyz", b"").status, 405);
     let metrics = relay.admin("/metrics");
-    assert!(
-        metrics
-            .header("content-type")
-            .unwrap()
-            .starts_with("application/openmetrics-text")
+    assert_eq!(
+        metrics.header("content-type").unwrap(),
+        "text/plain; version=0.0.4; charset=utf-8"
     );
-    assert!(metrics.text().ends_with("# EOF\n"));
     assert!(
         metrics
             .text()
@@ -408,11 +405,7 @@ fn the_reference_lists_every_metric() {
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "));
     let found: BTreeSet<String> = types
-        .map(|line| match line.split_once(' ').unwrap() {
-            (name, "counter") => format!("{name}_total"),
-            (name, "info") => format!("{name}_info"),
-            (name, _) => name.to_owned(),
-        })
+        .map(|line| line.split_once(' ').unwrap().0.to_owned())
         .collect();
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md");
     let page = std::fs::read_to_string(page).unwrap();
