@@ -134,13 +134,13 @@ impl Admin {
         )));
         own.register_with_unit(
             "spool_commit",
-            "How long commits of events take, including their sync",
+            "Time that commits of events take, the sync included",
             Unit::Seconds,
             spool.commit_seconds().clone(),
         );
         own.register(
             "build",
-            "The version of the relay",
+            "Version of the relay",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         Self {

@@ -104,7 +104,7 @@ impl App {
         let service = Arc::new(service);
         own.register(
             "http_connections",
-            "Open connections of the listener for callbacks",
+            "Open connections of the listener for callbacks (`http.max_connections`)",
             callbacks.connections().clone(),
         );
         let targets = Targets {

@@ -32,55 +32,55 @@ impl CollectedMetrics {
         let mut gauges = vec![
             (
                 "spool_events",
-                "Sequence numbers from the oldest event kept to the newest; those of forwarded and lost events count",
+                "Sequence numbers from the oldest event kept to the newest; those of forwarded and lost events count.",
                 None,
                 status.rows(),
             ),
             (
                 "spool_used",
-                "Bytes of all used pages",
+                "Bytes of all used pages, those of forwarded events included.",
                 Some(Unit::Bytes),
                 status.used_bytes,
             ),
             (
                 "spool_max",
-                "The setting spool.max_bytes",
+                "The setting `spool.max_bytes`.",
                 Some(Unit::Bytes),
                 self.spool.max_bytes(),
             ),
             (
                 "spool_available",
-                "Bytes left for events if all forwarded ones are purged: an estimate",
+                "Estimate of the bytes left for events if all forwarded ones are purged.",
                 Some(Unit::Bytes),
                 status.available_bytes,
             ),
             (
                 "spool_dead_letters",
-                "Dead letters in the spool that no broker accepted",
+                "Dead letters that no broker accepted, in the spool's table `dead_letters`.",
                 None,
                 status.dead_letters,
             ),
             (
                 "spool_accepting",
-                "1 while a callback can be stored durably",
+                "1 while a callback can be stored durably, else 0.",
                 None,
                 u64::from(status.refusing.is_none()),
             ),
             (
                 "spool_unreadable_events",
-                "Events that could not be read back since the start",
+                "Events that could not be read back since the start, because their checksum is wrong.",
                 None,
                 self.spool.unreadable(),
             ),
             (
                 "spool_lost_events",
-                "Stored events that were lost because the file was damaged",
+                "Stored events that were lost because the file was damaged, over all starts.",
                 None,
                 self.spool.lost(),
             ),
         ];
         let free_disk = self.spool.free_disk_bytes().map(|bytes| {
-            let help = "Free bytes of the spool's disk, including spool.reserve";
+            let help = "Free bytes of the spool's disk, `spool.reserve` included.";
             ("spool_free_disk", help, Some(Unit::Bytes), bytes)
         });
         gauges.extend(free_disk);
@@ -126,19 +126,19 @@ impl Collector for CollectedMetrics {
         let sinks: [(&str, &str, Option<Unit>, ReadGauge); 3] = [
             (
                 "sink_up",
-                "1 while the sink accepts events",
+                "1 while the sink accepts events, else 0.",
                 None,
                 |_, sink, _| float(u64::from(sink.state.health() == Health::Up)),
             ),
             (
                 "sink_lag_events",
-                "Events that the broker has not confirmed",
+                "Events that the broker has not confirmed.",
                 None,
                 |_, sink, status| float(status.last.0.saturating_sub(sink.cursor.position().0)),
             ),
             (
                 "sink_oldest_unconfirmed",
-                "Age of the oldest event that the broker has not confirmed",
+                "Age of the oldest event that the broker has not confirmed; 0 if there is none.",
                 Some(Unit::Seconds),
                 |metrics, sink, _| metrics.oldest_seconds(sink),
             ),
@@ -156,12 +156,12 @@ impl Collector for CollectedMetrics {
         let counters: [(&str, &str, ReadCounter); 2] = [
             (
                 "sink_confirmed_events",
-                "Events that the broker confirmed",
+                "Events that the broker confirmed.",
                 |sink| sink.state.metrics().confirmed,
             ),
             (
                 "sink_refused_events",
-                "Events that the broker will never accept",
+                "Events that the broker refused for good.",
                 |sink| sink.state.metrics().refused,
             ),
         ];
@@ -173,7 +173,7 @@ impl Collector for CollectedMetrics {
             }
         }
 
-        let help = "Log lines that could not be written to standard error";
+        let help = "Log lines that could not be written to standard error.";
         let metric =
             encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
         ConstCounter::new(dropped_lines()).encode(metric)

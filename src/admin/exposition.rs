@@ -89,9 +89,9 @@ fn matched(range: &str, name: &str, version: &str) -> Option<(u8, f32)> {
     Some((specificity, quality))
 }
 
-/// Converts text that `prometheus_client` has encoded, which has no Prometheus text of its own. The samples are the same
-/// in both formats. Prometheus text describes a counter and an info by the name of its samples, knows no info, and has
-/// neither units nor an end.
+/// Converts what `prometheus_client` has encoded: it has no encoder of Prometheus text. The samples are the same in
+/// both formats. In Prometheus text, `HELP` and `TYPE` of a counter and an info have the name of its samples, an info
+/// is a gauge, and there are neither units nor an end mark.
 fn to_prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     // The help precedes the type.
@@ -166,8 +166,8 @@ mod tests {
             (
                 &[
                     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
-                   application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
-                   text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+                   application/openmetrics-text;version=0.0.1;q=0.4,\
+                   text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
                 ],
                 OpenMetrics,
             ),

@@ -11,6 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 
 use super::collector::float;
 
@@ -34,8 +35,9 @@ impl Collector for ProcessMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
             let seconds = seconds(usage.user_time()) + seconds(usage.system_time());
-            let (name, help) = ("process_cpu_seconds", "User and system CPU time");
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            let (name, help) = ("process_cpu", "User and system CPU time.");
+            let unit = Some(&Unit::Seconds);
+            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
             ConstCounter::new(seconds).encode(metric)?;
         }
         // Only Linux has these files.
@@ -49,17 +51,19 @@ impl Collector for ProcessMetrics {
         let open = open.map(|count| float(count as u64));
         let limit = getrlimit(Resource::RLIMIT_NOFILE).ok();
         let limit = limit.map(|(soft, _)| float(soft));
-        for (name, help, value) in [
-            ("start_time_seconds", "Start, in Unix time", started),
-            ("resident_memory_bytes", "Resident memory", resident),
-            ("virtual_memory_bytes", "Virtual memory", reserved),
-            ("threads", "Threads", threads),
-            ("open_fds", "Open file descriptors", open),
-            ("max_fds", "Limit of open file descriptors", limit),
+        let (second, byte) = (Some(Unit::Seconds), Some(Unit::Bytes));
+        for (name, help, unit, value) in [
+            ("start_time", "Start, in Unix time.", &second, started),
+            ("resident_memory", "Resident memory.", &byte, resident),
+            ("virtual_memory", "Virtual memory.", &byte, reserved),
+            ("threads", "Threads.", &None, threads),
+            ("open_fds", "Open file descriptors.", &None, open),
+            ("max_fds", "Limit of open file descriptors.", &None, limit),
         ] {
             let Some(value) = value else { continue };
             let name = format!("process_{name}");
-            let metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            let metric =
+                encoder.encode_descriptor(&name, help, unit.as_ref(), MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
         }
         Ok(())

@@ -121,28 +121,28 @@ impl Metrics {
         );
         registry.register_with_unit(
             "answer",
-            "From a request's head to its answer",
+            "Time from a request's head to its answer",
             Unit::Seconds,
             metrics.answer_seconds.clone(),
         );
         registry.register(
             "callback_fields_absent",
-            "Fields that were left out of events because they were missing or unusable",
+            "Fields that events omit because the callback's field is `missing` or `unusable`",
             metrics.fields.clone(),
         );
         registry.register(
             "callback_signatures",
-            "Requests by the token that signed them: its position in auth.tokens, counted from 1",
+            "Callbacks by the token that signed them: its position in `auth.tokens`, counted from 1",
             metrics.signatures.clone(),
         );
         registry.register(
             "callback_bad_signatures",
-            "Requests whose signature was missing, wrong or stale, by command",
+            "Callbacks of any command with a missing, wrong or stale signature",
             metrics.bad_signatures.clone(),
         );
         registry.register_with_unit(
             "http_buffered",
-            "Bytes of http.max_buffered_bytes that callbacks hold",
+            "Bytes of `http.max_buffered_bytes` that callbacks hold",
             Unit::Bytes,
             buffered,
         );
