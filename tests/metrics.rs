@@ -1,20 +1,168 @@
-//! `/metrics` and its reference.
+//! `/metrics` as it is read: by Prometheus, by its linter, and by people in docs/reference/metrics.md.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
-use rig::{Connection, Relay, Setup};
+use rig::{Connection, Relay, Setup, free_port, recall_query, request, until};
+use serde_json::Value;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md");
 
 /// A relay with every metric: the one of tokens exists only if there are tokens.
 fn setup() -> Setup {
     Setup::new().set("RECALL_AUTH__TOKENS", "a,b")
+}
+
+#[test]
+fn the_linter_of_prometheus_has_no_complaint() {
+    let setup = setup();
+    let relay = setup.start();
+    assert_lints(&setup, &relay);
+    relay.kill();
+
+    let relay = setup.clone().without("RECALL_AUTH__TOKENS").start();
+    relay.recalls("g", 1..=3);
+    relay.post(&recall_query(), "{");
+    request(relay.callbacks, "GET", "/nowhere", b"");
+    relay.until_drained("stdout");
+    assert_lints(&setup, &relay);
+    relay.stop();
+}
+
+/// Asserts that `promtool` finds neither an error nor a bad name in what is served without `Accept`.
+#[track_caller]
+fn assert_lints(setup: &Setup, relay: &Relay) {
+    let file = setup.folder().join("metrics");
+    fs::write(&file, &relay.admin("/metrics").body).unwrap();
+    let linted = program("promtool")
+        .args(["check", "metrics"])
+        .stdin(File::open(file).unwrap())
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&linted.stderr);
+    assert!(linted.status.success(), "{complaints}");
+    assert_eq!(complaints, "");
+}
+
+#[test]
+fn prometheus_scrapes_open_metrics_and_evaluates_every_alert() {
+    let setup = setup().without("RECALL_AUTH__TOKENS");
+    let relay = setup.start();
+    relay.recalls("g", 1..=3);
+    let prometheus = Prometheus::start(&setup, &relay);
+
+    let accepted =
+        r#"recall_callbacks_total{command="Group.CallbackAfterRecallMsg",outcome="accepted"}"#;
+    let series = until("a scrape", || {
+        let answer = prometheus.get(&query(accepted));
+        answer["data"]["result"].get(0).cloned()
+    });
+    assert_eq!(series["value"][1], "3", "{series}");
+    // Only OpenMetrics has units: Prometheus has negotiated it.
+    let metadata = prometheus.get("/api/v1/targets/metadata?metric=recall_answer_seconds");
+    let found = &metadata["data"][0];
+    assert_eq!(found["type"], "histogram", "{metadata}");
+    assert_eq!(found["unit"], "seconds", "{metadata}");
+
+    for alert in alerts() {
+        let answer = prometheus.get(&query(&alert));
+        assert_eq!(answer["status"], "success", "{alert}: {answer}");
+    }
+    drop(prometheus);
+    relay.kill();
+}
+
+/// A Prometheus that scrapes a relay every second. Dropping it kills it.
+struct Prometheus {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    fn start(setup: &Setup, relay: &Relay) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let (config, data) = (
+            setup.folder().join("prometheus.yml"),
+            setup.folder().join("prometheus"),
+        );
+        let target = relay.admin;
+        let jobs = format!("[{{job_name: relay, static_configs: [{{targets: ['{target}']}}]}}]");
+        let settings = format!("global: {{scrape_interval: 1s}}\nscrape_configs: {jobs}\n");
+        fs::write(&config, settings).unwrap();
+        let process = program("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", data.display()))
+            .arg(format!("--web.listen-address={address}"))
+            .arg("--log.level=warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut prometheus = Self { process, address };
+        until("Prometheus to be ready", || {
+            assert_eq!(prometheus.process.try_wait().unwrap(), None, "it has ended");
+            let mut connection = Connection::open(address).ok()?;
+            let answer = connection.request("GET", "/-/ready", b"").ok()?;
+            (answer.status == 200).then_some(())
+        });
+        prometheus
+    }
+
+    fn get(&self, target: &str) -> Value {
+        let answer = request(self.address, "GET", target, b"");
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The target of an instant query.
+fn query(expression: &str) -> String {
+    let encoded: String = form_urlencoded::byte_serialize(expression.as_bytes()).collect();
+    format!("/api/v1/query?query={encoded}")
+}
+
+/// A program of the package `prometheus`.
+///
+/// # Panics
+/// If it is missing.
+fn program(name: &str) -> Command {
+    let installed = Command::new(name)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success());
+    assert!(
+        installed,
+        "{name} is missing: run tests/run, which installs it"
+    );
+    Command::new(name)
+}
+
+/// The PromQL expressions in the first column of the table of alerts.
+fn alerts() -> Vec<String> {
+    let page = fs::read_to_string(PAGE).unwrap();
+    let (_, section) = page.split_once("\n## Alerts\n").unwrap();
+    let mut alerts = Vec::new();
+    for row in section.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let (cell, _) = row.split_once(" | ").unwrap();
+        // Every second part is code. Code without a comparison is a name in a sentence.
+        let code = cell.split('`').step_by(2);
+        let expressions = code.filter(|code| code.contains(['<', '>', '=']));
+        alerts.extend(expressions.map(|expression| expression.replace(r"\|", "|")));
+    }
+    assert!(alerts.len() > 15, "{alerts:?}");
+    alerts
 }
 
 #[test]

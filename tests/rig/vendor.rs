@@ -127,7 +127,7 @@ impl Connection {
             let Some((name, value)) = line.trim_end().split_once(": ") else {
                 break;
             };
-            headers.push((name.to_owned(), value.to_owned()));
+            headers.push((name.to_ascii_lowercase(), value.to_owned()));
         }
         let length = headers.iter().find(|(name, _)| name == "content-length");
         let length = length
