@@ -19,8 +19,8 @@ mod time;
 pub use recalled::{Client, Conversation, KeyParts, Recalled, RecalledMessage, Rejected};
 pub use time::UnixMillis;
 
-/// The `content-type` of every event.
-pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
+/// The content type of an event's bytes. It has no parameter, because not every official SDK of CloudEvents accepts one.
+pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 
 /// An event's number in the spool. Numbers are assigned in order; no two committed events have the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -70,11 +70,21 @@ fn identity(setup: &Setup) -> String {
 
 #[test]
 fn killing_the_relay_duplicates_nothing() {
+    killing_the_relay_duplicates_nothing_in("structured");
+}
+
+#[test]
+fn killing_the_relay_duplicates_nothing_in_binary_mode() {
+    killing_the_relay_duplicates_nothing_in("binary");
+}
+
+fn killing_the_relay_duplicates_nothing_in(content_mode: &str) {
     let kafka = Kafka::shared();
-    let setup = setup(&kafka, "killed");
+    let topic = format!("killed-{content_mode}");
+    let setup = setup(&kafka, &topic).set("RECALL_KAFKA__CONTENT_MODE", content_mode);
     let acknowledged = kill_repeatedly(&setup, "kafka", 6);
     println!("{} acknowledged", acknowledged.len());
-    assert_once(&acknowledged, &kafka, "killed");
+    assert_once(&acknowledged, &kafka, &topic);
 }
 
 #[test]

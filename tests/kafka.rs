@@ -3,48 +3,140 @@
 
 mod rig;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rig::kafka::{Operation, PASSWORD, Resource, STRICT};
+use recall_relay::vendor::{BodyFormat, CallbackKind};
+use rig::kafka::{Operation, PASSWORD, Record, Resource, STRICT};
 use rig::{
-    Broker as _, Kafka, Load, Recall, Relay, Setup, TIMEOUT, assert_kept, large_recall, poll,
-    read_dead_letters, recall_query, until,
+    APP, Broker as _, Kafka, Load, Recall, Relay, Setup, TIMEOUT, assert_kept, large_recall, poll,
+    read_dead_letters, recall, recall_query, until,
 };
 use serde_json::Value;
 
+/// The time of the recalls, in Unix milliseconds.
+const AT_MS: u64 = 1_670_574_414_123;
+
+/// Both content modes of the CloudEvents Kafka protocol binding.
+const CONTENT_MODES: [&str; 2] = ["structured", "binary"];
+
+/// The attributes that every event has, but for `datacontenttype`, which is the record's `content-type`.
+const ATTRIBUTES: [&str; 7] = [
+    "dataschema",
+    "id",
+    "partitionkey",
+    "source",
+    "specversion",
+    "time",
+    "type",
+];
+
+/// The keys of two dead letters: a rejected callback, and an event that the broker refused.
+const REJECTED: &str = "1400000001";
+const REFUSED: &str = "1400000001:large";
+
 #[test]
-fn a_record_has_its_events_key_partition_and_headers() {
+fn a_record_has_its_events_key_partition_headers_and_value() {
     let kafka = Kafka::shared();
-    let relay = kafka.settings(Setup::new(), "headers").start();
-    for group in ["a", "b", "@TGS#c d"] {
-        relay.recalls(group, 1..=60);
+    for mode in CONTENT_MODES {
+        let topic = format!("each-kind-{mode}");
+        let dead_letter_topic = format!("{topic}.dead");
+        kafka.create_topic(&topic, 6, &[("max.message.bytes", "4000")]);
+        kafka.create_topic(&dead_letter_topic, 6, &[]);
+        let setup = kafka.settings(Setup::new(), &topic);
+        let setup = setup.set("RECALL_KAFKA__CONTENT_MODE", mode);
+        let relay = setup.start();
+        let accepted = |kind: CallbackKind, body: String| {
+            let answer = relay.post(&kind.query(APP, None), body);
+            assert!(answer.is_ok(), "{answer:?}");
+        };
+        let format = BodyFormat::default();
+        accepted(CallbackKind::Group, recall("@TGS#c d", 1));
+        // Escaped in JSON, but not in a header.
+        accepted(CallbackKind::Group, recall("\"\\\u{7}\u{e9}", 1));
+        accepted(CallbackKind::C2c, format.c2c("jared", "Jonh", 1, AT_MS));
+        let body = format.official_account("news", 1..=3, AT_MS);
+        accepted(CallbackKind::OfficialAccount, body);
+        let community = BodyFormat {
+            group_type: "Community".to_owned(),
+            ..format
+        };
+        let body = community.group("g", [1], |_| "id".to_owned(), AT_MS);
+        accepted(CallbackKind::Group, body);
+        accepted(CallbackKind::Group, large_recall("large", 20_000));
+        assert_eq!(relay.post(&recall_query(), "{").status, 400);
+        relay.until_drained("kafka");
+        relay.stop();
+
+        let published = published_bytes(&setup);
+        let kinds: BTreeSet<_> = published
+            .values()
+            .map(|body| body_field(body, "type"))
+            .collect();
+        assert_eq!((published.len(), kinds.len()), (7, 4), "{published:?}");
+        let events = kafka.read(&topic, 5, TIMEOUT);
+        let dead_letters = kafka.read(&dead_letter_topic, 2, TIMEOUT);
+        // After the refusal, some may have been published again.
+        let keys = |records: &[Record]| -> BTreeSet<_> {
+            records.iter().filter_map(|it| it.key.clone()).collect()
+        };
+        assert_eq!(
+            keys(&dead_letters),
+            BTreeSet::from([REJECTED.to_owned(), REFUSED.to_owned()])
+        );
+        assert_eq!(keys(&events).len(), 5, "{events:?}");
+        for record in events.iter().chain(&dead_letters) {
+            let key = record.key.as_deref().unwrap();
+            let body = &published[key];
+            assert_eq!(key, body_field(body, "partitionkey"));
+            assert_eq!(record.partition, partition_of_a_java_client(key, 6));
+
+            let payload = std::str::from_utf8(&record.payload).unwrap();
+            let mut expected = BTreeMap::new();
+            if mode == "structured" {
+                assert_eq!(payload, body);
+                let content_type = "application/cloudevents+json";
+                expected.insert("content-type".to_owned(), content_type.to_owned());
+            } else {
+                assert!(
+                    body.ends_with(&format!(r#","data":{payload}}}"#)),
+                    "{payload}"
+                );
+                let content_type = "application/json";
+                expected.insert("content-type".to_owned(), content_type.to_owned());
+                let subject = (key != REJECTED).then_some("subject");
+                for name in ATTRIBUTES.into_iter().chain(subject) {
+                    expected.insert(format!("ce_{name}"), body_field(body, name));
+                }
+            }
+            if key == REFUSED {
+                let detail = "Message production error: MessageSizeTooLarge (Broker: Message size too large)";
+                expected.insert("recall_reason".to_owned(), "too_large".to_owned());
+                expected.insert("recall_detail".to_owned(), detail.to_owned());
+            }
+            let headers: BTreeMap<_, _> = record.headers.iter().cloned().collect();
+            assert_eq!(headers, expected);
+            assert_eq!(record.headers.len(), headers.len(), "{record:?}");
+        }
     }
-    relay.until_drained("kafka");
-    for record in kafka.read("headers", 180, TIMEOUT) {
-        let event: Value = serde_json::from_slice(&record.payload).unwrap();
-        let key = record.key.as_deref().unwrap();
-        assert_eq!(key, event["partitionkey"]);
-        assert_eq!(record.partition, partition_of_a_java_client(key, 6));
-        let attribute = |name: &str| event[name].as_str().unwrap().to_owned();
-        let expected = [
-            (
-                "content-type",
-                "application/cloudevents+json; charset=UTF-8".to_owned(),
-            ),
-            ("ce_specversion", "1.0".to_owned()),
-            ("ce_id", attribute("id")),
-            (
-                "ce_type",
-                "com.tencent.im.group.message.recalled".to_owned(),
-            ),
-            ("ce_source", "/tencent-im/1400000001".to_owned()),
-            ("ce_time", "2022-12-09T08:26:54.123Z".to_owned()),
-            ("ce_subject", attribute("subject")),
-        ];
-        let expected = expected.map(|(name, value)| (name.to_owned(), value));
-        assert_eq!(record.headers, expected);
-    }
-    relay.stop();
+}
+
+/// The structured form of each event in a spool, by the event's key.
+fn published_bytes(setup: &Setup) -> BTreeMap<String, String> {
+    let spool = rusqlite::Connection::open(setup.spool()).unwrap();
+    let mut rows = spool
+        .prepare("SELECT conversation, body FROM events")
+        .unwrap();
+    let rows = rows
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+/// A string in an event.
+fn body_field(body: &str, name: &str) -> String {
+    let event: Value = serde_json::from_str(body).unwrap();
+    event[name].as_str().unwrap().to_owned()
 }
 
 /// Kafka's default partitioner for Java, which uses `org.apache.kafka.common.utils.Utils.murmur2`.
@@ -74,39 +166,39 @@ fn partition_of_a_java_client(key: &str, partitions: i32) -> i32 {
 #[test]
 fn a_too_large_record_becomes_a_dead_letter() {
     let kafka = Kafka::shared();
-    let topic = "too-large";
-    let setup = kafka.settings(Setup::new(), topic);
-    kafka.create_topic(topic, 2, &[("max.message.bytes", "4000")]);
-    let relay = setup.start();
-    let mut sent = Vec::new();
-    for number in 1..=40 {
-        for group in ["a", "b", "c"] {
-            sent.extend(relay.recalls(group, number..=number));
+    for mode in CONTENT_MODES {
+        let topic = &format!("too-large-{mode}");
+        let setup = kafka.settings(Setup::new(), topic);
+        kafka.create_topic(topic, 2, &[("max.message.bytes", "4000")]);
+        let relay = setup.set("RECALL_KAFKA__CONTENT_MODE", mode).start();
+        let mut sent = Vec::new();
+        for number in 1..=40 {
+            for group in ["a", "b", "c"] {
+                sent.extend(relay.recalls(group, number..=number));
+            }
+            if number == 20 {
+                let large = relay.post(&recall_query(), large_recall("b", 20_000));
+                assert!(large.is_ok(), "{large:?}");
+            }
         }
-        if number == 20 {
-            let large = relay.post(&recall_query(), large_recall("b", 20_000));
-            assert!(large.is_ok(), "{large:?}");
-        }
+        relay.until_drained("kafka");
+        assert_kept(&sent, &kafka.recalls(topic, sent.len()));
+        let dead = kafka.read(&format!("{topic}.dead"), 1, TIMEOUT);
+        assert_eq!(dead.len(), 1);
+        assert_eq!(dead[0].header("recall_reason"), Some("too_large"));
+        assert!(
+            dead[0]
+                .header("recall_detail")
+                .unwrap()
+                .contains("MessageSizeTooLarge"),
+            "{dead:?}"
+        );
+        let event = dead[0].event();
+        assert_eq!(event["type"], "com.tencent.im.group.message.recalled");
+        assert!(dead[0].payload.len() > 4000);
+        assert_eq!(relay.refused_events("kafka"), 1);
+        relay.stop();
     }
-    relay.until_drained("kafka");
-    assert_kept(&sent, &kafka.recalls(topic, sent.len()));
-    let dead = kafka.read(&format!("{topic}.dead"), 1, TIMEOUT);
-    assert_eq!(dead.len(), 1);
-    assert_eq!(dead[0].header("recall_reason"), Some("too_large"));
-    assert!(
-        dead[0]
-            .header("recall_detail")
-            .unwrap()
-            .contains("MessageSizeTooLarge"),
-        "{dead:?}"
-    );
-    assert_eq!(
-        dead[0].header("ce_type"),
-        Some("com.tencent.im.group.message.recalled")
-    );
-    assert!(dead[0].payload.len() > 4000);
-    assert_eq!(relay.refused_events("kafka"), 1);
-    relay.stop();
 }
 
 /// Regression: a topic's limit applies to whole batches, and a backlog makes large ones. The poison search bisected

@@ -36,7 +36,7 @@ fn a_message_has_its_events_properties_and_routing_key() {
         );
         assert_eq!(
             delivery.content_type.as_deref(),
-            Some("application/cloudevents+json; charset=UTF-8")
+            Some("application/cloudevents+json")
         );
         assert_eq!(
             (delivery.persistent, delivery.timestamp),

@@ -69,7 +69,7 @@ pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
         let mut record = BaseRecord::with_opaque_to(topic, number)
             .key(&*event.conversation)
             .payload(&event.body[..])
-            .headers(headers(event));
+            .headers(headers());
         while let Err((error, unsent)) = producer.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
             assert_eq!(error, full, "a record cannot be queued");
@@ -87,19 +87,9 @@ pub fn publish(kafka: &Kafka, topic: &str, events: u64) -> f64 {
     (confirmed - 1) as f64 / (end - *first).as_secs_f64()
 }
 
-fn headers(event: &Event) -> OwnedHeaders {
-    let headers = [
-        ("content-type", CONTENT_TYPE),
-        ("ce_specversion", "1.0"),
-        ("ce_id", &event.id.to_string()),
-        ("ce_type", event.kind.event_type()),
-        ("ce_source", &event.source()),
-        ("ce_time", &event.time.to_string()),
-        ("ce_subject", event.subject.as_deref().unwrap_or_default()),
-    ];
-    let all = OwnedHeaders::new_with_capacity(headers.len());
-    headers.into_iter().fold(all, |all, (key, value)| {
-        let value = Some(value);
-        all.insert(Header { key, value })
+fn headers() -> OwnedHeaders {
+    OwnedHeaders::new_with_capacity(1).insert(Header {
+        key: "content-type",
+        value: Some(CONTENT_TYPE),
     })
 }

@@ -435,6 +435,7 @@ fn other_value(key: &str, default: &str) -> String {
         "rabbitmq.uri" => "amqps://another",
         "rabbitmq.tls.ca" => "/another",
         "rabbitmq.queue_type" => "classic",
+        "kafka.content_mode" => "binary",
         "rabbitmq.unroutable" => "dead-letter",
         "kafka.bootstrap_servers" => "another:9092",
         "log.format" => "text",

@@ -12,6 +12,7 @@
 mod coordinator;
 mod errors;
 mod group_offset;
+mod message;
 mod partition_state;
 mod poller;
 mod producer;
@@ -43,6 +44,7 @@ use tokio::sync::watch;
 use tracing::info;
 use uuid::Uuid;
 
+pub use message::ContentMode;
 pub use properties::{PropertyError, SECRETS, normalize};
 pub use session::KafkaSession;
 
@@ -82,6 +84,8 @@ pub struct Config {
     /// Replication factor of a topic that the relay creates; `-1` is the broker's default.
     #[serde(deserialize_with = "setting::number::<_, _, -1, 32_767>")]
     pub replication_factor: i32,
+    /// How a record contains an event.
+    pub content_mode: ContentMode,
     /// Events in flight. If it is too small, each batch waits for the previous one; if too large, more events are
     /// duplicated after a crash.
     #[serde(deserialize_with = "setting::number::<_, _, 1, 1_000_000>")]
@@ -103,6 +107,7 @@ impl Default for Config {
             create_topics: true,
             partitions: 6,
             replication_factor: -1,
+            content_mode: ContentMode::Structured,
             window: 10_000,
             exactly_once: false,
             properties: BTreeMap::new(),
@@ -308,12 +313,7 @@ impl Sink for Kafka {
         } = self;
         let id = identity.as_ref().map(|identity| identity.id.as_str());
         let client = config.client(id);
-        let mut producer = Producer::open(
-            &client,
-            &config.topic,
-            &config.dead_letter_topic,
-            Arc::clone(logged),
-        )?;
+        let mut producer = Producer::open(&client, &config, Arc::clone(logged))?;
         let ready = async {
             producer.set_partition_counts(topics::ensure(&config, producer.client()).await?);
             match identity {

@@ -27,7 +27,7 @@ impl Recall {
         Self::of_event(&serde_json::from_slice(event).unwrap())
     }
 
-    fn of_event(event: &Value) -> Self {
+    pub(super) fn of_event(event: &Value) -> Self {
         let number = event["data"]["messages"][0]["seq"].as_u64().unwrap();
         Self::new(event["subject"].as_str().unwrap(), number)
     }

@@ -7,7 +7,7 @@ use super::*;
 const MARKER: &str = "hunter2";
 
 /// Each setting with a value that is not its default, and what it refuses.
-const TABLE: [(&str, &str, &[&str]); 44] = [
+const TABLE: [(&str, &str, &[&str]); 45] = [
     (
         "sdk_app_ids",
         "1400000002",
@@ -158,6 +158,11 @@ const TABLE: [(&str, &str, &[&str]); 44] = [
     ),
     ("kafka.partitions", "7", &["0", "-1", "1.5", "1000001"]),
     ("kafka.replication_factor", "3", &["0", "-2", "32768"]),
+    (
+        "kafka.content_mode",
+        "binary",
+        &["Binary", "batched", "true"],
+    ),
     ("kafka.window", "1000", &["0", "-1", "1000001"]),
     ("kafka.exactly_once", "true", &["yes", "1", "TRUE"]),
     (

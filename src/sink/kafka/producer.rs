@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::Config;
 use super::errors::refusal_at_once;
+use super::message::{ContentMode, headers_and_value};
 use super::partition_state::{Partition, Partitions, partition_of};
 use super::poller::Poller;
 use super::record_id::RecordId;
 use super::reports::{ProducerReport, Reports};
 use super::rights::{Rights, TopicRight};
 use super::topics::PartitionCounts;
-use crate::event::{CONTENT_TYPE, Seq};
+use crate::event::Seq;
 use crate::sink::{Delivery, Progress, SessionError, Window};
 use crate::telemetry::LoggedTexts;
 
@@ -36,6 +37,7 @@ pub(super) struct Producer {
     client: Arc<BaseProducer<Reports>>,
     pub(super) topic: String,
     dead_letter_topic: String,
+    content_mode: ContentMode,
     /// Set when the topics have been looked up.
     counts: Arc<OnceLock<PartitionCounts>>,
     partitions: Partitions,
@@ -49,8 +51,7 @@ impl Producer {
     /// Creates a producer; it connects in the background.
     pub(super) fn open(
         client: &ClientConfig,
-        topic: &str,
-        dead_letter_topic: &str,
+        config: &Config,
         logged: Arc<Mutex<LoggedTexts>>,
     ) -> Result<Self, SessionError> {
         let reports = Reports::new(Rights::of(client), logged);
@@ -62,8 +63,8 @@ impl Producer {
         let (exit_sender, ended) = oneshot::channel();
         let poller = Poller {
             producer: Arc::clone(&producer),
-            topic: topic.to_owned(),
-            dead_letter_topic: dead_letter_topic.to_owned(),
+            topic: config.topic.clone(),
+            dead_letter_topic: config.dead_letter_topic.clone(),
             partitions: Arc::clone(&counts),
             stopped: Arc::clone(&stopped),
         };
@@ -79,8 +80,9 @@ impl Producer {
             })?;
         Ok(Self {
             client: producer,
-            topic: topic.to_owned(),
-            dead_letter_topic: dead_letter_topic.to_owned(),
+            topic: config.topic.clone(),
+            dead_letter_topic: config.dead_letter_topic.clone(),
+            content_mode: config.content_mode,
             counts,
             partitions: Partitions::default(),
             backlog: VecDeque::new(),
@@ -220,11 +222,12 @@ impl Producer {
         } else {
             &self.topic
         };
+        let (headers, value) = headers_and_value(delivery, self.content_mode);
         let record = BaseRecord::with_opaque_to(topic, RecordId::of(delivery).opaque())
             .partition(partition.number)
             .key(&*delivery.event.conversation)
-            .payload(&delivery.event.body[..])
-            .headers(headers(delivery));
+            .payload(value)
+            .headers(headers);
         self.client.send(record).map_err(|(error, _)| error)
     }
 
@@ -247,32 +250,6 @@ impl Producer {
         self.send_backlog(window);
         progress
     }
-}
-
-fn headers(delivery: &Delivery) -> OwnedHeaders {
-    let event = &delivery.event;
-    let mut headers = OwnedHeaders::new_with_capacity(9);
-    let mut add = |key: &str, value: &str| {
-        let all = std::mem::replace(&mut headers, OwnedHeaders::new_with_capacity(0));
-        headers = all.insert(Header {
-            key,
-            value: Some(value),
-        });
-    };
-    add("content-type", CONTENT_TYPE);
-    add("ce_specversion", "1.0");
-    add("ce_id", &event.id.to_string());
-    add("ce_type", event.kind.event_type());
-    add("ce_source", &event.source());
-    add("ce_time", &event.time.to_string());
-    if let Some(subject) = &event.subject {
-        add("ce_subject", subject);
-    }
-    if let Some(refusal) = &delivery.refusal {
-        add("recall_reason", refusal.reason);
-        add("recall_detail", &refusal.detail);
-    }
-    headers
 }
 
 impl Drop for Producer {

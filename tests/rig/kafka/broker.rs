@@ -88,14 +88,16 @@ impl Broker for Kafka {
 
     fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
         let records = self.read(name, at_least, TIMEOUT);
-        let recalls = records.iter().map(|record| Recall::of(&record.payload));
+        let recalls = records
+            .iter()
+            .map(|record| Recall::of_event(&record.event()));
         recalls.collect()
     }
 
     fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter> {
         let records = self.read(&format!("{name}.dead"), at_least, TIMEOUT);
         let dead_letter = |record: &Record| DeadLetter {
-            kind: record.header("ce_type").map(str::to_owned),
+            kind: record.event()["type"].as_str().map(str::to_owned),
             reason: record.header("recall_reason").map(str::to_owned),
         };
         records.iter().map(dead_letter).collect()

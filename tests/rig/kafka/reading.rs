@@ -7,6 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
+use serde_json::{Value, json};
 
 use super::super::broker::header;
 use super::super::node::poll;
@@ -138,6 +139,21 @@ impl Record {
                 .collect(),
             payload: message.payload().unwrap_or_default().to_vec(),
         }
+    }
+
+    /// The event in structured form, whichever content mode the record has.
+    pub fn event(&self) -> Value {
+        let value = serde_json::from_slice(&self.payload).expect("a value is not JSON");
+        if self.header("content-type") == Some("application/cloudevents+json") {
+            return value;
+        }
+        let mut event = json!({"datacontenttype": self.header("content-type"), "data": value});
+        for (name, value) in &self.headers {
+            if let Some(name) = name.strip_prefix("ce_") {
+                event[name] = json!(value);
+            }
+        }
+        event
     }
 
     /// The value of a header, if exactly one has that name.
