@@ -54,7 +54,8 @@ fn a_record_has_its_events_key_partition_headers_and_value() {
         accepted(CallbackKind::Group, recall("@TGS#c d", 1));
         // Escaped in JSON, but not in a header.
         accepted(CallbackKind::Group, recall("\"\\\u{7}\u{e9}", 1));
-        accepted(CallbackKind::C2c, format.c2c("jared", "Jonh", 1, AT_MS));
+        accepted(CallbackKind::C2c, format.c2c("a:b", "c", 1, AT_MS));
+        accepted(CallbackKind::C2c, format.c2c("a", "b:c", 1, AT_MS));
         let body = format.official_account("news", 1..=3, AT_MS);
         accepted(CallbackKind::OfficialAccount, body);
         let community = BodyFormat {
@@ -73,8 +74,8 @@ fn a_record_has_its_events_key_partition_headers_and_value() {
             .values()
             .map(|body| body_field(body, "type"))
             .collect();
-        assert_eq!((published.len(), kinds.len()), (7, 4), "{published:?}");
-        let events = kafka.read(&topic, 5, TIMEOUT);
+        assert_eq!((published.len(), kinds.len()), (8, 4), "{published:?}");
+        let events = kafka.read(&topic, 6, TIMEOUT);
         let dead_letters = kafka.read(&dead_letter_topic, 2, TIMEOUT);
         // After the refusal, some may have been published again.
         let keys = |records: &[Record]| -> BTreeSet<_> {
@@ -84,7 +85,7 @@ fn a_record_has_its_events_key_partition_headers_and_value() {
             keys(&dead_letters),
             BTreeSet::from([REJECTED.to_owned(), REFUSED.to_owned()])
         );
-        assert_eq!(keys(&events).len(), 5, "{events:?}");
+        assert_eq!(keys(&events).len(), 6, "{events:?}");
         for record in events.iter().chain(&dead_letters) {
             let key = record.key.as_deref().unwrap();
             let body = &published[key];

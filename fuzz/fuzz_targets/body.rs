@@ -100,7 +100,8 @@ fn check_event(
             ("group", group, key)
         }
         Recall::C2c => {
-            let both = format!("{}:{}", text("From_Account"), text("To_Account"));
+            let escaped = |name| text(name).replace('%', "%25").replace(':', "%3A");
+            let both = format!("{}:{}", escaped("From_Account"), escaped("To_Account"));
             let key = format!("{APP}:{both}");
             ("c2c", both, key)
         }
@@ -209,7 +210,10 @@ fn check_envelope(event: &Event, kind: Kind) -> Value {
     assert_eq!(value["id"], event.id.to_string());
     assert_eq!(value["specversion"], "1.0");
     assert_eq!(value["source"], format!("/tencent-im/{APP}"));
-    assert_eq!(value["source"], event.source());
+    assert_eq!(
+        value["source"],
+        format!("/tencent-im/{}", event.sdk_app_id())
+    );
     assert_eq!(value["type"], kind.event_type());
     assert_eq!(value["subject"].as_str(), event.subject.as_deref());
     let time = value["time"].as_str().expect("no time");

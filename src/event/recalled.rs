@@ -126,14 +126,20 @@ pub struct Rejected<'a> {
 }
 
 impl Conversation<'_> {
+    /// The CloudEvents `subject`. Each pair of accounts has its own, because `:` is escaped in both.
     pub(super) fn subject(&self) -> Cow<'_, str> {
         match self {
             Self::Group { group_id, .. } => Cow::Borrowed(group_id),
             Self::C2c {
                 from_account,
                 to_account,
-            } => Cow::Owned(format!("{from_account}:{to_account}")),
+            } => Cow::Owned(format!("{}:{}", escape(from_account), escape(to_account))),
             Self::OfficialAccount { official_account } => Cow::Borrowed(official_account),
         }
     }
+}
+
+/// An account without any `:`; different accounts stay different.
+fn escape(account: &str) -> String {
+    account.replace('%', "%25").replace(':', "%3A")
 }

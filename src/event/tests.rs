@@ -1,3 +1,7 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
 use super::id::{NAMESPACE, name_to_id};
 use super::*;
 
@@ -237,13 +241,121 @@ fn event_fields_agree_with_the_body() {
         assert_eq!(body["type"], event.kind.event_type());
         assert_eq!(body["partitionkey"], *event.conversation);
         assert_eq!(body["time"], event.time.to_string());
-        assert_eq!(body["source"], event.source());
+        assert_eq!(body["source"], format!("/tencent-im/{app}"));
         assert_eq!(event.sdk_app_id(), app);
         assert_eq!(
             (body["subject"].as_str(), event.subject.as_deref()),
             (subject, subject)
         );
         assert_eq!(event.group_type.as_deref(), group_type);
+    }
+}
+
+/// The event of a one-to-one conversation.
+fn between<'a>(from_account: &'a str, to_account: &'a str) -> Event {
+    let recalled = Recalled {
+        conversation: Conversation::C2c {
+            from_account,
+            to_account,
+        },
+        ..c2c()
+    };
+    recalled.event()
+}
+
+#[test]
+fn the_accounts_of_a_one_to_one_key_are_escaped() {
+    for (from, to, subject) in [
+        ("jared", "Jonh", "jared:Jonh"),
+        ("a:b", "c", "a%3Ab:c"),
+        ("a", "b:c", "a:b%3Ac"),
+        ("a%3Ab", "100%", "a%253Ab:100%25"),
+        ("::", "%%", "%3A%3A:%25%25"),
+        ("@é/ b", "%3a", "@é/ b:%253a"),
+    ] {
+        let event = between(from, to);
+        let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
+        let key = format!("1400000001:{subject}");
+        assert_eq!(event.subject.as_deref(), Some(subject));
+        assert_eq!(*event.conversation, key);
+        assert_eq!(
+            (&body["subject"], &body["partitionkey"]),
+            (&subject.into(), &key.into())
+        );
+        assert_eq!(event.sdk_app_id(), "1400000001");
+        // Only the key is escaped.
+        let conversation = &body["data"]["conversation"];
+        assert_eq!(conversation["from_account"], from);
+        assert_eq!(conversation["to_account"], to);
+        assert_eq!(event.id, id_between(from, to));
+    }
+}
+
+fn id_between(from: &str, to: &str) -> Uuid {
+    name_to_id(&(
+        1_400_000_001,
+        "C2C.CallbackAfterMsgWithDraw",
+        [from, to],
+        ["48374_2837546_1557481126"],
+        None::<i64>,
+    ))
+}
+
+#[test]
+fn names_of_other_conversations_are_not_escaped() {
+    let name = "a%:b";
+    let messages = || vec![RecalledMessage::Group { seq: 1, id: None }];
+    let mut of_topic = group(Some(name), messages());
+    let key = format!("1400000001:{name}");
+    assert_eq!(*of_topic.event().conversation, key);
+    for conversation in [
+        Conversation::Group {
+            group_id: name,
+            group_type: None,
+            topic_id: None,
+        },
+        Conversation::OfficialAccount {
+            official_account: name,
+        },
+    ] {
+        of_topic.conversation = conversation;
+        let event = of_topic.event();
+        assert_eq!(event.subject.as_deref(), Some(name));
+        assert_eq!(*event.conversation, key);
+    }
+}
+
+#[test]
+fn two_pairs_of_accounts_never_share_a_key() {
+    let parts = ["", "a", ":", "%", "%3A", "%25"];
+    let accounts: BTreeSet<String> = parts
+        .iter()
+        .flat_map(|first| parts.map(|second| format!("{first}{second}")))
+        .collect();
+    let mut pairs = BTreeMap::new();
+    for from in &accounts {
+        for to in &accounts {
+            let key = between(from, to).conversation;
+            if let Some(other) = pairs.insert(key, (from, to)) {
+                panic!("{:?} has the key of {other:?}", (from, to));
+            }
+        }
+    }
+    assert_eq!(pairs.len(), 31 * 31);
+}
+
+proptest! {
+    /// A pair that can be read back from its key shares it with no other.
+    #[test]
+    fn a_key_contains_exactly_one_pair_of_accounts(from in "[a:%235AB\\PC]{0,12}", to in "[a:%235AB\\PC]{0,12}") {
+        let event = between(&from, &to);
+        let subject = event.conversation.strip_prefix("1400000001:").unwrap();
+        prop_assert_eq!(Some(subject), event.subject.as_deref());
+        let accounts: Vec<_> = subject
+            .split(':')
+            .map(|account| account.replace("%3A", ":").replace("%25", "%"))
+            .collect();
+        prop_assert_eq!(accounts, [from, to]);
     }
 }
 
