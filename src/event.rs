@@ -1,8 +1,8 @@
 //! The event published for a callback: its id and its bytes.
 //!
 //! An event is a CloudEvents 1.0 message in structured mode. Its bytes are made once, when the callback arrives, and
-//! are the same in the spool and on every broker. Its id is a pure function of the callback's content: a repeated
-//! callback, a restart and a replay all produce the same id.
+//! are the same in the spool and on every broker (in Kafka's binary mode, divided into headers and a value). Its id is
+//! a pure function of the callback's content: a repeated callback, a restart and a replay all produce the same id.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ mod time;
 pub use recalled::{Client, Conversation, KeyParts, Recalled, RecalledMessage, Rejected};
 pub use time::UnixMillis;
 
-/// The content type of an event's bytes. It has no parameter, because not every official SDK of CloudEvents accepts one.
+/// The content type of an event's bytes. Without a parameter: not every official SDK of CloudEvents accepts one.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 
 /// An event's number in the spool. Numbers are assigned in order; no two committed events have the same number.
@@ -104,12 +104,6 @@ impl Event {
     pub fn sdk_app_id(&self) -> &str {
         let app = self.conversation.split(':').next();
         app.unwrap_or_default()
-    }
-
-    /// The CloudEvents `source`.
-    #[must_use]
-    pub fn source(&self) -> String {
-        format!("/tencent-im/{}", self.sdk_app_id())
     }
 
     /// Identifies this event even if its number was used for another event, for example after the spool was restored

@@ -49,7 +49,7 @@ fn check_written(
     let event = recalled.event();
     let value: Value = serde_json::from_slice(&event.body).expect("the event is not JSON");
     assert_eq!(value["id"], event.id.to_string());
-    assert_eq!(event.source(), format!("/tencent-im/{number}"));
+    assert_eq!(value["source"], format!("/tencent-im/{number}"));
     assert_eq!(event.subject.as_deref(), Some(group_id));
     assert_eq!(value["subject"], group_id);
     let key = topic_id.unwrap_or(group_id);
