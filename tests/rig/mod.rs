@@ -34,11 +34,12 @@ pub use faults::{Calls, Faults};
 pub use kafka::Kafka;
 pub use node::{free_port, poll};
 pub use oracle::{
-    Recall, assert_kept, kill_repeatedly, published, read_dead_letters, read_spool, under_load,
+    Recall, assert_kept, kill_repeatedly, published, read_dead_letters, read_events, read_spool,
+    under_load,
 };
 pub use proxy::{NetworkMode, Proxy};
 pub use rabbitmq::RabbitMq;
-pub use relay::{APP, Relay, Setup};
+pub use relay::{APP, Lines, Relay, Setup};
 pub use vendor::{
     Answer, Connection, Load, encode, large_recall, padded_recall, recall, recall_query, request,
 };

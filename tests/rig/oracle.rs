@@ -33,15 +33,20 @@ impl Recall {
     }
 }
 
-/// Every event that is still in the spool's file.
+/// The recall of every event that is still in the spool's file.
 pub fn read_spool(setup: &Setup) -> Vec<Recall> {
+    published(&read_events(setup))
+}
+
+/// Every event that is still in the spool's file, in structured mode.
+pub fn read_events(setup: &Setup) -> Vec<Value> {
     rusqlite::Connection::open(setup.spool())
         .unwrap()
         .prepare("SELECT body FROM events ORDER BY seq")
         .unwrap()
         .query_map([], |row| row.get::<_, String>(0))
         .unwrap()
-        .map(|body| Recall::of(body.unwrap().as_bytes()))
+        .map(|body| serde_json::from_str(&body.unwrap()).unwrap())
         .collect()
 }
 

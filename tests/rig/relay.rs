@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::lines::Lines;
+pub use self::lines::Lines;
 pub use self::setup::Setup;
 use super::vendor::{Answer, Connection, recall, recall_query, request};
 use super::{Recall, poll, until};

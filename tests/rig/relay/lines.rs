@@ -10,14 +10,14 @@ use super::super::until;
 
 /// Lines that a process writes, collected as they arrive.
 #[derive(Clone, Default)]
-pub(super) struct Lines {
+pub struct Lines {
     collected: Arc<Mutex<(Vec<String>, bool)>>,
     /// Holding it pauses the collection.
     pub(super) paused: Arc<Mutex<()>>,
 }
 
 impl Lines {
-    pub(super) fn collect_from(&self, from: impl Read + Send + 'static) {
+    pub fn collect_from(&self, from: impl Read + Send + 'static) {
         let lines = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
@@ -28,20 +28,20 @@ impl Lines {
         });
     }
 
-    pub(super) fn all(&self) -> Vec<String> {
+    pub fn all(&self) -> Vec<String> {
         self.collected.lock().unwrap().0.clone()
     }
 
     /// The lines that are events. Skips empty lines: after a failed write the relay writes a newline, in case it wrote
     /// a partial line.
-    pub(super) fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Value> {
         let lines = self.all().into_iter().filter(|line| !line.is_empty());
         lines
             .map(|line| serde_json::from_str(&line).unwrap())
             .collect()
     }
 
-    pub(super) fn until_closed(&self) {
+    pub fn until_closed(&self) {
         until("the output to be closed", || {
             self.collected.lock().unwrap().1.then_some(())
         });
