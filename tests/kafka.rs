@@ -4,6 +4,7 @@
 mod rig;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::time::Duration;
 
 use recall_relay::vendor::{BodyFormat, CallbackKind};
@@ -333,7 +334,8 @@ fn a_producer_that_lost_every_broker_is_replaced() {
 #[test]
 fn authenticates_with_plain_and_scram() {
     let kafka = Kafka::shared();
-    for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
+    let scram = Kafka::has_scram("authenticates_with_plain_and_scram").then_some("SCRAM-SHA-256");
+    for mechanism in iter::once("PLAIN").chain(scram) {
         let topic = format!("sasl-{}", mechanism.to_lowercase());
         let setup = kafka.as_user(kafka.settings(Setup::new(), &topic));
         let setup = setup.set("RECALL_KAFKA__PROPERTIES__SASL_MECHANISM", mechanism);
@@ -436,6 +438,8 @@ fn a_right_taken_away_is_named() {
             .start();
         let mut sent = relay.recalls("a", 1..=1);
         relay.until_drained("kafka");
+        // A new cluster (seen with 3.9) may answer the first request for an offset with "Not coordinator".
+        let outages_before = relay.down_entries().len();
 
         let mut denied: Vec<_> = vec![(events, Operation::Write, "Write on topic rights")];
         if exactly_once == "true" {
@@ -458,7 +462,7 @@ fn a_right_taken_away_is_named() {
             kafka.permit(resource, operation);
             relay.until_drained("kafka");
         }
-        let outages = relay.down_entries().len();
+        let outages = relay.down_entries().len() - outages_before;
         assert_eq!(outages, sent.len() - 1, "{}", relay.log());
         assert!(
             !relay.log().contains("Local: Fatal error"),

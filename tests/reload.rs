@@ -207,6 +207,9 @@ fn a_session_is_renewed_under_load_without_a_repeated_event() {
 
 #[test]
 fn kafka_password_changes_while_a_session_lives() {
+    if !Kafka::has_scram("kafka_password_changes_while_a_session_lives") {
+        return; // With PLAIN, the password cannot change while the broker runs.
+    }
     // A session must show the password again every 3 s.
     let kafka = Kafka::start_with(&[(
         "listener.name.sasl.scram-sha-256.connections.max.reauth.ms",

@@ -8,6 +8,7 @@ mod topics;
 mod wire;
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub use self::reading::Record;
 pub use self::wire::{Operation, Resource};
 use super::Setup;
 use super::broker::Broker as _;
-use super::node::{Node, Service, free_port};
+use super::node::{Node, Service, free_port, setting};
 
 /// The user of [`Kafka::sasl_servers`], for PLAIN and for SCRAM-SHA-256.
 pub const USER: &str = "relay";
@@ -41,6 +42,9 @@ pub const STRICT: [(&str, &str); 2] = [
     ("super.users", "User:ANONYMOUS"),
 ];
 
+/// The first version that has SCRAM without `ZooKeeper` (KIP-900).
+const SCRAM_SINCE: (u32, u32) = (3, 5);
+
 const NODE_ID: i32 = 1;
 
 /// The timeout of administrative requests.
@@ -51,6 +55,7 @@ pub struct Kafka {
     port: u16,
     sasl_port: u16,
     tls_port: u16,
+    controller_port: u16,
     proxied: Proxied,
 }
 
@@ -98,6 +103,7 @@ impl Kafka {
             port: free_port(),
             sasl_port: free_port(),
             tls_port: free_port(),
+            controller_port: free_port(),
             proxied: Proxied {
                 listens: free_port(),
                 advertised: free_port(),
@@ -107,10 +113,12 @@ impl Kafka {
             "server.properties",
             &properties::server_properties(&kafka, properties),
         );
-        kafka.node.write(
-            "scram",
-            &format!("SCRAM-SHA-256=[name={USER},password={PASSWORD}]"),
-        );
+        if version() >= SCRAM_SINCE {
+            kafka.node.write(
+                "scram",
+                &format!("SCRAM-SHA-256=[name={USER},password={PASSWORD}]"),
+            );
+        }
         kafka
     }
 
@@ -185,6 +193,22 @@ impl Kafka {
         self.node.write(file, &before.replace(from, to));
     }
 
+    /// Whether this version of Kafka has SCRAM. If not, says on stderr that the test leaves it out.
+    pub fn has_scram(test: &str) -> bool {
+        let version = version();
+        let has_scram = version >= SCRAM_SINCE;
+        if !has_scram {
+            let (major, minor) = version;
+            // Not by a macro: the harness shows what those print only if a test fails.
+            writeln!(
+                io::stderr(),
+                "{test}: not tested with SCRAM, which Kafka {major}.{minor} has only with ZooKeeper"
+            )
+            .expect("cannot write to stderr");
+        }
+        has_scram
+    }
+
     /// Changes the password of [`USER`] for SCRAM-SHA-256. Connections that are open stay so.
     pub fn set_password(&self, password: &str) {
         scram::set_password(self.port, USER, password);
@@ -192,13 +216,23 @@ impl Kafka {
 
     /// Unregisters the broker from the cluster: until it is restarted, metadata lists no broker and no leader.
     pub fn unregister(&self) {
-        wire::unregister(self.port, NODE_ID);
+        wire::unregister(self.controller_port, NODE_ID);
     }
 
     fn client(&self) -> AdminClient<DefaultClientContext> {
         client_config(&self.bootstrap_servers())
             .create()
             .expect("cannot create an admin client")
+    }
+}
+
+/// Major and minor version of the broker.
+fn version() -> (u32, u32) {
+    let version = setting("RECALL_TEST_KAFKA_VERSION");
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor),
+        _ => panic!("RECALL_TEST_KAFKA_VERSION is {version:?}, not like 4.1.1"),
     }
 }
 

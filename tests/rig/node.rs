@@ -313,7 +313,12 @@ pub(super) fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn setting(name: &str) -> String {
+/// A variable that `tests/run` sets.
+///
+/// # Panics
+///
+/// If it is not set.
+pub(super) fn setting(name: &str) -> String {
     let Some(value) = env::var_os(name) else {
         panic!(
             "this test needs a real broker: run tests/run, which finds or fetches Kafka and RabbitMQ \

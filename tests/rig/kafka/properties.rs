@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::super::node::free_port;
 use super::{Kafka, NODE_ID, PASSWORD, Proxied, USER};
 
 /// The default lines; `added` replaces them or adds to them.
 pub(super) fn server_properties(kafka: &Kafka, added: &[(&str, &str)]) -> String {
-    let (port, sasl, tls, controller) = (kafka.port, kafka.sasl_port, kafka.tls_port, free_port());
+    let (port, sasl, tls) = (kafka.port, kafka.sasl_port, kafka.tls_port);
+    let controller = kafka.controller_port;
     let secure = added
         .iter()
         .any(|(name, _)| name.starts_with("listener.name.tls."));

@@ -99,6 +99,8 @@ fn change_right(
 }
 
 /// Unregisters the only broker: metadata lists no brokers until it registers again, which it does when it starts.
+///
+/// `port` is the controller's, because older versions accept this request on no other one.
 pub(super) fn unregister(port: u16, node_id: i32) {
     let mut body = vec![NO_TAGGED_FIELDS];
     body.extend(node_id.to_be_bytes());
