@@ -308,3 +308,20 @@ fn stop_grace_periods_cover_the_longest_stop() {
         assert!(waits > delay + drain + closing, "{file}: {waits} s");
     }
 }
+
+#[test]
+fn the_documented_versions_of_the_brokers_are_the_tested_ones() {
+    let page = "docs/reference/broker-layout-and-rights.md";
+    let versions = read("tests/brokers/kafka/versions");
+    let kafka: Vec<_> = versions.lines().collect();
+    let documented = file_text_between(page, "| 3.3 and newer | ", " |\n");
+    assert_eq!(documented.split(", ").collect::<Vec<_>>(), kafka);
+    let image = file_text_between("docker-compose.yml", "image: apache/kafka:", "\n");
+    assert_eq!(kafka.last(), Some(&image.as_str()));
+
+    let rabbitmq = file_text_between(page, "| 3.10 and newer | ", " |\n");
+    let image = file_text_between("docker-compose.yml", "image: rabbitmq:", "-management\n");
+    assert_eq!(rabbitmq.split(", ").last(), Some(image.as_str()));
+    let tested = file_text_between("tests/brokers/compose.yml", "image: rabbitmq:", "\n");
+    assert_eq!(image, tested);
+}
