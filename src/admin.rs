@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -33,6 +33,7 @@ use crate::forwarder::Health;
 use crate::receiver::{Limits, UnacceptedRecalls};
 use crate::setting::{self, Timeout};
 use crate::spool::Spool;
+use crate::upstream::{self, Upstream};
 
 /// Settings of the listener for operators.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,6 +70,7 @@ pub struct Admin {
     spool: Spool,
     sinks: Vec<SinkView>,
     unaccepted: Arc<UnacceptedRecalls>,
+    upstream: Arc<Upstream>,
     registry: Registry,
     /// Limits concurrent scrapes: each one reads the disk, and continues even if its client disconnects.
     scrapes: Arc<Semaphore>,
@@ -88,6 +90,8 @@ struct Readiness<'a> {
     reason: Option<String>,
     spool: SpoolBody,
     sinks: BTreeMap<&'a str, SinkBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<StateBody>,
     /// By outcome.
     recalls_not_accepted_last_minute: BTreeMap<&'static str, u64>,
 }
@@ -108,12 +112,18 @@ struct SpoolBody {
 }
 
 #[derive(Debug, Serialize)]
-struct SinkBody {
+struct StateBody {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct SinkBody {
+    #[serde(flatten)]
+    state: StateBody,
     cursor: u64,
     lag: u64,
 }
@@ -125,6 +135,7 @@ impl Admin {
         spool: Spool,
         sinks: Vec<SinkView>,
         unaccepted: Arc<UnacceptedRecalls>,
+        upstream: Arc<Upstream>,
         mut registry: Registry,
     ) -> Self {
         let own = registry.sub_registry_with_prefix(PREFIX);
@@ -147,6 +158,7 @@ impl Admin {
             spool,
             sinks,
             unaccepted,
+            upstream,
             registry,
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
             stopping: AtomicBool::new(false),
@@ -217,6 +229,10 @@ impl Admin {
                 .iter()
                 .map(|sink| (sink.state.sink(), sink.body(status.last.0)))
                 .collect(),
+            upstream: (self.upstream.backend()).map(|backend| match backend.health() {
+                upstream::BackendHealth::Up => StateBody::of("up"),
+                upstream::BackendHealth::Down { reason, since } => StateBody::down(reason, since),
+            }),
             recalls_not_accepted_last_minute: self.unaccepted.last_minute(),
         };
         let status = if body.ready {
@@ -250,24 +266,38 @@ impl Admin {
     }
 }
 
+impl StateBody {
+    const fn of(state: &'static str) -> Self {
+        Self {
+            state,
+            reason: None,
+            since: None,
+        }
+    }
+
+    fn down(reason: String, since: SystemTime) -> Self {
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = u64::try_from(since.as_millis()).ok();
+        Self {
+            state: "down",
+            reason: Some(reason),
+            since: since
+                .and_then(UnixMillis::new)
+                .map(|since| since.to_string()),
+        }
+    }
+}
+
 impl SinkView {
     fn body(&self, last: u64) -> SinkBody {
         let cursor = self.cursor.position().0;
-        let (state, reason, since) = match self.state.health() {
-            Health::Starting => ("starting", None, None),
-            Health::Up => ("up", None, None),
-            Health::Down { reason, since } => {
-                let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let since = u64::try_from(since.as_millis())
-                    .ok()
-                    .and_then(UnixMillis::new);
-                ("down", Some(reason), since.map(|since| since.to_string()))
-            }
+        let state = match self.state.health() {
+            Health::Starting => StateBody::of("starting"),
+            Health::Up => StateBody::of("up"),
+            Health::Down { reason, since } => StateBody::down(reason, since),
         };
         SinkBody {
             state,
-            reason,
-            since,
             cursor,
             lag: last.saturating_sub(cursor),
         }

@@ -24,6 +24,7 @@ use crate::receiver::{Auth, CallbackService, Listener};
 use crate::reload::Targets;
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
+use crate::upstream::Upstream;
 
 /// How often a relay that has started checks whether it is ready.
 const READY_CHECK: Duration = Duration::from_millis(200);
@@ -79,11 +80,7 @@ impl App {
         }
         warn_of_dead_letters(&spool, &config);
         config.auth.warn_if_unchecked();
-        warn!(
-            code = "no_upstream",
-            "every command but the recalls is answered OK and not handed on; if a backend needs others, split the \
-             callback URL"
-        );
+        config.warn_if_no_upstream();
         // Bind before the sinks start: if an address is in use, nothing has been published.
         let callbacks = Listener::bind(config.http.listen, config.http.limits())
             .await
@@ -100,8 +97,17 @@ impl App {
         };
         let own = registry.sub_registry_with_prefix(admin::PREFIX);
         let auth = Auth::new(&config.sdk_app_ids, config.auth.clone());
-        let service = CallbackService::new(config.http.clone(), auth, spool.clone(), own);
+        let upstream = Arc::new(Upstream::new(own));
+        let service = CallbackService::new(
+            config.http.clone(),
+            auth,
+            spool.clone(),
+            Arc::clone(&upstream),
+            own,
+        );
         let service = Arc::new(service);
+        let (targeted, backend) = (Arc::clone(&service), config.upstream.clone());
+        tokio::task::spawn_blocking(move || targeted.set_backend(backend.as_ref())).await?;
         own.register(
             "http_connections",
             "Open connections of the listener for callbacks (`http.max_connections`)",
@@ -124,7 +130,13 @@ impl App {
         sinks.start_all(&targets)?;
 
         let unaccepted = Arc::clone(service.unaccepted());
-        let admin = Admin::new(spool.clone(), sinks.views.clone(), unaccepted, registry);
+        let admin = Admin::new(
+            spool.clone(),
+            sinks.views.clone(),
+            unaccepted,
+            upstream,
+            registry,
+        );
         Ok(Self {
             config,
             spool,
@@ -172,6 +184,7 @@ impl App {
         } = self;
         let addresses = (callbacks.address(), operators.address());
         let (receiver, unaccepted) = (Arc::clone(&service), Arc::clone(service.unaccepted()));
+        let upstream = Arc::clone(service.upstream());
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
         let service = move |request, peer| Arc::clone(&service).answer(request, peer);
@@ -188,6 +201,7 @@ impl App {
             never = report_readiness(&config, &spool, addresses) => match never {},
             never = spool.watch() => match never {},
             never = unaccepted.watch() => match never {},
+            never = upstream.watch() => match never {},
             Some(ended) = servers.join_next() => Some(ended_by_itself("receiver", ended)),
             Some(ended) = sinks.running.join_next() => Some(ended_by_itself("forwarder", ended)),
         };
@@ -221,13 +235,12 @@ impl App {
         servers.shutdown().await;
         unaccepted.log(true);
         // After a failure, drain nothing: what is not published stays in the spool.
-        sinks
-            .drain(if failure.is_none() {
-                deadline
-            } else {
-                Instant::now()
-            })
-            .await;
+        let deadline = if failure.is_none() {
+            deadline
+        } else {
+            Instant::now()
+        };
+        tokio::join!(upstream.drain(deadline), sinks.drain(deadline));
         // The spool may have failed during the drain.
         let failed_late = match spool.status().refusing {
             Some(error) if error.is_final() => Some(anyhow!(error)),

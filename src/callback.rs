@@ -2,7 +2,7 @@
 //! no I/O, no clock.
 //!
 //! Promises:
-//! - every request that is not a recall is answered `OK`/0, because any other answer to one of the vendor's
+//! - a request that is not a recall is never refused here: another answer than `OK`/0 to one of the vendor's
 //!   *before*-callbacks could block an application's users;
 //! - a recall whose identity can be parsed becomes an event, even if other fields are missing or invalid, and whatever
 //!   values RFC 8259 allows there;

@@ -19,11 +19,12 @@ use figment::error::Kind;
 use figment::value::Dict;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use tracing::warn;
 
 use crate::setting::{self, List, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
-use crate::{admin, receiver, spool, telemetry};
+use crate::{admin, receiver, spool, telemetry, upstream};
 pub use files::FileDigests;
 use layer::Layer;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub auth: receiver::AuthConfig,
     /// The listener for health and metrics.
     pub admin: admin::Config,
+    /// The backend that other commands are handed on to, if there is one.
+    pub upstream: Option<upstream::Config>,
     /// The spool.
     pub spool: spool::Config,
     /// Kafka, if it is a sink.
@@ -63,12 +66,26 @@ impl Default for Config {
             http: receiver::Config::default(),
             auth: receiver::AuthConfig::default(),
             admin: admin::Config::default(),
+            upstream: None,
             spool: spool::Config::default(),
             #[cfg(feature = "kafka")]
             kafka: None,
             #[cfg(feature = "rabbitmq")]
             rabbitmq: None,
             log: telemetry::Config::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Warns if callbacks other than recalls are discarded.
+    pub fn warn_if_no_upstream(&self) {
+        if self.upstream.is_none() {
+            warn!(
+                code = "no_upstream",
+                "commands other than recalls are answered OK and discarded, so a backend's checks are off; if a \
+                 backend needs them, set upstream.url to its URL"
+            );
         }
     }
 }
@@ -230,6 +247,7 @@ impl Loaded {
         for layer in &mut layers {
             digests.append(&mut layer.digests);
         }
+        digests.read((config.upstream.iter()).flat_map(|upstream| upstream.tls.files()));
         #[cfg(feature = "kafka")]
         digests.read(config.kafka.iter().flat_map(sink::kafka::Config::files));
         #[cfg(feature = "rabbitmq")]
@@ -237,7 +255,7 @@ impl Loaded {
             config
                 .rabbitmq
                 .iter()
-                .flat_map(sink::rabbitmq::Config::files),
+                .flat_map(|rabbitmq| rabbitmq.tls.files()),
         );
         let loaded = Self {
             config,
@@ -292,12 +310,19 @@ impl Loaded {
             .collect()
     }
 
-    /// Checks that the brokers' certificates can be read, and that each belongs to its key. Blocks.
+    /// Checks that the certificates of the brokers and of the upstream can be read, and that each belongs to its key.
+    /// Blocks.
     ///
     /// # Errors
-    /// Names the setting. A start does not require it: a broker's certificate must not keep callbacks out.
+    /// Names the setting. A start does not require it: such a certificate must not keep callbacks out.
     pub fn check_certificates(&self) -> Result<(), ConfigError> {
         let errors: [Option<(String, String)>; _] = [
+            self.config
+                .upstream
+                .as_ref()
+                .and_then(|upstream| upstream.tls.read().err())
+                .map(|error| error.within("upstream.tls"))
+                .map(|error| (error.key, error.problem)),
             #[cfg(feature = "kafka")]
             self.config
                 .kafka
@@ -308,8 +333,9 @@ impl Loaded {
             self.config
                 .rabbitmq
                 .as_ref()
-                .and_then(|rabbitmq| rabbitmq.tls.check().err())
-                .map(|error| (error.key.to_owned(), error.problem)),
+                .and_then(|rabbitmq| rabbitmq.tls.read().err())
+                .map(|error| error.within("rabbitmq.tls"))
+                .map(|error| (error.key, error.problem)),
         ];
         let problems: Vec<Problem> = errors
             .into_iter()
@@ -363,13 +389,16 @@ impl Loaded {
             let text = "must be at least http.max_body_bytes; otherwise the largest bodies are always refused";
             wrong("http.max_buffered_bytes", text.to_owned());
         }
+        if let Some(Err(error)) = config.upstream.as_ref().map(upstream::Config::check) {
+            wrong(&error.key, error.problem);
+        }
         #[cfg(feature = "kafka")]
         if let Some(Err(error)) = config.kafka.as_ref().map(sink::kafka::Config::check) {
             wrong(&error.key, error.problem);
         }
         #[cfg(feature = "rabbitmq")]
         if let Some(Err(error)) = config.rabbitmq.as_ref().map(sink::rabbitmq::Config::check) {
-            wrong(error.key, error.problem);
+            wrong(&error.key, error.problem);
         }
         if problems.is_empty() {
             Ok(())

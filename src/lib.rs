@@ -15,6 +15,7 @@
 //! - [`spool`] keeps events on disk, in order, until every sink has confirmed them;
 //! - [`forwarder`] reads events from the spool, publishes them to a sink and advances the cursor;
 //! - [`sink`] is the client of one broker: Kafka, RabbitMQ or standard output;
+//! - [`upstream`] hands every other callback on to the application's backend, whose answer goes back;
 //! - [`admin`] serves health, readiness and metrics to operators;
 //! - [`app`] starts and stops all of these, [`config`] assembles the settings, [`reload`] changes them while the relay
 //!   runs, [`cli`] is the command line.
@@ -38,4 +39,5 @@ pub mod setting;
 pub mod sink;
 pub mod spool;
 pub mod telemetry;
+pub mod upstream;
 pub mod vendor;

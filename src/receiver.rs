@@ -13,6 +13,7 @@ mod body;
 mod callback_service;
 mod config;
 mod connection_timer;
+mod counts;
 mod durability;
 mod limits;
 mod listener;

@@ -1,10 +1,10 @@
 //! Reloads the settings while the relay runs: on SIGHUP, and when the content of a file that a setting names changes.
 //!
-//! The applications, authentication, the log's filter, and the connections to the brokers, with their credentials and
-//! certificates, take effect; other changes are logged as waiting for a restart. If anything is wrong, nothing changes.
+//! The applications, authentication, the upstream, the log's filter, and the connections to the brokers, with their
+//! credentials and certificates, take effect; other changes are logged as waiting for a restart. If anything is wrong,
+//! nothing changes.
 
 use std::convert::Infallible;
-#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +111,6 @@ impl<'a> Reloader<'a> {
             ..
         } = loaded.await??;
         let config = self.config.reloaded(&new);
-        #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
         let have_changed = |files: &[PathBuf]| {
             let changed = digests.changed_since(&self.digests);
             files.iter().any(|file| changed.contains(&file.as_path()))
@@ -129,6 +128,15 @@ impl<'a> Reloader<'a> {
             config.auth.warn_if_unchecked();
             changed.push("sdk_app_ids and auth");
         }
+        let certificates = (config.upstream.as_ref()).map(|upstream| upstream.tls.files());
+        if config.upstream != self.config.upstream
+            || have_changed(&certificates.unwrap_or_default())
+        {
+            let (service, upstream) = (Arc::clone(&self.targets.service), config.upstream.clone());
+            spawn_blocking(move || service.set_backend(upstream.as_ref())).await?;
+            config.warn_if_no_upstream();
+            changed.push("upstream");
+        }
         #[cfg(feature = "kafka")]
         if let (Some(kafka), Some(target)) = (&config.kafka, &self.targets.kafka)
             && (config.kafka != self.config.kafka || have_changed(&kafka.files()))
@@ -138,7 +146,7 @@ impl<'a> Reloader<'a> {
         }
         #[cfg(feature = "rabbitmq")]
         if let (Some(rabbitmq), Some(target)) = (&config.rabbitmq, &self.targets.rabbitmq)
-            && (config.rabbitmq != self.config.rabbitmq || have_changed(&rabbitmq.files()))
+            && (config.rabbitmq != self.config.rabbitmq || have_changed(&rabbitmq.tls.files()))
         {
             target.send_replace(rabbitmq.clone());
             changed.push("connection to RabbitMQ");

@@ -5,6 +5,7 @@
 //! [clean](clean()) already.
 
 mod clean;
+mod client_tls;
 mod duration;
 mod list;
 mod secret;
@@ -17,6 +18,7 @@ use serde::ser::{Serialize, Serializer};
 
 pub use self::clean::clean;
 pub(crate) use self::clean::has_control_character;
+pub use self::client_tls::{Certificates, ClientTls, SettingError};
 pub use self::duration::{Period, Timeout};
 pub(crate) use self::list::EMPTY;
 pub use self::list::List;

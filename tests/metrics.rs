@@ -15,9 +15,11 @@ use serde_json::Value;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md");
 
-/// A relay with every metric: the one of tokens exists only if there are tokens.
+/// A relay with every metric: some exist only with tokens or a backend.
 fn setup() -> Setup {
-    Setup::new().set("RECALL_AUTH__TOKENS", "a,b")
+    Setup::new()
+        .set("RECALL_AUTH__TOKENS", "a,b")
+        .set("RECALL_UPSTREAM__URL", "http://127.0.0.1:9")
 }
 
 #[test]
@@ -27,7 +29,11 @@ fn the_linter_of_prometheus_has_no_complaint() {
     assert_lints(&setup, &relay);
     relay.kill();
 
-    let relay = setup.clone().without("RECALL_AUTH__TOKENS").start();
+    let relay = setup
+        .clone()
+        .without("RECALL_AUTH__TOKENS")
+        .without("RECALL_UPSTREAM__URL")
+        .start();
     relay.recalls("g", 1..=3);
     relay.post(&recall_query(), "{");
     request(relay.callbacks, "GET", "/nowhere", b"");

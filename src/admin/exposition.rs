@@ -1,6 +1,6 @@
 //! The text formats of `/metrics`, and which one a scraper gets.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
@@ -110,19 +110,7 @@ fn to_prometheus(open_metrics: &str) -> String {
                 _ => ("", kind),
             };
             let name = [name, suffix].concat();
-            for part in [
-                "# HELP ",
-                &name,
-                " ",
-                help,
-                "\n# TYPE ",
-                &name,
-                " ",
-                kind,
-                "\n",
-            ] {
-                text.push_str(part);
-            }
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         } else if !line.starts_with('#') {
             text.push_str(line);
             text.push('\n');

@@ -110,10 +110,8 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn as_unsigned(&self) -> Option<u64> {
         match self {
-            Self::Text(text) => text
-                .bytes()
-                .all(|byte| byte.is_ascii_digit())
-                .then(|| text.parse().ok())?,
+            Self::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
+            Self::Text(_) => None,
             Self::Other(json) => json.parse().ok().or_else(|| exact_integer(json)),
         }
     }

@@ -8,9 +8,10 @@ use tracing::warn;
 const RESERVE: u64 = 256;
 
 /// Raises the limit as far as the system allows. Logs a warning if it is still too low for the configured number of
-/// connections: further connections would wait in the kernel's backlog until their clients give up.
-pub(super) fn raise_nofile_limit(connections: usize) {
-    let wanted = (connections as u64).saturating_add(RESERVE);
+/// connections: further connections would wait in the kernel's backlog until their clients give up. `to_backend` is the
+/// number of exchanges with a backend; each may have a connection, and another that is being opened.
+pub(super) fn raise_nofile_limit(connections: usize, to_backend: usize) {
+    let wanted = (connections as u64 + 2 * to_backend as u64).saturating_add(RESERVE);
     match raise() {
         Ok(limit) if limit < wanted => warn!(
             code = "nofile_limit_low",

@@ -19,6 +19,7 @@ static KNOWN: LazyLock<Vec<(String, String)>> = LazyLock::new(|| flatten(&every_
 /// The defaults with all optional sections.
 fn every_section() -> Config {
     Config {
+        upstream: Some(crate::upstream::Config::default()),
         #[cfg(feature = "kafka")]
         kafka: Some(crate::sink::kafka::Config::default()),
         #[cfg(feature = "rabbitmq")]

@@ -47,7 +47,8 @@ fn every_setting_can_be_set_by_environment_alone() {
             "log.format" => "json",
             "auth.tokens" => "token",
             "auth.allowed_sources" | "auth.trusted_proxies" => "10.0.0.0/8",
-            "rabbitmq.tls.ca" => "ca.pem",
+            "rabbitmq.tls.ca" | "upstream.tls.ca" => "ca.pem",
+            "upstream.url" => "http://localhost",
             _ => default,
         };
         let name = format!("RECALL_{}", key.to_uppercase().replace('.', "__"));
@@ -58,6 +59,7 @@ fn every_setting_can_be_set_by_environment_alone() {
                 ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
             ),
             ("rabbitmq.", ("RECALL_RABBITMQ__URI", "amqps://localhost")),
+            ("upstream.", ("RECALL_UPSTREAM__URL", "https://localhost")),
         ] {
             if key.starts_with(section) && name != needs.0 {
                 variables.push(needs);
@@ -66,7 +68,8 @@ fn every_setting_can_be_set_by_environment_alone() {
         if key == "sdk_app_ids" {
             variables.remove(0);
         }
-        if matches!(key.as_str(), "rabbitmq.tls.cert" | "rabbitmq.tls.key") {
+        // One cannot be set without the other.
+        if key.ends_with("tls.cert") || key.ends_with("tls.key") {
             continue;
         }
         let loaded = load(None, &variables).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -399,6 +402,10 @@ fn example_file_lists_every_setting_with_its_default() {
         "rabbitmq.tls.ca",
         "rabbitmq.tls.cert",
         "rabbitmq.tls.key",
+        "upstream.url",
+        "upstream.tls.ca",
+        "upstream.tls.cert",
+        "upstream.tls.key",
     ];
     for (key, default) in keys::known() {
         let (value, source) = listing
@@ -432,8 +439,11 @@ fn other_value(key: &str, default: &str) -> String {
         "sdk_app_ids" => "7",
         "auth.tokens" => "another",
         "auth.allowed_sources" | "auth.trusted_proxies" => "192.0.2.0/24",
+        "upstream.url" => "https://another/",
+        "upstream.on_failure" => "ok",
+        "upstream.timeout" => "1s",
         "rabbitmq.uri" => "amqps://another",
-        "rabbitmq.tls.ca" => "/another",
+        "rabbitmq.tls.ca" | "upstream.tls.ca" => "/another",
         "rabbitmq.queue_type" => "classic",
         "kafka.content_mode" => "binary",
         "rabbitmq.unroutable" => "dead-letter",
@@ -465,13 +475,14 @@ fn a_reload_applies_or_names_every_setting() {
         APP,
         ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
         ("RECALL_RABBITMQ__URI", "amqps://localhost"),
+        ("RECALL_UPSTREAM__URL", "https://localhost/"),
     ];
     let running = load(None, &base).unwrap().config;
     assert!(running.differences(&running.reloaded(&running)).is_empty());
     let mut applied = Vec::new();
     for (key, default) in keys::known() {
         // One cannot be set without the other.
-        if ["rabbitmq.tls.cert", "rabbitmq.tls.key"].contains(&key.as_str()) {
+        if key.ends_with("tls.cert") || key.ends_with("tls.key") {
             continue;
         }
         let name = format!("RECALL_{}", key.to_uppercase().replace('.', "__"));
@@ -501,6 +512,12 @@ fn a_reload_applies_or_names_every_setting() {
         "rabbitmq.tls.ca",
         "rabbitmq.uri",
         "sdk_app_ids",
+        "upstream.copy_recalls",
+        "upstream.max_in_flight",
+        "upstream.on_failure",
+        "upstream.timeout",
+        "upstream.tls.ca",
+        "upstream.url",
     ];
     applied.sort_unstable();
     assert_eq!(applied, reloadable);
@@ -556,7 +573,7 @@ fn the_admin_listener_is_read_whatever_else_is_wrong() {
 }
 
 #[test]
-fn a_certificate_that_is_missing_fails_a_reload_but_no_start() {
+fn a_certificate_that_is_missing_or_none_fails_a_reload_but_no_start() {
     let kafka = [
         ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9093"),
         ("RECALL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL"),
@@ -569,11 +586,36 @@ fn a_certificate_that_is_missing_fails_a_reload_but_no_start() {
         ("RECALL_RABBITMQ__URI", "amqps://localhost"),
         ("RECALL_RABBITMQ__TLS__CA", "/missing"),
     ];
-    for settings in [&kafka[..], &rabbitmq] {
+    let upstream = [
+        ("RECALL_UPSTREAM__URL", "https://localhost"),
+        ("RECALL_UPSTREAM__TLS__CA", "/missing"),
+    ];
+    let folder = TempDir::new().unwrap();
+    let garbled = folder.path().join("garbled.pem");
+    let text = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(&garbled, text).unwrap();
+    let garbled = garbled.to_str().unwrap();
+    let garbled_upstream = [
+        ("RECALL_UPSTREAM__URL", "https://localhost"),
+        ("RECALL_UPSTREAM__TLS__CA", garbled),
+    ];
+    let garbled_rabbitmq = [
+        ("RECALL_RABBITMQ__URI", "amqps://localhost"),
+        ("RECALL_RABBITMQ__TLS__CA", garbled),
+    ];
+    for settings in [
+        &kafka[..],
+        &rabbitmq,
+        &upstream,
+        &garbled_upstream,
+        &garbled_rabbitmq,
+    ] {
         let loaded = load(None, &[&[APP], settings].concat()).unwrap();
         let error = loaded.check_certificates().unwrap_err().to_string();
         assert!(
-            error.contains("/missing") || error.contains("ssl.certificate.location"),
+            ["/missing", "/garbled.pem", "ssl.certificate.location"]
+                .iter()
+                .any(|named| error.contains(named)),
             "{error}"
         );
     }

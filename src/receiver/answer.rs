@@ -8,6 +8,7 @@ use hyper::{Response, StatusCode};
 use super::auth::AuthError;
 use super::durability::{Kept, NotKept};
 use crate::callback::{self, ParseError};
+use crate::upstream::{OnFailure, UpstreamError};
 
 /// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +29,16 @@ pub(super) enum Outcome {
     Broken,
     /// The client disconnected before its event was on disk. Nothing is answered.
     Abandoned,
+    /// Handed on to the backend, which answered.
+    HandedOn,
+    /// The backend did not answer, or was not asked.
+    NotHandedOn(UpstreamError, OnFailure),
+    /// The client disconnected before the backend answered.
+    Disconnected,
     /// A recall that is not authentic.
     Refused(AuthError),
+    /// Something else for the backend, from a source that is not allowed.
+    Barred(AuthError),
     /// A recall that could not be parsed, and was stored as a dead letter.
     Rejected(ParseError),
     /// A recall that could not be parsed and was not stored, and why.
@@ -52,8 +61,11 @@ impl Outcome {
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
-            Self::Abandoned => "abandoned",
+            Self::Abandoned | Self::Disconnected => "abandoned",
+            Self::HandedOn => "handed_on",
+            Self::NotHandedOn(..) => "not_handed_on",
             Self::Refused(_) => "refused",
+            Self::Barred(_) => "not_allowed",
             Self::Rejected(_) => "rejected",
             Self::Dropped(..) => "dropped",
             Self::NotKept(_) => "unavailable",
@@ -68,7 +80,14 @@ impl Outcome {
     /// Whether a recall with this outcome is lost: it was neither accepted nor stored as a dead letter.
     pub(super) const fn is_loss(&self) -> bool {
         match self {
-            Self::Kept(_) | Self::Ignored | Self::Probe | Self::Rejected(_) => false,
+            Self::Kept(_)
+            | Self::Ignored
+            | Self::Probe
+            | Self::HandedOn
+            | Self::NotHandedOn(..)
+            | Self::Disconnected
+            | Self::Barred(_)
+            | Self::Rejected(_) => false,
             Self::NotFound
             | Self::WrongMethod
             | Self::NoLength
@@ -85,7 +104,6 @@ impl Outcome {
     /// What an operator can do if recalls have this outcome.
     pub(super) const fn advice(&self) -> &'static str {
         match self {
-            Self::Kept(_) | Self::Ignored | Self::Probe => "",
             Self::NotFound => "set http.path to the path of the console's callback URL",
             Self::WrongMethod => "have the proxy in front pass POST requests on unchanged",
             Self::NoLength => "have the proxy in front send Content-Length, or speak HTTP/1.1",
@@ -100,13 +118,26 @@ impl Outcome {
             }
             Self::NotKept(NotKept::Unavailable(_, advice)) => advice,
             Self::NotKept(NotKept::DeadLettersFull(_)) => "raise spool.max_dead_letter_bytes",
+            _ => "",
         }
     }
 
     /// The status and the reason of an answer other than OK.
     pub(super) fn failure(&self) -> Option<(StatusCode, String)> {
         let (status, reason) = match self {
-            Self::Kept(_) | Self::Ignored | Self::Probe => return None,
+            Self::Kept(_)
+            | Self::Ignored
+            | Self::Probe
+            | Self::HandedOn
+            | Self::Disconnected
+            | Self::NotHandedOn(_, OnFailure::Ok) => return None,
+            Self::NotHandedOn(error, OnFailure::Error) => {
+                let status = match error {
+                    UpstreamError::Late => StatusCode::GATEWAY_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
+                };
+                return Some((status, error.to_string()));
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, "path is not http.path"),
             Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "method is not POST"),
             Self::NoLength => (StatusCode::LENGTH_REQUIRED, "request has no Content-Length"),
@@ -126,7 +157,9 @@ impl Outcome {
                 StatusCode::REQUEST_TIMEOUT,
                 "client disconnected before the event was on disk",
             ),
-            Self::Refused(refusal) => return Some((StatusCode::FORBIDDEN, refusal.to_string())),
+            Self::Refused(refusal) | Self::Barred(refusal) => {
+                return Some((StatusCode::FORBIDDEN, refusal.to_string()));
+            }
             Self::Rejected(error) => return Some((StatusCode::BAD_REQUEST, error.to_string())),
             Self::Dropped(error, reason) => {
                 let reason = format!("{error}; callback is not stored: {reason}");

@@ -1,4 +1,4 @@
-//! Authentication: decides which recalls may become events. Other commands are not checked.
+//! Authentication: decides which recalls may become events, and from where callbacks may be handed on to the backend.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,9 +20,10 @@ pub struct Config {
     pub tokens: List<Token>,
     /// How far `RequestTime` may differ from the current time.
     pub max_skew: Timeout,
-    /// Networks that recalls may come from, in CIDR notation. If there is none, any source is allowed.
+    /// Networks that recalls, and callbacks for the backend, may come from, in CIDR notation. If there is none, any
+    /// source is allowed.
     pub allowed_sources: List<Network>,
-    /// Networks of proxies whose `X-Forwarded-For` is trusted, in CIDR notation.
+    /// Networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Host` are trusted, in CIDR notation.
     pub trusted_proxies: List<Network>,
 }
 
@@ -241,6 +242,11 @@ impl Auth {
         } else {
             Err(AuthError::Source)
         }
+    }
+
+    /// Whether this is a proxy whose headers about the client are trusted.
+    pub(super) fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        contains(&self.config.trusted_proxies, peer.to_canonical())
     }
 
     /// The source address: the nearest hop that is not a trusted proxy. None if a trusted proxy forwards something that

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::answer::Outcome;
 use super::config::Config;
 use super::durability::NotKept;
+use crate::upstream::Reserve;
 
 /// Bytes per semaphore permit.
 const UNIT: usize = 256;
@@ -24,7 +25,7 @@ fn units(bytes: usize) -> u32 {
 }
 
 /// Reads bodies and hands out the permits for their memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct BodyReader {
     permits: Arc<Semaphore>,
     max_bytes: usize,
@@ -140,6 +141,30 @@ impl BodyReader {
         let has = u32::try_from(permit.num_permits()).unwrap_or(u32::MAX);
         permit.merge(self.acquire(units(bytes).saturating_sub(has))?);
         Ok(())
+    }
+
+    /// Enlarges the permit on demand, and holds it until the result is dropped. Leaves half of the memory to bodies, so
+    /// that no recall is refused because of the answers of a backend.
+    pub(super) fn reserve(&self, mut permit: OwnedSemaphorePermit) -> Reserve {
+        let bodies = self.clone();
+        Box::new(move |bytes| {
+            let half = bodies.max_buffered_bytes / 2;
+            let bytes = bytes.min(half);
+            let missing = (units(bytes) as usize).saturating_sub(permit.num_permits());
+            (missing == 0 || bodies.has_half_left(missing))
+                && bodies.enlarge(&mut permit, bytes).is_ok()
+        })
+    }
+
+    /// Whether half of the memory would still be free after taking this many permits.
+    pub(super) fn has_half_left(&self, more: usize) -> bool {
+        self.permits.available_permits() >= self.max_buffered_bytes / 2 / UNIT + more
+    }
+
+    /// Reserves this many bytes; none if less than half of the memory would then be free.
+    pub(super) fn reserve_new(&self, bytes: usize) -> Option<Reserve> {
+        let mut reserve = self.reserve(self.acquire(0).ok()?);
+        reserve(bytes).then_some(reserve)
     }
 
     fn acquire(&self, units: u32) -> Result<OwnedSemaphorePermit, Outcome> {

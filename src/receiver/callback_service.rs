@@ -1,9 +1,8 @@
 //! Handles a request, from its head to its answer.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -20,14 +19,14 @@ use super::answer::Outcome;
 use super::auth::{Admitted, Auth, AuthError};
 use super::body::{BodyReader, Buffered};
 use super::config::Config;
-use super::durability::{Durability, NotKept};
-use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
+use super::counts::Counts;
+use super::durability::{Durability, Kept, NotKept};
 use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{
-    self, Class, IgnoredField, NO_COMMAND, OTHER_COMMAND, ParseError, Query, Recall, classify,
-    known_command, parse_recall,
+    self, Class, ParseError, Query, Recall, classify, known_command, parse_recall,
 };
 use crate::event::{Event, Rejected, UnixMillis};
+use crate::upstream::{self, Backend, Outgoing, OutgoingHead, Sender, Upstream, UpstreamError};
 
 /// Receives requests and answers them.
 #[derive(Debug)]
@@ -37,60 +36,82 @@ pub struct CallbackService<D> {
     /// Replaced when the settings are reloaded; a request uses one from its head to its answer.
     auth: RwLock<Arc<Auth>>,
     durability: D,
-    metrics: Metrics,
-    unaccepted: Arc<UnacceptedRecalls>,
-    logged_fields: Mutex<HashSet<IgnoredField>>,
-    logged_commands: Mutex<HashSet<&'static str>>,
+    upstream: Arc<Upstream>,
+    counts: Counts,
     closing: AtomicBool,
 }
 
-/// What later steps need of a request besides its body. Its headers are dropped before the body is read, because no
-/// permit covers their memory.
+/// What later steps need of a request besides its body. Its headers are dropped before the body is read, unless they
+/// are to be handed on: then the body's permit covers their memory, too.
 struct Head<'a> {
     query: Query<'a>,
     auth: Arc<Auth>,
     /// Whether `auth.allowed_sources` allows the source address.
     source: Result<(), AuthError>,
     received_at: UnixMillis,
+    onward: Option<Onward>,
+}
+
+impl Head<'_> {
+    /// The token that signed the request.
+    fn signed_by(&self) -> Result<Option<u32>, callback::SignatureError> {
+        self.auth.check_signature(&self.query, self.received_at)
+    }
+}
+
+/// The head of the request to the backend.
+struct Onward {
+    backend: Arc<Backend>,
+    head: Result<OutgoingHead, UpstreamError>,
+    /// The memory that it takes, the query included.
+    bytes: usize,
 }
 
 /// What to do with a request.
 enum Verdict {
     Answer(Outcome),
+    /// Hand it on, and return the backend's answer.
+    HandOn(Arc<Backend>, Sender, Result<Outgoing, UpstreamError>),
     /// Store the event. If the recall could not be parsed, the event is its dead letter.
     Keep {
         event: Event,
         permit: OwnedSemaphorePermit,
         parse_error: Option<ParseError>,
+        /// What to send to the backend once the event is durable.
+        copy: Option<(Arc<Backend>, Result<Outgoing, UpstreamError>)>,
     },
 }
 
-/// Counts a request of this command as abandoned if this guard is dropped while it still holds a value.
-struct CountIfDropped<'a, D: Durability>(Option<(&'a CallbackService<D>, &'static str)>);
+/// Counts a request of this command with this outcome if this guard is dropped while it still holds a value.
+struct CountIfDropped<'a>(Option<(&'a Counts, &'static str, Outcome)>);
 
-impl<D: Durability> Drop for CountIfDropped<'_, D> {
+impl Drop for CountIfDropped<'_> {
     fn drop(&mut self) {
-        if let Some((service, command)) = self.0.take() {
-            service.count(command, &Outcome::Abandoned, Instant::now());
+        if let Some((counts, command, outcome)) = self.0.take() {
+            counts.count(command, &outcome, Instant::now());
         }
     }
 }
 
 impl<D: Durability> CallbackService<D> {
-    /// A service that stores events in `durability`. Registers its metrics.
+    /// A service that stores events in `durability`, and hands other callbacks on to `upstream`. Registers its metrics.
     #[must_use]
-    pub fn new(config: Config, auth: Auth, durability: D, registry: &mut Registry) -> Self {
+    pub fn new(
+        config: Config,
+        auth: Auth,
+        durability: D,
+        upstream: Arc<Upstream>,
+        registry: &mut Registry,
+    ) -> Self {
         let bodies = BodyReader::new(&config);
-        let metrics = Metrics::register(registry, auth.tokens(), bodies.buffered_bytes());
+        let counts = Counts::register(registry, auth.tokens(), bodies.buffered_bytes());
         Self {
             bodies,
             path: config.path,
             auth: RwLock::new(Arc::new(auth)),
             durability,
-            metrics,
-            unaccepted: Arc::default(),
-            logged_fields: Mutex::default(),
-            logged_commands: Mutex::default(),
+            upstream,
+            counts,
             closing: AtomicBool::new(false),
         }
     }
@@ -98,13 +119,27 @@ impl<D: Durability> CallbackService<D> {
     /// The recalls that were not accepted.
     #[must_use]
     pub const fn unaccepted(&self) -> &Arc<UnacceptedRecalls> {
-        &self.unaccepted
+        &self.counts.unaccepted
+    }
+
+    /// The upstream.
+    #[must_use]
+    pub const fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
     }
 
     /// Authenticates the requests that arrive from now on with `auth`.
     pub fn set_auth(&self, auth: Auth) {
-        self.metrics.init_token_counters(auth.tokens());
+        self.counts.init_tokens(auth.tokens());
         *self.auth.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(auth);
+    }
+
+    /// Hands the callbacks that arrive from now on to this backend, if there is one. Reads certificates, so it blocks.
+    pub fn set_backend(&self, config: Option<&upstream::Config>) {
+        if config.is_some() {
+            self.counts.init_backend();
+        }
+        self.upstream.set(config);
     }
 
     fn auth(&self) -> Arc<Auth> {
@@ -130,20 +165,37 @@ impl<D: Durability> CallbackService<D> {
         // The request is dropped here, so hyper can free its buffer. From now on only the event's memory is held while
         // it waits for the disk.
         let (command, verdict) = self.receive(request, peer).await;
-        let outcome = match verdict {
-            Verdict::Answer(outcome) => outcome,
+        let (outcome, answer) = match verdict {
+            Verdict::Answer(outcome) => (outcome, None),
+            Verdict::HandOn(backend, sender, outgoing) => {
+                let mut disconnected =
+                    CountIfDropped(Some((&self.counts, command, Outcome::Disconnected)));
+                let answer = backend.exchange(command, sender, outgoing).await;
+                disconnected.0 = None;
+                match answer {
+                    Ok(answer) => (Outcome::HandedOn, Some(answer)),
+                    Err(error) => (Outcome::NotHandedOn(error, backend.on_failure), None),
+                }
+            }
             Verdict::Keep {
                 event,
                 permit,
                 parse_error,
+                copy,
             } => {
                 let id = event.id;
                 // hyper drops this future if the client disconnects, as the vendor does after 2 s.
-                let mut abandoned = CountIfDropped(Some((&self, command)));
+                let mut abandoned =
+                    CountIfDropped(Some((&self.counts, command, Outcome::Abandoned)));
                 let kept = self.durability.keep(event, permit).await;
                 abandoned.0 = None;
-                match (kept, parse_error) {
-                    (Ok(kept), None) => Outcome::Kept(kept),
+                let outcome = match (kept, parse_error) {
+                    (Ok(kept), None) => {
+                        if let (Kept::New, Some((backend, outgoing))) = (kept, copy) {
+                            backend.copy(outgoing);
+                        }
+                        Outcome::Kept(kept)
+                    }
                     (Ok(_), Some(parse_error)) => {
                         warn!(
                             code = "callback_rejected", %id, command, reason = %parse_error,
@@ -155,38 +207,19 @@ impl<D: Durability> CallbackService<D> {
                         Outcome::Dropped(parse_error, error)
                     }
                     (Err(error), _) => Outcome::NotKept(error),
-                }
+                };
+                (outcome, None)
             }
         };
         debug!(%peer, command, outcome = outcome.name(), "answered");
-        let now = Instant::now();
-        self.count(command, &outcome, now);
-        self.metrics
-            .answer_seconds
-            .observe(now.duration_since(began).as_secs_f64());
-        let mut response = outcome.response();
+        self.counts.answered(command, &outcome, began);
+        let mut response =
+            answer.map_or_else(|| outcome.response(), |answer| answer.map(Full::new));
         if self.closing.load(Ordering::Relaxed) {
             let headers = response.headers_mut();
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
-    }
-
-    fn count(&self, command: &'static str, outcome: &Outcome, now: Instant) {
-        if Recall::named(command).is_some() {
-            if outcome.is_loss() {
-                self.unaccepted.add(outcome, now);
-            } else if matches!(outcome, Outcome::Kept(_)) {
-                self.unaccepted.accepted(now);
-            }
-        }
-        let outcome = outcome.name();
-        let labels = AnswerLabels { command, outcome };
-        debug_assert!(
-            self.metrics.callbacks.get(&labels).is_some(),
-            "{labels:?} does not start at 0"
-        );
-        self.metrics.callbacks.get_or_create(&labels).inc();
     }
 
     /// Reads a request and decides what to do with it.
@@ -214,54 +247,96 @@ impl<D: Durability> CallbackService<D> {
             return refuse(Outcome::WrongMethod);
         }
         let auth = self.auth();
-        let head = Head {
-            query: Query::parse(query),
-            source: auth.check_source(&headers, peer),
-            auth,
-            received_at: UnixMillis::now(),
-        };
+        let backend = self.upstream.backend();
         let announced = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut head = Head {
+            query: Query::parse(query),
+            source: auth.check_source(&headers, peer),
+            received_at: UnixMillis::now(),
+            onward: None,
+            auth,
+        };
         // Over HTTP/1.0 the end of such a body is the end of the connection, and hyper takes it for empty: a recall
-        // would be answered as a probe.
-        let needs_body = head
-            .query
-            .command()
-            .is_none_or(|name| Recall::named(name).is_some());
+        // would be answered as a probe, and the backend would get another body than the vendor sent.
+        let needs_body = backend.is_some()
+            || (head.query.command()).is_none_or(|name| Recall::named(name).is_some());
         if version == Version::HTTP_10 && needs_body && !headers.contains_key(CONTENT_LENGTH) {
             return refuse(Outcome::NoLength);
         }
-        drop(headers);
-        match self.bodies.read(query.len(), announced, body).await {
-            Ok(buffered) => self.judge(&head, buffered),
+        let mut head_bytes = query.len();
+        if let Some(backend) = backend {
+            let is_proxy = head.auth.is_trusted_proxy(peer.ip());
+            let onward = backend.head(query, headers, peer.ip(), is_proxy);
+            head_bytes += onward.as_ref().map_or(0, OutgoingHead::bytes);
+            head.onward = Some(Onward {
+                backend,
+                head: onward,
+                bytes: head_bytes,
+            });
+        } else {
+            drop(headers);
+        }
+        match self.bodies.read(head_bytes, announced, body).await {
+            Ok(buffered) => self.judge(head, buffered),
             Err(outcome) => refuse(outcome),
         }
     }
 
     /// Decides what to do with a request that was received in full.
-    fn judge(&self, head: &Head<'_>, buffered: Buffered) -> (&'static str, Verdict) {
-        let Buffered { body, permit } = buffered;
+    fn judge(&self, head: Head<'_>, buffered: Buffered) -> (&'static str, Verdict) {
+        let body = buffered.body.clone();
         match classify(&head.query, &body) {
-            Class::Recall { recall, body: read } => {
-                let verdict = match self.admit(head, recall) {
-                    Ok(sdk_app_id) => self.take(head, sdk_app_id, recall, &read, &body, permit),
+            Class::Recall { recall, body } => {
+                let verdict = match self.admit(&head, recall) {
+                    Ok(sdk_app_id) => self.take(head, sdk_app_id, recall, &body, buffered),
                     Err(refusal) => Verdict::Answer(Outcome::Refused(refusal)),
                 };
                 (recall.command(), verdict)
             }
-            Class::Probe => (
-                known_command(head.query.command()),
-                Verdict::Answer(Outcome::Probe),
-            ),
+            Class::Probe => {
+                let command = known_command(head.query.command());
+                let is_signed = head.signed_by().is_ok();
+                let verdict = self.hand_on(head, is_signed, buffered);
+                (command, verdict.unwrap_or(Verdict::Answer(Outcome::Probe)))
+            }
             Class::Other { command } => {
                 let command = known_command(command.as_deref());
-                let signed_by = head.auth.check_signature(&head.query, head.received_at);
-                self.count_signature(command, signed_by);
-                self.report_command(command);
-                (command, Verdict::Answer(Outcome::Ignored))
+                let signed_by = head.signed_by();
+                self.counts.signature(command, signed_by);
+                let verdict = self.hand_on(head, signed_by.is_ok(), buffered);
+                let verdict = verdict.unwrap_or_else(|| {
+                    self.counts.ignored_command(command);
+                    Verdict::Answer(Outcome::Ignored)
+                });
+                (command, verdict)
             }
         }
+    }
+
+    /// Hands on what is not a recall. None if there is no backend.
+    fn hand_on(&self, head: Head<'_>, is_signed: bool, buffered: Buffered) -> Option<Verdict> {
+        let onward = head.onward?;
+        if let Err(refusal) = head.source {
+            return Some(Verdict::Answer(Outcome::Barred(refusal)));
+        }
+        // The backend sees the signature, too, and decides as it does without the relay.
+        let sender = if is_signed {
+            Sender::Vendor
+        } else {
+            Sender::Unknown
+        };
+        let Buffered { body, permit } = buffered;
+        let reserved = onward.bytes + body.len();
+        let outgoing = onward.head.and_then(|head| {
+            // Bodies that wait for a backend must not take the memory of recalls.
+            if !self.bodies.has_half_left(0) {
+                return Err(UpstreamError::TooMany);
+            }
+            Ok(head.with_body(body, reserved, self.bodies.reserve(permit)))
+        });
+        Some(Verdict::HandOn(onward.backend, sender, outgoing))
     }
 
     /// Checks whether a recall may become an event. Returns its application.
@@ -270,9 +345,11 @@ impl<D: Durability> CallbackService<D> {
             .source
             .and_then(|()| head.auth.admit(&head.query, head.received_at));
         match admitted {
-            Ok(Admitted { signed_by, .. }) => self.count_signature(recall.command(), Ok(signed_by)),
+            Ok(Admitted { signed_by, .. }) => {
+                self.counts.signature(recall.command(), Ok(signed_by));
+            }
             Err(AuthError::Signature(refusal)) => {
-                self.count_signature(recall.command(), Err(refusal));
+                self.counts.signature(recall.command(), Err(refusal));
             }
             Err(_) => {}
         }
@@ -282,21 +359,21 @@ impl<D: Durability> CallbackService<D> {
     /// Makes the event of a recall.
     fn take(
         &self,
-        head: &Head<'_>,
+        head: Head<'_>,
         sdk_app_id: u64,
         recall: Recall,
         read: &callback::Body<'_>,
-        body: &[u8],
-        mut permit: OwnedSemaphorePermit,
+        buffered: Buffered,
     ) -> Verdict {
+        let Buffered { body, mut permit } = buffered;
         let parsed = parse_recall(sdk_app_id, recall, &head.query, read, head.received_at);
         let (event, parse_error) = match parsed {
             Ok(parsed) => {
-                self.report(&parsed.ignored_fields, recall);
+                self.counts.ignored_fields(&parsed.ignored_fields, recall);
                 (parsed.event, None)
             }
             Err(parse_error) => {
-                let event = Self::reject(head, sdk_app_id, recall, &parse_error, body);
+                let event = Self::reject(&head, sdk_app_id, recall, &parse_error, &body);
                 (event, Some(parse_error))
             }
         };
@@ -304,10 +381,22 @@ impl<D: Durability> CallbackService<D> {
         if let Err(outcome) = self.bodies.enlarge(&mut permit, event.body.len()) {
             return Verdict::Answer(outcome);
         }
+        let onward = head.onward.filter(|onward| onward.backend.copy_recalls);
+        let copy = onward.map(|onward| {
+            let reserved = onward.bytes + body.len();
+            let outgoing = onward.head.and_then(|head| {
+                // A recall is not refused because memory for its copy is lacking.
+                let reserve = self.bodies.reserve_new(reserved);
+                let reserve = reserve.ok_or(UpstreamError::TooMany)?;
+                Ok(head.with_body(body, reserved, reserve))
+            });
+            (onward.backend, outgoing)
+        });
         Verdict::Keep {
             event,
             permit,
             parse_error,
+            copy,
         }
     }
 
@@ -330,71 +419,6 @@ impl<D: Durability> CallbackService<D> {
         }
         .event()
     }
-
-    /// Logs each command once; those that the vendor does not document count as one.
-    fn report_command(&self, command: &'static str) {
-        let command = if command == NO_COMMAND {
-            OTHER_COMMAND
-        } else {
-            command
-        };
-        if lock(&self.logged_commands).insert(command) {
-            warn!(
-                code = "command_ignored",
-                command,
-                "callback is answered OK and not handed on; if a backend needs it, split the callback URL, \
-                 otherwise switch it off in the console"
-            );
-        }
-    }
-
-    fn count_signature(
-        &self,
-        command: &'static str,
-        signed_by: Result<Option<u32>, callback::SignatureError>,
-    ) {
-        match signed_by {
-            Ok(Some(token)) => {
-                let signatures = &self.metrics.signatures;
-                signatures.get_or_create(&TokenLabels { token }).inc();
-            }
-            Ok(None) => {}
-            Err(_) => {
-                let bad_signatures = &self.metrics.bad_signatures;
-                bad_signatures
-                    .get_or_create(&CommandLabels { command })
-                    .inc();
-            }
-        }
-    }
-
-    /// Counts the fields that a recall's event lacks. Each is logged once.
-    fn report(&self, ignored_fields: &[IgnoredField], recall: Recall) {
-        for ignored in ignored_fields {
-            let (field, problem) = match ignored {
-                IgnoredField::Missing(field) => (*field, "missing"),
-                IgnoredField::Unusable(field) => (*field, "unusable"),
-            };
-            self.metrics
-                .fields
-                .get_or_create(&FieldLabels { field, problem })
-                .inc();
-            if lock(&self.logged_fields).insert(*ignored) {
-                warn!(
-                    code = "field_omitted",
-                    field,
-                    problem,
-                    command = recall.command(),
-                    "field of a callback is missing or unusable, and its event omits it; further ones are only \
-                     counted in recall_callback_fields_absent_total"
-                );
-            }
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

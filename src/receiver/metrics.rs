@@ -72,7 +72,16 @@ const OUTCOMES_OF_RECALLS: [&str; 8] = [
 const OUTCOMES_OF_OTHERS: [&str; 1] = ["ignored"];
 const OUTCOMES_WITHOUT_COMMAND: [&str; 2] = ["ignored", "no_length"];
 
-/// Every combination of labels that can occur.
+/// The other outcomes of a request if there is a backend.
+const OUTCOMES_WITH_BACKEND: [&str; 5] = [
+    "abandoned",
+    "handed_on",
+    "no_length",
+    "not_allowed",
+    "not_handed_on",
+];
+
+/// Every combination of labels that can occur without a backend.
 fn answer_labels() -> impl Iterator<Item = AnswerLabels> {
     known_commands().flat_map(|command| {
         let others: &[&str] = if Recall::named(command).is_some() {
@@ -121,7 +130,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "answer",
-            "Time from a request's head to its answer",
+            "Time from a request's head to its answer, without callbacks for the backend",
             Unit::Seconds,
             metrics.answer_seconds.clone(),
         );
@@ -147,6 +156,16 @@ impl Metrics {
             buffered,
         );
         metrics
+    }
+
+    /// Creates the counters of what happens only with a backend, at 0.
+    pub(super) fn init_backend_counters(&self) {
+        for command in known_commands() {
+            for outcome in OUTCOMES_WITH_BACKEND {
+                let labels = AnswerLabels { command, outcome };
+                let _ = self.callbacks.get_or_create(&labels);
+            }
+        }
     }
 
     /// Creates the counters of tokens 1 to `tokens`, at 0.

@@ -23,8 +23,17 @@ impl Timeout {
     /// If `seconds` is zero. In a constant, this fails the compilation.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
-        assert!(seconds > 0, "a limit of zero");
-        Self(Duration::from_secs(seconds))
+        Self::from_millis(seconds * 1000)
+    }
+
+    /// A limit of `millis` milliseconds.
+    ///
+    /// # Panics
+    /// As [`Self::from_secs`].
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        assert!(millis > 0, "a limit of zero");
+        Self(Duration::from_millis(millis))
     }
 }
 

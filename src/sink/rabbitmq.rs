@@ -28,7 +28,7 @@ use std::time::Instant;
 use tracing::warn;
 
 pub use broker_uri::BrokerUri;
-pub use config::{Config, QueueType, SettingError, ShortName, Tls, Unroutable};
+pub use config::{Config, QueueType, ShortName, Unroutable};
 pub use session::RabbitMqSession;
 
 use tokio::sync::watch;

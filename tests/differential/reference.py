@@ -1,4 +1,4 @@
-"""Reads callbacks with Python's JSON parser, as the documents describe it, for tests/differential.rs.
+"""Reads callbacks with Python's JSON parser, as the documents describe it, for tests/differential/main.rs.
 
 Each line of the input is {"command": the query's command or null, "body": the body in base64}; each line of the output is
 the verdict about it. Nothing here is translated from the relay's code: that would repeat its mistakes.

@@ -1,6 +1,7 @@
 /*
- * Injects disk faults into a relay and records its operations on the disk. LD_PRELOAD loads this library between
- * the program (SQLite and Rust's standard library) and the C library.
+ * Injects disk faults into a relay and records its operations on the disk; shifts the wall clock, and resolves the
+ * name moving.test as the test says. LD_PRELOAD loads this library between the program (SQLite and Rust's standard
+ * library) and the C library.
  *
  * It affects only files below one folder and standard output, and does nothing without these variables:
  *
@@ -17,11 +18,13 @@
  * tests/rig/faults.rs writes `struct control`; tests/power_cut/trace.rs reads the trace.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -48,6 +51,7 @@ struct control {
   int64_t capacity;     /* bytes of the disk; 0: the real capacity */
   int64_t clock_offset; /* nanoseconds added to the wall clock */
   int64_t output_errno; /* writes to standard output fail with this error, so that the sink is down */
+  int64_t host_address; /* the IPv4 address of the host moving.test; 0: the name does not resolve */
   char only[56];        /* only files whose path has this suffix fail; empty: all */
   int64_t reads, writes, syncs, opens, clock_reads;
   int64_t failed_reads, failed_writes, failed_syncs;
@@ -634,4 +638,14 @@ int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct
   struct timespec real_until = *until;
   if (control) shift(&real_until, -control->clock_offset);
   return real(condition, mutex, &real_until);
+}
+
+int getaddrinfo(const char *restrict host, const char *restrict service, const struct addrinfo *restrict hints,
+                struct addrinfo **restrict found) {
+  REAL(getaddrinfo);
+  if (!control || !host || strcmp(host, "moving.test") != 0) return real(host, service, hints, found);
+  struct in_addr address = {htonl((uint32_t)control->host_address)};
+  char text[INET_ADDRSTRLEN];
+  if (address.s_addr == 0) return EAI_NONAME;
+  return real(inet_ntop(AF_INET, &address, text, sizeof text), service, hints, found);
 }

@@ -1,8 +1,9 @@
-//! Fault injection: a disk that fails on demand, and a wall clock that can be set. `tests/faults/disk.c` is built here
-//! and loaded into the relays of a [`Setup`](super::Setup).
+//! Fault injection: a disk that fails on demand, a wall clock that can be set, and a host whose address can be set.
+//! `tests/faults/disk.c` is built here and loaded into the relays of a [`Setup`](super::Setup).
 
 use std::env;
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
@@ -33,10 +34,11 @@ enum Word {
     Capacity,
     ClockOffset,
     OutputErrno,
+    HostAddress,
 }
 
 /// The offset and length of `only`.
-const ONLY: u64 = 10 * 8;
+const ONLY: u64 = 11 * 8;
 const ONLY_BYTES: usize = 56;
 
 /// The offset of the counters.
@@ -167,7 +169,12 @@ impl Faults {
         self.set(Word::ClockOffset, nanoseconds(by));
     }
 
-    /// Removes all faults. The size of the disk and the clock stay as they are.
+    /// Sets the address of the host `moving.test`, whose name does not resolve before.
+    pub fn set_host_address(&self, address: Ipv4Addr) {
+        self.set(Word::HostAddress, u32::from(address).into());
+    }
+
+    /// Removes all faults. The size of the disk, the clock and the host's address stay as they are.
     pub fn heal(&self) {
         for word in [
             Word::WriteErrno,

@@ -1,4 +1,4 @@
-//! The test rig: the relay as a separate process, brokers, and the vendor.
+//! The test rig: the relay as a separate process, brokers, a backend, and the vendor.
 //!
 //! Each test file uses only a part of it.
 #![allow(
@@ -15,6 +15,7 @@
 )]
 
 mod authority;
+mod backend;
 mod broker;
 mod faults;
 pub mod kafka;
@@ -29,6 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use authority::Authority;
+pub use backend::{Backend, Received, Reply};
 pub use broker::Broker;
 pub use faults::{Calls, Faults};
 pub use kafka::Kafka;

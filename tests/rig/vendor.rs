@@ -124,10 +124,10 @@ impl Connection {
         loop {
             line.clear();
             self.0.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(": ") else {
+            let Some((name, value)) = line.split_once(':') else {
                 break;
             };
-            headers.push((name.to_ascii_lowercase(), value.to_owned()));
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         let length = headers.iter().find(|(name, _)| name == "content-length");
         let length = length

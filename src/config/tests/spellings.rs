@@ -7,7 +7,7 @@ use super::*;
 const MARKER: &str = "hunter2";
 
 /// Each setting with a value that is not its default, and what it refuses.
-const TABLE: [(&str, &str, &[&str]); 45] = [
+const TABLE: [(&str, &str, &[&str]); 53] = [
     (
         "sdk_app_ids",
         "1400000002",
@@ -183,6 +183,43 @@ const TABLE: [(&str, &str, &[&str]); 45] = [
         ],
     ),
     (
+        "upstream.url",
+        "https://127.0.0.1:9001/im?k=v",
+        &[
+            "backend",
+            "backend:9000",
+            "/im",
+            "ftp://h/",
+            "http://",
+            "http://u:p@h/",
+            "http://h/#x",
+            "http://h:0/",
+        ],
+    ),
+    ("upstream.timeout", "1s", &["0s", "1", "2s", "-1s"]),
+    ("upstream.on_failure", "ok", &["OK", "drop"]),
+    (
+        "upstream.max_in_flight",
+        "100",
+        &["0", "-1", "1e3", "100001"],
+    ),
+    ("upstream.copy_recalls", "true", &["yes", "1"]),
+    (
+        "upstream.tls.ca",
+        "tls/ca.pem",
+        &["file:ca.pem", "~/ca.pem", "tls/", "\"ca.pem"],
+    ),
+    (
+        "upstream.tls.cert",
+        "tls/cert.pem",
+        &["file:cert.pem", "~/cert.pem", "tls/"],
+    ),
+    (
+        "upstream.tls.key",
+        "tls/key.pem",
+        &["file:key.pem", "~/key.pem", "tls/"],
+    ),
+    (
         "rabbitmq.tls.ca",
         "tls/ca.pem",
         &["file:ca.pem", "~/ca.pem", "tls/", "\"ca.pem"],
@@ -271,6 +308,9 @@ fn load_one(key: &str, value: &str, from: From) -> (Result<Loaded, ConfigError>,
         ("rabbitmq.uri", "amqps://h"),
         ("rabbitmq.tls.cert", "cert.pem"),
         ("rabbitmq.tls.key", "key.pem"),
+        ("upstream.url", "https://h"),
+        ("upstream.tls.cert", "cert.pem"),
+        ("upstream.tls.key", "key.pem"),
     ];
     let mut environment: Vec<(OsString, OsString)> = beside
         .iter()
@@ -408,12 +448,17 @@ fn what_cannot_be_meant_is_refused_with_key_and_source() {
             if key != "rabbitmq.uri" {
                 assert_refused(key, &format!("{value}\r\n{value}"), *from);
             }
-            assert_refused(key, "https://relay.example/x", *from);
+            if key != "upstream.url" {
+                assert_refused(key, "https://relay.example/x", *from);
+            }
             let may_be_foreign = [
                 "spool.path",
                 "rabbitmq.tls.ca",
                 "rabbitmq.tls.cert",
                 "rabbitmq.tls.key",
+                "upstream.tls.ca",
+                "upstream.tls.cert",
+                "upstream.tls.key",
             ];
             if !may_be_foreign.contains(&key) {
                 assert_refused(key, &long, *from);

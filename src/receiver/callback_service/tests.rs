@@ -37,7 +37,9 @@ fn service(permit: u64) -> (Arc<CallbackService<&'static Stuck>>, &'static Stuck
     };
     let stuck: &'static Stuck = Box::leak(Box::default());
     let auth = Auth::new(&[1_400_000_001], AuthConfig::default());
-    let service = CallbackService::new(config, auth, stuck, &mut Registry::default());
+    let mut registry = Registry::default();
+    let upstream = Arc::new(Upstream::new(&mut registry));
+    let service = CallbackService::new(config, auth, stuck, upstream, &mut registry);
     (Arc::new(service), stuck)
 }
 

@@ -35,8 +35,9 @@ struct BinaryParts<'a> {
 pub(super) fn headers_and_value(delivery: &Delivery, mode: ContentMode) -> (OwnedHeaders, &[u8]) {
     let body = &delivery.event.body[..];
     let headers = OwnedHeaders::new_with_capacity(11);
-    // The relay itself has made the bytes, and the spool has checked them. If they could not be parsed nevertheless,
-    // structured mode would lose nothing, and subscribers tell the modes apart by `content-type`.
+    // The relay itself has made the bytes, and the spool has checked them. If parsing fails all the same, or an
+    // attribute is not a string, the record is sent in structured mode, so nothing is lost; `content-type` says which
+    // it is.
     let parts = match mode {
         ContentMode::Structured => None,
         ContentMode::Binary => serde_json::from_slice::<BinaryParts<'_>>(body).ok(),

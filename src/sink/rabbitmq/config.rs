@@ -1,17 +1,12 @@
 //! Settings of the RabbitMQ sink.
 
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lapin::uri::AMQPScheme;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 
 use super::broker_uri::BrokerUri;
-use crate::setting::{self, List, Timeout};
+use crate::setting::{self, ClientTls, List, SettingError, Timeout};
 
 /// Settings of the RabbitMQ sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +15,8 @@ pub struct Config {
     /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. Several URIs, separated by commas, are tried in
     /// turn.
     pub uri: List<BrokerUri>,
-    /// Certificates.
-    pub tls: Tls,
+    /// Certificates. They are read at each connection attempt.
+    pub tls: ClientTls,
     /// The topic exchange that events are published to.
     pub exchange: ShortName,
     /// The queue that is bound to the exchange with `#`; if empty, the relay has no queue of its own.
@@ -47,7 +42,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             uri: List::default(),
-            tls: Tls::default(),
+            tls: ClientTls::default(),
             exchange: ShortName::constant("im.message.recalled"),
             queue: ShortName::constant("im.message.recalled"),
             dead_letter_queue: ShortName::constant("im.message.recalled.dead-letter"),
@@ -57,59 +52,6 @@ impl Default for Config {
             confirm_timeout: Timeout::from_secs(30),
             unroutable: Unroutable::Retry,
         }
-    }
-}
-
-/// Certificates, as PEM files. They are read at each connection attempt, so that they can be replaced while the relay
-/// runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tls {
-    /// Certificate authorities to trust in addition to the system's.
-    #[serde(deserialize_with = "setting::optional_path")]
-    pub ca: Option<PathBuf>,
-    /// The client's certificate.
-    #[serde(deserialize_with = "setting::optional_path")]
-    pub cert: Option<PathBuf>,
-    /// The client's private key.
-    #[serde(deserialize_with = "setting::optional_path")]
-    pub key: Option<PathBuf>,
-}
-
-impl Tls {
-    /// Checks that the files can be read and that the certificate belongs to the key. Blocks.
-    ///
-    /// # Errors
-    /// Returns which setting is wrong, and why.
-    pub fn check(&self) -> Result<(), SettingError> {
-        let error =
-            |key: &'static str, path: &Path, problem: &dyn std::fmt::Display| SettingError {
-                key,
-                problem: format!("{}: {problem}", path.display()),
-            };
-        let read = |key, path: &Path| {
-            setting::read_bytes(path).map_err(|problem| error(key, path, &problem))
-        };
-        let certificates = |key, path: &Path| {
-            let pem = read(key, path)?;
-            let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-            let found = found.map_err(|problem| error(key, path, &problem))?;
-            if found.is_empty() {
-                return Err(error(key, path, &"contains no certificate"));
-            }
-            Ok(found)
-        };
-        if let Some(ca) = &self.ca {
-            certificates("rabbitmq.tls.ca", ca)?;
-        }
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
-            let chain = certificates("rabbitmq.tls.cert", cert)?;
-            let private = PrivateKeyDer::from_pem_slice(&read("rabbitmq.tls.key", key)?)
-                .map_err(|problem| error("rabbitmq.tls.key", key, &problem))?;
-            CertifiedKey::from_der(chain, private, &ring::default_provider())
-                .map_err(|problem| error("rabbitmq.tls.cert", cert, &problem))?;
-        }
-        Ok(())
     }
 }
 
@@ -184,28 +126,13 @@ impl Serialize for ShortName {
     }
 }
 
-/// An invalid setting.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} {problem}")]
-pub struct SettingError {
-    /// The setting's key.
-    pub key: &'static str,
-    /// What is wrong with it; never its value.
-    pub problem: String,
-}
-
 impl Config {
     /// Checks the settings as far as possible without a broker.
     ///
     /// # Errors
     /// Returns which setting is wrong, and why.
     pub fn check(&self) -> Result<(), SettingError> {
-        let error = |key, problem: &str| {
-            Err(SettingError {
-                key,
-                problem: problem.to_owned(),
-            })
-        };
+        let error = |key: &str, problem: &str| Err(SettingError::new(key, problem));
         if self.uri.is_empty() {
             return error(
                 "rabbitmq.uri",
@@ -216,12 +143,8 @@ impl Config {
             let problem = "must differ from rabbitmq.queue";
             return error("rabbitmq.dead_letter_queue", problem);
         }
-        if self.tls.cert.is_some() != self.tls.key.is_some() {
-            return error(
-                "rabbitmq.tls.cert",
-                "must be set together with rabbitmq.tls.key",
-            );
-        }
+        let tls = self.tls.check_pair();
+        tls.map_err(|error| error.within("rabbitmq.tls"))?;
         let settings = [
             ("rabbitmq.tls.ca", &self.tls.ca),
             ("rabbitmq.tls.cert", &self.tls.cert),
@@ -246,13 +169,6 @@ impl Config {
     pub fn take_connection(&mut self, new: &Self) {
         self.uri.clone_from(&new.uri);
         self.tls.clone_from(&new.tls);
-    }
-
-    /// The files of certificates and keys.
-    #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
-        let Tls { ca, cert, key } = &self.tls;
-        [ca, cert, key].into_iter().flatten().cloned().collect()
     }
 }
 

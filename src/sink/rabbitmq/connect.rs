@@ -11,9 +11,9 @@ use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ExchangeK
 use tokio::time::{sleep, timeout};
 
 use super::channel::{self, CHANNELS, open_channel, open_channels};
-use super::config::{Config, QueueType, ShortName, Tls};
+use super::config::{Config, QueueType, ShortName};
 use super::socket::{ShutdownOnDrop, SocketHandle};
-use crate::setting;
+use crate::setting::{self, ClientTls};
 use crate::sink::{BoxError, SessionError};
 
 /// How long connecting, opening channels and declaring may take. lapin's own timeout covers only TCP.
@@ -234,7 +234,7 @@ async fn declare_queue(config: &Config, channel: &Channel, queue: &ShortName) ->
     declared.await.map(drop)
 }
 
-async fn tls(config: &Tls) -> Result<OwnedTLSConfig, BoxError> {
+async fn tls(config: &ClientTls) -> Result<OwnedTLSConfig, BoxError> {
     let cert_chain = match &config.ca {
         Some(path) => Some(String::from_utf8(read(path).await?)?),
         None => None,

@@ -1,0 +1,208 @@
+//! The backend: decides whether a callback is handed on, and what its answer says about the backend.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::header::HeaderMap;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use super::breaker::{BackendHealth, Breaker, Permission};
+use super::client::BackendClient;
+use super::config::{BackendUrl, Config, OnFailure};
+use super::metrics::{RequestCount, UpstreamMetrics};
+use super::outgoing::{Outgoing, OutgoingHead};
+use super::slots::{ExchangeSlot, Sender, Slots};
+use super::{UpstreamError, headers};
+use crate::telemetry::LoggedTexts;
+
+/// A backend.
+#[derive(Debug)]
+pub struct Backend {
+    url: BackendUrl,
+    timeout: Duration,
+    /// What to answer if it does not.
+    pub on_failure: OnFailure,
+    /// Whether it gets a copy of each new recall.
+    pub copy_recalls: bool,
+    slots: Slots,
+    pub(super) breaker: Breaker,
+    client: BackendClient,
+    logged: Mutex<LoggedTexts>,
+    metrics: Arc<UpstreamMetrics>,
+    tasks: TaskTracker,
+}
+
+impl Backend {
+    /// None if `config` has no URL.
+    pub(super) fn new(
+        config: &Config,
+        metrics: &Arc<UpstreamMetrics>,
+        tasks: &TaskTracker,
+    ) -> Option<Self> {
+        let url = config.url.clone()?;
+        let backend = Self {
+            timeout: *config.timeout,
+            on_failure: config.on_failure,
+            copy_recalls: config.copy_recalls,
+            slots: Slots::new(config.max_in_flight),
+            breaker: Breaker::new(url.without_query()),
+            client: BackendClient::new(config, &url),
+            logged: Mutex::default(),
+            metrics: Arc::clone(metrics),
+            tasks: tasks.clone(),
+            url,
+        };
+        if let Err(error) = backend.client.check() {
+            backend.log(&error, Instant::now());
+        }
+        Some(backend)
+    }
+
+    /// Whether it answers.
+    #[must_use]
+    pub fn health(&self) -> BackendHealth {
+        self.breaker.health()
+    }
+
+    /// The head of a callback with this query and these headers, which `peer` has sent. `is_proxy` says whether the
+    /// peer is a proxy whose headers about the client are trusted.
+    ///
+    /// # Errors
+    /// Fails if the query is too long to follow that of the backend's URL.
+    pub fn head(
+        &self,
+        query: &str,
+        mut headers: HeaderMap,
+        peer: IpAddr,
+        is_proxy: bool,
+    ) -> Result<OutgoingHead, UpstreamError> {
+        let uri = self
+            .url
+            .with_query(query)
+            .ok_or(UpstreamError::QueryTooLong)?;
+        headers::to_backend(&mut headers, peer, is_proxy);
+        Ok(OutgoingHead { uri, headers })
+    }
+
+    /// Hands a callback on, and returns the backend's answer.
+    ///
+    /// # Errors
+    /// Returns why there is no answer.
+    pub async fn exchange(
+        self: &Arc<Self>,
+        command: &'static str,
+        sender: Sender,
+        outgoing: Result<Outgoing, UpstreamError>,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        // Counts also if this future is dropped because the client has disconnected.
+        let mut count = RequestCount::new(&self.metrics, command);
+        let answer = match self.begin(sender, outgoing) {
+            Ok((Permission::Probe, outgoing, slot)) => {
+                let backend = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    drop(backend.run(sender, Permission::Probe, outgoing, slot).await);
+                });
+                Err(UpstreamError::Down)
+            }
+            Ok((permission, outgoing, slot)) => self.run(sender, permission, outgoing, slot).await,
+            Err(error) => {
+                // The breaker logs that the backend is down.
+                if error != UpstreamError::Down {
+                    self.log(&error, Instant::now());
+                }
+                Err(error)
+            }
+        };
+        count.outcome = UpstreamMetrics::outcome(&answer);
+        answer
+    }
+
+    /// Sends a copy of a recall. Returns at once; what becomes of it is only counted.
+    pub fn copy(self: &Arc<Self>, outgoing: Result<Outgoing, UpstreamError>) {
+        match self.begin(Sender::Relay, outgoing) {
+            Ok((permission, outgoing, slot)) => {
+                let backend = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    let answer = backend.run(Sender::Relay, permission, outgoing, slot).await;
+                    backend.metrics.copy(UpstreamMetrics::outcome(&answer));
+                });
+            }
+            Err(error) => self.metrics.copy(error.name()),
+        }
+    }
+
+    /// Decides whether a callback is handed on at all.
+    fn begin(
+        &self,
+        sender: Sender,
+        outgoing: Result<Outgoing, UpstreamError>,
+    ) -> Result<(Permission, Outgoing, ExchangeSlot), UpstreamError> {
+        let outgoing = outgoing?;
+        let slot = self.slots.take(sender)?;
+        let is_signed = sender != Sender::Unknown;
+        match self.breaker.ask(is_signed, Instant::now()) {
+            Permission::Refused => Err(UpstreamError::Down),
+            permission => Ok((permission, outgoing, slot)),
+        }
+    }
+
+    async fn run(
+        &self,
+        sender: Sender,
+        permission: Permission,
+        outgoing: Outgoing,
+        _slot: ExchangeSlot,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        let began = Instant::now();
+        let exchange = timeout(self.timeout, self.client.send(outgoing)).await;
+        let answer = exchange.unwrap_or(Err(UpstreamError::Late));
+        let now = Instant::now();
+        self.metrics.took(now.duration_since(began).as_secs_f64());
+        match &answer {
+            Ok(_) => self
+                .breaker
+                .succeeded(permission != Permission::Exchange, now),
+            Err(error) => {
+                if Self::is_failure(sender, error) {
+                    self.breaker.failed(&error.to_string(), now);
+                }
+                self.log(error, now);
+            }
+        }
+        answer
+    }
+
+    /// Whether an error says that the backend does not answer the vendor either.
+    const fn is_failure(sender: Sender, error: &UpstreamError) -> bool {
+        match sender {
+            // Who cannot sign must not decide about the callbacks of others.
+            Sender::Unknown => false,
+            // Nobody waits for a copy: the backend may be slow to handle recalls, and answer other commands in time.
+            Sender::Relay => matches!(error, UpstreamError::Unreachable(_)),
+            Sender::Vendor => matches!(
+                error,
+                UpstreamError::Unreachable(_) | UpstreamError::Late | UpstreamError::BadAnswer(_)
+            ),
+        }
+    }
+
+    fn log(&self, error: &UpstreamError, now: Instant) {
+        let reason = error.to_string();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_due(&reason, now) {
+            error!(
+                code = "upstream_failed",
+                url = self.url.without_query(),
+                reason,
+                "backend did not answer a callback or a copy; for the next hour, failures for this reason are only \
+                 counted (recall_upstream_requests_total, recall_upstream_copies_total); check the backend and the \
+                 settings of upstream"
+            );
+        }
+    }
+}
