@@ -94,7 +94,7 @@ impl Bench {
     }
 
     pub fn bare(&self) -> Server {
-        Server::bare(self.setup(), &self.cores)
+        Server::bare(self.setup(), &self.cores, CoreSet::Server)
     }
 
     /// A new topic, or exchange and queue. Starts the broker if it is not running on these cores.

@@ -1,9 +1,10 @@
 -- The requests that wrk sends: recall callbacks of groups, each with its own message.
 --
---   wrk ... -s callbacks.lua URL -- REQUEST CONVERSATIONS
+--   wrk ... -s callbacks.lua URL -- REQUEST CONVERSATIONS PAUSE
 --
 -- REQUEST is a template from load.rs: conversation 10000000, a sender that ends in 3478430, message 1000000000. All
 -- numbers have a fixed length, so that a request is a concatenation of a few strings and its length does not change.
+-- PAUSE is the mean pause of a connection before each request, in milliseconds; 0: none.
 
 local threads = 0
 
@@ -22,6 +23,13 @@ function init(args)
     args[1]:match("^(.-)10000000(.-)3478430(.-)1000000000(.-)1000000000(.*)$")
   before_id = before_sender .. 3478430 + thread .. before_number
   conversations = tonumber(args[2])
+  local pause = tonumber(args[3])
+  if pause > 0 then
+    -- wrk calls it if it exists.
+    function delay()
+      return math.random(0, 2 * pause)
+    end
+  end
 end
 
 function request()

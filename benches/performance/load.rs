@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
-use recall_relay::vendor::BodyFormat;
+use recall_relay::vendor::{BodyFormat, CallbackKind};
 use serde::Deserialize;
 
 use super::cores::{CoreSet, Cores};
-use super::rig::{encode, recall_query};
+use super::rig::{APP, encode};
 use super::wait::wait;
 
 /// How often to check whether wrk has ended: short compared with a round.
@@ -30,6 +30,10 @@ pub struct Load {
     pub conversations: u32,
     /// Recalled messages per callback.
     pub messages: u32,
+    /// What the callbacks report: recalls of group messages, or another command with the same fields.
+    pub kind: CallbackKind,
+    /// The mean pause of a connection between two callbacks.
+    pub pause: Duration,
 }
 
 /// The generator's results.
@@ -71,6 +75,8 @@ impl Load {
             duration,
             conversations: 1000,
             messages: 1,
+            kind: CallbackKind::Group,
+            pause: Duration::ZERO,
         }
     }
 
@@ -84,7 +90,8 @@ impl Load {
         };
         let (seqs, at) = (iter::once(FIRST).chain(others), 1_670_574_414_123);
         let body = BodyFormat::default().group("@TGS#210000000", seqs, msg_id, at);
-        let target = format!("/?{}", recall_query());
+        let body = body.replace(CallbackKind::Group.command(), self.kind.command());
+        let target = format!("/?{}", self.kind.query(APP, None));
         String::from_utf8(encode("POST", &target, body.as_bytes()))
             .expect("the request is not UTF-8")
     }
@@ -109,6 +116,7 @@ impl Load {
                 &self.template(unique_run_number()),
             ])
             .arg(self.conversations.to_string())
+            .arg(self.pause.as_millis().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());

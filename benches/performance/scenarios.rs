@@ -9,6 +9,7 @@ mod exactly_once;
 mod fsync;
 mod growth;
 mod slow_disk;
+mod upstream;
 
 use std::time::Duration;
 
@@ -24,10 +25,14 @@ pub struct Scenario {
     pub run: fn(&mut Bench) -> Report,
 }
 
-pub const ALL: [Scenario; 8] = [
+pub const ALL: [Scenario; 9] = [
     Scenario {
         name: answers::NAME,
         run: answers::run,
+    },
+    Scenario {
+        name: upstream::NAME,
+        run: upstream::run,
     },
     Scenario {
         name: fsync::NAME,

@@ -53,10 +53,41 @@ pub struct Position {
 
 impl Server {
     /// Starts the bare server and waits until it answers.
-    pub fn bare(setup: Setup, cores: &Cores) -> Self {
+    pub fn bare(setup: Setup, cores: &Cores, core_set: CoreSet) -> Self {
         let mut command = Command::new(env::current_exe().expect("cannot find this program"));
         let address = free_address();
         command.arg("bare").arg(address.to_string());
+        let mut server = Self::spawn(command, setup, (address, None), cores, core_set);
+        server.wait_for_answer();
+        server
+    }
+
+    /// Starts nginx as a plain reverse proxy of a backend, and waits until it answers.
+    pub fn nginx(setup: Setup, backend: SocketAddr, cores: &Cores) -> Self {
+        let address = free_address();
+        let folder = setup.folder().to_owned();
+        let configuration = format!(
+            "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr;
+             events {{ worker_connections 1024; }}
+             http {{
+                 access_log off;
+                 keepalive_requests 1000000000;
+                 upstream backend {{ server {backend}; keepalive 256; keepalive_requests 1000000000; }}
+                 server {{
+                     listen {address};
+                     location / {{
+                         proxy_pass http://backend;
+                         proxy_http_version 1.1;
+                         proxy_set_header Connection '';
+                         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+                     }}
+                 }}
+             }}"
+        );
+        let file = folder.join("nginx.conf");
+        fs::write(&file, configuration).expect("cannot write nginx.conf");
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(&folder).arg("-c").arg(&file);
         let mut server = Self::spawn(command, setup, (address, None), cores, CoreSet::Server);
         server.wait_for_answer();
         server
