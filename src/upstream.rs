@@ -4,8 +4,8 @@
 //! Promises:
 //! - recalls do not depend on it: a copy of a recall is sent after the recall is durable, and never waited for;
 //! - everything is bounded: the time and the number of exchanges, the size of an answer;
-//! - a backend that does not answer is not waited for after a few failures in a row: callbacks fail at once, and one a
-//!   second is also sent as a probe.
+//! - after a few failures in a row, callbacks no longer wait for the backend: they fail at once, and one a second is
+//!   also sent as a probe.
 
 mod backend;
 mod breaker;
@@ -30,7 +30,7 @@ pub use breaker::BackendHealth;
 pub use config::{BackendUrl, Config, OnFailure};
 pub use error::UpstreamError;
 use metrics::{Up, UpstreamMetrics};
-pub use outgoing::{Outgoing, OutgoingHead, Reserve};
+pub use outgoing::{Outgoing, ReceivedHeaders, Reserve};
 pub use slots::Sender;
 
 /// The backend in use.

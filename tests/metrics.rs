@@ -200,7 +200,7 @@ fn the_documents_name_existing_metrics_only() {
 
 /// The names of metrics in a text.
 fn names(text: &str) -> impl Iterator<Item = &str> {
-    let words = text.split(|letter: char| letter != '_' && !letter.is_ascii_alphanumeric());
+    let words = text.split(|char: char| char != '_' && !char.is_ascii_alphanumeric());
     words.filter(|word| word.starts_with("recall_") || word.starts_with("process_"))
 }
 

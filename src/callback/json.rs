@@ -130,7 +130,7 @@ fn exact_integer(json: &str) -> Option<u64> {
     if significant.trim_start_matches(['-', '0']).is_empty() {
         return Some(0);
     }
-    // The number is `significant`, followed by so many zeros.
+    // How many zeros follow `significant` in the integer.
     let trailing = i64::try_from(digits.len() - significant.len()).ok()?;
     let fraction = i64::try_from(fraction.len()).ok()?;
     let exponent: i64 = exponent.parse().ok()?;

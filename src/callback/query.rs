@@ -46,6 +46,12 @@ impl<'a> Query<'a> {
         query
     }
 
+    /// The query as received.
+    #[must_use]
+    pub const fn raw(&self) -> &'a str {
+        self.raw
+    }
+
     /// The command, if it is present and not empty.
     #[must_use]
     pub fn command(&self) -> Option<&str> {

@@ -26,7 +26,7 @@ use crate::callback::{
     self, Class, ParseError, Query, Recall, classify, known_command, parse_recall,
 };
 use crate::event::{Event, Rejected, UnixMillis};
-use crate::upstream::{self, Backend, Outgoing, OutgoingHead, Sender, Upstream, UpstreamError};
+use crate::upstream::{self, Backend, Outgoing, ReceivedHeaders, Sender, Upstream, UpstreamError};
 
 /// Receives requests and answers them.
 #[derive(Debug)]
@@ -59,11 +59,11 @@ impl Head<'_> {
     }
 }
 
-/// The head of the request to the backend.
+/// What a request to the backend needs.
 struct Onward {
     backend: Arc<Backend>,
-    head: Result<OutgoingHead, UpstreamError>,
-    /// The memory that it takes, the query included.
+    headers: ReceivedHeaders,
+    /// The memory that the headers and the query take.
     bytes: usize,
 }
 
@@ -258,8 +258,8 @@ impl<D: Durability> CallbackService<D> {
             onward: None,
             auth,
         };
-        // Over HTTP/1.0 the end of such a body is the end of the connection, and hyper takes it for empty: a recall
-        // would be answered as a probe, and the backend would get another body than the vendor sent.
+        // Over HTTP/1.0, a body without a length ends when the connection closes, and hyper treats it as empty: a
+        // recall would be answered as a probe, and the backend would get another body than the vendor sent.
         let needs_body = backend.is_some()
             || (head.query.command()).is_none_or(|name| Recall::named(name).is_some());
         if version == Version::HTTP_10 && needs_body && !headers.contains_key(CONTENT_LENGTH) {
@@ -267,12 +267,15 @@ impl<D: Durability> CallbackService<D> {
         }
         let mut head_bytes = query.len();
         if let Some(backend) = backend {
-            let is_proxy = head.auth.is_trusted_proxy(peer.ip());
-            let onward = backend.head(query, headers, peer.ip(), is_proxy);
-            head_bytes += onward.as_ref().map_or(0, OutgoingHead::bytes);
+            let headers = ReceivedHeaders {
+                headers,
+                peer: peer.ip(),
+                is_proxy: head.auth.is_trusted_proxy(peer.ip()),
+            };
+            head_bytes += headers.bytes();
             head.onward = Some(Onward {
                 backend,
-                head: onward,
+                headers,
                 bytes: head_bytes,
             });
         } else {
@@ -329,13 +332,14 @@ impl<D: Durability> CallbackService<D> {
         };
         let Buffered { body, permit } = buffered;
         let reserved = onward.bytes + body.len();
-        let outgoing = onward.head.and_then(|head| {
-            // Bodies that wait for a backend must not take the memory of recalls.
-            if !self.bodies.has_half_left(0) {
-                return Err(UpstreamError::TooMany);
-            }
-            Ok(head.with_body(body, reserved, self.bodies.reserve(permit)))
-        });
+        // Bodies that wait for a backend must not take the memory of recalls.
+        let outgoing = if self.bodies.has_half_left(0) {
+            let reserve = self.bodies.reserve(permit);
+            let (query, headers) = (head.query.raw(), onward.headers);
+            (onward.backend).outgoing(query, headers, body, reserved, reserve)
+        } else {
+            Err(UpstreamError::TooMany)
+        };
         Some(Verdict::HandOn(onward.backend, sender, outgoing))
     }
 
@@ -384,11 +388,11 @@ impl<D: Durability> CallbackService<D> {
         let onward = head.onward.filter(|onward| onward.backend.copy_recalls);
         let copy = onward.map(|onward| {
             let reserved = onward.bytes + body.len();
-            let outgoing = onward.head.and_then(|head| {
-                // A recall is not refused because memory for its copy is lacking.
-                let reserve = self.bodies.reserve_new(reserved);
-                let reserve = reserve.ok_or(UpstreamError::TooMany)?;
-                Ok(head.with_body(body, reserved, reserve))
+            // A recall is not refused because memory for its copy is lacking.
+            let reserve = self.bodies.reserve_new(reserved);
+            let outgoing = reserve.ok_or(UpstreamError::TooMany).and_then(|reserve| {
+                let (query, headers) = (head.query.raw(), onward.headers);
+                (onward.backend).outgoing(query, headers, body, reserved, reserve)
             });
             (onward.backend, outgoing)
         });

@@ -45,11 +45,11 @@ use tracing::info;
 use uuid::Uuid;
 
 pub use message::ContentMode;
-pub use properties::{PropertyError, SECRETS, normalize};
+pub use properties::{SECRETS, normalize};
 pub use session::KafkaSession;
 
 use super::{SessionError, Sink};
-use crate::setting;
+use crate::setting::{self, SettingError};
 use crate::telemetry::LoggedTexts;
 use coordinator::{Coordinator, Identity};
 use producer::Producer;
@@ -120,20 +120,20 @@ impl Config {
     ///
     /// # Errors
     /// Returns which setting is wrong, and why.
-    pub fn check(&self) -> Result<(), PropertyError> {
+    pub fn check(&self) -> Result<(), SettingError> {
         if self.bootstrap_servers.is_empty() {
-            return Err(PropertyError::of(
+            return Err(SettingError::new(
                 "kafka.bootstrap_servers",
                 "is missing; set it to host:port, or to several separated by commas",
             ));
         }
         if self.replication_factor == 0 {
             let problem = "must be at least 1, or -1 for the cluster's default";
-            return Err(PropertyError::of("kafka.replication_factor", problem));
+            return Err(SettingError::new("kafka.replication_factor", problem));
         }
         if self.topic == self.dead_letter_topic {
             let problem = "must differ from kafka.topic";
-            return Err(PropertyError::of("kafka.dead_letter_topic", problem));
+            return Err(SettingError::new("kafka.dead_letter_topic", problem));
         }
         properties::check(&self.properties)?;
         // Without files: a certificate that is missing or being replaced must not prevent a start.
@@ -155,7 +155,7 @@ impl Config {
     ///
     /// # Errors
     /// Returns which property is wrong, and why.
-    pub fn check_client(&self) -> Result<(), PropertyError> {
+    pub fn check_client(&self) -> Result<(), SettingError> {
         let mut client = self.client(self.exactly_once.then_some("check"));
         client.remove("bootstrap.servers");
         BaseProducer::from_config_and_context(&client, Silent)

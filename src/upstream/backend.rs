@@ -1,12 +1,10 @@
 //! The backend: decides whether a callback is handed on, and what its answer says about the backend.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::header::HeaderMap;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -15,7 +13,7 @@ use super::breaker::{BackendHealth, Breaker, Permission};
 use super::client::BackendClient;
 use super::config::{BackendUrl, Config, OnFailure};
 use super::metrics::{RequestCount, UpstreamMetrics};
-use super::outgoing::{Outgoing, OutgoingHead};
+use super::outgoing::{Outgoing, ReceivedHeaders, Reserve};
 use super::slots::{ExchangeSlot, Sender, Slots};
 use super::{UpstreamError, headers};
 use crate::telemetry::LoggedTexts;
@@ -69,24 +67,29 @@ impl Backend {
         self.breaker.health()
     }
 
-    /// The head of a callback with this query and these headers, which `peer` has sent. `is_proxy` says whether the
-    /// peer is a proxy whose headers about the client are trusted.
+    /// Makes the request for a callback. Memory for `reserved` bytes is reserved already.
     ///
     /// # Errors
     /// Fails if the query is too long to follow that of the backend's URL.
-    pub fn head(
+    pub fn outgoing(
         &self,
         query: &str,
-        mut headers: HeaderMap,
-        peer: IpAddr,
-        is_proxy: bool,
-    ) -> Result<OutgoingHead, UpstreamError> {
+        received: ReceivedHeaders,
+        body: Bytes,
+        reserved: usize,
+        reserve: Reserve,
+    ) -> Result<Outgoing, UpstreamError> {
         let uri = self
             .url
             .with_query(query)
             .ok_or(UpstreamError::QueryTooLong)?;
+        let ReceivedHeaders {
+            mut headers,
+            peer,
+            is_proxy,
+        } = received;
         headers::to_backend(&mut headers, peer, is_proxy);
-        Ok(OutgoingHead { uri, headers })
+        Ok(Outgoing::new(uri, headers, body, reserved, reserve))
     }
 
     /// Hands a callback on, and returns the backend's answer.
@@ -177,10 +180,10 @@ impl Backend {
         answer
     }
 
-    /// Whether an error says that the backend does not answer the vendor either.
+    /// Whether an error counts as a failure for the breaker: whether the vendor's callbacks would fail, too.
     const fn is_failure(sender: Sender, error: &UpstreamError) -> bool {
         match sender {
-            // Who cannot sign must not decide about the callbacks of others.
+            // A client that cannot sign must not affect the callbacks of others.
             Sender::Unknown => false,
             // Nobody waits for a copy: the backend may be slow to handle recalls, and answer other commands in time.
             Sender::Relay => matches!(error, UpstreamError::Unreachable(_)),

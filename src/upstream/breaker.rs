@@ -185,8 +185,8 @@ impl Breaker {
             reason = open.reason,
             seconds = lasted.as_secs(),
             failed = open.failed,
-            "backend does not answer: callbacks other than recalls get the answer of upstream.on_failure at once, and \
-             one a second is also sent as a probe; repair the backend or correct upstream.url"
+            "backend does not answer: callbacks other than recalls are answered at once as upstream.on_failure says, and \
+             one a second is also sent to the backend as a probe; repair the backend or correct upstream.url"
         );
     }
 }

@@ -165,8 +165,8 @@ fn connector(config: &Config, url: &BackendUrl) -> Result<Connector, String> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
-    // The client may go on connecting when a request no longer waits for it, so connecting has a limit of its own; and
-    // a name's addresses share half of the time, so that a dead first one does not hide the others.
+    // The client may keep connecting after the request has given up, so connecting has timeouts of its own. All
+    // addresses of a name share half of upstream.timeout, so that a dead first address does not hide the others.
     http.set_connect_timeout(Some(*config.timeout / 2));
     let https = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
@@ -187,7 +187,7 @@ mod tests {
     use hyper::HeaderMap;
 
     use super::*;
-    use crate::upstream::OutgoingHead;
+    use crate::upstream::Outgoing;
 
     #[tokio::test]
     async fn connections_are_kept_for_a_while_and_then_renewed() {
@@ -213,11 +213,9 @@ mod tests {
         });
         let client = BackendClient::new(&Config::default(), &url.parse().unwrap());
         let connection = async || {
-            let head = OutgoingHead {
-                uri: url.parse().unwrap(),
-                headers: HeaderMap::new(),
-            };
-            let outgoing = head.with_body(Bytes::new(), 0, Box::new(|_| true));
+            let uri = url.parse().unwrap();
+            let reserve = Box::new(|_| true);
+            let outgoing = Outgoing::new(uri, HeaderMap::new(), Bytes::new(), 0, reserve);
             let answer = client.send(outgoing).await.unwrap();
             assert_eq!(answer.version(), Version::HTTP_11);
             answer.into_body()

@@ -24,12 +24,12 @@ const FORWARDED_HOST: &str = "x-forwarded-host";
 pub(super) fn to_backend(headers: &mut HeaderMap, peer: IpAddr, is_proxy: bool) {
     let host = headers.remove(HOST);
     remove_hop_by_hop(headers);
-    // Anybody can send them. The backend would take them for the word of the proxy in front of it, which is the relay.
-    let claims: Vec<HeaderName> = headers.keys().cloned().collect();
+    // Any client can send these headers, and the backend would trust them as if the relay had set them.
+    let is_claim =
+        |name: &&HeaderName| is_about_client(name) && (!is_proxy || name.as_str().contains('_'));
+    let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
     for name in claims {
-        if is_about_client(&name) && (!is_proxy || name.as_str().contains('_')) {
-            headers.remove(name);
-        }
+        headers.remove(name);
     }
     // The whole body has arrived: there is nothing left to wait for.
     headers.remove(EXPECT);

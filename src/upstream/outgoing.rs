@@ -1,5 +1,7 @@
 //! A callback to hand on.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_LENGTH, HeaderMap};
@@ -17,41 +19,47 @@ pub struct Outgoing {
     pub(super) reserve: Reserve,
 }
 
-/// The head of a callback to hand on.
-#[derive(Debug)]
-pub struct OutgoingHead {
-    pub(super) uri: Uri,
-    pub(super) headers: HeaderMap,
-}
-
-impl OutgoingHead {
-    /// The memory that it takes, in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let headers = self.headers.iter();
-        let headers: usize = headers
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
-        headers
-            + self
-                .uri
-                .path_and_query()
-                .map_or(0, |target| target.as_str().len())
-    }
-
-    /// Adds the body, for which memory is reserved already.
-    #[must_use]
-    pub fn with_body(self, body: Bytes, reserved: usize, reserve: Reserve) -> Outgoing {
+impl Outgoing {
+    /// Memory for `reserved` bytes is reserved already.
+    pub(super) fn new(
+        uri: Uri,
+        headers: HeaderMap,
+        body: Bytes,
+        reserved: usize,
+        reserve: Reserve,
+    ) -> Self {
         let length = body.len();
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
         request.headers_mut().insert(CONTENT_LENGTH, length.into());
-        Outgoing {
+        Self {
             request,
             reserved,
             reserve,
         }
+    }
+}
+
+/// The headers of a callback, and who has sent them.
+#[derive(Debug)]
+pub struct ReceivedHeaders {
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The peer of the connection.
+    pub peer: IpAddr,
+    /// Whether the peer is a proxy whose headers about the client are trusted.
+    pub is_proxy: bool,
+}
+
+impl ReceivedHeaders {
+    /// The memory that the headers take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let headers = self.headers.iter();
+        headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum()
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use rdkafka::error::KafkaError;
 
+use crate::setting::SettingError;
+
 /// The properties that the promises depend on; operators cannot set them.
 pub(super) const PROMISE: [(&str, &str); 7] = [
     ("enable.idempotence", "true"),
@@ -127,27 +129,9 @@ const COMMON: [&str; 61] = [
     "ssl.key.pem",
 ];
 
-/// An invalid property.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} {problem}")]
-pub struct PropertyError {
-    /// The setting's key.
-    pub key: String,
-    /// What is wrong with it; never its value.
-    pub problem: String,
-}
-
-impl PropertyError {
-    pub(super) fn of(key: &str, problem: impl Into<String>) -> Self {
-        Self {
-            key: key.to_owned(),
-            problem: problem.into(),
-        }
-    }
-
-    fn property(name: &str, problem: impl Into<String>) -> Self {
-        Self::of(&format!("kafka.properties.{name}"), problem)
-    }
+/// The error of an invalid property.
+fn invalid(name: &str, problem: impl Into<String>) -> SettingError {
+    SettingError::new(name, problem).within("kafka.properties")
 }
 
 /// The property's own name, from its spelling in an environment variable, where `_` stands for `.` unless the real name
@@ -163,21 +147,18 @@ pub fn normalize(name: &str) -> String {
 }
 
 /// Refuses properties that would break the promises.
-pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), PropertyError> {
+pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), SettingError> {
     for name in properties.keys() {
         if name.starts_with("test.") {
-            return Err(PropertyError::property(
-                name,
-                "is for librdkafka's own tests; remove it",
-            ));
+            return Err(invalid(name, "is for librdkafka's own tests; remove it"));
         }
         if PROMISE.iter().any(|(promised, _)| promised == name) || REFUSED.contains(&name.as_str())
         {
             let problem = "would break the promise that no event is lost or reordered; remove it";
-            return Err(PropertyError::property(name, problem));
+            return Err(invalid(name, problem));
         }
         if ELSEWHERE.contains(&name.as_str()) {
-            return Err(PropertyError::property(
+            return Err(invalid(
                 name,
                 "is set by kafka.bootstrap_servers; remove it",
             ));
@@ -188,7 +169,7 @@ pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), Propert
 
 /// Refuses properties that `security.protocol` makes ineffective. librdkafka only logs that, and connects without TLS or
 /// without a login.
-pub(super) fn check_protocol(properties: &BTreeMap<String, String>) -> Result<(), PropertyError> {
+pub(super) fn check_protocol(properties: &BTreeMap<String, String>) -> Result<(), SettingError> {
     let protocol = properties.get("security.protocol");
     let protocol = protocol.map_or("plaintext".to_owned(), |protocol| {
         protocol.to_ascii_lowercase()
@@ -202,14 +183,14 @@ pub(super) fn check_protocol(properties: &BTreeMap<String, String>) -> Result<()
             "has no effect with the protocol {protocol}; set kafka.properties.security.protocol to SSL, SASL_SSL or \
              SASL_PLAINTEXT, as the cluster has it"
         );
-        Err(PropertyError::property(name, problem))
+        Err(invalid(name, problem))
     })
 }
 
 /// Explains why librdkafka refuses the configuration, without the value.
-pub(super) fn explain(error: &KafkaError) -> PropertyError {
+pub(super) fn explain(error: &KafkaError) -> SettingError {
     let KafkaError::ClientConfig(_, description, name, _) = error else {
-        return PropertyError::of("kafka", error.to_string());
+        return SettingError::new("kafka", error.to_string());
     };
     let description = description.trim_end();
     if description.contains("No such configuration property") {
@@ -221,21 +202,21 @@ pub(super) fn explain(error: &KafkaError) -> PropertyError {
             })
             .copied()
             .unwrap_or_default();
-        return PropertyError::property(
+        return invalid(
             name,
             format!("is not a property of librdkafka; did you mean kafka.properties.{nearest}?"),
         );
     }
     if name.is_empty() {
-        return PropertyError::of("kafka.properties", description);
+        return SettingError::new("kafka.properties", description);
     }
     // If a property was left out when librdkafka was built, the description says only that, and does not contain the
     // value.
     let left_out = description.contains("not supported in this build");
     if SECRETS.contains(&name.as_str()) && !left_out {
-        return PropertyError::property(name, "has a value that librdkafka does not accept");
+        return invalid(name, "has a value that librdkafka does not accept");
     }
-    PropertyError::property(
+    invalid(
         name,
         format!("is not accepted by librdkafka: {description}"),
     )
