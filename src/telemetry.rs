@@ -2,21 +2,24 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::Layer;
+use tracing_subscriber::fmt::format::{Json, JsonFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 #[cfg(test)]
 mod captured_log;
 #[cfg(test)]
 mod codes;
+mod escape;
 mod lines;
 mod logged_texts;
 mod reminder;
@@ -24,6 +27,7 @@ mod reminder;
 use crate::setting::List;
 #[cfg(test)]
 pub use captured_log::CapturedLog;
+use escape::{EscapedFields, EscapedLines, escape};
 use lines::Lines;
 pub use logged_texts::LoggedTexts;
 pub use reminder::Reminder;
@@ -128,15 +132,28 @@ pub fn start(config: &Config) -> anyhow::Result<Log> {
         lines: lines.clone(),
         filter,
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(move || lines.clone());
     // If the log was started before in this process, that one stays.
     let _ = match format {
-        Format::Text => registry
-            .with(layer.with_ansi(io::stderr().is_terminal()))
-            .try_init(),
-        Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        Format::Text => {
+            let layer = text_layer(move || lines.clone()).with_ansi(io::stderr().is_terminal());
+            registry.with(layer).try_init()
+        }
+        Format::Json => registry.with(json_layer(move || lines.clone())).try_init(),
     };
     Ok(log)
+}
+
+fn text_layer<S, W: Write>(
+    writer: impl Fn() -> W + 'static,
+) -> Layer<S, EscapedFields, fmt::format::Format, impl Fn() -> W> {
+    fmt::layer().fmt_fields(EscapedFields).with_writer(writer)
+}
+
+fn json_layer<S, W: Write>(
+    writer: impl Fn() -> W + 'static,
+) -> Layer<S, JsonFields, fmt::format::Format<Json>, impl Fn() -> EscapedLines<W>> {
+    let layer = fmt::layer().json().flatten_event(true);
+    layer.with_writer(move || EscapedLines(writer()))
 }
 
 /// How many log lines this process has dropped because nobody read standard error or writing to it failed.
@@ -145,10 +162,11 @@ pub fn dropped_lines() -> u64 {
     lines::DROPPED.load(Ordering::Relaxed)
 }
 
-/// Writes to standard error, whether or not the log was started. Does not wait long if nobody reads it.
+/// Writes lines to standard error, whether or not the log was started. Does not wait long if nobody reads it.
 pub fn say(text: &str) {
     if let Ok(mut lines) = Lines::start() {
-        let _ = lines.write_all(format!("{text}\n").as_bytes());
+        let text: String = text.lines().map(|line| escape(line) + "\n").collect();
+        let _ = lines.write_all(text.as_bytes());
         lines.flush_all();
     }
 }

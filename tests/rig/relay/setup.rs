@@ -1,11 +1,14 @@
 //! How a relay is started.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use nix::pty::openpty;
 use tempfile::TempDir;
 
 use super::super::{Faults, until};
@@ -122,20 +125,34 @@ impl Setup {
 
     /// Starts the relay without waiting until it is ready: its addresses are not known yet.
     pub fn launch(&self) -> Relay {
-        let mut child = self
-            .command(&[])
+        let (log, stderr) = io::pipe().unwrap();
+        self.launch_with_log(log, stderr)
+    }
+
+    /// Like [`Self::launch`]; the log is written to a terminal.
+    pub fn launch_on_terminal(&self) -> Relay {
+        let terminal = openpty(None, None).unwrap();
+        self.launch_with_log(File::from(terminal.master), terminal.slave)
+    }
+
+    /// `log` reads what is written to `stderr`.
+    fn launch_with_log(&self, log: impl Read + Send + 'static, stderr: impl Into<Stdio>) -> Relay {
+        let mut command = self.command(&[]);
+        let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
-        let (stdout, log) = (Lines::default(), Lines::default());
+        // Close our copy of its stderr: otherwise the end of its log would not be seen.
+        drop(command);
+        let (stdout, lines) = (Lines::default(), Lines::default());
         stdout.collect_from(child.stdout.take().unwrap());
-        log.collect_from(child.stderr.take().unwrap());
+        lines.collect_from(log);
         Relay {
             _folder: Arc::clone(&self.folder),
             child,
             stdout,
-            log,
+            log: lines,
             callbacks: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         }
