@@ -5,6 +5,7 @@
 
 mod collector;
 mod exposition;
+mod host;
 mod process;
 mod sink_view;
 
@@ -82,6 +83,10 @@ pub const PREFIX: &str = "recall";
 
 /// The maximum number of concurrent scrapes.
 const SCRAPES: usize = 8;
+
+/// The answer to a request from the loopback whose `Host` is not the loopback.
+const FOREIGN_HOST: &str = "a request from this machine must name it in Host: use localhost or 127.0.0.1 in the URL; a \
+                            proxy on this machine must set Host to localhost\n";
 
 #[derive(Debug, Serialize)]
 struct Readiness<'a> {
@@ -170,8 +175,15 @@ impl Admin {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Answers a request.
-    pub async fn answer<B: Send>(self: Arc<Self>, request: Request<B>) -> Response<Full<Bytes>> {
+    /// Answers a request of this peer.
+    pub async fn answer<B: Send>(
+        self: Arc<Self>,
+        request: Request<B>,
+        peer: SocketAddr,
+    ) -> Response<Full<Bytes>> {
+        if !host::is_allowed(&request, peer) {
+            return text(StatusCode::FORBIDDEN, FOREIGN_HOST);
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             let mut response = text(
                 StatusCode::METHOD_NOT_ALLOWED,

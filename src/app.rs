@@ -191,7 +191,7 @@ impl App {
         servers.spawn(callbacks.serve(service, stop_callbacks.clone()));
         let mut admin_server = JoinSet::new();
         let view = Arc::clone(&admin);
-        let service = move |request, _| Arc::clone(&view).answer(request);
+        let service = move |request, peer| Arc::clone(&view).answer(request, peer);
         admin_server.spawn(operators.serve(service, stop_admin.clone()));
 
         // The servers and forwarders return on their own only because of a bug. The futures that never return only log.

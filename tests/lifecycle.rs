@@ -384,6 +384,44 @@ fn the_admin_listener_serves_only_its_paths() {
     relay.kill();
 }
 
+/// A web page in a browser on this host may let its own name resolve to the loopback.
+#[test]
+fn the_admin_listener_refuses_foreign_names_from_the_loopback() {
+    let relay = Setup::new().start();
+    let ask = |target: &str, host: &str| {
+        let mut connection = Connection::open(relay.admin).unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        connection.send(request.as_bytes()).unwrap();
+        connection.answer().unwrap()
+    };
+    let port = relay.admin.port();
+    for host in ["localhost", "127.0.0.1", "[::1]"] {
+        assert_eq!(
+            ask("/metrics", &format!("{host}:{port}")).status,
+            200,
+            "{host}"
+        );
+    }
+    for path in ["/livez", "/readyz", "/metrics", "/"] {
+        let answer = ask(path, &format!("rebound.example:{port}"));
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(
+            answer.text().contains("use localhost or 127.0.0.1"),
+            "{}",
+            answer.text()
+        );
+        assert_eq!(
+            ask(&format!("http://rebound.example{path}"), "localhost").status,
+            403
+        );
+    }
+    // Without a name, over HTTP/1.0.
+    let mut connection = Connection::open(relay.admin).unwrap();
+    connection.send(b"GET /livez HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(connection.answer().unwrap().status, 200);
+    relay.stop();
+}
+
 /// The value of each metric, by its name and labels as they are printed.
 fn metrics(relay: &Relay) -> BTreeMap<String, f64> {
     let answer = relay.admin("/metrics");

@@ -228,7 +228,7 @@ fn the_reference_is_generated_from_the_metrics() {
 fn open_metrics(relay: &Relay) -> String {
     let mut connection = Connection::open(relay.admin).unwrap();
     let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: relay\r\nAccept: {accept}\r\n\r\n");
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
     connection.send(request.as_bytes()).unwrap();
     let answer = connection.answer().unwrap();
     assert_eq!(

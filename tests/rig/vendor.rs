@@ -67,7 +67,7 @@ pub fn padded_recall(group: &str, number: u64, bytes: usize) -> String {
 /// The bytes of a request.
 pub fn encode(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: relay\r\nContent-Length: {}\r\n\r\n",
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()

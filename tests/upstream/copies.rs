@@ -35,7 +35,7 @@ fn each_new_recall_is_copied_once_it_is_durable() {
     assert_eq!(received[1].target, format!("/im?{query}"));
     assert_eq!(received[1].body, large.as_bytes());
     assert_eq!(received[1].header("x-forwarded-for"), ["127.0.0.1"]);
-    assert_eq!(received[1].header("x-forwarded-host"), ["relay"]);
+    assert_eq!(received[1].header("x-forwarded-host"), ["localhost"]);
     until("the copies to be counted", || {
         (copies(&relay, "answered") == 2).then_some(())
     });
