@@ -125,6 +125,41 @@ fn connections_beyond_the_limit_wait() {
     assert_eq!(order, expected);
 }
 
+/// With as many connections as `http.max_connections` allows, no descriptor would be left for the spool or the sink.
+#[test]
+fn connections_are_limited_to_what_the_limit_of_open_files_leaves() {
+    let setup = Setup::new().with_open_files(260);
+    let relay = setup.start();
+    let warning = relay.log_entry("nofile_limit_low").unwrap();
+    assert_eq!(warning["level"], "WARN", "{warning}");
+    let figures = ["limit", "max_connections", "used", "needed"].map(|name| warning[name].clone());
+    assert_eq!(figures, [260, 1024, 4, 1280], "{warning}");
+
+    let mut open: Vec<_> = (1..=4)
+        .map(|number| {
+            let mut connection = Connection::open(relay.callbacks).unwrap();
+            let answer = connection.post_recall(&recall("open", number)).unwrap();
+            assert!(answer.is_ok(), "{answer:?}");
+            connection
+        })
+        .collect();
+    // Together more than the limit of open files. What is open works on.
+    let waiting: Vec<_> = (0..100)
+        .map(|_| Connection::open(relay.callbacks).unwrap())
+        .collect();
+    let answer = open[0].post_recall(&recall("open", 5)).unwrap();
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(relay.metric("recall_http_connections"), "4");
+    drop((open, waiting));
+    assert!(relay.recall("after", 1).is_ok());
+    assert_eq!(relay.log_entry("accept_failed"), None);
+    assert_eq!(relay.stop().len(), 6);
+
+    let enough = setup.with("RECALL_HTTP__MAX_CONNECTIONS", "4").start();
+    assert_eq!(enough.log_entry("nofile_limit_low"), None);
+    enough.stop();
+}
+
 #[test]
 fn bodies_beyond_the_memory_budget_are_refused() {
     let relay = Setup::new()

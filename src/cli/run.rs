@@ -77,12 +77,14 @@ fn report(error: &anyhow::Error, exit_code: u8, was_running: bool) {
 
 /// `is_running` is set when the start has succeeded.
 fn run_relay(load: Load, loaded: Loaded, log: &Log, is_running: &mut bool) -> anyhow::Result<()> {
-    let config = loaded.config.clone();
+    // A copy: a reload compares with what the settings say.
+    let mut config = loaded.config.clone();
     let to_backend = config
         .upstream
         .as_ref()
         .map_or(0, |upstream| upstream.max_in_flight);
-    open_files::raise_nofile_limit(config.http.max_connections, to_backend);
+    let connections = open_files::raise_nofile_limit(config.http.max_connections, to_backend);
+    config.http.max_connections = connections;
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("could not install a handler for SIGTERM")?;

@@ -20,6 +20,7 @@ use super::{APP, Relay};
 pub struct Setup {
     folder: Arc<TempDir>,
     environment: Vec<(String, String)>,
+    open_files: Option<u64>,
 }
 
 impl Setup {
@@ -35,6 +36,7 @@ impl Setup {
         Self {
             folder,
             environment: Vec::new(),
+            open_files: None,
         }
         .set("RECALL_SDK_APP_IDS", &APP.to_string())
         .set("RECALL_HTTP__LISTEN", "127.0.0.1:0")
@@ -57,23 +59,24 @@ impl Setup {
 
     /// The same setup, with one more setting.
     pub fn with(&self, name: &str, value: &str) -> Self {
-        Self {
-            folder: Arc::clone(&self.folder),
-            environment: self.environment.clone(),
-        }
-        .set(name, value)
+        self.clone().set(name, value)
     }
 
     /// The same setup, on a disk with these faults.
     pub fn with_faults(&self, faults: &Faults) -> Self {
-        let mut setup = Self {
-            folder: Arc::clone(&self.folder),
-            environment: self.environment.clone(),
-        };
+        let mut setup = self.clone();
         for (name, value) in faults.environment(self.folder.path()) {
             setup = setup.set(name, &value);
         }
         setup
+    }
+
+    /// The same setup, with this hard limit of open files.
+    pub fn with_open_files(&self, limit: u64) -> Self {
+        Self {
+            open_files: Some(limit),
+            ..self.clone()
+        }
     }
 
     /// The folder for everything that the relays write.
@@ -87,7 +90,16 @@ impl Setup {
 
     /// The program with these arguments, and with only the settings in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match self.open_files {
+            Some(limit) => {
+                let mut limited = Command::new("prlimit");
+                limited
+                    .arg(format!("--nofile={limit}:{limit}"))
+                    .arg(program());
+                limited
+            }
+            None => Command::new(program()),
+        };
         command
             .args(arguments)
             .current_dir(self.folder.path())
