@@ -23,6 +23,7 @@ mod event_cache;
 mod files;
 mod fill;
 mod gaps;
+mod permissions;
 mod queue;
 mod quota;
 mod reader;

@@ -10,8 +10,10 @@
 mod rig;
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::net::TcpStream;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -82,6 +84,65 @@ fn a_stop_finishes_open_requests() {
     connection.send(&body.as_bytes()[1..]).unwrap();
     assert!(connection.answer().unwrap().is_ok());
     assert_eq!(relay.wait_for_clean_exit().len(), 1);
+}
+
+/// By an earlier version, a restored backup, or an operator.
+#[test]
+fn files_that_other_users_could_read_become_private() {
+    let setup = Setup::new();
+    let files = |mode: u32| {
+        let files = std::fs::read_dir(setup.spool().parent().unwrap()).unwrap();
+        let mut names: Vec<_> = files
+            .map(|file| file.unwrap())
+            .filter(|file| file.metadata().unwrap().mode() & 0o777 == mode)
+            .map(|file| file.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let relay = setup.start();
+    assert!(relay.recall("g", 1).is_ok());
+    assert_eq!(relay.log_entry("spool_mode_narrowed"), None);
+    relay.kill();
+    let all = ["spool.db", "spool.db-shm", "spool.db-wal", "spool.db.lock"];
+    assert_eq!(files(0o600), all);
+    let folder = setup.spool().parent().unwrap().to_owned();
+    for name in all {
+        std::fs::set_permissions(folder.join(name), Permissions::from_mode(0o644)).unwrap();
+    }
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+
+    // A command is not a start, but writes to the same files.
+    let (_, _, stderr) = setup.run(&["spool", "forget", "kafka"]);
+    assert!(
+        stderr.contains("has no cursor of a sink `kafka`"),
+        "{stderr}"
+    );
+    assert_eq!(files(0o600), [""; 0]);
+
+    let relay = setup.start();
+    assert_eq!(files(0o600), all);
+    let warning = relay.log_entry("spool_mode_narrowed").unwrap();
+    assert_eq!(warning["level"], "WARN", "{warning}");
+    for name in all {
+        let before = format!("{} (0644)", folder.join(name).display());
+        assert!(
+            warning["files"].as_str().unwrap().contains(&before),
+            "{warning}"
+        );
+    }
+    assert_eq!(std::fs::metadata(&folder).unwrap().mode() & 0o777, 0o755);
+    assert!(relay.recall("g", 2).is_ok());
+    // SQLite still has its locks.
+    let (code, _, stderr) = setup.run(&[]);
+    assert_eq!(code, 1, "{stderr}");
+    relay.kill();
+    let relay = setup.start();
+    assert_eq!(relay.log_entry("spool_mode_narrowed"), None);
+    assert!(relay.recall("g", 3).is_ok());
+    assert_eq!(files(0o600), all);
+    relay.stop();
+    assert_eq!(read_spool(&setup).len(), 3);
 }
 
 #[test]

@@ -19,13 +19,12 @@ use super::event_cache::EventCache;
 use super::fill::FillMonitor;
 use super::queue::{Queue, WriterCommand};
 use super::quota::{ENOUGH, HEADROOM};
-use super::salvage;
 use super::shared::Shared;
 use super::stall::StallDetector;
 use super::status::Status;
 use super::store::Store;
 use super::suspected_damage::SuspectedDamage;
-use super::{OpenError, Opened, QueueHandle, Spool};
+use super::{OpenError, Opened, QueueHandle, Spool, permissions, salvage};
 use crate::event::Event;
 use crate::telemetry::Reminder;
 
@@ -83,6 +82,8 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
     // The high-water mark of an earlier run may be older than the file: its writes are not synced.
     store.write_watermark(&cursors);
     store.report.log();
+    let quarantined = salvage::quarantined(&store.config.path).unwrap_or_default();
+    permissions::make_private(&store.config.path, &quarantined);
 
     let shared = Arc::new(Shared {
         spool_id: store.spool_id,
@@ -105,7 +106,7 @@ pub(super) fn open(config: &Config, sinks: &[&str]) -> Result<Opened, OpenError>
         commit_seconds: Histogram::new(COMMIT_SECONDS),
         cache: EventCache::default(),
         report: store.report.clone(),
-        quarantined: Mutex::new(salvage::quarantined(&store.config.path).unwrap_or_default()),
+        quarantined: Mutex::new(quarantined),
         lock: Arc::clone(&store.lock),
     });
     let queue = Arc::new(Queue::new(config.max_waiting));
