@@ -84,7 +84,8 @@ mod tests {
     use super::*;
 
     /// Every kind of unsafe character, and harmless ones.
-    const HOSTILE: &str = "a\r\nERROR forged\0\t\u{1b}]0;t\u{7}\u{7f}\u{85}\u{9b}2J\u{2028}\u{2029}\u{202e}\u{2066}\u{200f}\u{61c}\\é消息";
+    const HOSTILE: &str = "a\r\nERROR forged\0\t\u{1b}]0;t\u{7}\u{7f}\u{85}\u{9b}2J\u{2028}\u{2029}\u{202e}\u{2066}\
+                           \u{200f}\u{61c}\\é消息";
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
