@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use prometheus_client::metrics::info::Info;
@@ -31,7 +32,7 @@ pub use sink_view::SinkView;
 use self::exposition::ExpositionFormat;
 use crate::event::UnixMillis;
 use crate::forwarder::Health;
-use crate::receiver::{Limits, UnacceptedRecalls};
+use crate::receiver::{Client, Limits, Service, UnacceptedRecalls};
 use crate::setting::{self, Timeout};
 use crate::spool::Spool;
 use crate::upstream::{self, Upstream};
@@ -59,6 +60,7 @@ impl Config {
     pub const fn limits(&self) -> Limits {
         Limits {
             connections: 64,
+            connections_per_source: 0,
             read_timeout: Timeout::from_secs(10),
             idle_timeout: Timeout::from_secs(75),
         }
@@ -275,6 +277,16 @@ impl Admin {
                 "metrics could not be encoded\n",
             ),
         }
+    }
+}
+
+impl Service for Arc<Admin> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: Arc<Client>,
+    ) -> Response<Full<Bytes>> {
+        Admin::answer(Arc::clone(self), request, client.address()).await
     }
 }
 

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Admin, ProcessMetrics, SinkView};
 use crate::config::Config;
 use crate::forwarder::{Forwarder, SinkState, Stop};
-use crate::receiver::{Auth, CallbackService, Listener};
+use crate::receiver::{Auth, CallbackService, Front, Listener};
 use crate::reload::Targets;
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
@@ -82,11 +82,11 @@ impl App {
         config.auth.warn_if_unchecked();
         config.warn_if_no_upstream();
         // Bind before the sinks start: if an address is in use, nothing has been published.
-        let callbacks = Listener::bind(config.http.listen, config.http.limits())
-            .await
+        let front = Front::of_callbacks(&config.http);
+        let callbacks = Listener::bind(config.http.listen, config.http.limits(), front)
             .context("http.listen is not usable")?;
-        let operators = Listener::bind(config.admin.listen, config.admin.limits())
-            .await
+        let front = Front::plain("admin.listen");
+        let operators = Listener::bind(config.admin.listen, config.admin.limits(), front)
             .context("admin.listen is not usable")?;
 
         let mut sinks = Sinks {
@@ -108,11 +108,7 @@ impl App {
         let service = Arc::new(service);
         let (targeted, backend) = (Arc::clone(&service), config.upstream.clone());
         tokio::task::spawn_blocking(move || targeted.set_backend(backend.as_ref())).await?;
-        own.register(
-            "http_connections",
-            "Open connections of the listener for callbacks (`http.max_connections`)",
-            callbacks.connections().clone(),
-        );
+        callbacks.register(own);
         let targets = Targets {
             service: Arc::clone(&service),
             #[cfg(feature = "kafka")]
@@ -187,12 +183,10 @@ impl App {
         let upstream = Arc::clone(service.upstream());
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let mut servers = JoinSet::new();
-        let service = move |request, peer| Arc::clone(&service).answer(request, peer);
         servers.spawn(callbacks.serve(service, stop_callbacks.clone()));
         let mut admin_server = JoinSet::new();
         let view = Arc::clone(&admin);
-        let service = move |request, peer| Arc::clone(&view).answer(request, peer);
-        admin_server.spawn(operators.serve(service, stop_admin.clone()));
+        admin_server.spawn(operators.serve(view, stop_admin.clone()));
 
         // The servers and forwarders return on their own only because of a bug. The futures that never return only log.
         let failure = tokio::select! {

@@ -21,7 +21,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use tracing::warn;
 
-use crate::setting::{self, List, Timeout};
+use crate::setting::{self, List, Size, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::{admin, receiver, spool, telemetry, upstream};
@@ -388,6 +388,14 @@ impl Loaded {
         if config.http.max_buffered_bytes < config.http.max_body_bytes {
             let text = "must be at least http.max_body_bytes; otherwise the largest bodies are always refused";
             wrong("http.max_buffered_bytes", text.to_owned());
+        }
+        if config.http.proxy_protocol && config.auth.trusted_proxies.is_empty() {
+            let text = "needs auth.trusted_proxies: the header is expected from these alone";
+            wrong("http.proxy_protocol", text.to_owned());
+        }
+        if config.http.max_unauthenticated_bytes < Size(4 << 10) {
+            let text = "must be at least 4KiB; otherwise the console's probe may be refused";
+            wrong("http.max_unauthenticated_bytes", text.to_owned());
         }
         if let Some(Err(error)) = config.upstream.as_ref().map(upstream::Config::check) {
             wrong(&error.key, error.problem);

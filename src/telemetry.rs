@@ -22,6 +22,7 @@ mod codes;
 mod escape;
 mod lines;
 mod logged_texts;
+mod recurrence;
 mod reminder;
 
 use crate::setting::List;
@@ -30,6 +31,7 @@ pub use captured_log::CapturedLog;
 use escape::{EscapedFields, EscapedLines, escape};
 use lines::Lines;
 pub use logged_texts::LoggedTexts;
+pub use recurrence::Recurrence;
 pub use reminder::Reminder;
 
 /// Settings of the log.

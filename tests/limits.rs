@@ -10,9 +10,11 @@ mod rig;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use rig::{Connection, Setup, large_recall, recall, recall_query, until};
+use nix::sys::signal::Signal;
+use recall_relay::vendor::CallbackKind;
+use rig::{APP, Connection, Relay, Setup, encode, large_recall, recall, recall_query, until};
 
 /// Much longer than the timeouts that these tests set, much shorter than the default ones.
 const SOON: Duration = Duration::from_secs(8);
@@ -123,6 +125,177 @@ fn connections_beyond_the_limit_wait() {
     let mut expected = vec!["first"; 50];
     expected.push("second");
     assert_eq!(order, expected);
+}
+
+/// A relay that checks signatures, with few connections.
+fn few_connections(limit: &str) -> Setup {
+    Setup::new()
+        .set("RECALL_AUTH__TOKENS", "token")
+        .set("RECALL_HTTP__MAX_CONNECTIONS", limit)
+}
+
+/// A request with a signed recall.
+fn signed_recall(number: u64) -> Vec<u8> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let query = CallbackKind::Group.query(APP, Some(("token", now)));
+    encode(
+        "POST",
+        &format!("/?{query}"),
+        recall("g", number).as_bytes(),
+    )
+}
+
+fn open(relay: &Relay) -> TcpStream {
+    let stream = TcpStream::connect(relay.callbacks).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+fn until_open(relay: &Relay, count: usize) {
+    until("the gauge of connections", || {
+        (relay.metric("recall_http_connections") == count.to_string()).then_some(())
+    });
+}
+
+fn is_closed(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let read = (&*stream).read(&mut [0; 1]);
+    stream.set_nonblocking(false).unwrap();
+    !matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+#[test]
+fn the_connection_that_has_been_idle_longest_is_shed() {
+    let relay = few_connections("4").start();
+    let mut numbers = 1..;
+    let mut recall_on = |connection: &mut Connection| {
+        connection
+            .send(&signed_recall(numbers.next().unwrap()))
+            .unwrap();
+        assert!(connection.answer().unwrap().is_ok());
+    };
+    let mut first = Connection::open(relay.callbacks).unwrap();
+    recall_on(&mut first);
+    let silent: Vec<_> = (0..3).map(|_| open(&relay)).collect();
+    until_open(&relay, 4);
+    // Sending slowly keeps no place.
+    (&silent[0]).write_all(b"POST / HTTP/1.1\r\n").unwrap();
+
+    let mut kept = vec![first];
+    for shed in 1..=3 {
+        let mut new = Connection::open(relay.callbacks).unwrap();
+        recall_on(&mut new);
+        kept.push(new);
+        let closed: Vec<_> = silent.iter().map(is_closed).collect();
+        let expected: Vec<_> = (0..3).map(|place| place < shed).collect();
+        assert_eq!(closed, expected);
+        assert_eq!(
+            relay.metric("recall_http_connections_shed_total"),
+            shed.to_string()
+        );
+    }
+    let full = relay.log_entries("connections_full");
+    assert_eq!(full.len(), 1, "{full:?}");
+    assert_eq!(
+        (&full[0]["level"], &full[0]["setting"], &full[0]["limit"]),
+        (&"WARN".into(), &"http.max_connections".into(), &4.into()),
+    );
+    assert_eq!(full[0]["authenticated"], 1);
+
+    // Those that have brought a recall are not shed: the next one waits.
+    let mut waiting = Connection::open(relay.callbacks).unwrap();
+    waiting.send(&signed_recall(10_000)).unwrap();
+    for _ in 0..50 {
+        kept.iter_mut().for_each(&mut recall_on);
+    }
+    drop(kept.pop());
+    assert!(waiting.answer().unwrap().is_ok());
+    let order = relay.stop();
+    let last = order.last().unwrap();
+    assert_eq!(last["data"]["messages"][0]["seq"], 10_000, "{last}");
+}
+
+#[test]
+fn connections_of_trusted_proxies_are_not_shed() {
+    let relay = few_connections("2")
+        .set("RECALL_AUTH__TRUSTED_PROXIES", "127.0.0.1")
+        .set("RECALL_HTTP__READ_TIMEOUT", "2s")
+        .start();
+    let began = Instant::now();
+    let silent: Vec<_> = (0..2).map(|_| open(&relay)).collect();
+    until_open(&relay, 2);
+    let mut new = Connection::open(relay.callbacks).unwrap();
+    new.send(&signed_recall(1)).unwrap();
+    assert!(new.answer().unwrap().is_ok());
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1800), "{took:?}");
+    drop(silent);
+    assert_eq!(relay.metric("recall_http_connections_shed_total"), "0");
+}
+
+#[test]
+fn a_source_may_have_a_number_of_connections() {
+    let setup = few_connections("100").set("RECALL_HTTP__MAX_CONNECTIONS_PER_SOURCE", "2");
+    let relay = setup.start();
+    let mut silent: Vec<_> = (0..2).map(|_| open(&relay)).collect();
+    until_open(&relay, 2);
+    let refused = open(&relay);
+    until("the third to be closed", || {
+        is_closed(&refused).then_some(())
+    });
+    assert!(!silent.iter().any(is_closed));
+    assert_eq!(relay.metric("recall_http_connections_refused_total"), "1");
+    let logged = relay.log_entry("source_connections_full").unwrap();
+    assert_eq!(
+        (&logged["source"], &logged["limit"]),
+        (&"127.0.0.1".into(), &2.into())
+    );
+    // One that has ended does not count.
+    silent.pop();
+    until_open(&relay, 1);
+    let mut again = Connection::open(relay.callbacks).unwrap();
+    again.send(&signed_recall(1)).unwrap();
+    assert!(again.answer().unwrap().is_ok());
+    relay.kill();
+
+    for exempt in [
+        "RECALL_AUTH__ALLOWED_SOURCES",
+        "RECALL_AUTH__TRUSTED_PROXIES",
+    ] {
+        let relay = setup.clone().set(exempt, "127.0.0.1").start();
+        let silent: Vec<_> = (0..5).map(|_| open(&relay)).collect();
+        until_open(&relay, 5);
+        assert!(!silent.iter().any(is_closed), "{exempt}");
+        relay.kill();
+    }
+}
+
+#[test]
+fn many_connections_may_wait_to_be_accepted() {
+    let relay = few_connections("1000").start();
+    // While it is stopped, the kernel completes connections on its behalf, as many as the backlog has places for.
+    relay.signal(Signal::SIGSTOP);
+    let began = Instant::now();
+    let waiting: Vec<_> = (0..600).map(|_| open(&relay)).collect();
+    let took = began.elapsed();
+    relay.signal(Signal::SIGCONT);
+    // A connection that finds no place is tried again after a second.
+    assert!(took < Duration::from_millis(900), "{took:?}");
+    until_open(&relay, 600);
+    drop(waiting);
+}
+
+#[test]
+fn silent_clients_of_the_admin_listener_do_not_fail_the_liveness_probe() {
+    let relay = Setup::new().start();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(relay.admin).unwrap());
+    }
+    let alive = relay.admin("/livez");
+    assert_eq!(alive.status, 200);
+    assert!(alive.took < Duration::from_secs(1), "{alive:?}");
+    assert!(is_closed(&silent[0]) && !is_closed(&silent[199]));
 }
 
 /// With as many connections as `http.max_connections` allows, no descriptor would be left for the spool or the sink.

@@ -15,11 +15,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
 
 use rcgen::ExtendedKeyUsagePurpose;
 use recall_relay::vendor::{BodyFormat, CallbackKind};
-use rig::{APP, Authority, Relay, Setup, TIMEOUT, free_port, recall, recall_query, until};
+use rig::{
+    APP, Authority, Relay, Setup, TIMEOUT, connect_from, free_port, recall, recall_query, until,
+};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -259,23 +260,6 @@ impl Drop for Nginx {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// A connection from a loopback address other than 127.0.0.1.
-fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    // The standard library cannot bind a client's address.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().build().unwrap();
-    let stream = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind((from, 0).into()).unwrap();
-        socket.connect(to).await.unwrap().into_std().unwrap()
-    });
-    stream.set_nonblocking(false).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
-    stream
 }
 
 /// Starts a backend that forbids whatever it is asked, until the process ends. Returns the request lines and bodies

@@ -473,6 +473,7 @@ fn other_value(key: &str, default: &str) -> String {
 fn a_reload_applies_or_names_every_setting() {
     let base = [
         APP,
+        ("RECALL_AUTH__TRUSTED_PROXIES", "10.0.0.1"),
         ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
         ("RECALL_RABBITMQ__URI", "amqps://localhost"),
         ("RECALL_UPSTREAM__URL", "https://localhost/"),

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::listener::Trust;
 use crate::callback::{self, Query, Token, Tokens, check_signature};
 use crate::event::UnixMillis;
 use crate::setting::{List, Timeout};
@@ -155,14 +156,6 @@ impl AuthError {
     }
 }
 
-/// An authenticated recall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Admitted {
-    pub(super) sdk_app_id: u64,
-    /// The position of the token that signed it; none if signatures are not checked.
-    pub(super) signed_by: Option<u32>,
-}
-
 /// Decides which recalls may become events.
 #[derive(Debug)]
 pub struct Auth {
@@ -187,40 +180,23 @@ impl Auth {
         u32::try_from(self.tokens.0.len()).unwrap_or(u32::MAX)
     }
 
-    /// Checks the application and the signature.
-    pub(super) fn admit(&self, query: &Query<'_>, now: UnixMillis) -> Result<Admitted, AuthError> {
+    /// The application of a recall.
+    pub(super) fn application(&self, query: &Query<'_>) -> Result<u64, AuthError> {
         let sdk_app_id = query.sdk_app_id.as_deref().filter(|id| !id.is_empty());
         let sdk_app_id = sdk_app_id.ok_or(AuthError::NoApplication)?;
-        let sdk_app_id = self
-            .sdk_app_ids
-            .iter()
-            .find(|own| sdk_app_id.parse() == Ok(**own))
-            .ok_or(AuthError::ForeignApplication)?;
-        let signed_by = self
-            .check_signature_of(Some(*sdk_app_id), query, now)
-            .map_err(AuthError::Signature)?;
-        Ok(Admitted {
-            sdk_app_id: *sdk_app_id,
-            signed_by,
-        })
+        let mut own = self.sdk_app_ids.iter();
+        own.find(|own| sdk_app_id.parse() == Ok(**own))
+            .copied()
+            .ok_or(AuthError::ForeignApplication)
     }
 
-    /// Checks only the signature. Returns the position of the token that signed.
+    /// Checks the signature. Returns the position of the token that signed; none if signatures are not checked.
     pub(super) fn check_signature(
         &self,
         query: &Query<'_>,
         now: UnixMillis,
     ) -> Result<Option<u32>, callback::SignatureError> {
         let application = query.sdk_app_id.as_deref().and_then(|id| id.parse().ok());
-        self.check_signature_of(application, query, now)
-    }
-
-    fn check_signature_of(
-        &self,
-        application: Option<u64>,
-        query: &Query<'_>,
-        now: UnixMillis,
-    ) -> Result<Option<u32>, callback::SignatureError> {
         let max_skew = *self.config.max_skew;
         check_signature(&self.tokens, application, max_skew, query, now)
     }
@@ -247,6 +223,17 @@ impl Auth {
     /// Whether this is a proxy whose headers about the client are trusted.
     pub(super) fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
         contains(&self.config.trusted_proxies, peer.to_canonical())
+    }
+
+    /// How much the address of a peer is trusted.
+    pub(super) fn trust(&self, peer: IpAddr) -> Trust {
+        if self.is_trusted_proxy(peer) {
+            Trust::Proxy
+        } else if contains(&self.config.allowed_sources, peer.to_canonical()) {
+            Trust::Source
+        } else {
+            Trust::None
+        }
     }
 
     /// The source address: the nearest hop that is not a trusted proxy. None if a trusted proxy forwards something that
@@ -394,10 +381,7 @@ mod tests {
     #[test]
     fn refuses_recalls_of_other_applications() {
         let auth = Auth::new(&[7, 1_400_000_001], Config::default());
-        let admit = |raw: &str| {
-            auth.admit(&Query::parse(raw), UnixMillis::now())
-                .map(|admitted| admitted.sdk_app_id)
-        };
+        let admit = |raw: &str| auth.application(&Query::parse(raw));
         assert_eq!(admit("SdkAppid=1400000001"), Ok(1_400_000_001));
         assert_eq!(admit("SdkAppid=7"), Ok(7));
         assert_eq!(admit("SdkAppid=8"), Err(AuthError::ForeignApplication));

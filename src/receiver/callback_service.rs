@@ -1,13 +1,13 @@
 //! Handles a request, from its head to its answer.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, Version};
@@ -16,55 +16,42 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
 use super::answer::Outcome;
-use super::auth::{Admitted, Auth, AuthError};
-use super::body::{BodyReader, Buffered};
+use super::auth::{Auth, AuthError};
+use super::body::{BodyError, BodyReader, Buffered};
+use super::budget::Budget;
+use super::client::Client;
 use super::config::Config;
 use super::counts::Counts;
 use super::durability::{Durability, Kept, NotKept};
+use super::head::{Head, Named, Onward};
+use super::listener::{Service, Trust};
 use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{
-    self, Class, ParseError, Query, Recall, classify, known_command, parse_recall,
+    self, Class, NO_COMMAND, ParseError, Query, Recall, classify, known_command, parse_recall,
 };
 use crate::event::{Event, Rejected, UnixMillis};
 use crate::upstream::{self, Backend, Outgoing, ReceivedHeaders, Sender, Upstream, UpstreamError};
+
+/// The largest body that is read of a request that is not authenticated and not for a backend. The console's probe has
+/// an empty or a small one.
+const MAX_UNAUTHENTICATED_BODY: usize = 4 << 10;
 
 /// Receives requests and answers them.
 #[derive(Debug)]
 pub struct CallbackService<D> {
     path: String,
-    bodies: BodyReader,
+    max_body_bytes: usize,
+    read_timeout: Duration,
+    /// The memory of what authenticated requests send (`http.max_buffered_bytes`).
+    memory: Budget,
+    /// The memory of what all others send (`http.max_unauthenticated_bytes`).
+    unauthenticated_memory: Budget,
     /// Replaced when the settings are reloaded; a request uses one from its head to its answer.
     auth: RwLock<Arc<Auth>>,
     durability: D,
     upstream: Arc<Upstream>,
     counts: Counts,
     closing: AtomicBool,
-}
-
-/// What later steps need of a request besides its body. Its headers are dropped before the body is read, unless they
-/// are to be handed on: then the body's permit covers their memory, too.
-struct Head<'a> {
-    query: Query<'a>,
-    auth: Arc<Auth>,
-    /// Whether `auth.allowed_sources` allows the source address.
-    source: Result<(), AuthError>,
-    received_at: UnixMillis,
-    onward: Option<Onward>,
-}
-
-impl Head<'_> {
-    /// The token that signed the request.
-    fn signed_by(&self) -> Result<Option<u32>, callback::SignatureError> {
-        self.auth.check_signature(&self.query, self.received_at)
-    }
-}
-
-/// What a request to the backend needs.
-struct Onward {
-    backend: Arc<Backend>,
-    headers: ReceivedHeaders,
-    /// The memory that the headers and the query take.
-    bytes: usize,
 }
 
 /// What to do with a request.
@@ -80,6 +67,13 @@ enum Verdict {
         /// What to send to the backend once the event is durable.
         copy: Option<(Arc<Backend>, Result<Outgoing, UpstreamError>)>,
     },
+}
+
+/// A request, as far as it was received.
+struct Received {
+    command: &'static str,
+    is_authenticated: bool,
+    verdict: Verdict,
 }
 
 /// Counts a request of this command with this outcome if this guard is dropped while it still holds a value.
@@ -103,11 +97,19 @@ impl<D: Durability> CallbackService<D> {
         upstream: Arc<Upstream>,
         registry: &mut Registry,
     ) -> Self {
-        let bodies = BodyReader::new(&config);
-        let counts = Counts::register(registry, auth.tokens(), bodies.buffered_bytes());
+        let memory = Budget::new("http.max_buffered_bytes", config.max_buffered_bytes).keep_half();
+        let unauthenticated_memory = Budget::new(
+            "http.max_unauthenticated_bytes",
+            config.max_unauthenticated_bytes,
+        );
+        let buffered = [memory.used_bytes(), unauthenticated_memory.used_bytes()];
+        let counts = Counts::register(registry, auth.tokens(), buffered);
         Self {
-            bodies,
             path: config.path,
+            max_body_bytes: usize::try_from(config.max_body_bytes.0).unwrap_or(usize::MAX),
+            read_timeout: *config.read_timeout,
+            memory,
+            unauthenticated_memory,
             auth: RwLock::new(Arc::new(auth)),
             durability,
             upstream,
@@ -153,18 +155,18 @@ impl<D: Durability> CallbackService<D> {
     }
 
     /// Answers a request.
-    pub async fn answer<B>(
-        self: Arc<Self>,
-        request: Request<B>,
-        peer: SocketAddr,
-    ) -> Response<Full<Bytes>>
+    pub async fn answer<B>(&self, request: Request<B>, client: &Client) -> Response<Full<Bytes>>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
         let began = Instant::now();
         // The request is dropped here, so hyper can free its buffer. From now on only the event's memory is held while
         // it waits for the disk.
-        let (command, verdict) = self.receive(request, peer).await;
+        let Received {
+            command,
+            is_authenticated,
+            verdict,
+        } = self.receive(request, client).await;
         let (outcome, answer) = match verdict {
             Verdict::Answer(outcome) => (outcome, None),
             Verdict::HandOn(backend, sender, outgoing) => {
@@ -211,11 +213,15 @@ impl<D: Durability> CallbackService<D> {
                 (outcome, None)
             }
         };
-        debug!(%peer, command, outcome = outcome.name(), "answered");
+        debug!(peer = %client.address(), command, outcome = outcome.name(), "answered");
         self.counts.answered(command, &outcome, began);
         let mut response =
             answer.map_or_else(|| outcome.response(), |answer| answer.map(Full::new));
-        if self.closing.load(Ordering::Relaxed) {
+        let is_for_backend = matches!(outcome, Outcome::HandedOn | Outcome::NotHandedOn(..));
+        if client.has_unread_body()
+            || !(is_authenticated || is_for_backend)
+            || self.closing.load(Ordering::Relaxed)
+        {
             let headers = response.headers_mut();
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -223,7 +229,7 @@ impl<D: Durability> CallbackService<D> {
     }
 
     /// Reads a request and decides what to do with it.
-    async fn receive<B>(&self, request: Request<B>, peer: SocketAddr) -> (&'static str, Verdict)
+    async fn receive<B>(&self, request: Request<B>, client: &Client) -> Received
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
@@ -235,44 +241,76 @@ impl<D: Durability> CallbackService<D> {
             headers,
             ..
         } = parts;
-        let query = uri.query().unwrap_or_default();
-        let refuse = |outcome: Outcome| {
-            let command = known_command(Query::parse(query).command());
-            (command, Verdict::Answer(outcome))
+        // First, who sends: what is not authenticated is read no further than it must be.
+        let (auth, received_at, peer) = (self.auth(), UnixMillis::now(), client.address());
+        let query = Query::parse(uri.query().unwrap_or_default());
+        let mut head = Head {
+            source: auth.check_source(&headers, peer),
+            signed_by: auth.check_signature(&query, received_at),
+            query,
+            auth,
+            received_at,
+            onward: None,
         };
+        let is_authenticated = head.is_authenticated();
+        if is_authenticated {
+            client.authenticated();
+        }
+        let received = |(command, verdict)| Received {
+            command,
+            is_authenticated,
+            verdict,
+        };
+        let command = known_command(head.query.command());
+        let answer_early = |outcome| {
+            if !body.is_end_stream() {
+                client.leave_body_unread();
+            }
+            received((command, Verdict::Answer(outcome)))
+        };
+
         if uri.path() != self.path {
-            return refuse(Outcome::NotFound);
+            return answer_early(Outcome::NotFound);
         }
         if method != Method::POST {
-            return refuse(Outcome::WrongMethod);
+            return answer_early(Outcome::WrongMethod);
         }
-        let auth = self.auth();
         let backend = self.upstream.backend();
+        let named = head.named();
+        if !is_authenticated && named == Named::OtherCommand {
+            // Its body might still name a recall, but not one that counts.
+            self.counts.signature(command, head.signed_by);
+            match (&backend, head.source) {
+                (None, _) => {
+                    self.counts.ignored_command(command);
+                    return answer_early(Outcome::Ignored);
+                }
+                (Some(_), Err(refusal)) => return answer_early(Outcome::Barred(refusal)),
+                (Some(_), Ok(())) => {}
+            }
+        }
+        // Over HTTP/1.0, a body without a length ends when the connection closes, and hyper treats it as empty: a
+        // recall would be answered as a probe, and the backend would get another body than the vendor sent.
+        let needs_body = backend.is_some() || named != Named::OtherCommand;
+        if version == Version::HTTP_10 && needs_body && !headers.contains_key(CONTENT_LENGTH) {
+            return answer_early(Outcome::NoLength);
+        }
         let announced = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut head = Head {
-            query: Query::parse(query),
-            source: auth.check_source(&headers, peer),
-            received_at: UnixMillis::now(),
-            onward: None,
-            auth,
+        let mut head_bytes = if body.is_end_stream() {
+            // Nothing is kept while something else arrives.
+            0
+        } else {
+            head.query.raw().len()
         };
-        // Over HTTP/1.0, a body without a length ends when the connection closes, and hyper treats it as empty: a
-        // recall would be answered as a probe, and the backend would get another body than the vendor sent.
-        let needs_body = backend.is_some()
-            || (head.query.command()).is_none_or(|name| Recall::named(name).is_some());
-        if version == Version::HTTP_10 && needs_body && !headers.contains_key(CONTENT_LENGTH) {
-            return refuse(Outcome::NoLength);
-        }
-        let mut head_bytes = query.len();
         if let Some(backend) = backend {
             let headers = ReceivedHeaders {
                 headers,
                 peer: peer.ip(),
                 is_proxy: head.auth.is_trusted_proxy(peer.ip()),
             };
-            head_bytes += headers.bytes();
+            head_bytes = head.query.raw().len() + headers.bytes();
             head.onward = Some(Onward {
                 backend,
                 headers,
@@ -281,14 +319,42 @@ impl<D: Durability> CallbackService<D> {
         } else {
             drop(headers);
         }
-        match self.bodies.read(head_bytes, announced, body).await {
+
+        let is_for_backend = head.onward.is_some() && !matches!(named, Named::Recall(_));
+        let reader = BodyReader {
+            budget: self.memory_of(&head),
+            max_bytes: if is_authenticated || is_for_backend {
+                self.max_body_bytes
+            } else {
+                MAX_UNAUTHENTICATED_BODY
+            },
+            timeout: self.read_timeout,
+            head_bytes,
+        };
+        received(match reader.read(announced, body).await {
             Ok(buffered) => self.judge(head, buffered),
-            Err(outcome) => refuse(outcome),
+            Err(error) => {
+                client.leave_body_unread();
+                (command, self.judge_unread(head, error))
+            }
+        })
+    }
+
+    /// The memory that a request may take.
+    const fn memory_of(&self, head: &Head<'_>) -> &Budget {
+        if head.is_authenticated() {
+            &self.memory
+        } else {
+            &self.unauthenticated_memory
         }
     }
 
     /// Decides what to do with a request that was received in full.
     fn judge(&self, head: Head<'_>, buffered: Buffered) -> (&'static str, Verdict) {
+        if !head.is_authenticated() && head.named() == Named::OtherCommand {
+            let command = known_command(head.query.command());
+            return (command, self.judge_other(head, command, buffered));
+        }
         let body = buffered.body.clone();
         match classify(&head.query, &body) {
             Class::Recall { recall, body } => {
@@ -300,41 +366,80 @@ impl<D: Durability> CallbackService<D> {
             }
             Class::Probe => {
                 let command = known_command(head.query.command());
-                let is_signed = head.signed_by().is_ok();
-                let verdict = self.hand_on(head, is_signed, buffered);
+                let verdict = self.hand_on(head, buffered);
                 (command, verdict.unwrap_or(Verdict::Answer(Outcome::Probe)))
             }
             Class::Other { command } => {
                 let command = known_command(command.as_deref());
-                let signed_by = head.signed_by();
-                self.counts.signature(command, signed_by);
-                let verdict = self.hand_on(head, signed_by.is_ok(), buffered);
-                let verdict = verdict.unwrap_or_else(|| {
-                    self.counts.ignored_command(command);
-                    Verdict::Answer(Outcome::Ignored)
-                });
-                (command, verdict)
+                self.counts.signature(command, head.signed_by);
+                (command, self.judge_other(head, command, buffered))
             }
         }
     }
 
+    /// Decides what to do with a request whose body was not read to the end.
+    fn judge_unread(&self, head: Head<'_>, error: BodyError) -> Verdict {
+        let is_authenticated = head.is_authenticated();
+        let outcome = match error {
+            BodyError::Broken => Outcome::Broken,
+            BodyError::TooSlow => Outcome::TooSlow,
+            BodyError::TooLarge if is_authenticated => Outcome::TooLarge,
+            BodyError::UsedUp if is_authenticated => no_memory(),
+            BodyError::TooLarge | BodyError::UsedUp => return self.judge_unproven(head, error),
+        };
+        Verdict::Answer(outcome)
+    }
+
+    /// Decides what to do with a request that is not authenticated and takes more memory than it may.
+    fn judge_unproven(&self, head: Head<'_>, error: BodyError) -> Verdict {
+        // A probe is smaller; if there is no memory even for one, it can be tried again.
+        if let Named::Recall(recall) = head.named()
+            && let Err(refusal) = self.admit(&head, recall)
+        {
+            return Verdict::Answer(Outcome::Refused(refusal));
+        }
+        let too_large = error == BodyError::TooLarge;
+        match head.onward {
+            Some(_) if too_large => Verdict::Answer(Outcome::TooLarge),
+            Some(onward) => match head.source {
+                Ok(()) => {
+                    let outgoing = Err(UpstreamError::TooMany);
+                    Verdict::HandOn(onward.backend, Sender::Unknown, outgoing)
+                }
+                Err(refusal) => Verdict::Answer(Outcome::Barred(refusal)),
+            },
+            None if too_large => {
+                self.counts.ignored_command(NO_COMMAND);
+                Verdict::Answer(Outcome::Ignored)
+            }
+            None => Verdict::Answer(Outcome::NotKept(NotKept::Unavailable(
+                "requests that are not authenticated use all of http.max_unauthenticated_bytes"
+                    .to_owned(),
+                "find out who sends them, or raise http.max_unauthenticated_bytes",
+            ))),
+        }
+    }
+
+    /// Hands on what is neither a recall nor a probe, or discards it.
+    fn judge_other(&self, head: Head<'_>, command: &'static str, buffered: Buffered) -> Verdict {
+        self.hand_on(head, buffered).unwrap_or_else(|| {
+            self.counts.ignored_command(command);
+            Verdict::Answer(Outcome::Ignored)
+        })
+    }
+
     /// Hands on what is not a recall. None if there is no backend.
-    fn hand_on(&self, head: Head<'_>, is_signed: bool, buffered: Buffered) -> Option<Verdict> {
+    fn hand_on(&self, head: Head<'_>, buffered: Buffered) -> Option<Verdict> {
+        let memory = self.memory_of(&head);
+        let sender = head.sender();
         let onward = head.onward?;
         if let Err(refusal) = head.source {
             return Some(Verdict::Answer(Outcome::Barred(refusal)));
         }
-        // The backend sees the signature, too, and decides as it does without the relay.
-        let sender = if is_signed {
-            Sender::Vendor
-        } else {
-            Sender::Unknown
-        };
         let Buffered { body, permit } = buffered;
         let reserved = onward.bytes + body.len();
-        // Bodies that wait for a backend must not take the memory of recalls.
-        let outgoing = if self.bodies.has_half_left(0) {
-            let reserve = self.bodies.reserve(permit);
+        let outgoing = if memory.has_left(0) {
+            let reserve = memory.reserve(permit);
             let (query, headers) = (head.query.raw(), onward.headers);
             (onward.backend).outgoing(query, headers, body, reserved, reserve)
         } else {
@@ -345,19 +450,11 @@ impl<D: Durability> CallbackService<D> {
 
     /// Checks whether a recall may become an event. Returns its application.
     fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, AuthError> {
-        let admitted = head
-            .source
-            .and_then(|()| head.auth.admit(&head.query, head.received_at));
-        match admitted {
-            Ok(Admitted { signed_by, .. }) => {
-                self.counts.signature(recall.command(), Ok(signed_by));
-            }
-            Err(AuthError::Signature(refusal)) => {
-                self.counts.signature(recall.command(), Err(refusal));
-            }
-            Err(_) => {}
+        let admitted = head.admit();
+        if admitted.is_ok() || matches!(admitted, Err(AuthError::Signature(_))) {
+            self.counts.signature(recall.command(), head.signed_by);
         }
-        Ok(admitted?.sdk_app_id)
+        admitted
     }
 
     /// Makes the event of a recall.
@@ -382,14 +479,14 @@ impl<D: Durability> CallbackService<D> {
             }
         };
         // The event can be several times as long as the body.
-        if let Err(outcome) = self.bodies.enlarge(&mut permit, event.body.len()) {
-            return Verdict::Answer(outcome);
+        if self.memory.enlarge(&mut permit, event.body.len()).is_err() {
+            return Verdict::Answer(no_memory());
         }
         let onward = head.onward.filter(|onward| onward.backend.copy_recalls);
         let copy = onward.map(|onward| {
             let reserved = onward.bytes + body.len();
             // A recall is not refused because memory for its copy is lacking.
-            let reserve = self.bodies.reserve_new(reserved);
+            let reserve = self.memory.reserve_new(reserved);
             let outgoing = reserve.ok_or(UpstreamError::TooMany).and_then(|reserve| {
                 let (query, headers) = (head.query.raw(), onward.headers);
                 (onward.backend).outgoing(query, headers, body, reserved, reserve)
@@ -422,6 +519,28 @@ impl<D: Durability> CallbackService<D> {
             received_at: head.received_at,
         }
         .event()
+    }
+}
+
+/// There is no memory for an authenticated request.
+fn no_memory() -> Outcome {
+    Outcome::NotKept(NotKept::Unavailable(
+        "request bodies use all of http.max_buffered_bytes".to_owned(),
+        "use a faster disk, raise http.max_buffered_bytes, or find out who sends large bodies",
+    ))
+}
+
+impl<D: Durability> Service for Arc<CallbackService<D>> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: Arc<Client>,
+    ) -> Response<Full<Bytes>> {
+        CallbackService::answer(self, request, &client).await
+    }
+
+    fn trust(&self, peer: IpAddr) -> Trust {
+        self.auth().trust(peer)
     }
 }
 

@@ -23,13 +23,24 @@ pub struct Config {
     /// Total bytes of all callbacks (query and body, then the event) that are being received or waiting for the disk.
     /// Above it callbacks are refused. A single callback is always allowed.
     pub max_buffered_bytes: Size,
-    /// Maximum number of open connections; further ones wait in the kernel's backlog.
+    /// Total bytes of what requests that are not authenticated send: query and body, and what is handed on to a backend.
+    pub max_unauthenticated_bytes: Size,
+    /// Maximum number of open connections. For a further one, a connection without an authenticated request is closed; if
+    /// there is none, it waits in the kernel's backlog.
     #[serde(deserialize_with = "setting::number::<_, _, 1, 4_294_967_295>")]
     pub max_connections: usize,
+    /// Maximum number of open connections of one IPv4 address or IPv6 /64, other than `auth.trusted_proxies` and
+    /// `auth.allowed_sources`; 0 is no limit.
+    #[serde(deserialize_with = "setting::number::<_, _, 0, 4_294_967_295>")]
+    pub max_connections_per_source: usize,
     /// How long a request's head may take to arrive, and then its body. A slower body is answered 408.
     pub read_timeout: Timeout,
-    /// How long a connection may stay open without a request.
+    /// How long a connection may stay open without a request, if it has brought an authenticated one or is a trusted
+    /// proxy's. Others: `read_timeout`.
     pub idle_timeout: Timeout,
+    /// Whether `auth.trusted_proxies` begin each connection with a header of the PROXY protocol, version 1 or 2.
+    #[serde(deserialize_with = "setting::text")]
+    pub proxy_protocol: bool,
     /// On shutdown: how long callbacks are still accepted after `/readyz` returns 503.
     pub stop_delay: Period,
 }
@@ -41,9 +52,12 @@ impl Default for Config {
             path: "/".to_owned(),
             max_body_bytes: Size(256 << 10),
             max_buffered_bytes: Size(64 << 20),
+            max_unauthenticated_bytes: Size(1 << 20),
             max_connections: 1024,
+            max_connections_per_source: 0,
             read_timeout: Timeout::from_secs(10),
             idle_timeout: Timeout::from_secs(75),
+            proxy_protocol: false,
             stop_delay: Period(std::time::Duration::ZERO),
         }
     }
@@ -55,6 +69,7 @@ impl Config {
     pub const fn limits(&self) -> Limits {
         Limits {
             connections: self.max_connections,
+            connections_per_source: self.max_connections_per_source,
             read_timeout: self.read_timeout,
             idle_timeout: self.idle_timeout,
         }

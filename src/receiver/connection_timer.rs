@@ -20,7 +20,8 @@ pub(super) struct ConnectionTimer {
 /// is ready do not start the timeout of the next head.
 #[derive(Debug)]
 enum Activity {
-    /// The client connected or began to send a head at this time. The head must be complete within `read_timeout`.
+    /// The client connected, or began to send a head, or had an answer that earned no idle time, at this time. The next
+    /// head must be complete within `read_timeout`.
     Head(Instant),
     /// The client sends a body or waits for an answer. The reader of the body applies its own timeout.
     Request,
@@ -53,9 +54,15 @@ impl ConnectionTimer {
         *self.activity() = Activity::Request;
     }
 
-    /// Records that the answer is ready to be sent.
-    pub(super) fn request_answered(&self) {
-        *self.activity() = Activity::Idle(Instant::now());
+    /// Records that the answer is ready to be sent, and whether the connection may be idle for `idle_timeout`.
+    /// Otherwise the next head must be complete within `read_timeout`.
+    pub(super) fn request_answered(&self, may_be_idle: bool) {
+        let now = Instant::now();
+        *self.activity() = if may_be_idle {
+            Activity::Idle(now)
+        } else {
+            Activity::Head(now)
+        };
     }
 
     /// Waits until the connection must be closed.

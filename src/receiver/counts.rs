@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use tracing::warn;
 
 use super::answer::Outcome;
-use super::body::BufferedBytes;
+use super::budget::UsedBytes;
 use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
 use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{IgnoredField, NO_COMMAND, OTHER_COMMAND, Recall, SignatureError};
@@ -24,7 +24,7 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Registers the metrics.
-    pub(super) fn register(registry: &mut Registry, tokens: u32, buffered: BufferedBytes) -> Self {
+    pub(super) fn register(registry: &mut Registry, tokens: u32, buffered: [UsedBytes; 2]) -> Self {
         Self {
             metrics: Metrics::register(registry, tokens, buffered),
             unaccepted: Arc::default(),

@@ -1,36 +1,30 @@
-//! Accepts connections and serves HTTP/1.1 on them, within limits.
+//! Accepts connections, within limits.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::pin;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
-use super::connection_timer::ConnectionTimer;
+use super::client::Client;
+use super::connection::{self, Front};
+use super::connections::{ConnectionMetrics, Connections};
 use super::limits::Limits;
 use crate::telemetry::Reminder;
 
-/// Maximum size of a request's head, and of each read.
-const BUFFER: usize = 64 << 10;
+/// How many connections may wait in the kernel before they are accepted. The kernel takes less if its own limit is
+/// lower (`net.core.somaxconn`).
+const BACKLOG: u32 = 1024;
 
 /// How long to pause when the system is out of resources for new connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -43,35 +37,40 @@ pub struct BindError {
     source: io::Error,
 }
 
+/// What answers the requests of a listener.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// Answers a request.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: Arc<Client>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+
+    /// How much the address of a client is trusted.
+    fn trust(&self, _: IpAddr) -> Trust {
+        Trust::None
+    }
+}
+
+/// How much the address of a client is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Not at all.
+    None,
+    /// It is a listed source: its connections are not limited in number.
+    Source,
+    /// It is a proxy of the operator: as a source, and its connections are not shed.
+    Proxy,
+}
+
 /// A bound socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     limits: Limits,
-    connections: Gauge,
-}
-
-/// Counts a connection while it is open.
-struct OpenConnection {
-    connections: Gauge,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl OpenConnection {
-    fn new(connections: &Gauge, permit: OwnedSemaphorePermit) -> Self {
-        connections.inc();
-        Self {
-            connections: connections.clone(),
-            _permit: permit,
-        }
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.connections.dec();
-    }
+    front: Front,
+    metrics: ConnectionMetrics,
 }
 
 impl Listener {
@@ -79,15 +78,16 @@ impl Listener {
     ///
     /// # Errors
     /// Fails if the address cannot be bound.
-    pub async fn bind(address: SocketAddr, limits: Limits) -> Result<Self, BindError> {
+    pub fn bind(address: SocketAddr, limits: Limits, front: Front) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
-        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let socket = listen(address).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self {
             socket,
             address,
             limits,
-            connections: Gauge::default(),
+            front,
+            metrics: ConnectionMetrics::default(),
         })
     }
 
@@ -97,74 +97,96 @@ impl Listener {
         self.address
     }
 
-    /// The number of open connections.
-    #[must_use]
-    pub const fn connections(&self) -> &Gauge {
-        &self.connections
+    /// Registers the metrics of its connections.
+    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.metrics.register(registry);
     }
 
     /// Serves connections until `stop` is cancelled. Then closes the socket, lets open requests finish, and returns
     /// when the last connection has ended. Dropping the future closes all connections.
-    pub async fn serve<S, F>(self, service: S, stop: CancellationToken)
-    where
-        S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-    {
-        let mut connections = JoinSet::new();
-        let permits = Arc::new(Semaphore::new(
-            self.limits.connections.clamp(1, Semaphore::MAX_PERMITS),
-        ));
+    pub async fn serve<S: Service>(self, service: S, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        let connections = Connections::new(
+            self.front.setting(),
+            self.limits.connections,
+            self.limits.connections_per_source,
+            self.metrics.clone(),
+        );
         let mut failing: Option<Reminder> = None;
         loop {
-            // Acquire the permit before accepting, so that a full server leaves connections in the kernel's backlog.
-            let permit = tokio::select! {
-                () = stop.cancelled() => break,
-                Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
+            let next = async {
+                connections.acceptable().await;
+                self.accept(&mut failing).await
             };
             let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = self.socket.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) if is_of_one_connection(&error) => continue,
-                    Err(error) => {
-                        let now = Instant::now();
-                        let reminder = failing.get_or_insert_with(|| Reminder::new(now));
-                        if let Some(lasted) = reminder.due_for(&error.to_string(), now) {
-                            error!(
-                                code = "accept_failed", address = %self.address, %error,
-                                seconds = lasted.as_secs(),
-                                "connections cannot be accepted; retrying; check the limit of open \
-                                 files and memory"
-                            );
-                        }
-                        sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
+                accepted = next => match accepted {
+                    Some(accepted) => accepted,
+                    None => continue,
                 },
             };
-            if failing.take().is_some() {
-                info!(
-                    code = "accept_recovered", address = %self.address,
-                    "connections are accepted again"
-                );
-            }
-            // Answers are small: do not wait for more data to send (Nagle).
-            let _ = stream.set_nodelay(true);
-            connections.spawn(serve_connection(
+            let place = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(place) = connections.admit() => place,
+            };
+            tasks.spawn(connection::serve(
                 stream,
                 peer,
+                Arc::new(place),
                 self.limits,
+                self.front.clone(),
                 service.clone(),
                 stop.clone(),
-                OpenConnection::new(&self.connections, permit),
             ));
             // Remove finished tasks, so that the set does not grow.
-            while connections.try_join_next().is_some() {}
+            while tasks.try_join_next().is_some() {}
         }
         // Refuse new connections while the open ones finish.
         drop(self.socket);
-        while connections.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
     }
+
+    /// Accepts a connection. None if that failed.
+    async fn accept(&self, failing: &mut Option<Reminder>) -> Option<(TcpStream, SocketAddr)> {
+        match self.socket.accept().await {
+            Ok((stream, peer)) => {
+                if failing.take().is_some() {
+                    info!(
+                        code = "accept_recovered", address = %self.address,
+                        "connections are accepted again"
+                    );
+                }
+                // Answers are small: do not wait for more data to send (Nagle).
+                let _ = stream.set_nodelay(true);
+                Some((stream, peer))
+            }
+            Err(error) if is_of_one_connection(&error) => None,
+            Err(error) => {
+                let now = Instant::now();
+                let reminder = failing.get_or_insert_with(|| Reminder::new(now));
+                if let Some(lasted) = reminder.due_for(&error.to_string(), now) {
+                    error!(
+                        code = "accept_failed", address = %self.address, %error,
+                        seconds = lasted.as_secs(),
+                        "connections cannot be accepted; retrying; check the limit of open files and memory"
+                    );
+                }
+                sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A new start must not wait for the connections of the last one.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -175,53 +197,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::Interrupted
     )
-}
-
-async fn serve_connection<S, F>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    limits: Limits,
-    service: S,
-    stop: CancellationToken,
-    _open: OpenConnection,
-) where
-    S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-{
-    let timer = ConnectionTimer::new(limits);
-    let (reads, requests) = (timer.clone(), timer.clone());
-    let stream = InspectReader::new(stream, move |_| reads.received());
-    let service = service_fn(move |request| {
-        let requests = requests.clone();
-        requests.request_opened();
-        service(request, peer).map(move |answer| {
-            requests.request_answered();
-            Ok::<_, Infallible>(answer)
-        })
-    });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .max_buf_size(BUFFER)
-            // An answer is so short that copying its head and body into one buffer is cheaper than a vectored write.
-            .writev(false)
-            // `ConnectionTimer` applies the timeouts instead.
-            .header_read_timeout(None)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let served = async {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => return ended,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
-    };
-    tokio::select! {
-        // If the whole machine was suspended, both may be ready: handle bytes that have arrived first.
-        biased;
-        ended = served => if let Err(error) = ended {
-            debug!(%peer, %error, "connection ended");
-        },
-        () = timer.overdue() => debug!(%peer, "connection closed: no request within http.read_timeout or http.idle_timeout"),
-    }
 }

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::body::BufferedBytes;
+use super::budget::UsedBytes;
 use crate::callback::{IGNORABLE_FIELDS, NO_COMMAND, Recall, known_commands};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,7 +99,8 @@ fn answer_labels() -> impl Iterator<Item = AnswerLabels> {
 impl Metrics {
     /// Registers the metrics. Every counter whose labels are known starts at 0: otherwise Prometheus would not see its
     /// first increase.
-    pub(super) fn register(registry: &mut Registry, tokens: u32, buffered: BufferedBytes) -> Self {
+    pub(super) fn register(registry: &mut Registry, tokens: u32, buffered: [UsedBytes; 2]) -> Self {
+        let [buffered, unauthenticated] = buffered;
         let metrics = Self {
             callbacks: Family::default(),
             answer_seconds: Histogram::new(ANSWER_SECONDS),
@@ -154,6 +155,12 @@ impl Metrics {
             "Bytes of `http.max_buffered_bytes` that callbacks hold",
             Unit::Bytes,
             buffered,
+        );
+        registry.register_with_unit(
+            "http_unauthenticated",
+            "Bytes of `http.max_unauthenticated_bytes` that requests hold",
+            Unit::Bytes,
+            unauthenticated,
         );
         metrics
     }

@@ -12,10 +12,11 @@ pub enum UpstreamError {
     /// The answer is not HTTP, is too large, or ended too early.
     #[error("backend gave no usable answer: {0}")]
     BadAnswer(String),
-    /// `upstream.max_in_flight` exchanges are under way, or callbacks use up their half of `http.max_buffered_bytes`.
+    /// `upstream.max_in_flight` exchanges are under way, or callbacks use up their half of `http.max_buffered_bytes`, or
+    /// those without authentication `http.max_unauthenticated_bytes`.
     #[error(
         "too many callbacks are under way (upstream.max_in_flight), \
-         or less than half of http.max_buffered_bytes is free"
+         or the memory for them is used up"
     )]
     TooMany,
     /// The breaker is open.

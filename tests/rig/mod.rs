@@ -43,7 +43,8 @@ pub use proxy::{NetworkMode, Proxy};
 pub use rabbitmq::RabbitMq;
 pub use relay::{APP, Lines, Relay, Setup};
 pub use vendor::{
-    Answer, Connection, Load, encode, large_recall, padded_recall, recall, recall_query, request,
+    Answer, Connection, Load, connect_from, encode, large_recall, padded_recall, recall,
+    recall_query, request,
 };
 
 /// How long a condition may take to become true, on a busy machine.

@@ -1,7 +1,7 @@
 //! A client that sends callbacks as the vendor does, and a load of recalls.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -79,8 +79,31 @@ pub fn request(to: SocketAddr, method: &str, target: &str, body: &[u8]) -> Answe
     connection.request(method, target, body).unwrap()
 }
 
+/// A connection from a loopback address other than 127.0.0.1.
+pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    // The standard library cannot bind a client's address.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(to).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream
+}
+
 /// A keep-alive connection.
 pub struct Connection(BufReader<TcpStream>);
+
+impl From<TcpStream> for Connection {
+    fn from(stream: TcpStream) -> Self {
+        Self(BufReader::new(stream))
+    }
+}
 
 impl Connection {
     pub fn open(to: SocketAddr) -> io::Result<Self> {

@@ -29,7 +29,7 @@ use rig::{
 use serde_json::Value;
 
 const TOO_MANY: &str = "too many callbacks are under way (upstream.max_in_flight), \
-                        or less than half of http.max_buffered_bytes is free";
+                        or the memory for them is used up";
 
 /// The vendor waits 2 s; this is what the relay may take, on a busy machine.
 const VENDOR_WAITS: Duration = Duration::from_millis(1900);

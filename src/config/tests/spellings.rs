@@ -7,7 +7,7 @@ use super::*;
 const MARKER: &str = "hunter2";
 
 /// Each setting with a value that is not its default, and what it refuses.
-const TABLE: [(&str, &str, &[&str]); 53] = [
+const TABLE: [(&str, &str, &[&str]); 56] = [
     (
         "sdk_app_ids",
         "1400000002",
@@ -53,6 +53,11 @@ const TABLE: [(&str, &str, &[&str]); 53] = [
     ),
     ("http.max_buffered_bytes", "65MiB", &["1KiB", "-1", "all"]),
     (
+        "http.max_unauthenticated_bytes",
+        "2MiB",
+        &["1KiB", "-1", "none"],
+    ),
+    (
         "http.max_connections",
         "1000",
         &[
@@ -66,8 +71,14 @@ const TABLE: [(&str, &str, &[&str]); 53] = [
             "\u{661}",
         ],
     ),
+    (
+        "http.max_connections_per_source",
+        "100",
+        &["-1", "1.5", "4294967296", "none"],
+    ),
     ("http.read_timeout", "11s", &["0s", "11", "never"]),
     ("http.idle_timeout", "76s", &["0s", "76", "never"]),
+    ("http.proxy_protocol", "true", &["yes", "1", "TRUE", "v2"]),
     ("http.stop_delay", "1s", &["1", "-1s", "never"]),
     (
         "auth.tokens",
@@ -300,6 +311,7 @@ fn load_one(key: &str, value: &str, from: From) -> (Result<Loaded, ConfigError>,
     let path = folder.path().join("relay.toml");
     let beside = [
         ("sdk_app_ids", "1400000001"),
+        ("auth.trusted_proxies", "10.0.0.1"),
         ("kafka.bootstrap_servers", "h:1"),
         ("kafka.properties.security.protocol", "SASL_SSL"),
         ("kafka.properties.sasl.mechanism", "PLAIN"),

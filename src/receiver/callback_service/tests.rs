@@ -1,6 +1,7 @@
 //! How much of the memory budget a callback takes, and for how long.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -59,8 +60,8 @@ where
     B: Body<Data = Bytes, Error = Infallible> + Unpin,
 {
     let request = Request::post(uri).body(body).unwrap();
-    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let answer: Response<Full<Bytes>> = Arc::clone(service).answer(request, peer).await;
+    let client = Client::from(SocketAddr::from(([127, 0, 0, 1], 1)));
+    let answer: Response<Full<Bytes>> = service.as_ref().answer(request, &client).await;
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
