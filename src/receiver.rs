@@ -30,7 +30,7 @@ pub use auth::{Auth, Config as AuthConfig};
 pub use callback_service::CallbackService;
 pub use client::Client;
 pub use config::Config;
-pub use connection::Front;
+pub use connection::{Front, serve_alone};
 pub use durability::{Durability, Kept, NotKept};
 pub use limits::Limits;
 pub use listener::{BindError, Listener, Service, Trust};

@@ -18,7 +18,7 @@ use tracing::debug;
 use super::client::Client;
 use super::config::Config;
 use super::connection_timer::ConnectionTimer;
-use super::connections::Place;
+use super::connections::{ConnectionMetrics, Connections, Place};
 use super::limits::Limits;
 use super::listener::{Service, Trust};
 use super::proxy_protocol::ProxyProtocol;
@@ -107,6 +107,21 @@ pub(super) async fn serve<S: Service>(
         },
         () = timer.overdue() => debug!(%peer, "connection closed: no request within http.read_timeout or http.idle_timeout"),
         () = place.shed() => debug!(%peer, "connection closed: its place was needed"),
+    }
+}
+
+/// Serves one connection that no listener has accepted.
+pub async fn serve_alone<S: Service>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: SocketAddr,
+    limits: Limits,
+    front: Front,
+    service: S,
+) {
+    let connections = Connections::new(front.setting, 1, 0, ConnectionMetrics::default());
+    if let Some(place) = connections.admit().await {
+        let stop = CancellationToken::new();
+        serve(stream, peer, Arc::new(place), limits, front, service, stop).await;
     }
 }
 
