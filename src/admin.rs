@@ -62,7 +62,8 @@ impl Config {
             connections: 64,
             connections_per_source: 0,
             read_timeout: Timeout::from_secs(10),
-            idle_timeout: Timeout::from_secs(75),
+            // No request is authenticated here, so no connection earns more.
+            idle_timeout: Timeout::from_secs(10),
         }
     }
 }

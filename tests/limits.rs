@@ -146,7 +146,7 @@ fn signed_recall(number: u64) -> Vec<u8> {
 }
 
 fn open(relay: &Relay) -> TcpStream {
-    let stream = TcpStream::connect(relay.callbacks).unwrap();
+    let stream = TcpStream::connect_timeout(&relay.callbacks, SOON).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream
 }
