@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::forwarder::{Forwarder, SinkState, Stop};
 use crate::receiver::{Auth, CallbackService, Front, Listener};
 use crate::reload::Targets;
+use crate::setting::ServerCertificate;
 use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
 use crate::upstream::Upstream;
@@ -57,11 +58,15 @@ struct Sinks {
 }
 
 impl App {
-    /// Opens the spool, binds the sockets and creates the sinks. The forwarders start at once.
+    /// Opens the spool, binds the sockets and creates the sinks. The forwarders start at once. `certificate` is what the
+    /// files of `http.tls` contain.
     ///
     /// # Errors
     /// Fails if the spool cannot be opened or an address cannot be bound.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    pub async fn build(
+        config: Config,
+        certificate: Option<ServerCertificate>,
+    ) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessMetrics::started_now()));
         let names = sink_names(&config);
@@ -79,16 +84,8 @@ impl App {
             );
         }
         warn_of_dead_letters(&spool, &config);
-        config.auth.warn_if_unchecked();
+        config.auth.warn_if_unchecked(&config.http.tls);
         config.warn_if_no_upstream();
-        // Bind before the sinks start: if an address is in use, nothing has been published.
-        let front = Front::of_callbacks(&config.http);
-        let callbacks = Listener::bind(config.http.listen, config.http.limits(), front)
-            .context("http.listen is not usable")?;
-        let front = Front::plain("admin.listen");
-        let operators = Listener::bind(config.admin.listen, config.admin.limits(), front)
-            .context("admin.listen is not usable")?;
-
         let mut sinks = Sinks {
             spool: spool.clone(),
             stop: Stop::default(),
@@ -106,11 +103,21 @@ impl App {
             own,
         );
         let service = Arc::new(service);
+        let handshakes = Arc::new(service.handshakes(own));
+        handshakes.set(certificate);
+        // Bind before the sinks start: if an address is in use, nothing has been published.
+        let front = Front::of_callbacks(&config.http).with_tls(Arc::clone(&handshakes));
+        let callbacks = Listener::bind(config.http.listen, config.http.limits(), front)
+            .context("http.listen is not usable")?;
+        let front = Front::plain("admin.listen");
+        let operators = Listener::bind(config.admin.listen, config.admin.limits(), front)
+            .context("admin.listen is not usable")?;
         let (targeted, backend) = (Arc::clone(&service), config.upstream.clone());
         tokio::task::spawn_blocking(move || targeted.set_backend(backend.as_ref())).await?;
         callbacks.register(own);
         let targets = Targets {
             service: Arc::clone(&service),
+            handshakes: Arc::clone(&handshakes),
             #[cfg(feature = "kafka")]
             kafka: config.kafka.clone().map(watch::Sender::new),
             #[cfg(feature = "rabbitmq")]
@@ -176,7 +183,7 @@ impl App {
             callbacks,
             operators,
             mut sinks,
-            targets: _,
+            targets,
         } = self;
         let addresses = (callbacks.address(), operators.address());
         let (receiver, unaccepted) = (Arc::clone(&service), Arc::clone(service.unaccepted()));
@@ -196,6 +203,7 @@ impl App {
             never = spool.watch() => match never {},
             never = unaccepted.watch() => match never {},
             never = upstream.watch() => match never {},
+            never = targets.handshakes.watch() => match never {},
             Some(ended) = servers.join_next() => Some(ended_by_itself("receiver", ended)),
             Some(ended) = sinks.running.join_next() => Some(ended_by_itself("forwarder", ended)),
         };

@@ -21,7 +21,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use tracing::warn;
 
-use crate::setting::{self, List, Size, Timeout};
+use crate::setting::{self, List, ServerCertificate, SettingError, Size, Timeout};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::{admin, receiver, spool, telemetry, upstream};
@@ -247,6 +247,7 @@ impl Loaded {
         for layer in &mut layers {
             digests.append(&mut layer.digests);
         }
+        digests.read(config.http.tls.files());
         digests.read((config.upstream.iter()).flat_map(|upstream| upstream.tls.files()));
         #[cfg(feature = "kafka")]
         digests.read(config.kafka.iter().flat_map(sink::kafka::Config::files));
@@ -308,6 +309,21 @@ impl Loaded {
                 (key, value, source)
             })
             .collect()
+    }
+
+    /// Reads the certificate of the listener for callbacks. None if it has no TLS. Blocks.
+    ///
+    /// # Errors
+    /// Names the setting whose file is unusable.
+    pub fn server_certificate(&self) -> Result<Option<ServerCertificate>, ConfigError> {
+        self.config.http.tls.read().map_err(|error| {
+            let SettingError { key, problem } = error.within("http.tls");
+            ConfigError(vec![Problem {
+                source: self.source(&key),
+                key,
+                text: problem,
+            }])
+        })
     }
 
     /// Checks that the certificates of the brokers and of the upstream can be read, and that each belongs to its key.
@@ -396,6 +412,10 @@ impl Loaded {
         if config.http.max_unauthenticated_bytes < Size(4 << 10) {
             let text = "must be at least 4KiB; otherwise the console's probe may be refused";
             wrong("http.max_unauthenticated_bytes", text.to_owned());
+        }
+        if let Err(error) = config.http.tls.check() {
+            let SettingError { key, problem } = error.within("http.tls");
+            wrong(&key, problem);
         }
         if let Some(Err(error)) = config.upstream.as_ref().map(upstream::Config::check) {
             wrong(&error.key, error.problem);

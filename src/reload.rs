@@ -1,8 +1,8 @@
 //! Reloads the settings while the relay runs: on SIGHUP, and when the content of a file that a setting names changes.
 //!
-//! The applications, authentication, the upstream, the log's filter, and the connections to the brokers, with their
-//! credentials and certificates, take effect; other changes are logged as waiting for a restart. If anything is wrong,
-//! nothing changes.
+//! The applications, authentication, the listener's certificate, the upstream, the log's filter, and the connections to
+//! the brokers, with their credentials and certificates, take effect; other changes are logged as waiting for a
+//! restart. If anything is wrong, nothing changes.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError, FileDigests, Loaded};
-use crate::receiver::{Auth, CallbackService};
+use crate::receiver::{Auth, CallbackService, Handshakes};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
 use crate::spool::Spool;
@@ -32,6 +32,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct Targets {
     pub(crate) service: Arc<CallbackService<Spool>>,
+    pub(crate) handshakes: Arc<Handshakes>,
     #[cfg(feature = "kafka")]
     pub(crate) kafka: Option<watch::Sender<sink::kafka::Config>>,
     #[cfg(feature = "rabbitmq")]
@@ -103,13 +104,15 @@ impl<'a> Reloader<'a> {
         let loaded = spawn_blocking(move || {
             let loaded = load()?;
             loaded.check_certificates()?;
-            Ok::<_, ConfigError>(loaded)
+            let certificate = loaded.server_certificate()?;
+            Ok::<_, ConfigError>((loaded, certificate))
         });
+        let (loaded, certificate) = loaded.await??;
         let Loaded {
             config: new,
             digests,
             ..
-        } = loaded.await??;
+        } = loaded;
         let config = self.config.reloaded(&new);
         let have_changed = |files: &[PathBuf]| {
             let changed = digests.changed_since(&self.digests);
@@ -125,8 +128,14 @@ impl<'a> Reloader<'a> {
             self.targets
                 .service
                 .set_auth(Auth::new(&config.sdk_app_ids, config.auth.clone()));
-            config.auth.warn_if_unchecked();
             changed.push("sdk_app_ids and auth");
+        }
+        if config.auth != self.config.auth || config.http.tls != self.config.http.tls {
+            config.auth.warn_if_unchecked(&config.http.tls);
+        }
+        if config.http.tls != self.config.http.tls || have_changed(&config.http.tls.files()) {
+            self.targets.handshakes.set(certificate);
+            changed.push("http.tls");
         }
         let certificates = (config.upstream.as_ref()).map(|upstream| upstream.tls.files());
         if config.upstream != self.config.upstream

@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use crate::config::Loaded;
 
 pub(super) fn run(loaded: &Loaded) -> anyhow::Result<()> {
+    // A start needs it, too.
+    loaded.server_certificate()?;
     let listing = loaded.listing();
     let width =
         |column: fn(&(String, String, _)) -> usize| listing.iter().map(column).max().unwrap_or(0);

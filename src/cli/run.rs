@@ -85,12 +85,13 @@ fn run_relay(load: Load, loaded: Loaded, log: &Log, is_running: &mut bool) -> an
         .map_or(0, |upstream| upstream.max_in_flight);
     let connections = open_files::raise_nofile_limit(config.http.max_connections, to_backend);
     config.http.max_connections = connections;
+    let certificate = loaded.server_certificate()?;
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("could not install a handler for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("could not install a handler for SIGINT")?;
         let hangup = signal(SignalKind::hangup()).context("could not install a handler for SIGHUP")?;
-        let app = App::build(config).await?;
+        let app = App::build(config, certificate).await?;
         let reloader = Reloader::new(load, loaded, log, app.targets());
         *is_running = true;
         let stop = CancellationToken::new();

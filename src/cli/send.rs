@@ -13,7 +13,7 @@
 //!   milliseconds late, and that is not the relay's fault;
 //! - memory use does not grow with the number of callbacks or conversations.
 //!
-//! It does not support TLS and does not check what reaches the broker.
+//! It does not check what reaches the broker.
 
 mod callbacks;
 mod connection;
@@ -29,16 +29,18 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use hyper::http::uri::Scheme;
 use jiff::Timestamp;
 
 use self::callbacks::{Callbacks, Clock};
 use self::request::{Endpoint, Requests};
 use self::traffic::Traffic;
 use crate::callback::Token;
-use crate::setting::{self, List, Secret, Timeout};
+use crate::setting::{self, ClientTls, List, Secret, Timeout, system_authorities};
 use crate::vendor::{BodyFormat, CallbackKind, EventTimeForm, PayloadVersion};
 
 /// Some JSON parsers do not read larger numbers exactly.
@@ -63,6 +65,18 @@ pub struct SendArgs {
     /// File that contains the token; of a list, the first is used
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// For https://: PEM file with authorities to trust in addition to the system's
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    ca: Option<PathBuf>,
+
+    /// For https://: PEM file with the client's certificate
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    cert: Option<PathBuf>,
+
+    /// For https://: PEM file with the private key of --cert
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
+    key: Option<PathBuf>,
 
     /// Kind of callback to send
     #[arg(long, value_enum, default_value_t = SendCommand::Group, help_heading = "Callbacks")]
@@ -189,6 +203,19 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
         );
         return Err(bad_usage(&problem).into());
     }
+    let files = ClientTls {
+        ca: args.ca,
+        cert: args.cert,
+        key: args.key,
+    };
+    let tls = if args.url.scheme == Scheme::HTTPS {
+        let tls = files.client_config(system_authorities());
+        Some(Arc::new(tls.map_err(|error| anyhow!("--{error}"))?))
+    } else if files.is_set() {
+        return Err(bad_usage("--ca, --cert and --key need an https:// URL").into());
+    } else {
+        None
+    };
     // With `--duration` the time ends the run, unless `--count` does.
     let endless = args.duration.is_some();
     let count = args.count.unwrap_or(if endless { u64::MAX } else { 1 });
@@ -215,7 +242,9 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
             endpoint: args.url,
             sdk_app_id: args.sdk_app_id,
             token,
+            tls: files,
         },
+        tls,
         count,
         connections: args.connections,
         rate: args.rate,

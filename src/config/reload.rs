@@ -6,12 +6,14 @@ use super::{Config, keys};
 
 impl Config {
     /// These settings with those of `new` that can change while the relay runs: the applications, authentication, the
-    /// upstream, the log's filter, and the connections to the brokers with their credentials and certificates.
+    /// listener's certificate, the upstream, the log's filter, and the connections to the brokers with their credentials
+    /// and certificates.
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         let mut config = self.clone();
         config.sdk_app_ids.clone_from(&new.sdk_app_ids);
         config.auth.clone_from(&new.auth);
+        config.http.tls.clone_from(&new.http.tls);
         config.upstream.clone_from(&new.upstream);
         config.log.filter.clone_from(&new.log.filter);
         #[cfg(feature = "kafka")]

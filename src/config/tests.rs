@@ -10,6 +10,12 @@ use super::*;
 
 const APP: (&str, &str) = ("RECALL_SDK_APP_IDS", "1400000001");
 
+/// Files that are not read.
+const HTTP_TLS: [(&str, &str); 2] = [
+    ("RECALL_HTTP__TLS__CERT", "cert.pem"),
+    ("RECALL_HTTP__TLS__KEY", "key.pem"),
+];
+
 fn load(file: Option<&str>, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("relay.toml");
@@ -47,7 +53,7 @@ fn every_setting_can_be_set_by_environment_alone() {
             "log.format" => "json",
             "auth.tokens" => "token",
             "auth.allowed_sources" | "auth.trusted_proxies" => "10.0.0.0/8",
-            "rabbitmq.tls.ca" | "upstream.tls.ca" => "ca.pem",
+            "http.tls.client_ca" | "rabbitmq.tls.ca" | "upstream.tls.ca" => "ca.pem",
             "upstream.url" => "http://localhost",
             _ => default,
         };
@@ -64,6 +70,9 @@ fn every_setting_can_be_set_by_environment_alone() {
             if key.starts_with(section) && name != needs.0 {
                 variables.push(needs);
             }
+        }
+        if key == "http.tls.client_ca" {
+            variables.extend(HTTP_TLS);
         }
         if key == "sdk_app_ids" {
             variables.remove(0);
@@ -402,6 +411,9 @@ fn example_file_lists_every_setting_with_its_default() {
         "rabbitmq.tls.ca",
         "rabbitmq.tls.cert",
         "rabbitmq.tls.key",
+        "http.tls.cert",
+        "http.tls.key",
+        "http.tls.client_ca",
         "upstream.url",
         "upstream.tls.ca",
         "upstream.tls.cert",
@@ -443,7 +455,7 @@ fn other_value(key: &str, default: &str) -> String {
         "upstream.on_failure" => "ok",
         "upstream.timeout" => "1s",
         "rabbitmq.uri" => "amqps://another",
-        "rabbitmq.tls.ca" | "upstream.tls.ca" => "/another",
+        "http.tls.client_ca" | "rabbitmq.tls.ca" | "upstream.tls.ca" => "/another",
         "rabbitmq.queue_type" => "classic",
         "kafka.content_mode" => "binary",
         "rabbitmq.unroutable" => "dead-letter",
@@ -477,6 +489,8 @@ fn a_reload_applies_or_names_every_setting() {
         ("RECALL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
         ("RECALL_RABBITMQ__URI", "amqps://localhost"),
         ("RECALL_UPSTREAM__URL", "https://localhost/"),
+        HTTP_TLS[0],
+        HTTP_TLS[1],
     ];
     let running = load(None, &base).unwrap().config;
     assert!(running.differences(&running.reloaded(&running)).is_empty());
@@ -508,6 +522,7 @@ fn a_reload_applies_or_names_every_setting() {
         "auth.max_skew",
         "auth.tokens",
         "auth.trusted_proxies",
+        "http.tls.client_ca",
         "kafka.bootstrap_servers",
         "log.filter",
         "rabbitmq.tls.ca",
@@ -619,5 +634,86 @@ fn a_certificate_that_is_missing_or_none_fails_a_reload_but_no_start() {
                 .any(|named| error.contains(named)),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn the_listeners_certificate_is_checked_at_the_start() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["relay".to_owned()]).unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let other_key = rcgen::KeyPair::generate().unwrap();
+    let garbled = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (name, text) in [
+        ("cert", pem.clone()),
+        ("key", key.serialize_pem()),
+        ("other_key", other_key.serialize_pem()),
+        ("garbled", garbled.to_owned()),
+        ("half", format!("{pem}{garbled}")),
+        ("none", "text".to_owned()),
+    ] {
+        fs::write(path(name), text).unwrap();
+    }
+    let read = |settings: &[(&str, &str)]| {
+        let mut variables = vec![APP];
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(key, file)| (format!("RECALL_HTTP__TLS__{key}"), path(file)))
+            .collect();
+        variables.extend(settings.iter().map(|(key, file)| (&**key, &**file)));
+        load(None, &variables)?.server_certificate()
+    };
+    assert!(read(&[]).unwrap().is_none());
+    assert!(read(&[("CERT", "cert"), ("KEY", "key")]).unwrap().is_some());
+    let with_ca = read(&[("CERT", "cert"), ("KEY", "key"), ("CLIENT_CA", "cert")]);
+    assert!(with_ca.unwrap().is_some());
+    for (settings, problem) in [
+        (
+            &[("CERT", "cert")][..],
+            "cert (from RECALL_HTTP__TLS__CERT): must be set together with key",
+        ),
+        (
+            &[("KEY", "key")],
+            "key (from RECALL_HTTP__TLS__KEY): must be set together with cert",
+        ),
+        (
+            &[("CLIENT_CA", "cert")],
+            "client_ca (from RECALL_HTTP__TLS__CLIENT_CA): needs cert and key",
+        ),
+        (
+            &[("CERT", "missing"), ("KEY", "key")],
+            "/missing: cannot be read: No such file",
+        ),
+        (
+            &[("CERT", "cert"), ("KEY", "missing")],
+            "/missing: cannot be read: No such file",
+        ),
+        (
+            &[("CERT", "none"), ("KEY", "key")],
+            "/none: contains no certificate",
+        ),
+        (
+            &[("CERT", "cert"), ("KEY", "cert")],
+            "/cert: has no private key",
+        ),
+        (&[("CERT", "garbled"), ("KEY", "key")], "/garbled: "),
+        (
+            &[("CERT", "half"), ("KEY", "key")],
+            "/half: certificate 2 cannot be parsed",
+        ),
+        (
+            &[("CERT", "cert"), ("KEY", "other_key")],
+            "/cert: does not belong to the key in ",
+        ),
+        (
+            &[("CERT", "cert"), ("KEY", "key"), ("CLIENT_CA", "garbled")],
+            "http.tls.client_ca (from RECALL_HTTP__TLS__CLIENT_CA): ",
+        ),
+    ] {
+        let error = read(settings).unwrap_err().to_string();
+        assert!(error.contains(problem), "{settings:?}: {error}");
+        assert!(error.contains("http.tls."), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::listener::Trust;
 use crate::callback::{self, Query, Token, Tokens, check_signature};
 use crate::event::UnixMillis;
-use crate::setting::{List, Timeout};
+use crate::setting::{List, ServerTls, Timeout};
 
 /// Settings of authentication.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,12 +66,31 @@ impl Config {
         }
     }
 
-    /// Warns if signatures are not checked.
-    pub fn warn_if_unchecked(&self) {
-        if self.tokens.is_empty() {
+    /// Warns if signatures are not checked, and what follows from that. `tls` is the listener's.
+    pub fn warn_if_unchecked(&self, tls: &ServerTls) {
+        if !self.tokens.is_empty() {
+            return;
+        }
+        let checked: Vec<&str> = [
+            ("auth.allowed_sources", !self.allowed_sources.is_empty()),
+            ("http.tls.client_ca", tls.client_ca.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(setting, is_set)| is_set.then_some(setting))
+        .collect();
+        if checked.is_empty() {
             warn!(
                 code = "signatures_unchecked",
-                "signatures are not checked because auth.tokens is not set: anyone who reaches the listener can \
+                "nobody is authenticated, because none of auth.tokens, auth.allowed_sources and http.tls.client_ca is \
+                 set: anyone who reaches the listener can send recalls, and hostile clients can keep the vendor's \
+                 callbacks out; set auth.tokens to the console's token"
+            );
+        } else {
+            let checked = checked.join(" and ");
+            warn!(
+                code = "signatures_unchecked",
+                checked,
+                "signatures are not checked because auth.tokens is not set: any client that passes the other checks can \
                  send recalls; set auth.tokens to the console's token"
             );
         }
@@ -274,6 +293,7 @@ fn contains(networks: &List<Network>, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::CapturedLog;
 
     fn networks(text: &str) -> List<Network> {
         List(
@@ -375,6 +395,37 @@ mod tests {
         for source in ["203.0.113.7:", "[203.0.113.7", "203.0.113.7:x", "[]", ":1"] {
             let refused = check_source_of("10.0.0.1", &[source]);
             assert_eq!(refused, Err(AuthError::Source), "{source}");
+        }
+    }
+
+    #[test]
+    fn the_checks_that_remain_without_a_token_are_logged() {
+        let line = |tokens: &str, sources: &str, client_ca: Option<&str>| {
+            let config = Config {
+                tokens: tokens.parse().unwrap_or_default(),
+                allowed_sources: sources.parse().unwrap_or_default(),
+                ..Config::default()
+            };
+            let tls = ServerTls {
+                client_ca: client_ca.map(Into::into),
+                ..ServerTls::default()
+            };
+            let mut lines = CapturedLog::default().lines(|| config.warn_if_unchecked(&tls));
+            lines.pop().unwrap_or_default()
+        };
+        assert_eq!(line("token", "10.0.0.0/8", Some("ca.pem")), "");
+        assert_eq!(line("", "", None), "signatures_unchecked");
+        for (sources, client_ca, checked) in [
+            ("10.0.0.0/8", None, "auth.allowed_sources"),
+            ("", Some("ca.pem"), "http.tls.client_ca"),
+            (
+                "10.0.0.0/8",
+                Some("ca.pem"),
+                "auth.allowed_sources and http.tls.client_ca",
+            ),
+        ] {
+            let expected = format!("signatures_unchecked checked={checked}");
+            assert_eq!(line("", sources, client_ca), expected);
         }
     }
 

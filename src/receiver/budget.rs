@@ -115,7 +115,8 @@ impl Budget {
         })
     }
 
-    fn log_used_up(&self) {
+    /// Logs that there is less than is needed.
+    pub(super) fn log_used_up(&self) {
         let mut used_up = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((lasted, times)) = used_up.occurred(Instant::now()) {
             let (setting, bytes) = (self.setting, self.bytes);
@@ -127,8 +128,8 @@ impl Budget {
                 free,
                 times,
                 seconds = lasted.as_secs(),
-                "requests need more memory than the setting allows, and some are refused; use a faster disk, find out \
-                 who sends large or slow bodies, or raise the limit"
+                "requests and TLS handshakes need more memory than the setting allows, and some are refused; use a faster \
+                 disk, find out who sends large or slow bodies or opens many connections, or raise the limit"
             );
         }
     }

@@ -23,6 +23,7 @@ use super::client::Client;
 use super::config::Config;
 use super::counts::Counts;
 use super::durability::{Durability, Kept, NotKept};
+use super::handshakes::Handshakes;
 use super::head::{Head, Named, Onward};
 use super::listener::{Service, Trust};
 use super::unaccepted::UnacceptedRecalls;
@@ -128,6 +129,12 @@ impl<D: Durability> CallbackService<D> {
     #[must_use]
     pub const fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
+    }
+
+    /// Handshakes that use the same memory as authenticated requests. Registers their metrics.
+    #[must_use]
+    pub fn handshakes(&self, registry: &mut Registry) -> Handshakes {
+        Handshakes::new(self.memory.clone(), registry)
     }
 
     /// Authenticates the requests that arrive from now on with `auth`.

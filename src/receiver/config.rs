@@ -6,7 +6,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::Limits;
-use crate::setting::{self, Period, Size, Timeout};
+use crate::setting::{self, Period, ServerTls, Size, Timeout};
 
 /// Settings of the listener for callbacks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub struct Config {
     /// Whether `auth.trusted_proxies` begin each connection with a header of the PROXY protocol, version 1 or 2.
     #[serde(deserialize_with = "setting::text")]
     pub proxy_protocol: bool,
+    /// The certificates of the listener; without them it speaks plain HTTP.
+    pub tls: ServerTls,
     /// On shutdown: how long callbacks are still accepted after `/readyz` returns 503.
     pub stop_delay: Period,
 }
@@ -58,6 +60,7 @@ impl Default for Config {
             read_timeout: Timeout::from_secs(10),
             idle_timeout: Timeout::from_secs(75),
             proxy_protocol: false,
+            tls: ServerTls::default(),
             stop_delay: Period(std::time::Duration::ZERO),
         }
     }

@@ -19,6 +19,7 @@ use super::client::Client;
 use super::config::Config;
 use super::connection_timer::ConnectionTimer;
 use super::connections::{ConnectionMetrics, Connections, Place};
+use super::handshakes::Handshakes;
 use super::limits::Limits;
 use super::listener::{Service, Trust};
 use super::proxy_protocol::ProxyProtocol;
@@ -31,7 +32,7 @@ const HEADER_BUFFER: usize = 256;
 
 /// How long the rest of a request is read, and dropped, after it was answered early. If the connection were closed at
 /// once, the kernel would reset it, and the client might never see the answer. The vendor waits 2 s for it.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// What comes before HTTP on a connection.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub struct Front {
     setting: &'static str,
     /// If trusted proxies begin each connection with a header of the PROXY protocol.
     proxy_protocol: Option<Arc<ProxyProtocol>>,
+    /// The TLS handshakes. None for a listener that never has any.
+    handshakes: Option<Arc<Handshakes>>,
 }
 
 impl Front {
@@ -49,6 +52,7 @@ impl Front {
         Self {
             setting,
             proxy_protocol: None,
+            handshakes: None,
         }
     }
 
@@ -60,6 +64,13 @@ impl Front {
             proxy_protocol,
             ..Self::plain("http.max_connections")
         }
+    }
+
+    /// Connections begin with one of these handshakes, as long as there is a certificate.
+    #[must_use]
+    pub fn with_tls(self, handshakes: Arc<Handshakes>) -> Self {
+        let handshakes = Some(handshakes);
+        Self { handshakes, ..self }
     }
 
     /// The setting that limits the number of connections.
@@ -79,8 +90,6 @@ pub(super) async fn serve<S: Service>(
     stop: CancellationToken,
 ) {
     let timer = ConnectionTimer::new(limits);
-    let reads = timer.clone();
-    let stream = InspectReader::new(stream, move |_| reads.received());
     let served = async {
         let mut stream = BufReader::with_capacity(HEADER_BUFFER, stream);
         let mut client = peer;
@@ -89,15 +98,30 @@ pub(super) async fn serve<S: Service>(
         {
             client = protocol.client(&mut stream, peer).await?;
         }
-        match service.trust(client.ip()) {
+        let trust = service.trust(client.ip());
+        match trust {
             Trust::Proxy => place.protect(),
             Trust::Source => {}
             Trust::None if place.count_for(client.ip()) => {}
             Trust::None => anyhow::bail!("its source has too many connections"),
         }
         let client = Arc::new(Client::new(client, Arc::clone(&place)));
-        serve_http(stream, &client, &timer, &service, &stop).await?;
-        anyhow::Ok(())
+        let tls = front.handshakes.as_ref();
+        let tls = tls.and_then(|handshakes| Some((handshakes, handshakes.acceptor()?)));
+        let Some((handshakes, acceptor)) = tls else {
+            return Ok(serve_http(stream, &client, &timer, &service, &stop).await?);
+        };
+        // Boxed, so that a connection without TLS does not take the memory of one with it.
+        let encrypted = Box::pin(async {
+            let handshake = handshakes.accept(acceptor, stream, client.address(), trust);
+            let stream = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                accepted = handshake => accepted?,
+            };
+            Ok(serve_http(stream, &client, &timer, &service, &stop).await?)
+        });
+        encrypted.await
     };
     tokio::select! {
         // If the whole machine was suspended, both may be ready: handle bytes that have arrived first.
@@ -133,6 +157,8 @@ async fn serve_http<S: Service>(
     service: &S,
     stop: &CancellationToken,
 ) -> hyper::Result<()> {
+    let reads = timer.clone();
+    let stream = InspectReader::new(stream, move |_| reads.received());
     let service = service_fn(|request| {
         timer.request_opened();
         let answer = service.answer(request, Arc::clone(client));

@@ -1,16 +1,15 @@
 //! Certificates of a connection that the relay opens.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 
-use super::{optional_path, read_bytes};
+use super::certificates::{self, CertifiedChain, SettingError};
+use super::optional_path;
 
 /// Certificates, as PEM files that can be replaced while the relay runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,35 +32,7 @@ pub struct Certificates {
     /// The authorities to trust in addition to the system's.
     pub authorities: Vec<CertificateDer<'static>>,
     /// The client's certificate chain and its private key.
-    pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-}
-
-/// A setting that is missing or unusable.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} {problem}")]
-pub struct SettingError {
-    /// The setting's key; for an error of a section, the key within it.
-    pub key: String,
-    /// What is wrong with it; never its value if that is secret.
-    pub problem: String,
-}
-
-impl SettingError {
-    pub(crate) fn new(key: &str, problem: impl Into<String>) -> Self {
-        Self {
-            key: key.to_owned(),
-            problem: problem.into(),
-        }
-    }
-
-    /// The same error of a key in a section.
-    #[must_use]
-    pub fn within(self, section: &str) -> Self {
-        Self {
-            key: format!("{section}.{}", self.key),
-            ..self
-        }
-    }
+    pub identity: Option<CertifiedChain>,
 }
 
 impl ClientTls {
@@ -83,13 +54,7 @@ impl ClientTls {
     /// # Errors
     /// Names the key that lacks the other.
     pub fn check_pair(&self) -> Result<(), SettingError> {
-        let (key, other) = match (&self.cert, &self.key) {
-            (Some(_), None) => ("cert", "key"),
-            (None, Some(_)) => ("key", "cert"),
-            _ => return Ok(()),
-        };
-        let problem = format!("must be set together with {other}");
-        Err(SettingError::new(key, problem))
+        certificates::check_pair(self.cert.as_ref(), self.key.as_ref())
     }
 
     /// Reads the files. Blocks.
@@ -97,44 +62,43 @@ impl ClientTls {
     /// # Errors
     /// Returns which file cannot be read, or that the certificate does not belong to the key.
     pub fn read(&self) -> Result<Certificates, SettingError> {
-        let mut certificates = Certificates::default();
+        let mut found = Certificates::default();
         if let Some(ca) = &self.ca {
-            certificates.authorities = chain("ca", ca)?;
-            for authority in &certificates.authorities {
-                let added = RootCertStore::empty().add(authority.clone());
-                added.map_err(|problem| error("ca", ca, &problem))?;
-            }
+            found.authorities = certificates::authorities("ca", ca)?;
         }
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
-            let chain = chain("cert", cert)?;
-            let private = PrivateKeyDer::from_pem_slice(&read("key", key)?)
-                .map_err(|problem| error("key", key, &problem))?;
-            CertifiedKey::from_der(
-                chain.clone(),
-                private.clone_key(),
-                &ring::default_provider(),
-            )
-            .map_err(|problem| error("cert", cert, &problem))?;
-            certificates.identity = Some((chain, private));
+            found.identity = Some(certificates::identity(cert, key)?);
         }
-        Ok(certificates)
+        Ok(found)
+    }
+
+    /// Reads the files for a client that also trusts the authorities in `roots`. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn client_config(&self, mut roots: RootCertStore) -> Result<ClientConfig, SettingError> {
+        let found = self.read()?;
+        for authority in found.authorities {
+            let added = roots.add(authority);
+            added.map_err(|problem| SettingError::new("ca", problem.to_string()))?;
+        }
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|problem| SettingError::new("ca", problem.to_string()))?
+            .with_root_certificates(roots);
+        match found.identity {
+            Some(CertifiedChain { chain, key }) => tls
+                .with_client_auth_cert(chain, key)
+                .map_err(|problem| SettingError::new("cert", problem.to_string())),
+            None => Ok(tls.with_no_client_auth()),
+        }
     }
 }
 
-fn chain(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SettingError> {
-    let pem = read(key, path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|problem| error(key, path, &problem))?;
-    if found.is_empty() {
-        return Err(error(key, path, &"contains no certificate"));
-    }
-    Ok(found)
-}
-
-fn read(key: &str, path: &Path) -> Result<Vec<u8>, SettingError> {
-    read_bytes(path).map_err(|problem| error(key, path, &problem))
-}
-
-fn error(key: &str, path: &Path, problem: &dyn fmt::Display) -> SettingError {
-    SettingError::new(key, format!("{}: {problem}", path.display()))
+/// The authorities that the system trusts. Blocks.
+#[must_use]
+pub fn system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
 }

@@ -1,6 +1,6 @@
 //! Sends requests to the backend over connections that are kept.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,12 +11,12 @@ use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::crypto::ring;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 
 use super::config::{BackendUrl, Config};
 use super::outgoing::{Outgoing, Reserve};
 use super::{UpstreamError, headers};
+use crate::setting;
 use crate::telemetry::chain;
 
 /// The largest answer that is handed back, in bytes. The vendor's answers have a few hundred.
@@ -139,29 +139,15 @@ impl AsRef<[u8]> for OwnedAnswer {
 }
 
 fn connector(config: &Config, url: &BackendUrl) -> Result<Connector, String> {
-    let certificates = config
-        .tls
-        .read()
-        .map_err(|error| format!("upstream.tls.{error}"))?;
-    let mut roots = RootCertStore::empty();
-    if url.is_https() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    for authority in certificates.authorities {
-        roots
-            .add(authority)
-            .map_err(|error| format!("upstream.tls.ca is unusable: {error}"))?;
-    }
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    let tls = match certificates.identity {
-        Some((chain, key)) => tls
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| format!("upstream.tls.cert is unusable: {error}"))?,
-        None => tls.with_no_client_auth(),
+    let roots = if url.is_https() {
+        setting::system_authorities()
+    } else {
+        RootCertStore::empty()
     };
+    let tls = config
+        .tls
+        .client_config(roots)
+        .map_err(|error| format!("upstream.tls.{error}"))?;
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);

@@ -18,6 +18,7 @@ mod authority;
 mod backend;
 mod broker;
 mod faults;
+mod https;
 pub mod kafka;
 mod node;
 mod oracle;
@@ -33,6 +34,7 @@ pub use authority::Authority;
 pub use backend::{Backend, Received, Reply};
 pub use broker::Broker;
 pub use faults::{Calls, Faults};
+pub use https::{HttpsClient, HttpsConnection};
 pub use kafka::Kafka;
 pub use node::{free_port, poll};
 pub use oracle::{

@@ -1,6 +1,6 @@
 //! A client that sends callbacks as the vendor does, and a load of recalls.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -97,10 +97,10 @@ pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
 }
 
 /// A keep-alive connection.
-pub struct Connection(BufReader<TcpStream>);
+pub struct Connection<S = TcpStream>(BufReader<S>);
 
-impl From<TcpStream> for Connection {
-    fn from(stream: TcpStream) -> Self {
+impl<S: Read> From<S> for Connection<S> {
+    fn from(stream: S) -> Self {
         Self(BufReader::new(stream))
     }
 }
@@ -117,7 +117,9 @@ impl Connection {
         stream.set_nodelay(true)?;
         Ok(Self(BufReader::new(stream)))
     }
+}
 
+impl<S: Read + Write> Connection<S> {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.get_mut().write_all(bytes)
     }

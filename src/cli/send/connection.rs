@@ -7,13 +7,19 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use super::request::Endpoint;
 
@@ -34,6 +40,8 @@ pub struct Answer {
 pub enum SendFailure {
     /// The connection could not be opened.
     Connect(io::Error),
+    /// The TLS handshake failed.
+    Handshake(io::Error),
     /// The connection broke after a part of the request was written: the request may have arrived.
     Lost(Box<dyn Error + Send + Sync>),
 }
@@ -42,10 +50,12 @@ pub enum SendFailure {
 #[derive(Debug)]
 pub struct Connection {
     endpoint: Endpoint,
+    /// For `https`.
+    tls: Option<Arc<ClientConfig>>,
     open: Option<Open>,
 }
 
-type Io = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+type Io = http1::Connection<TokioIo<Either<TcpStream, TlsStream<TcpStream>>>, Full<Bytes>>;
 
 struct Open {
     sender: SendRequest<Full<Bytes>>,
@@ -63,10 +73,11 @@ enum Broken {
 }
 
 impl Connection {
-    /// A connection to `endpoint` that is not open yet.
-    pub const fn new(endpoint: Endpoint) -> Self {
+    /// A connection to `endpoint` that is not open yet; with TLS if there is a `tls`.
+    pub const fn new(endpoint: Endpoint, tls: Option<Arc<ClientConfig>>) -> Self {
         Self {
             endpoint,
+            tls,
             open: None,
         }
     }
@@ -76,7 +87,7 @@ impl Connection {
     /// # Errors
     /// Fails if the relay cannot be reached.
     pub async fn open(&mut self) -> Result<(), SendFailure> {
-        self.open = Some(Open::new(&self.endpoint).await?);
+        self.open = Some(self.connect().await?);
         Ok(())
     }
 
@@ -97,12 +108,35 @@ impl Connection {
                 Err(Broken::Unsent(request)) => *request,
             },
         };
-        let mut open = Open::new(&self.endpoint).await?;
+        let mut open = self.connect().await?;
         match open.exchange(request).await {
             Ok(answer) => Ok(self.keep(open, answer)),
             Err(Broken::Lost(error)) => Err(SendFailure::Lost(error)),
             Err(Broken::Unsent(_)) => Err(SendFailure::Lost("closed before it was used".into())),
         }
+    }
+
+    async fn connect(&self) -> Result<Open, SendFailure> {
+        let connect = TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port));
+        let stream = connect.await.map_err(SendFailure::Connect)?;
+        stream.set_nodelay(true).map_err(SendFailure::Connect)?;
+        let stream = match &self.tls {
+            None => Either::Left(stream),
+            Some(config) => {
+                let name = ServerName::try_from(self.endpoint.host.clone())
+                    .map_err(|error| SendFailure::Handshake(io::Error::other(error)))?;
+                let connector = TlsConnector::from(Arc::clone(config));
+                let connect = connector.connect(name, stream);
+                Either::Right(connect.await.map_err(SendFailure::Handshake)?)
+            }
+        };
+        let (sender, io) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| SendFailure::Lost(error.into()))?;
+        Ok(Open {
+            sender,
+            io: Some(Box::pin(io)),
+        })
     }
 
     fn keep(&mut self, open: Open, answer: Answer) -> Answer {
@@ -114,19 +148,6 @@ impl Connection {
 }
 
 impl Open {
-    async fn new(endpoint: &Endpoint) -> Result<Self, SendFailure> {
-        let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
-        let stream = connect.await.map_err(SendFailure::Connect)?;
-        stream.set_nodelay(true).map_err(SendFailure::Connect)?;
-        let (sender, io) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| SendFailure::Lost(error.into()))?;
-        Ok(Self {
-            sender,
-            io: Some(Box::pin(io)),
-        })
-    }
-
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Broken> {
         let sender = &mut self.sender;
         let mut exchange = pin!(async move {
@@ -176,6 +197,18 @@ impl fmt::Display for SendFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Handshake(error) => {
+                write!(f, "TLS handshake failed: {error}")?;
+                match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+                    Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                        f.write_str("; --ca names an authority to trust")
+                    }
+                    Some(rustls::Error::InvalidMessage(_)) => {
+                        f.write_str("; does the relay speak plain HTTP?")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Self::Lost(error) => {
                 write!(f, "connection lost: {error}")?;
                 let mut source = error.source();
@@ -217,7 +250,7 @@ mod tests {
 
     fn connection(listener: &TcpListener) -> Connection {
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        Connection::new(url.parse().unwrap())
+        Connection::new(url.parse().unwrap(), None)
     }
 
     fn request() -> Request<Full<Bytes>> {

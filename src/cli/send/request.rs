@@ -10,12 +10,14 @@ use hyper::http::uri::Scheme;
 use hyper::{Request, Uri};
 
 use super::callbacks::Callback;
-use crate::setting::Secret;
+use crate::setting::{ClientTls, Secret};
 use crate::vendor::CallbackKind;
 
 /// The address and path that a relay listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    /// `http` or `https`.
+    pub scheme: Scheme,
     /// Host name or IP address, without brackets.
     pub host: String,
     /// TCP port.
@@ -31,19 +33,17 @@ impl FromStr for Endpoint {
 
     fn from_str(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
-        match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => {}
-            Some(scheme) if *scheme == Scheme::HTTPS => {
-                return Err("only http:// is supported; put a proxy that terminates TLS in front of the relay".into());
-            }
-            _ => return Err("must begin with http://".into()),
-        }
+        let scheme = uri.scheme().cloned();
+        let scheme = scheme.filter(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme));
+        let scheme = scheme.ok_or("must begin with http:// or https://")?;
         let host = uri
             .host()
             .filter(|host| !host.is_empty())
             .ok_or("has no host")?;
-        let port = uri.port_u16().unwrap_or(80);
+        let default_port = if scheme == Scheme::HTTPS { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(default_port);
         Ok(Self {
+            scheme,
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
             authority: match uri.port() {
@@ -67,6 +67,8 @@ pub struct Requests {
     pub sdk_app_id: u64,
     /// Signs the requests; if there is none, they have no signature.
     pub token: Option<Secret>,
+    /// The certificates that `curl` needs, too.
+    pub tls: ClientTls,
 }
 
 impl Requests {
@@ -83,10 +85,20 @@ impl Requests {
 
     /// The same request as a shell command.
     pub fn curl(&self, callback: &Callback, now: u64) -> String {
-        let Endpoint { authority, .. } = &self.endpoint;
-        let url = format!("http://{authority}{}", self.target(callback.kind, now));
+        let Endpoint {
+            scheme, authority, ..
+        } = &self.endpoint;
+        let url = format!("{scheme}://{authority}{}", self.target(callback.kind, now));
+        let ClientTls { ca, cert, key } = &self.tls;
+        let files: String = [("cacert", ca), ("cert", cert), ("key", key)]
+            .into_iter()
+            .filter_map(|(option, file)| {
+                let file = file.as_ref()?.display().to_string();
+                Some(format!(" --{option} {}", quoted(&file)))
+            })
+            .collect();
         format!(
-            "curl -sS -H 'Content-Type: application/json' --data-raw {} {}",
+            "curl -sS{files} -H 'Content-Type: application/json' --data-raw {} {}",
             quoted(&callback.body),
             quoted(&url)
         )
@@ -119,6 +131,7 @@ mod tests {
             endpoint: url.parse().unwrap(),
             sdk_app_id: 1_400_000_001,
             token: None,
+            tls: ClientTls::default(),
         }
     }
 
@@ -150,11 +163,15 @@ mod tests {
             read("http://[::1]:8080/x"),
             parts("::1", 8080, "[::1]:8080")
         );
+        assert_eq!(read("https://relay"), parts("relay", 443, "relay"));
         assert_eq!(
-            read("relay:8080"),
-            Err("must begin with http://".to_owned())
+            read("https://relay:8443/"),
+            parts("relay", 8443, "relay:8443")
         );
-        assert!(read("https://relay/").is_err());
+        for url in ["relay:8080", "ftp://relay/"] {
+            let problem = "must begin with http:// or https://".to_owned();
+            assert_eq!(read(url), Err(problem));
+        }
         assert!(read("http://re lay/").is_err());
     }
 
@@ -168,6 +185,18 @@ mod tests {
             requests("http://relay/").curl(&callback, 0),
             "curl -sS -H 'Content-Type: application/json' --data-raw '{\"a\":\"it'\\''s\"}' \
              'http://relay/?CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json'"
+        );
+        let mut requests = requests("https://relay:8443/");
+        requests.tls = ClientTls {
+            ca: Some("ca.pem".into()),
+            cert: Some("my cert.pem".into()),
+            key: Some("key.pem".into()),
+        };
+        assert_eq!(
+            requests.curl(&callback, 0),
+            "curl -sS --cacert 'ca.pem' --cert 'my cert.pem' --key 'key.pem' -H 'Content-Type: application/json' \
+             --data-raw '{\"a\":\"it'\\''s\"}' \
+             'https://relay:8443/?CallbackCommand=Group.CallbackAfterRecallMsg&contenttype=json'"
         );
     }
 }

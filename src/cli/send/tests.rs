@@ -189,7 +189,7 @@ async fn a_relay_that_is_not_there_is_said_at_once() {
     let error = send(&format!("http://{address}/"), &["-n", "1000000"])
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), format!("no relay at {address}"));
+    assert_eq!(error.to_string(), format!("no connection to {address}"));
     assert!(format!("{error:#}").contains("cannot connect"), "{error:#}");
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
+use rustls::ClientConfig;
 use tokio::signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,6 +30,8 @@ pub struct Traffic {
     pub callbacks: Callbacks,
     /// Builds the requests.
     pub requests: Requests,
+    /// What connections need for `https`.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The number of callbacks.
     pub count: u64,
     /// The number of connections; each sends one callback at a time. There are at least as many conversations.
@@ -109,7 +112,7 @@ impl Traffic {
         let limit = self.timeout;
         let mut opening: JoinSet<_> = (0..self.connections)
             .map(|_| {
-                let mut connection = Connection::new(endpoint.clone());
+                let mut connection = Connection::new(endpoint.clone(), self.tls.clone());
                 async move {
                     timeout(limit, connection.open())
                         .await
@@ -122,8 +125,9 @@ impl Traffic {
         let mut connections = Vec::new();
         while let Some(opened) = opening.join_next().await {
             let connection = opened.context("connecting")?;
-            connections
-                .push(connection.with_context(|| format!("no relay at {}", endpoint.authority))?);
+            connections.push(
+                connection.with_context(|| format!("no connection to {}", endpoint.authority))?,
+            );
         }
         Ok(connections)
     }
@@ -151,7 +155,11 @@ impl SendProgress {
             let outcome = self.send(number, &mut connection).await?;
             self.count(|summary| summary.ended(&outcome, begin.elapsed()));
             self.bar.inc(1);
-            if rate.is_none() && matches!(outcome, SendOutcome::Failed(SendFailure::Connect(_))) {
+            let is_unconnected = matches!(
+                outcome,
+                SendOutcome::Failed(SendFailure::Connect(_) | SendFailure::Handshake(_))
+            );
+            if rate.is_none() && is_unconnected {
                 sleep(PAUSE_WITHOUT_CONNECTION).await;
             }
         }

@@ -7,7 +7,7 @@ use super::*;
 const MARKER: &str = "hunter2";
 
 /// Each setting with a value that is not its default, and what it refuses.
-const TABLE: [(&str, &str, &[&str]); 56] = [
+const TABLE: [(&str, &str, &[&str]); 59] = [
     (
         "sdk_app_ids",
         "1400000002",
@@ -216,6 +216,21 @@ const TABLE: [(&str, &str, &[&str]); 56] = [
     ),
     ("upstream.copy_recalls", "true", &["yes", "1"]),
     (
+        "http.tls.cert",
+        "tls/cert.pem",
+        &["file:cert.pem", "~/cert.pem", "tls/"],
+    ),
+    (
+        "http.tls.key",
+        "tls/key.pem",
+        &["file:key.pem", "~/key.pem", "tls/"],
+    ),
+    (
+        "http.tls.client_ca",
+        "tls/ca.pem",
+        &["file:ca.pem", "~/ca.pem", "tls/", "\"ca.pem"],
+    ),
+    (
         "upstream.tls.ca",
         "tls/ca.pem",
         &["file:ca.pem", "~/ca.pem", "tls/", "\"ca.pem"],
@@ -318,6 +333,8 @@ fn load_one(key: &str, value: &str, from: From) -> (Result<Loaded, ConfigError>,
         ("kafka.properties.sasl.username", "u"),
         ("kafka.properties.sasl.password", "p"),
         ("rabbitmq.uri", "amqps://h"),
+        ("http.tls.cert", "cert.pem"),
+        ("http.tls.key", "key.pem"),
         ("rabbitmq.tls.cert", "cert.pem"),
         ("rabbitmq.tls.key", "key.pem"),
         ("upstream.url", "https://h"),
@@ -465,6 +482,9 @@ fn what_cannot_be_meant_is_refused_with_key_and_source() {
             }
             let may_be_foreign = [
                 "spool.path",
+                "http.tls.cert",
+                "http.tls.key",
+                "http.tls.client_ca",
                 "rabbitmq.tls.ca",
                 "rabbitmq.tls.cert",
                 "rabbitmq.tls.key",
