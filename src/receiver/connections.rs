@@ -14,7 +14,7 @@ use std::time::Instant;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -22,6 +22,10 @@ use crate::telemetry::Recurrence;
 
 /// The order of a connection that is never shed.
 const PROTECTED: u64 = u64::MAX;
+
+/// How many connections may be ending because they were shed, beside those that are open: accepting another one need
+/// not wait for them.
+const ENDING: usize = 64;
 
 /// The metrics of a listener's connections.
 #[derive(Debug, Clone, Default)]
@@ -59,13 +63,17 @@ pub(super) struct Connections {
     setting: &'static str,
     limit: usize,
     per_source: usize,
+    /// For the connections and those that were shed and have not ended yet.
     permits: Arc<Semaphore>,
+    ended: Notify,
     metrics: ConnectionMetrics,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// How many are open and not shed.
+    open: usize,
     /// The order of the next connection to become idle.
     next: u64,
     /// The connections that may be shed, by how long they have been idle, longest first.
@@ -84,12 +92,13 @@ impl Connections {
         per_source: usize,
         metrics: ConnectionMetrics,
     ) -> Arc<Self> {
-        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS - ENDING);
         Arc::new(Self {
             setting,
             limit,
             per_source,
-            permits: Arc::new(Semaphore::new(limit)),
+            permits: Arc::new(Semaphore::new(limit + ENDING)),
+            ended: Notify::new(),
             metrics,
             state: Mutex::default(),
         })
@@ -102,25 +111,34 @@ impl Connections {
     /// Waits until a new connection can be accepted: there is a free place, or one that can be made free. Until then,
     /// new connections stay in the kernel's backlog. Cancel safe.
     pub(super) async fn acceptable(&self) {
-        if self.permits.available_permits() > 0 || !self.state().idle.is_empty() {
-            return;
+        while self.is_full(&mut self.state()) {
+            self.ended.notified().await;
         }
-        self.log_full(&mut self.state(), self.limit);
-        // Only the caller takes permits, so this one is still free when it does.
-        let _ = self.permits.acquire().await;
     }
 
-    /// A place for an accepted connection. If there is none, sheds the connection that has been idle longest.
+    fn is_full(&self, state: &mut State) -> bool {
+        let is_full = state.open >= self.limit && state.idle.is_empty();
+        if is_full {
+            self.log_full(state, state.open);
+        }
+        is_full
+    }
+
+    /// A place for an accepted connection. If there is none, sheds the connection that has been idle longest. Does not
+    /// wait until that has ended, unless many others have not ended either.
     pub(super) async fn admit(self: &Arc<Self>) -> Option<Place> {
-        let permits = &self.permits;
-        let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            permit
-        } else {
-            self.shed(&mut self.state());
-            Arc::clone(permits).acquire_owned().await.ok()?
-        };
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
         let shed = CancellationToken::new();
-        let order = self.state().enlist(shed.clone());
+        let order = loop {
+            {
+                let mut state = self.state();
+                if state.open < self.limit || self.shed(&mut state) {
+                    break state.enlist(shed.clone());
+                }
+            }
+            // The one that could be shed a moment ago has authenticated itself since.
+            self.ended.notified().await;
+        };
         self.metrics.open.inc();
         Some(Place {
             connections: Arc::clone(self),
@@ -131,14 +149,17 @@ impl Connections {
         })
     }
 
-    /// Sheds the connection that has been idle longest.
-    fn shed(&self, state: &mut State) {
-        let protected = self.limit.saturating_sub(state.idle.len());
-        if let Some((_, longest)) = state.idle.pop_first() {
-            longest.cancel();
-            self.metrics.shed.inc();
-            self.log_full(state, protected);
-        }
+    /// Sheds the connection that has been idle longest, if there is one.
+    fn shed(&self, state: &mut State) -> bool {
+        let protected = state.open.saturating_sub(state.idle.len());
+        let Some((_, longest)) = state.idle.pop_first() else {
+            return false;
+        };
+        longest.cancel();
+        state.open -= 1;
+        self.metrics.shed.inc();
+        self.log_full(state, protected);
+        true
     }
 
     fn log_full(&self, state: &mut State, authenticated: usize) {
@@ -161,11 +182,22 @@ impl Connections {
 }
 
 impl State {
+    /// Counts a connection that is idle since now.
     fn enlist(&mut self, shed: CancellationToken) -> u64 {
+        self.open += 1;
         let order = self.next;
         self.next += 1;
         self.idle.insert(order, shed);
         order
+    }
+
+    /// Takes an idle connection out. False if it is shed.
+    fn remove(&mut self, order: u64) -> bool {
+        let is_idle = self.idle.remove(&order).is_some();
+        if is_idle {
+            self.open -= 1;
+        }
+        is_idle
     }
 }
 
@@ -197,10 +229,11 @@ impl Place {
         }
         let mut state = self.connections.state();
         let order = self.order.swap(PROTECTED, Ordering::Relaxed);
-        if state.idle.remove(&order).is_none() {
+        if !state.remove(order) {
             // It was chosen a moment ago: another one must go in its place.
             self.connections.shed(&mut state);
         }
+        state.open += 1;
     }
 
     /// Whether the connection is not shed.
@@ -215,9 +248,9 @@ impl Place {
             return;
         }
         let mut state = self.connections.state();
-        let order = self.order.load(Ordering::Relaxed);
-        if let Some(shed) = state.idle.remove(&order) {
-            self.order.store(state.enlist(shed), Ordering::Relaxed);
+        if state.remove(self.order.load(Ordering::Relaxed)) {
+            let order = state.enlist(self.shed.clone());
+            self.order.store(order, Ordering::Relaxed);
         }
     }
 
@@ -252,7 +285,11 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.connections.state();
-        state.idle.remove(&self.order.load(Ordering::Relaxed));
+        if self.is_protected() {
+            state.open -= 1;
+        } else {
+            state.remove(self.order.load(Ordering::Relaxed));
+        }
         let source = self
             .source
             .get_mut()
@@ -266,6 +303,7 @@ impl Drop for Place {
             }
         }
         drop(state);
+        self.connections.ended.notify_one();
         self.connections.metrics.open.dec();
     }
 }
