@@ -111,12 +111,12 @@ fn a_certificate_that_is_replaced_as_kubernetes_does_refuses_no_callback() {
     let mut kept = old.connect(relay.callbacks).unwrap();
     deliver(&mut kept, 1);
 
-    let stopped = AtomicBool::new(false);
+    let (stopped, began) = (AtomicBool::new(false), Instant::now());
     let sent = thread::scope(|scope| {
         let (relay, old, new, stopped) = (&relay, &old, &new, &stopped);
         let kept = scope.spawn(move || {
             let mut number = 1;
-            while !stopped.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) && began.elapsed() < rig::TIMEOUT {
                 number += 1;
                 deliver(&mut kept, number);
                 thread::park_timeout(Duration::from_millis(5));
@@ -126,7 +126,7 @@ fn a_certificate_that_is_replaced_as_kubernetes_does_refuses_no_callback() {
         // The client trusts both authorities.
         let fresh = scope.spawn(move || {
             let mut number = 0;
-            while !stopped.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) && began.elapsed() < rig::TIMEOUT {
                 number += 1;
                 let connection = old.connect(relay.callbacks);
                 let connection = connection.or_else(|_| new.connect(relay.callbacks));

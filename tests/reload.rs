@@ -17,8 +17,10 @@ use rig::{
 };
 use serde_json::Value;
 
-/// The status of the answer to a recall that is signed with this token.
-fn signed(connection: &mut Connection, app: u64, token: &str) -> u16 {
+/// The status of the answer to a recall that is signed with this token, on a connection of its own: one with a wrong
+/// signature is closed.
+fn signed(relay: &Relay, app: u64, token: &str) -> u16 {
+    let mut connection = Connection::open(relay.callbacks).unwrap();
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let query = CallbackKind::Group.query(app, Some((token, now)));
     let body = recall("g", 1);
@@ -43,8 +45,7 @@ fn tokens_that_change_in_their_file_take_effect_without_a_restart() {
     let file = setup.folder().join("tokens");
     fs::write(&file, "old").unwrap();
     let relay = setup.set("RECALL_AUTH__TOKENS_FILE", text(&file)).start();
-    let mut connection = Connection::open(relay.callbacks).unwrap();
-    let mut both = || ["old", "new"].map(|token| signed(&mut connection, APP, token));
+    let both = || ["old", "new"].map(|token| signed(&relay, APP, token));
     assert_eq!(both(), [200, 403]);
 
     // As Kubernetes does it: a new file in place of the old one.
@@ -90,10 +91,8 @@ fn sighup_applies_what_can_change_and_names_the_rest() {
     // What the environment sets cannot change.
     let setup = setup.set("RECALL_CONFIG", text(&file));
     let relay = setup.without("RECALL_SDK_APP_IDS").start();
-    let mut connection = Connection::open(relay.callbacks).unwrap();
-    let mut answers = || {
-        [(7, "old"), (8, "old"), (8, "new")].map(|(app, token)| signed(&mut connection, app, token))
-    };
+    let answers =
+        || [(7, "old"), (8, "old"), (8, "new")].map(|(app, token)| signed(&relay, app, token));
     assert_eq!(answers(), [200, 403, 403]);
 
     write(

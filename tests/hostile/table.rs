@@ -1,0 +1,60 @@
+//! The table of results.
+
+use std::time::Duration;
+
+/// What was measured during an attack.
+#[derive(Default)]
+pub struct Row {
+    pub attack: String,
+    pub connections: usize,
+    pub opened: u64,
+    pub sent: usize,
+    /// Answered OK within 2 s.
+    pub in_time: usize,
+    pub quiet_p99: Duration,
+    pub p99: Duration,
+    pub longest: Duration,
+    pub slowest_livez: Duration,
+    /// Peak memory in bytes.
+    pub peak_memory: u64,
+}
+
+const HEAD: [&str; 10] = [
+    "attack",
+    "connections",
+    "opened",
+    "honest sent",
+    "OK within 2 s",
+    "quiet p99, ms",
+    "p99, ms",
+    "longest, ms",
+    "slowest `/livez`, ms",
+    "peak memory, MiB",
+];
+
+impl Row {
+    fn cells(&self) -> [String; 10] {
+        let ms = |time: Duration| format!("{:.0}", time.as_secs_f64() * 1000.0);
+        [
+            format!("`{}`", self.attack),
+            self.connections.to_string(),
+            self.opened.to_string(),
+            self.sent.to_string(),
+            self.in_time.to_string(),
+            ms(self.quiet_p99),
+            ms(self.p99),
+            ms(self.longest),
+            ms(self.slowest_livez),
+            (self.peak_memory >> 20).to_string(),
+        ]
+    }
+}
+
+/// A Markdown table.
+pub fn markdown(rows: &[Row]) -> String {
+    let line = |cells: [String; 10]| format!("| {} |\n", cells.join(" | "));
+    let head = line(HEAD.map(str::to_owned));
+    let rule = format!("|---{}|\n", "|--:".repeat(HEAD.len() - 1));
+    let rows = rows.iter().map(|row| line(row.cells()));
+    [head, rule].into_iter().chain(rows).collect()
+}
