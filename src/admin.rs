@@ -32,7 +32,7 @@ pub use sink_view::SinkView;
 use self::exposition::ExpositionFormat;
 use crate::event::UnixMillis;
 use crate::forwarder::Health;
-use crate::receiver::{Client, Limits, Service, UnacceptedRecalls};
+use crate::receiver::{Limits, Peer, Service, UnacceptedRecalls};
 use crate::setting::{self, Timeout};
 use crate::spool::Spool;
 use crate::upstream::{self, Upstream};
@@ -282,12 +282,8 @@ impl Admin {
 }
 
 impl Service for Arc<Admin> {
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: Arc<Client>,
-    ) -> Response<Full<Bytes>> {
-        Admin::answer(Arc::clone(self), request, client.address()).await
+    async fn answer(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Full<Bytes>> {
+        Admin::answer(Arc::clone(self), request, peer.address()).await
     }
 }
 

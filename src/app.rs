@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Admin, ProcessMetrics, SinkView};
 use crate::config::Config;
 use crate::forwarder::{Forwarder, SinkState, Stop};
-use crate::receiver::{Auth, CallbackService, Front, Listener};
+use crate::receiver::{Auth, CallbackService, ConnectionSetup, Handshakes, Listener};
 use crate::reload::Targets;
 use crate::setting::ServerCertificate;
 use crate::sink::{Sink, stdout};
@@ -103,14 +103,14 @@ impl App {
             own,
         );
         let service = Arc::new(service);
-        let handshakes = Arc::new(service.handshakes(own));
+        let handshakes = Arc::new(Handshakes::new(&config.http, own));
         handshakes.set(certificate);
         // Bind before the sinks start: if an address is in use, nothing has been published.
-        let front = Front::of_callbacks(&config.http).with_tls(Arc::clone(&handshakes));
-        let callbacks = Listener::bind(config.http.listen, config.http.limits(), front)
+        let setup = ConnectionSetup::of_callbacks(&config.http).with_tls(Arc::clone(&handshakes));
+        let callbacks = Listener::bind(config.http.listen, config.http.limits(), setup)
             .context("http.listen is not usable")?;
-        let front = Front::plain("admin.listen");
-        let operators = Listener::bind(config.admin.listen, config.admin.limits(), front)
+        let setup = ConnectionSetup::plain("admin.listen");
+        let operators = Listener::bind(config.admin.listen, config.admin.limits(), setup)
             .context("admin.listen is not usable")?;
         let (targeted, backend) = (Arc::clone(&service), config.upstream.clone());
         tokio::task::spawn_blocking(move || targeted.set_backend(backend.as_ref())).await?;

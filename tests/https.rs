@@ -450,25 +450,28 @@ fn a_handshake_that_stalls_or_is_none_is_closed() {
 }
 
 #[test]
-fn the_longest_handshake_makes_room_for_the_next() {
+fn the_longest_handshake_is_shed_for_the_next() {
     let authority = Authority::new();
-    // Half of it is for handshakes: eight of 32 KiB.
+    // A quarter of it is for TLS: eight connections of 16 KiB.
     let relay = with_tls(&Setup::new(), &authority)
         .set("RECALL_HTTP__MAX_BUFFERED_BYTES", "512KiB")
         .set("RECALL_HTTP__READ_TIMEOUT", "1h")
         .start();
     let client = client(&authority);
+    // A connection that has brought a recall holds none of it.
+    let mut kept = client.connect(relay.callbacks).unwrap();
+    deliver(&mut kept, 1);
     let mut hanging: Vec<_> = (0..8).map(|_| stalled(&client, &relay)).collect();
     assert_eq!(relay.log_entry("memory_budget_used_up"), None);
-    let held = relay.metric("recall_http_buffered_bytes");
-    assert_eq!(held, (8 * 32 * 1024).to_string());
+    let held = || relay.metric("recall_http_tls_bytes");
+    assert_eq!(held(), (8 * 16 * 1024).to_string());
 
     let mut connection = client.connect(relay.callbacks).unwrap();
-    deliver(&mut connection, 1);
+    deliver(&mut connection, 2);
     until_closed(&mut hanging[0]);
     assert_eq!(
         entry(&relay, "memory_budget_used_up", 1)["setting"],
-        "http.max_buffered_bytes"
+        "a quarter of http.max_buffered_bytes"
     );
     let is_closed = poll(Duration::from_millis(300), || {
         let mut rest = hanging[1..].iter();
@@ -489,10 +492,9 @@ fn the_longest_handshake_makes_room_for_the_next() {
 
     // Handshakes that end free their memory.
     drop(hanging);
-    until("the memory to be free", || {
-        (relay.metric("recall_http_buffered_bytes") == "0").then_some(())
-    });
-    relay.stop();
+    until("the memory to be free", || (held() == "0").then_some(()));
+    deliver(&mut kept, 3);
+    assert_eq!(relay.stop().len(), 3);
 }
 
 #[test]

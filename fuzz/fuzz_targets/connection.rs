@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use prometheus_client::registry::Registry;
 use recall_relay::event::Event;
 use recall_relay::receiver::{
-    Auth, AuthConfig, CallbackService, Config, Durability, Front, Kept, NotKept, serve_alone,
+    Auth, AuthConfig, CallbackService, Config, Durability, ConnectionSetup, Kept, NotKept, serve_alone,
 };
 use recall_relay::upstream::Upstream;
 use serde_json::Value;
@@ -119,12 +119,12 @@ async fn exchange(setup: &Setup, bytes: &[u8], piece: usize) -> Vec<u8> {
     let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
     let (relay, answers_of) = split(relay);
     let relay = join(relay, answers_of);
-    let front = Front::of_callbacks(&setup.config);
+    let connection = ConnectionSetup::of_callbacks(&setup.config);
     let serve = serve_alone(
         relay,
         peer,
         setup.config.limits(),
-        front,
+        connection,
         Arc::clone(&setup.service),
     );
     let ((), received, ()) = tokio::join!(send, receive, serve);

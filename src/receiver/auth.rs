@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::listener::Trust;
+use super::service::Trust;
 use crate::callback::{self, Query, Token, Tokens, check_signature};
 use crate::event::UnixMillis;
 use crate::setting::{List, ServerTls, Timeout};
@@ -286,8 +286,15 @@ fn address(text: &str) -> Option<IpAddr> {
         .ok()
 }
 
+/// Whether a network contains an address, in one of its forms: `::/0` contains IPv4 addresses, too.
 fn contains(networks: &List<Network>, address: IpAddr) -> bool {
-    networks.iter().any(|network| network.0.contains(&address))
+    let mapped = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(_) => address,
+    };
+    networks
+        .iter()
+        .any(|network| network.0.contains(&address) || network.0.contains(&mapped))
 }
 
 #[cfg(test)]
@@ -350,6 +357,20 @@ mod tests {
             check_source_of("10.0.0.1", &["203.0.113.7, nonsense"]),
             Err(AuthError::Source)
         );
+    }
+
+    #[test]
+    fn a_network_of_ipv6_may_contain_ipv4_addresses() {
+        let contains = |network: &str, address: &str| {
+            contains(&networks(network), address.parse::<IpAddr>().unwrap())
+        };
+        for network in ["::/0", "::ffff:0:0/95", "::ffff:192.0.2.0/120"] {
+            assert!(contains(network, "192.0.2.1"), "{network}");
+        }
+        for network in ["2000::/3", "::/96", "::ffff:192.0.3.0/120"] {
+            assert!(!contains(network, "192.0.2.1"), "{network}");
+        }
+        assert!(!contains("0.0.0.0/0", "2001:db8::1"));
     }
 
     #[test]

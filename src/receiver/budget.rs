@@ -1,7 +1,7 @@
 //! Budgets of memory for what clients send.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
@@ -27,9 +27,9 @@ pub(super) struct Budget {
     setting: &'static str,
     permits: Arc<Semaphore>,
     bytes: usize,
-    /// What requests for a backend and handshakes must leave free for other requests.
+    /// What requests for a backend must leave free for other requests.
     kept_free: usize,
-    used_up: Arc<Mutex<Recurrence>>,
+    used_up: Arc<Recurrence>,
 }
 
 /// All of a budget is in use.
@@ -50,8 +50,7 @@ impl Budget {
         }
     }
 
-    /// Keeps half of the budget free of requests for a backend and of handshakes, so that no recall is refused because
-    /// of them.
+    /// Keeps half of the budget free of requests for a backend, so that no recall is refused because of them.
     pub(super) fn keep_half(self) -> Self {
         let kept_free = self.bytes / 2;
         Self { kept_free, ..self }
@@ -69,6 +68,13 @@ impl Budget {
     /// A permit for this many bytes.
     pub(super) fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit, UsedUp> {
         self.acquire_units(units(bytes.min(self.bytes)))
+    }
+
+    /// Waits for a permit for this many bytes. Who waits longest gets it first.
+    pub(super) async fn wait(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = Arc::clone(&self.permits);
+        let acquired = permits.acquire_many_owned(units(bytes.min(self.bytes)));
+        acquired.await.ok()
     }
 
     /// Enlarges the permit to this many bytes. A single body can always get its permit, however large it is.
@@ -115,10 +121,8 @@ impl Budget {
         })
     }
 
-    /// Logs that there is less than is needed.
-    pub(super) fn log_used_up(&self) {
-        let mut used_up = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((lasted, times)) = used_up.occurred(Instant::now()) {
+    fn log_used_up(&self) {
+        if let Some((lasted, times)) = self.used_up.occurred(Instant::now()) {
             let (setting, bytes) = (self.setting, self.bytes);
             let free = self.permits.available_permits() * UNIT;
             warn!(
@@ -128,8 +132,8 @@ impl Budget {
                 free,
                 times,
                 seconds = lasted.as_secs(),
-                "requests and TLS handshakes need more memory than the setting allows, and some are refused; use a faster \
-                 disk, find out who sends large or slow bodies or opens many connections, or raise the limit"
+                "clients need more memory than the setting allows, and some are refused or must wait; use a faster disk, \
+                 find out who sends large or slow bodies or opens many connections, or raise the limit"
             );
         }
     }

@@ -19,13 +19,12 @@ use super::answer::Outcome;
 use super::auth::{Auth, AuthError};
 use super::body::{BodyError, BodyReader, Buffered};
 use super::budget::Budget;
-use super::client::Client;
 use super::config::Config;
 use super::counts::Counts;
 use super::durability::{Durability, Kept, NotKept};
-use super::handshakes::Handshakes;
-use super::head::{Head, Named, Onward};
-use super::listener::{Service, Trust};
+use super::head::{Head, NamedCommand, Onward};
+use super::peer::Peer;
+use super::service::{Service, Trust};
 use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{
     self, Class, NO_COMMAND, ParseError, Query, Recall, classify, known_command, parse_recall,
@@ -131,12 +130,6 @@ impl<D: Durability> CallbackService<D> {
         &self.upstream
     }
 
-    /// Handshakes that use the same memory as authenticated requests. Registers their metrics.
-    #[must_use]
-    pub fn handshakes(&self, registry: &mut Registry) -> Handshakes {
-        Handshakes::new(self.memory.clone(), registry)
-    }
-
     /// Authenticates the requests that arrive from now on with `auth`.
     pub fn set_auth(&self, auth: Auth) {
         self.counts.init_tokens(auth.tokens());
@@ -162,7 +155,7 @@ impl<D: Durability> CallbackService<D> {
     }
 
     /// Answers a request.
-    pub async fn answer<B>(&self, request: Request<B>, client: &Client) -> Response<Full<Bytes>>
+    pub async fn answer<B>(&self, request: Request<B>, peer: &Peer) -> Response<Full<Bytes>>
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
@@ -173,7 +166,7 @@ impl<D: Durability> CallbackService<D> {
             command,
             is_authenticated,
             verdict,
-        } = self.receive(request, client).await;
+        } = self.receive(request, peer).await;
         let (outcome, answer) = match verdict {
             Verdict::Answer(outcome) => (outcome, None),
             Verdict::HandOn(backend, sender, outgoing) => {
@@ -220,12 +213,12 @@ impl<D: Durability> CallbackService<D> {
                 (outcome, None)
             }
         };
-        debug!(peer = %client.address(), command, outcome = outcome.name(), "answered");
+        debug!(peer = %peer.address(), command, outcome = outcome.name(), "answered");
         self.counts.answered(command, &outcome, began);
         let mut response =
             answer.map_or_else(|| outcome.response(), |answer| answer.map(Full::new));
         let is_for_backend = matches!(outcome, Outcome::HandedOn | Outcome::NotHandedOn(..));
-        if client.has_unread_body()
+        if peer.has_unread_body()
             || !(is_authenticated || is_for_backend)
             || self.closing.load(Ordering::Relaxed)
         {
@@ -236,7 +229,7 @@ impl<D: Durability> CallbackService<D> {
     }
 
     /// Reads a request and decides what to do with it.
-    async fn receive<B>(&self, request: Request<B>, client: &Client) -> Received
+    async fn receive<B>(&self, request: Request<B>, peer: &Peer) -> Received
     where
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
     {
@@ -249,10 +242,14 @@ impl<D: Durability> CallbackService<D> {
             ..
         } = parts;
         // First, who sends: what is not authenticated is read no further than it must be.
-        let (auth, received_at, peer) = (self.auth(), UnixMillis::now(), client.address());
-        let query = Query::parse(uri.query().unwrap_or_default());
+        let (auth, received_at, address) = (self.auth(), UnixMillis::now(), peer.address());
+        let is_path = uri.path() == self.path;
+        // A copy: hyper's own would keep the whole head in memory.
+        let query = uri.query().unwrap_or_default().to_owned();
+        drop(uri);
+        let query = Query::parse(&query);
         let mut head = Head {
-            source: auth.check_source(&headers, peer),
+            source: auth.check_source(&headers, address),
             signed_by: auth.check_signature(&query, received_at),
             query,
             auth,
@@ -261,7 +258,7 @@ impl<D: Durability> CallbackService<D> {
         };
         let is_authenticated = head.is_authenticated();
         if is_authenticated {
-            client.authenticated();
+            peer.authenticated();
         }
         let received = |(command, verdict)| Received {
             command,
@@ -271,12 +268,12 @@ impl<D: Durability> CallbackService<D> {
         let command = known_command(head.query.command());
         let answer_early = |outcome| {
             if !body.is_end_stream() {
-                client.leave_body_unread();
+                peer.leave_body_unread();
             }
             received((command, Verdict::Answer(outcome)))
         };
 
-        if uri.path() != self.path {
+        if !is_path {
             return answer_early(Outcome::NotFound);
         }
         if method != Method::POST {
@@ -284,21 +281,15 @@ impl<D: Durability> CallbackService<D> {
         }
         let backend = self.upstream.backend();
         let named = head.named();
-        if !is_authenticated && named == Named::OtherCommand {
-            // Its body might still name a recall, but not one that counts.
+        if !is_authenticated && named == NamedCommand::OtherCommand {
             self.counts.signature(command, head.signed_by);
-            match (&backend, head.source) {
-                (None, _) => {
-                    self.counts.ignored_command(command);
-                    return answer_early(Outcome::Ignored);
-                }
-                (Some(_), Err(refusal)) => return answer_early(Outcome::Barred(refusal)),
-                (Some(_), Ok(())) => {}
+            if let Some(outcome) = self.judge_unread_command(&head, command, backend.is_some()) {
+                return answer_early(outcome);
             }
         }
         // Over HTTP/1.0, a body without a length ends when the connection closes, and hyper treats it as empty: a
         // recall would be answered as a probe, and the backend would get another body than the vendor sent.
-        let needs_body = backend.is_some() || named != Named::OtherCommand;
+        let needs_body = backend.is_some() || named != NamedCommand::OtherCommand;
         if version == Version::HTTP_10 && needs_body && !headers.contains_key(CONTENT_LENGTH) {
             return answer_early(Outcome::NoLength);
         }
@@ -314,8 +305,8 @@ impl<D: Durability> CallbackService<D> {
         if let Some(backend) = backend {
             let headers = ReceivedHeaders {
                 headers,
-                peer: peer.ip(),
-                is_proxy: head.auth.is_trusted_proxy(peer.ip()),
+                peer: address.ip(),
+                is_proxy: head.auth.is_trusted_proxy(address.ip()),
             };
             head_bytes = head.query.raw().len() + headers.bytes();
             head.onward = Some(Onward {
@@ -327,7 +318,7 @@ impl<D: Durability> CallbackService<D> {
             drop(headers);
         }
 
-        let is_for_backend = head.onward.is_some() && !matches!(named, Named::Recall(_));
+        let is_for_backend = head.onward.is_some() && !matches!(named, NamedCommand::Recall(_));
         let reader = BodyReader {
             budget: self.memory_of(&head),
             max_bytes: if is_authenticated || is_for_backend {
@@ -341,7 +332,7 @@ impl<D: Durability> CallbackService<D> {
         received(match reader.read(announced, body).await {
             Ok(buffered) => self.judge(head, buffered),
             Err(error) => {
-                client.leave_body_unread();
+                peer.leave_body_unread();
                 (command, self.judge_unread(head, error))
             }
         })
@@ -358,7 +349,7 @@ impl<D: Durability> CallbackService<D> {
 
     /// Decides what to do with a request that was received in full.
     fn judge(&self, head: Head<'_>, buffered: Buffered) -> (&'static str, Verdict) {
-        if !head.is_authenticated() && head.named() == Named::OtherCommand {
+        if !head.is_authenticated() && head.named() == NamedCommand::OtherCommand {
             let command = known_command(head.query.command());
             return (command, self.judge_other(head, command, buffered));
         }
@@ -384,6 +375,21 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
+    /// Decides what to do with a request for another command that is not authenticated, if its body is not needed for
+    /// that. The body might still name a recall, but not one that counts.
+    fn judge_unread_command(
+        &self,
+        head: &Head<'_>,
+        command: &'static str,
+        has_backend: bool,
+    ) -> Option<Outcome> {
+        if !has_backend {
+            self.counts.ignored_command(command);
+            return Some(Outcome::Ignored);
+        }
+        head.source.err().map(Outcome::Barred)
+    }
+
     /// Decides what to do with a request whose body was not read to the end.
     fn judge_unread(&self, head: Head<'_>, error: BodyError) -> Verdict {
         let is_authenticated = head.is_authenticated();
@@ -392,15 +398,17 @@ impl<D: Durability> CallbackService<D> {
             BodyError::TooSlow => Outcome::TooSlow,
             BodyError::TooLarge if is_authenticated => Outcome::TooLarge,
             BodyError::UsedUp if is_authenticated => no_memory(),
-            BodyError::TooLarge | BodyError::UsedUp => return self.judge_unproven(head, error),
+            BodyError::TooLarge | BodyError::UsedUp => {
+                return self.judge_unauthenticated(head, error);
+            }
         };
         Verdict::Answer(outcome)
     }
 
     /// Decides what to do with a request that is not authenticated and takes more memory than it may.
-    fn judge_unproven(&self, head: Head<'_>, error: BodyError) -> Verdict {
+    fn judge_unauthenticated(&self, head: Head<'_>, error: BodyError) -> Verdict {
         // A probe is smaller; if there is no memory even for one, it can be tried again.
-        if let Named::Recall(recall) = head.named()
+        if let NamedCommand::Recall(recall) = head.named()
             && let Err(refusal) = self.admit(&head, recall)
         {
             return Verdict::Answer(Outcome::Refused(refusal));
@@ -538,12 +546,8 @@ fn no_memory() -> Outcome {
 }
 
 impl<D: Durability> Service for Arc<CallbackService<D>> {
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: Arc<Client>,
-    ) -> Response<Full<Bytes>> {
-        CallbackService::answer(self, request, &client).await
+    async fn answer(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Full<Bytes>> {
+        CallbackService::answer(self, request, &peer).await
     }
 
     fn trust(&self, peer: IpAddr) -> Trust {

@@ -3,26 +3,25 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, copy, sink};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::client::Client;
 use super::config::Config;
 use super::connection_timer::ConnectionTimer;
-use super::connections::{ConnectionMetrics, Connections, Place};
+use super::connections::{ConnectionMetrics, ConnectionSlot, Connections};
 use super::handshakes::Handshakes;
 use super::limits::Limits;
-use super::listener::{Service, Trust};
+use super::linger::linger;
+use super::peer::Peer;
 use super::proxy_protocol::ProxyProtocol;
+use super::service::{Service, Trust};
 
 /// Maximum size of a request's head, and of each read.
 const BUFFER: usize = 64 << 10;
@@ -30,13 +29,9 @@ const BUFFER: usize = 64 << 10;
 /// The buffer in front of a connection, in bytes; only the PROXY protocol's header is read through it.
 const HEADER_BUFFER: usize = 256;
 
-/// How long the rest of a request is read, and dropped, after it was answered early. If the connection were closed at
-/// once, the kernel would reset it, and the client might never see the answer. The vendor waits 2 s for it.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
-
 /// What comes before HTTP on a connection.
 #[derive(Debug, Clone)]
-pub struct Front {
+pub struct ConnectionSetup {
     /// The setting that limits the number of connections, for the log.
     setting: &'static str,
     /// If trusted proxies begin each connection with a header of the PROXY protocol.
@@ -45,7 +40,7 @@ pub struct Front {
     handshakes: Option<Arc<Handshakes>>,
 }
 
-impl Front {
+impl ConnectionSetup {
     /// Nothing comes before HTTP. `setting` limits the number of connections.
     #[must_use]
     pub const fn plain(setting: &'static str) -> Self {
@@ -79,47 +74,49 @@ impl Front {
     }
 }
 
-/// Serves a connection until it ends, or has no request for too long, or its place is needed.
+/// Serves a connection until it ends, or has no request for too long, or its slot is needed.
 pub(super) async fn serve<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: SocketAddr,
-    place: Arc<Place>,
+    address: SocketAddr,
+    slot: Arc<ConnectionSlot>,
     limits: Limits,
-    front: Front,
+    setup: ConnectionSetup,
     service: S,
     stop: CancellationToken,
 ) {
     let timer = ConnectionTimer::new(limits);
     let served = async {
         let mut stream = BufReader::with_capacity(HEADER_BUFFER, stream);
-        let mut client = peer;
-        if let Some(protocol) = &front.proxy_protocol
-            && service.trust(peer.ip()) == Trust::Proxy
+        let mut client = address;
+        if let Some(protocol) = &setup.proxy_protocol
+            && service.trust(address.ip()) == Trust::Proxy
         {
-            client = protocol.client(&mut stream, peer).await?;
+            client = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                client = protocol.client(&mut stream, address) => client?,
+            };
         }
-        let trust = service.trust(client.ip());
-        match trust {
-            Trust::Proxy => place.protect(),
+        match service.trust(client.ip()) {
+            Trust::Proxy => slot.protect(),
             Trust::Source => {}
-            Trust::None if place.count_for(client.ip()) => {}
+            Trust::None if slot.count_for(client.ip()) => {}
             Trust::None => anyhow::bail!("its source has too many connections"),
         }
-        let client = Arc::new(Client::new(client, Arc::clone(&place)));
-        let tls = front.handshakes.as_ref();
+        let peer = Arc::new(Peer::new(client, Arc::clone(&slot)));
+        let tls = setup.handshakes.as_ref();
         let tls = tls.and_then(|handshakes| Some((handshakes, handshakes.acceptor()?)));
         let Some((handshakes, acceptor)) = tls else {
-            return Ok(serve_http(stream, &client, &timer, &service, &stop).await?);
+            return Ok(serve_http(stream, &peer, &timer, &service, &stop).await?);
         };
         // Boxed, so that a connection without TLS does not take the memory of one with it.
         let encrypted = Box::pin(async {
-            let handshake = handshakes.accept(acceptor, stream, client.address(), trust);
             let stream = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                accepted = handshake => accepted?,
+                accepted = handshakes.accept(acceptor, stream, client, &slot) => accepted?,
             };
-            Ok(serve_http(stream, &client, &timer, &service, &stop).await?)
+            Ok(serve_http(stream, &peer, &timer, &service, &stop).await?)
         });
         encrypted.await
     };
@@ -127,32 +124,35 @@ pub(super) async fn serve<S: Service>(
         // If the whole machine was suspended, both may be ready: handle bytes that have arrived first.
         biased;
         ended = served => if let Err(error) = ended {
-            debug!(%peer, %error, "connection ended");
+            debug!(peer = %address, %error, "connection ended");
         },
-        () = timer.overdue() => debug!(%peer, "connection closed: no request within http.read_timeout or http.idle_timeout"),
-        () = place.shed() => debug!(%peer, "connection closed: its place was needed"),
+        () = timer.overdue() => debug!(
+            peer = %address,
+            "connection closed: no request within http.read_timeout or http.idle_timeout"
+        ),
+        () = slot.shed() => debug!(peer = %address, "connection closed: its slot was needed"),
     }
 }
 
 /// Serves one connection that no listener has accepted.
 pub async fn serve_alone<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: SocketAddr,
+    address: SocketAddr,
     limits: Limits,
-    front: Front,
+    setup: ConnectionSetup,
     service: S,
 ) {
-    let connections = Connections::new(front.setting, 1, 0, ConnectionMetrics::default());
-    if let Some(place) = connections.admit().await {
-        let stop = CancellationToken::new();
-        serve(stream, peer, Arc::new(place), limits, front, service, stop).await;
+    let connections = Connections::new(setup.setting, 1, 0, ConnectionMetrics::default());
+    if let Some(slot) = connections.admit().await {
+        let (slot, stop) = (Arc::new(slot), CancellationToken::new());
+        serve(stream, address, slot, limits, setup, service, stop).await;
     }
 }
 
 /// Serves HTTP/1.1.
 async fn serve_http<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    client: &Arc<Client>,
+    peer: &Arc<Peer>,
     timer: &ConnectionTimer,
     service: &S,
     stop: &CancellationToken,
@@ -161,9 +161,9 @@ async fn serve_http<S: Service>(
     let stream = InspectReader::new(stream, move |_| reads.received());
     let service = service_fn(|request| {
         timer.request_opened();
-        let answer = service.answer(request, Arc::clone(client));
+        let answer = service.answer(request, Arc::clone(peer));
         answer.map(|answer| {
-            timer.request_answered(client.is_idle_again());
+            timer.request_answered(peer.is_idle_again());
             Ok::<_, Infallible>(answer)
         })
     });
@@ -182,9 +182,8 @@ async fn serve_http<S: Service>(
             (&mut connection).await
         }
     }?;
-    if client.has_unread_body() {
-        let mut stream = connection.into_parts().io.into_inner();
-        let _ = timeout(LINGER, copy(&mut stream, &mut sink())).await;
+    if peer.has_unread_body() {
+        linger(&mut connection.into_parts().io.into_inner()).await;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(super) struct Onward {
 
 /// What the query names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Named {
+pub(super) enum NamedCommand {
     Recall(Recall),
     OtherCommand,
     Nothing,
@@ -43,10 +43,12 @@ impl Head<'_> {
     }
 
     /// What the query names. The body counts, too, but it may not be worth reading.
-    pub(super) fn named(&self) -> Named {
+    pub(super) fn named(&self) -> NamedCommand {
         match self.query.command() {
-            None => Named::Nothing,
-            Some(command) => Recall::named(command).map_or(Named::OtherCommand, Named::Recall),
+            None => NamedCommand::Nothing,
+            Some(command) => {
+                Recall::named(command).map_or(NamedCommand::OtherCommand, NamedCommand::Recall)
+            }
         }
     }
 

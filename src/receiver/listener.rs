@@ -1,25 +1,20 @@
 //! Accepts connections, within limits.
 
-use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::{Request, Response};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::client::Client;
-use super::connection::{self, Front};
+use super::connection::{self, ConnectionSetup};
 use super::connections::{ConnectionMetrics, Connections};
 use super::limits::Limits;
+use super::service::Service;
 use crate::telemetry::Reminder;
 
 /// How many connections may wait in the kernel before they are accepted. The kernel takes less if its own limit is
@@ -37,39 +32,13 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// What answers the requests of a listener.
-pub trait Service: Clone + Send + Sync + 'static {
-    /// Answers a request.
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: Arc<Client>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
-
-    /// How much the address of a client is trusted.
-    fn trust(&self, _: IpAddr) -> Trust {
-        Trust::None
-    }
-}
-
-/// How much the address of a client is trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// Not at all.
-    None,
-    /// It is a listed source: its connections are not limited in number.
-    Source,
-    /// It is a proxy of the operator: as a source, and its connections are not shed.
-    Proxy,
-}
-
 /// A bound socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     limits: Limits,
-    front: Front,
+    setup: ConnectionSetup,
     metrics: ConnectionMetrics,
 }
 
@@ -78,7 +47,11 @@ impl Listener {
     ///
     /// # Errors
     /// Fails if the address cannot be bound.
-    pub fn bind(address: SocketAddr, limits: Limits, front: Front) -> Result<Self, BindError> {
+    pub fn bind(
+        address: SocketAddr,
+        limits: Limits,
+        setup: ConnectionSetup,
+    ) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
         let socket = listen(address).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
@@ -86,7 +59,7 @@ impl Listener {
             socket,
             address,
             limits,
-            front,
+            setup,
             metrics: ConnectionMetrics::default(),
         })
     }
@@ -107,34 +80,31 @@ impl Listener {
     pub async fn serve<S: Service>(self, service: S, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let connections = Connections::new(
-            self.front.setting(),
+            self.setup.setting(),
             self.limits.connections,
             self.limits.connections_per_source,
             self.metrics.clone(),
         );
         let mut failing: Option<Reminder> = None;
         loop {
-            let next = async {
-                connections.acceptable().await;
-                self.accept(&mut failing).await
-            };
             let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = next => match accepted {
+                accepted = self.accept(&mut failing) => match accepted {
                     Some(accepted) => accepted,
                     None => continue,
                 },
             };
-            let place = tokio::select! {
+            // While none can be admitted, further ones stay in the kernel's backlog.
+            let slot = tokio::select! {
                 () = stop.cancelled() => break,
-                Some(place) = connections.admit() => place,
+                Some(slot) = connections.admit() => slot,
             };
             tasks.spawn(connection::serve(
                 stream,
                 peer,
-                Arc::new(place),
+                Arc::new(slot),
                 self.limits,
-                self.front.clone(),
+                self.setup.clone(),
                 service.clone(),
                 stop.clone(),
             ));

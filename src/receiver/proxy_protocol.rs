@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ppp::{HeaderResult, PartialResult as _, v1, v2};
@@ -35,7 +34,7 @@ pub(super) enum HeaderError {
 /// Reads headers of trusted proxies, and logs those that are not valid.
 #[derive(Debug, Default)]
 pub(super) struct ProxyProtocol {
-    invalid: Mutex<Recurrence>,
+    invalid: Recurrence,
 }
 
 impl ProxyProtocol {
@@ -47,15 +46,14 @@ impl ProxyProtocol {
         proxy: SocketAddr,
     ) -> Result<SocketAddr, HeaderError> {
         let client = read(stream).await;
-        if let Err(HeaderError::Invalid) = client {
-            let mut invalid = self.invalid.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((lasted, times)) = invalid.occurred(Instant::now()) {
-                warn!(
-                    code = "proxy_header_invalid", proxy = %proxy.ip(), times, seconds = lasted.as_secs(),
-                    "connections of a trusted proxy were closed because they do not begin with a header of the PROXY \
-                     protocol, and callbacks on them are lost; have the proxy send it, or unset http.proxy_protocol"
-                );
-            }
+        if let Err(HeaderError::Invalid) = client
+            && let Some((lasted, times)) = self.invalid.occurred(Instant::now())
+        {
+            warn!(
+                code = "proxy_header_invalid", proxy = %proxy.ip(), times, seconds = lasted.as_secs(),
+                "connections of a trusted proxy were closed because they do not begin with a header of the PROXY \
+                 protocol, and callbacks on them are lost; have the proxy send it, or unset http.proxy_protocol"
+            );
         }
         Ok(client?.unwrap_or(proxy))
     }

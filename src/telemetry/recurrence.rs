@@ -1,5 +1,6 @@
 //! Decides when something that happens again and again is logged.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Reminder;
@@ -10,7 +11,7 @@ const SERIES_ENDS_AFTER: Duration = Duration::from_secs(60);
 /// When to log something that may happen thousands of times a second: the first time, and then as [`Reminder`] does
 /// while it goes on.
 #[derive(Debug, Default)]
-pub struct Recurrence(Option<Series>);
+pub struct Recurrence(Mutex<Option<Series>>);
 
 #[derive(Debug)]
 struct Series {
@@ -21,12 +22,10 @@ struct Series {
 
 impl Recurrence {
     /// It has happened. If it is to be logged: for how long it has been happening, and how many times.
-    pub fn occurred(&mut self, now: Instant) -> Option<(Duration, u64)> {
-        let goes_on = |series: &Series| now.duration_since(series.last) < SERIES_ENDS_AFTER;
-        if !self.0.as_ref().is_some_and(goes_on) {
-            self.0 = None;
-        }
-        let series = self.0.get_or_insert_with(|| Series {
+    pub fn occurred(&self, now: Instant) -> Option<(Duration, u64)> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ended = current.take_if(|series| now.duration_since(series.last) >= SERIES_ENDS_AFTER);
+        let series = current.get_or_insert_with(|| Series {
             reminder: Reminder::new(now),
             last: now,
             times: 0,
@@ -45,8 +44,8 @@ mod tests {
     #[test]
     fn a_series_is_logged_at_its_beginning_and_then_rarely() {
         let began = Instant::now();
-        let mut recurrence = Recurrence::default();
-        let mut at = |second| {
+        let recurrence = Recurrence::default();
+        let at = |second| {
             let logged = recurrence.occurred(began + Duration::from_secs(second));
             logged.map(|(lasted, times)| (lasted.as_secs(), times))
         };

@@ -60,8 +60,8 @@ where
     B: Body<Data = Bytes, Error = Infallible> + Unpin,
 {
     let request = Request::post(uri).body(body).unwrap();
-    let client = Client::from(SocketAddr::from(([127, 0, 0, 1], 1)));
-    let answer: Response<Full<Bytes>> = service.as_ref().answer(request, &client).await;
+    let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
+    let answer: Response<Full<Bytes>> = service.as_ref().answer(request, &peer).await;
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())

@@ -4,33 +4,33 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::connections::Place;
+use super::connections::ConnectionSlot;
 
 /// The client of a connection, as the service knows it, and what the service has said of it.
 #[derive(Debug)]
-pub struct Client {
+pub struct Peer {
     address: SocketAddr,
     /// None outside a listener.
-    place: Option<Arc<Place>>,
+    slot: Option<Arc<ConnectionSlot>>,
     body_unread: AtomicBool,
 }
 
-impl From<SocketAddr> for Client {
+impl From<SocketAddr> for Peer {
     /// A client without a connection.
     fn from(address: SocketAddr) -> Self {
         Self {
             address,
-            place: None,
+            slot: None,
             body_unread: AtomicBool::new(false),
         }
     }
 }
 
-impl Client {
+impl Peer {
     /// The client of a connection.
-    pub(super) fn new(address: SocketAddr, place: Arc<Place>) -> Self {
+    pub(super) fn new(address: SocketAddr, slot: Arc<ConnectionSlot>) -> Self {
         Self {
-            place: Some(place),
+            slot: Some(slot),
             ..Self::from(address)
         }
     }
@@ -43,8 +43,8 @@ impl Client {
 
     /// A request of this client was authenticated: its connection is not shed from now on.
     pub fn authenticated(&self) {
-        if let Some(place) = &self.place {
-            place.protect();
+        if let Some(slot) = &self.slot {
+            slot.protect();
         }
     }
 
@@ -55,10 +55,10 @@ impl Client {
 
     /// A request was answered. Whether the connection may now be idle for `http.idle_timeout`.
     pub(super) fn is_idle_again(&self) -> bool {
-        let place = self.place.as_ref();
-        place.is_some_and(|place| {
-            place.idle_again();
-            place.is_protected()
+        let slot = self.slot.as_ref();
+        slot.is_some_and(|slot| {
+            slot.idle_again();
+            slot.is_protected()
         })
     }
 
