@@ -14,9 +14,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rcgen::ExtendedKeyUsagePurpose;
 use rig::{
-    Answer, Connection, Setup, connect_from, encode, free_port, recall, recall_query, until,
+    Answer, Authority, Connection, HttpsClient, Setup, connect_from, encode, free_port, recall,
+    recall_query, until,
 };
+use rustls::version::TLS13;
 
 /// The address that the relay accepts recalls from, and others.
 const VENDOR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -36,6 +39,14 @@ fn setup() -> Setup {
 fn request(number: u64) -> Vec<u8> {
     let target = format!("/?{}", recall_query());
     encode("POST", &target, recall("g", number).as_bytes())
+}
+
+/// A request with further headers, each with its line break.
+fn request_with(number: u64, headers: &str) -> Vec<u8> {
+    let body = recall("g", number);
+    let (query, length) = (recall_query(), body.len());
+    format!("POST /?{query} HTTP/1.1\r\nHost: r\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+        .into()
 }
 
 fn post(from: Ipv4Addr, to: SocketAddr, bytes: &[u8]) -> Answer {
@@ -63,7 +74,12 @@ fn the_relay_sees_the_address_of_the_client_in_both_versions() {
         let answer = post(STRANGER, haproxy.address, &request(99));
         assert_eq!(answer.status, 403, "{version} {answer:?}");
         assert!(answer.text().contains("auth.allowed_sources"), "{answer:?}");
-        // Kept connections, and a header of the next request that claims another address.
+        // HAProxy passes on what the client sends, and so also a claim to be the vendor.
+        let claimed = format!("X-Forwarded-For: {VENDOR}\r\n");
+        let answer = post(STRANGER, haproxy.address, &request_with(98, &claimed));
+        assert_eq!(answer.status, 403, "{version} {answer:?}");
+        assert!(answer.text().contains("auth.allowed_sources"), "{answer:?}");
+        // The header comes once, and holds for all requests of a connection.
         let mut kept = Connection::from(connect_from(VENDOR, haproxy.address));
         for _ in 0..3 {
             number += 1;
@@ -91,6 +107,37 @@ fn a_header_is_expected_of_trusted_proxies_and_of_nobody_else() {
     let answer = answer_and_close(VENDOR, relay.callbacks, &with_header);
     assert!(!answer.contains("200 OK"), "{answer}");
     assert!(post(VENDOR, relay.callbacks, &request(3)).is_ok());
+    assert_eq!(relay.stop().len(), 2);
+}
+
+/// `HAProxy` in mode tcp passes TLS through: it sends the header in plain text, then what the client sends.
+#[test]
+fn the_header_comes_before_the_tls_handshake() {
+    let authority = Authority::new();
+    let (cert, key) = authority.sign("relay", ExtendedKeyUsagePurpose::ServerAuth);
+    let setup = setup()
+        .set("RECALL_HTTP__TLS__CERT", cert.to_str().unwrap())
+        .set("RECALL_HTTP__TLS__KEY", key.to_str().unwrap());
+    let relay = setup.start();
+    let client = HttpsClient::new(&TLS13, &authority.ca(), None);
+    let post = |stream: TcpStream, number| {
+        let mut connection = client.connect_over(stream)?;
+        connection.send(&request(number))?;
+        connection.answer()
+    };
+    for (number, version) in (1..).zip(["send-proxy", "send-proxy-v2"]) {
+        let haproxy = HaProxy::start(setup.folder(), relay.callbacks, version);
+        let answer = post(connect_from(VENDOR, haproxy.address), number).unwrap();
+        assert!(answer.is_ok(), "{version} {answer:?}");
+        let answer = post(connect_from(STRANGER, haproxy.address), 99).unwrap();
+        assert_eq!(answer.status, 403, "{version} {answer:?}");
+        assert!(answer.text().contains("auth.allowed_sources"), "{answer:?}");
+    }
+    assert_eq!(relay.log_entry("proxy_header_invalid"), None);
+
+    // Without a header, the proxy's connection is closed before the handshake.
+    post(connect_from(PROXY, relay.callbacks), 98).unwrap_err();
+    until("a WARN", || relay.log_entry("proxy_header_invalid"));
     assert_eq!(relay.stop().len(), 2);
 }
 

@@ -82,7 +82,7 @@ fn who_sends_is_judged_before_the_body_is_read() {
         ("large, chunked", chunked(&of_recall, &large), 403, "Sign"),
         ("the probe", whole(&probe, ""), 200, ok),
         ("with an object", whole(&probe, "{}"), 200, ok),
-        ("chunked, empty", chunked(&probe, "{\"a\":1}"), 200, ok),
+        ("chunked, an object", chunked(&probe, "{\"a\":1}"), 200, ok),
         ("another command", whole(&of_other, "{}"), 200, ok),
         ("its head alone", head(&of_other, 200_000), 200, ok),
         ("a recall in its body", whole(&of_other, &recall), 200, ok),

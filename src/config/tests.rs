@@ -187,6 +187,23 @@ fn invalid_value_error_names_key_and_source() {
         assert!(error.contains(expected), "{path}: {error}");
     }
     assert!(load(None, &[APP, ("RECALL_SPOOL__PATH", "./file:x.db")]).is_ok());
+    for (variable, value, expected) in [
+        (
+            "RECALL_HTTP__PROXY_PROTOCOL",
+            "true",
+            "http.proxy_protocol (from RECALL_HTTP__PROXY_PROTOCOL): needs auth.trusted_proxies",
+        ),
+        (
+            "RECALL_HTTP__MAX_UNAUTHENTICATED_BYTES",
+            "4095",
+            "http.max_unauthenticated_bytes (from RECALL_HTTP__MAX_UNAUTHENTICATED_BYTES): must be at least 4KiB",
+        ),
+    ] {
+        let error = problem(&[(variable, value)]);
+        assert!(error.contains(expected), "{error}");
+    }
+    let least = ("RECALL_HTTP__MAX_UNAUTHENTICATED_BYTES", "4KiB");
+    assert!(load(None, &[APP, least]).is_ok());
     let error = problem(&[("RECALL_LOG__FILTER", "")]);
     assert!(error.contains("log.filter (from"), "{error}");
     assert!(error.contains("is empty"), "{error}");

@@ -21,9 +21,10 @@ pub struct Config {
     /// The largest accepted body; a larger one is answered 413.
     pub max_body_bytes: Size,
     /// Total bytes of all callbacks (query and body, then the event) that are being received or waiting for the disk.
-    /// Above it callbacks are refused. A single callback is always allowed.
+    /// Above it callbacks are refused. A single callback is always allowed. TLS connections without an authenticated
+    /// request take another quarter of it at most.
     pub max_buffered_bytes: Size,
-    /// Total bytes of what requests that are not authenticated send: query and body, and what is handed on to a backend.
+    /// Memory for all requests that are not authenticated: query and body, and what is handed on to a backend.
     pub max_unauthenticated_bytes: Size,
     /// Maximum number of open connections. For a further one, a connection without an authenticated request is closed; if
     /// there is none, it waits in the kernel's backlog.

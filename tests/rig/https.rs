@@ -59,7 +59,11 @@ impl HttpsClient {
 
     /// Connects and performs the handshake.
     pub fn connect(&self, to: SocketAddr) -> io::Result<HttpsConnection> {
-        let mut stream = TcpStream::connect(to)?;
+        self.connect_over(TcpStream::connect(to)?)
+    }
+
+    /// Performs the handshake on this connection.
+    pub fn connect_over(&self, mut stream: TcpStream) -> io::Result<HttpsConnection> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(Duration::from_secs(30)))?;
         stream.set_nodelay(true)?;
