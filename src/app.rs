@@ -58,8 +58,8 @@ struct Sinks {
 }
 
 impl App {
-    /// Opens the spool, binds the sockets and creates the sinks. The forwarders start at once. `certificate` is what the
-    /// files of `http.tls` contain.
+    /// Opens the spool, binds the sockets and creates the sinks. The forwarders start at once. `certificate` is what
+    /// the files of `http.tls` contain.
     ///
     /// # Errors
     /// Fails if the spool cannot be opened or an address cannot be bound.

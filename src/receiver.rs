@@ -12,32 +12,19 @@ mod auth;
 mod body;
 mod budget;
 mod callback_service;
-mod certificate_expiry;
 mod config;
-mod connection;
-mod connection_timer;
-mod connections;
 mod counts;
 mod durability;
-mod handshakes;
 mod head;
-mod limits;
-mod linger;
 mod listener;
 mod metrics;
-mod peer;
-mod proxy_protocol;
-mod service;
 mod unaccepted;
 
 pub use auth::{Auth, Config as AuthConfig};
 pub use callback_service::CallbackService;
 pub use config::Config;
-pub use connection::{ConnectionSetup, serve_alone};
 pub use durability::{Durability, Kept, NotKept};
-pub use handshakes::Handshakes;
-pub use limits::Limits;
-pub use listener::{BindError, Listener};
-pub use peer::Peer;
-pub use service::{Service, Trust};
+pub use listener::{
+    BindError, ConnectionSetup, Handshakes, Limits, Listener, Peer, Service, Trust, serve_alone,
+};
 pub use unaccepted::UnacceptedRecalls;

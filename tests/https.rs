@@ -321,8 +321,8 @@ fn a_relay_whose_certificate_is_unusable_does_not_start() {
     }
 }
 
-/// Whether a recall arrives over a connection of this client. A client of TLS 1.3 learns only with the first answer that
-/// the relay has refused its certificate.
+/// Whether a recall arrives over a connection of this client. A client of TLS 1.3 learns only with the first answer
+/// that the relay has refused its certificate.
 fn is_let_in(client: &HttpsClient, relay: &Relay, number: u64) -> io::Result<()> {
     let mut connection = client.connect(relay.callbacks)?;
     let answer = connection.post_recall(&recall("g", number))?;

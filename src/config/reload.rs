@@ -6,8 +6,8 @@ use super::{Config, keys};
 
 impl Config {
     /// These settings with those of `new` that can change while the relay runs: the applications, authentication, the
-    /// listener's certificate, the upstream, the log's filter, and the connections to the brokers with their credentials
-    /// and certificates.
+    /// listener's certificate, the upstream, the log's filter, and the connections to the brokers with their
+    /// credentials and certificates.
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         let mut config = self.clone();

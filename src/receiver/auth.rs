@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::service::Trust;
+use super::listener::Trust;
 use crate::callback::{self, Query, Token, Tokens, check_signature};
 use crate::event::UnixMillis;
 use crate::setting::{List, ServerTls, Timeout};
@@ -43,8 +43,8 @@ impl Config {
     /// Checks that each bound token is of one of these applications, and that each application has one if any has.
     ///
     /// # Errors
-    /// Says what is wrong, without a token. Does not show numbers that are not in `sdk_app_ids` either: they may be part
-    /// of a token.
+    /// Says what is wrong, without a token. Does not show numbers that are not in `sdk_app_ids` either: they may be
+    /// part of a token.
     pub fn check(&self, sdk_app_ids: &[u64]) -> Result<(), String> {
         let mut bound = Vec::new();
         for (place, token) in (1..).zip(self.tokens.iter()) {
@@ -90,8 +90,8 @@ impl Config {
             warn!(
                 code = "signatures_unchecked",
                 checked,
-                "signatures are not checked because auth.tokens is not set: any client that passes the other checks can \
-                 send recalls; set auth.tokens to the console's token"
+                "signatures are not checked because auth.tokens is not set: any client that passes the other checks \
+                 can send recalls; set auth.tokens to the console's token"
             );
         }
     }

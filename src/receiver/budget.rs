@@ -132,8 +132,8 @@ impl Budget {
                 free,
                 times,
                 seconds = lasted.as_secs(),
-                "clients need more memory than the setting allows, and some are refused or must wait; use a faster disk, \
-                 find out who sends large or slow bodies or opens many connections, or raise the limit"
+                "clients need more memory than the setting allows, and some are refused or must wait; use a faster \
+                 disk, find out who sends large or slow bodies or opens many connections, or raise the limit"
             );
         }
     }

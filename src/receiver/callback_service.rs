@@ -23,8 +23,7 @@ use super::config::Config;
 use super::counts::Counts;
 use super::durability::{Durability, Kept, NotKept};
 use super::head::{Head, NamedCommand, Onward};
-use super::peer::Peer;
-use super::service::{Service, Trust};
+use super::listener::{Peer, Service, Trust};
 use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{
     self, Class, NO_COMMAND, ParseError, Query, Recall, classify, known_command, parse_recall,

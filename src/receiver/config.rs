@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::limits::Limits;
+use super::listener::Limits;
 use crate::setting::{self, Period, ServerTls, Size, Timeout};
 
 /// Settings of the listener for callbacks.
@@ -26,8 +26,8 @@ pub struct Config {
     pub max_buffered_bytes: Size,
     /// Memory for all requests that are not authenticated: query and body, and what is handed on to a backend.
     pub max_unauthenticated_bytes: Size,
-    /// Maximum number of open connections. For a further one, a connection without an authenticated request is closed; if
-    /// there is none, it waits in the kernel's backlog.
+    /// Maximum number of open connections. For a further one, a connection without an authenticated request is closed;
+    /// if there is none, it waits in the kernel's backlog.
     #[serde(deserialize_with = "setting::number::<_, _, 1, 4_294_967_295>")]
     pub max_connections: usize,
     /// Maximum number of open connections of one IPv4 address or IPv6 /64, other than `auth.trusted_proxies` and

@@ -1,4 +1,15 @@
-//! Accepts connections, within limits.
+//! From a socket to requests: accepts connections and serves HTTP/1.1 on them, within limits.
+
+mod certificate_expiry;
+mod connection;
+mod connection_timer;
+mod connections;
+mod handshakes;
+mod limits;
+mod linger;
+mod peer;
+mod proxy_protocol;
+mod service;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +22,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::connection::{self, ConnectionSetup};
-use super::connections::{ConnectionMetrics, Connections};
-use super::limits::Limits;
-use super::service::Service;
+pub use self::connection::{ConnectionSetup, serve_alone};
+use self::connections::{ConnectionMetrics, Connections};
+pub use self::handshakes::Handshakes;
+pub use self::limits::Limits;
+pub use self::peer::Peer;
+pub use self::service::{Service, Trust};
 use crate::telemetry::Reminder;
 
 /// How many connections may wait in the kernel before they are accepted. The kernel takes less if its own limit is

@@ -12,8 +12,8 @@ pub enum UpstreamError {
     /// The answer is not HTTP, is too large, or ended too early.
     #[error("backend gave no usable answer: {0}")]
     BadAnswer(String),
-    /// `upstream.max_in_flight` exchanges are under way, or callbacks use up their half of `http.max_buffered_bytes`, or
-    /// those without authentication `http.max_unauthenticated_bytes`.
+    /// `upstream.max_in_flight` exchanges are under way, or callbacks use up their half of `http.max_buffered_bytes`,
+    /// or those without authentication `http.max_unauthenticated_bytes`.
     #[error(
         "too many callbacks are under way (upstream.max_in_flight), \
          or the memory for them is used up"

@@ -18,14 +18,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::budget::Budget;
+use crate::receiver::budget::Budget;
 use crate::telemetry::Recurrence;
 
 /// The order of a connection that is never shed.
 const PROTECTED: u64 = u64::MAX;
 
-/// How many shed connections may still be closing, in addition to the limit, so that accepting another one does not wait
-/// for them.
+/// How many shed connections may still be closing, in addition to the limit, so that accepting another one does not
+/// wait for them.
 const CLOSING: usize = 16;
 
 /// The metrics of a listener's connections.
@@ -111,8 +111,8 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot for an accepted connection. If none is free, sheds the connection that has been idle longest; does not wait
-    /// until that has ended, unless many others have not ended either. If none can be shed, waits.
+    /// A slot for an accepted connection. If none is free, sheds the connection that has been idle longest; does not
+    /// wait until that has ended, unless many others have not ended either. If none can be shed, waits.
     pub(super) async fn admit(self: &Arc<Self>) -> Option<ConnectionSlot> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
         let shed = CancellationToken::new();
@@ -229,8 +229,8 @@ impl ConnectionSlot {
         *self.memory() = None;
     }
 
-    /// Holds memory until the connection is protected or has ended. If there is none, sheds the connection that has been
-    /// idle longest, and waits.
+    /// Holds memory until the connection is protected or has ended. If there is none, sheds the connection that has
+    /// been idle longest, and waits.
     pub(super) async fn hold_memory(&self, budget: &Budget, bytes: usize) {
         if self.is_protected() {
             return;

@@ -22,11 +22,11 @@ use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::budget::Budget;
 use super::certificate_expiry::{CurrentCertificate, Expiry, ExpiryLog};
-use super::config::Config;
 use super::connections::ConnectionSlot;
 use super::linger::linger;
+use crate::receiver::Config;
+use crate::receiver::budget::Budget;
 use crate::setting::{ServerCertificate, Size};
 use crate::telemetry::Recurrence;
 
@@ -86,8 +86,8 @@ impl Handshakes {
         let memory = Budget::new("a quarter of http.max_buffered_bytes", memory);
         registry.register_with_unit(
             "http_tls",
-            "Bytes of a quarter of `http.max_buffered_bytes` that TLS connections hold until they bring an authenticated \
-             request",
+            "Bytes of a quarter of `http.max_buffered_bytes` that TLS connections hold until they bring an \
+             authenticated request",
             Unit::Bytes,
             memory.used_bytes(),
         );
@@ -140,8 +140,8 @@ impl Handshakes {
             .map(|current| TlsAcceptor::from(current.config))
     }
 
-    /// Performs the handshake of a client, and counts its result. Waits for memory if others have it. Dropping the future
-    /// counts a failed handshake.
+    /// Performs the handshake of a client, and counts its result. Waits for memory if others have it. Dropping the
+    /// future counts a failed handshake.
     ///
     /// # Errors
     /// Says why the handshake failed.

@@ -63,7 +63,7 @@ impl Peer {
     }
 
     /// Whether a body was not read to the end.
-    pub(super) fn has_unread_body(&self) -> bool {
+    pub fn has_unread_body(&self) -> bool {
         self.body_unread.load(Ordering::Relaxed)
     }
 }

@@ -13,7 +13,6 @@ use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::config::Config;
 use super::connection_timer::ConnectionTimer;
 use super::connections::{ConnectionMetrics, ConnectionSlot, Connections};
 use super::handshakes::Handshakes;
@@ -22,6 +21,7 @@ use super::linger::linger;
 use super::peer::Peer;
 use super::proxy_protocol::ProxyProtocol;
 use super::service::{Service, Trust};
+use crate::receiver::Config;
 
 /// Maximum size of a request's head, and of each read.
 const BUFFER: usize = 64 << 10;
