@@ -31,6 +31,7 @@ pub fn all(tls: &Tls) -> Vec<Attack> {
         connects(),
         garbage(tls),
         large_heads(),
+        unfinished_heads(),
         smuggling::attack(),
         tls_hellos(tls),
         silent("silent_over_tls", Listener::Tls),
@@ -183,6 +184,16 @@ fn large_heads() -> Attack {
         // Of unoptimised code, each takes 2 ms of processor time.
         opens_per_second: 200,
         ..attack("large_heads", shapes)
+    }
+}
+
+/// The most memory that a client gets before it is judged: a head almost as large as allowed, on every connection.
+fn unfinished_heads() -> Attack {
+    let mut head = format!("POST /?{} HTTP/1.1\r\nX-Large: ", recall_query()).into_bytes();
+    head.resize(63 << 10, b'x');
+    Attack {
+        opens_per_second: COSTLY_OPENS_PER_SECOND,
+        ..attack("unfinished_heads", vec![Shape::new(head, Then::Wait)])
     }
 }
 

@@ -32,6 +32,14 @@ impl Form {
         }
     }
 
+    /// The minimum percentage of the callbacks that is answered on kept connections.
+    pub const fn min_kept(self) -> usize {
+        match self {
+            Self::Short => 30,
+            Self::Long => 45,
+        }
+    }
+
     /// How long the attack goes on.
     pub const fn attack(self) -> Duration {
         match self {

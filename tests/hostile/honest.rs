@@ -1,6 +1,7 @@
 //! Honest clients: they send signed recalls at a steady rate, each due at a certain time, and wait 2 s for each answer
 //! as the vendor does.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -33,8 +34,8 @@ pub const VENDOR_WAITS: Duration = Duration::from_secs(2);
 /// The time from one callback to the next.
 const GAP: Duration = Duration::from_millis(10);
 
-/// How many connections are kept open for the next callback.
-const KEPT: usize = 4;
+/// How many connections are kept open and take turns. Enough that one is free even if answers take a second.
+const KEPT: usize = 50;
 
 /// How often `/livez` is asked.
 const LIVEZ_GAP: Duration = Duration::from_millis(500);
@@ -65,7 +66,7 @@ impl Load {
     /// Sends callbacks, and returns when the last one has been answered or given up.
     pub async fn run(self) -> Vec<Sample> {
         let load = Arc::new(self);
-        let pool = Arc::new(Mutex::new(Vec::new()));
+        let pool = Arc::default();
         let mut callbacks = JoinSet::new();
         let mut due = load.from;
         let mut number = 0;
@@ -79,16 +80,16 @@ impl Load {
     }
 }
 
-/// Sends one callback: an even one on a kept connection if one is free, an odd one on a new connection that is closed
-/// afterwards.
+/// Sends one callback: an even one on a kept connection if one is free, an odd one on a new connection. That is closed
+/// afterwards, unless there are too few kept ones.
 async fn callback(
     load: Arc<Load>,
-    pool: Arc<Mutex<Vec<Client>>>,
+    pool: Arc<Mutex<VecDeque<Client>>>,
     due: Instant,
     number: u64,
 ) -> Sample {
-    let keep = number.is_multiple_of(2);
-    let kept = keep.then(|| pool.lock().unwrap().pop()).flatten();
+    let reuse = number.is_multiple_of(2);
+    let kept = reuse.then(|| pool.lock().unwrap().pop_front()).flatten();
     let sample = |kept, answered| Sample {
         recall: Recall::new(GROUP, number),
         due,
@@ -112,10 +113,10 @@ async fn callback(
         Ok(Ok((status, body))) if status == StatusCode::OK && body == OK => Ok(due.elapsed()),
         Ok(Ok((status, body))) => Err(format!("{status}: {}", String::from_utf8_lossy(&body))),
     };
-    if keep && answered.is_ok() && client.open {
+    if answered.is_ok() && client.open {
         let mut pool = pool.lock().unwrap();
         if pool.len() < KEPT {
-            pool.push(client);
+            pool.push_back(client);
         }
     }
     sample(was_kept, answered)
