@@ -31,11 +31,12 @@ pub fn all(tls: &Tls) -> Vec<Attack> {
         connects(),
         garbage(tls),
         large_heads(),
-        unfinished_heads(),
+        unfinished_heads("unfinished_heads", Listener::Plain),
         smuggling::attack(),
         tls_hellos(tls),
         silent("silent_over_tls", Listener::Tls),
         slow_heads("slow_heads_over_tls", Listener::Tls),
+        unfinished_heads("unfinished_heads_over_tls", Listener::Tls),
         unfinished_bodies("unfinished_bodies_over_tls", Listener::Tls),
     ]
 }
@@ -148,7 +149,7 @@ fn garbage(tls: &Tls) -> Attack {
         tls.client_hello(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
         vec![0; 4 << 10],
-        b"x".repeat(60 << 10),
+        b"x".repeat(30 << 10),
         [b"POST /".as_slice(), &b"x".repeat(100 << 10)].concat(),
         b"\r\n".repeat(1000),
     ];
@@ -165,11 +166,11 @@ fn large_heads() -> Attack {
             head
         })
     };
-    // The limits are 64 KiB and 100 headers.
+    // The limits are 32 KiB and 100 headers.
     let heads = [
-        one(63 << 10),
-        one(70 << 10),
-        many(95, 600),
+        one(31 << 10),
+        one(35 << 10),
+        many(95, 300),
         many(95, 10),
         many(3000, 10),
     ];
@@ -188,13 +189,14 @@ fn large_heads() -> Attack {
 }
 
 /// The most memory that a client gets before it is judged: a head almost as large as allowed, on every connection.
-fn unfinished_heads() -> Attack {
+fn unfinished_heads(name: &'static str, listener: Listener) -> Attack {
     let mut head = format!("POST /?{} HTTP/1.1\r\nX-Large: ", recall_query()).into_bytes();
-    head.resize(63 << 10, b'x');
-    Attack {
+    head.resize(31 << 10, b'x');
+    let attack = Attack {
         opens_per_second: COSTLY_OPENS_PER_SECOND,
-        ..attack("unfinished_heads", vec![Shape::new(head, Then::Wait)])
-    }
+        ..attack(name, vec![Shape::new(head, Then::Wait)])
+    };
+    on(listener, attack)
 }
 
 fn tls_hellos(tls: &Tls) -> Attack {

@@ -23,8 +23,8 @@ use super::proxy_protocol::ProxyProtocol;
 use super::service::{Service, Trust};
 use crate::receiver::Config;
 
-/// Maximum size of a request's head, and of each read.
-const BUFFER: usize = 64 << 10;
+/// Maximum size of a request's head, and of each read. A client gets this memory before it is judged.
+const BUFFER: usize = 32 << 10;
 
 /// The buffer in front of a connection, in bytes; only the PROXY protocol's header is read through it.
 const HEADER_BUFFER: usize = 256;
