@@ -316,14 +316,8 @@ impl Loaded {
     /// # Errors
     /// Names the setting whose file is unusable.
     pub fn server_certificate(&self) -> Result<Option<ServerCertificate>, ConfigError> {
-        self.config.http.tls.read().map_err(|error| {
-            let SettingError { key, problem } = error.within("http.tls");
-            ConfigError(vec![Problem {
-                source: self.source(&key),
-                key,
-                text: problem,
-            }])
-        })
+        let certificate = self.config.http.tls.read();
+        certificate.map_err(|error| ConfigError(vec![self.problem(error.within("http.tls"))]))
     }
 
     /// Checks that the certificates of the brokers and of the upstream can be read, and that each belongs to its key.
@@ -332,40 +326,40 @@ impl Loaded {
     /// # Errors
     /// Names the setting. A start does not require it: such a certificate must not keep callbacks out.
     pub fn check_certificates(&self) -> Result<(), ConfigError> {
-        let errors: [Option<(String, String)>; _] = [
+        let errors = [
             self.config
                 .upstream
                 .as_ref()
                 .and_then(|upstream| upstream.tls.read().err())
-                .map(|error| error.within("upstream.tls"))
-                .map(|error| (error.key, error.problem)),
+                .map(|error| error.within("upstream.tls")),
             #[cfg(feature = "kafka")]
             self.config
                 .kafka
                 .as_ref()
-                .and_then(|kafka| kafka.check_client().err())
-                .map(|error| (error.key, error.problem)),
+                .and_then(|kafka| kafka.check_client().err()),
             #[cfg(feature = "rabbitmq")]
             self.config
                 .rabbitmq
                 .as_ref()
                 .and_then(|rabbitmq| rabbitmq.tls.read().err())
-                .map(|error| error.within("rabbitmq.tls"))
-                .map(|error| (error.key, error.problem)),
+                .map(|error| error.within("rabbitmq.tls")),
         ];
-        let problems: Vec<Problem> = errors
-            .into_iter()
-            .flatten()
-            .map(|(key, text)| Problem {
-                source: self.source(&key),
-                key,
-                text,
-            })
-            .collect();
+        let errors = errors.into_iter().flatten();
+        let problems: Vec<Problem> = errors.map(|error| self.problem(error)).collect();
         if problems.is_empty() {
             Ok(())
         } else {
             Err(ConfigError(problems))
+        }
+    }
+
+    /// The problem with a setting, and where that was set.
+    fn problem(&self, error: SettingError) -> Problem {
+        let SettingError { key, problem } = error;
+        Problem {
+            source: self.source(&key),
+            key,
+            text: problem,
         }
     }
 

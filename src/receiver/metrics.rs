@@ -152,7 +152,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "http_buffered",
-            "Bytes of `http.max_buffered_bytes` that callbacks and TLS handshakes hold",
+            "Bytes of `http.max_buffered_bytes` that callbacks hold",
             Unit::Bytes,
             buffered,
         );

@@ -40,7 +40,7 @@ pub struct Attack {
     pub listener: Listener,
     /// How many connections are kept open. One that is closed is opened again at once.
     pub connections: usize,
-    /// At most so many connections are opened in a second.
+    /// The maximum number of connections that are opened in a second.
     pub opens_per_second: u32,
     /// What the connections do: each does one of them.
     pub shapes: Vec<Shape>,
