@@ -1,5 +1,5 @@
-//! Refuses web pages that reach the listener through a browser on this host, under a name of their own that they let
-//! resolve to the loopback (DNS rebinding): the browser would let them read the answers.
+//! Protects against DNS rebinding: a web page in a browser on this host can let its own name resolve to the loopback.
+//! The browser would then let the page read the listener's answers, so such requests are refused.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,8 +7,8 @@ use hyper::Request;
 use hyper::header::HOST;
 use hyper::http::uri::Authority;
 
-/// Whether a request may be answered. One from the loopback must not name another host, in its target or, if that has
-/// none, in `Host`. Without any name it is not from a browser.
+/// Whether a request may be answered. A request from the loopback must not name another host, in its target or, if the
+/// target has none, in `Host`. A request with neither is not from a browser, so it is answered.
 pub(super) fn is_allowed<B>(request: &Request<B>, peer: SocketAddr) -> bool {
     if !peer.ip().to_canonical().is_loopback() {
         return true;

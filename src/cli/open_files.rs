@@ -11,8 +11,8 @@ const RESERVE: u64 = 256;
 /// `wanted`. Logs a warning if they are fewer. `to_backend` is the number of exchanges with a backend; each may have a
 /// connection, and another that is being opened.
 ///
-/// More connections would take the descriptors that the spool and the sinks need, and connections could no longer be
-/// accepted at all, not even to close others for them.
+/// More connections would take the descriptors that the spool and the sinks need. The listener could then not accept
+/// any connection, so it could not shed others either.
 pub(super) fn raise_nofile_limit(wanted: usize, to_backend: usize) -> usize {
     let limit = match raise() {
         Ok(limit) => limit,

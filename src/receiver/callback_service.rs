@@ -240,7 +240,7 @@ impl<D: Durability> CallbackService<D> {
             headers,
             ..
         } = parts;
-        // First, who sends: what is not authenticated is read no further than it must be.
+        // Authenticate first: of an unauthenticated request, no more is read than the answer needs.
         let (auth, received_at, address) = (self.auth(), UnixMillis::now(), peer.address());
         let is_path = uri.path() == self.path;
         // A copy: hyper's own would keep the whole head in memory.

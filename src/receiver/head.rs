@@ -52,7 +52,7 @@ impl Head<'_> {
         }
     }
 
-    /// Who sent it, as far as a backend is concerned: that sees the signature, too, and decides as it does without the
+    /// The sender, by the signature alone. The backend sees the signature, too, and decides as it does without the
     /// relay.
     pub(super) const fn sender(&self) -> Sender {
         if self.signed_by.is_ok() {

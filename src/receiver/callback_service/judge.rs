@@ -51,8 +51,8 @@ impl<D: Durability> CallbackService<D> {
         }
     }
 
-    /// Decides what to do with a request for another command that is not authenticated, if its body is not needed for
-    /// that. The body might still name a recall, but not one that counts.
+    /// Decides what to do with an unauthenticated request for another command, if its body is not needed for that. If
+    /// the body names a recall, that does not count.
     pub(super) fn judge_unread_command(
         &self,
         head: &Head<'_>,
