@@ -7,7 +7,6 @@ mod collector;
 mod exposition;
 mod host;
 mod process;
-mod sink_view;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,11 +26,10 @@ use tokio::sync::Semaphore;
 
 pub use collector::CollectedMetrics;
 pub use process::ProcessMetrics;
-pub use sink_view::SinkView;
 
 use self::exposition::ExpositionFormat;
 use crate::event::UnixMillis;
-use crate::forwarder::Health;
+use crate::forwarder::{Health, SinkHandle};
 use crate::receiver::{Limits, Peer, Service, UnacceptedRecalls};
 use crate::setting::{self, Timeout};
 use crate::spool::Spool;
@@ -72,7 +70,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Admin {
     spool: Spool,
-    sinks: Vec<SinkView>,
+    sinks: Vec<SinkHandle>,
     unaccepted: Arc<UnacceptedRecalls>,
     upstream: Arc<Upstream>,
     registry: Registry,
@@ -141,7 +139,7 @@ impl Admin {
     #[must_use]
     pub fn new(
         spool: Spool,
-        sinks: Vec<SinkView>,
+        sinks: Vec<SinkHandle>,
         unaccepted: Arc<UnacceptedRecalls>,
         upstream: Arc<Upstream>,
         mut registry: Registry,
@@ -242,7 +240,7 @@ impl Admin {
             sinks: self
                 .sinks
                 .iter()
-                .map(|sink| (sink.state.sink(), sink.body(status.last.0)))
+                .map(|sink| (sink.state.sink(), SinkBody::of(sink, status.last.0)))
                 .collect(),
             upstream: (self.upstream.backend()).map(|backend| match backend.health() {
                 upstream::BackendHealth::Up => StateBody::of("up"),
@@ -309,15 +307,15 @@ impl StateBody {
     }
 }
 
-impl SinkView {
-    fn body(&self, last: u64) -> SinkBody {
-        let cursor = self.cursor.position().0;
-        let state = match self.state.health() {
+impl SinkBody {
+    fn of(sink: &SinkHandle, last: u64) -> Self {
+        let cursor = sink.cursor.position().0;
+        let state = match sink.state.health() {
             Health::Starting => StateBody::of("starting"),
             Health::Up => StateBody::of("up"),
             Health::Down { reason, since } => StateBody::down(reason, since),
         };
-        SinkBody {
+        Self {
             state,
             cursor,
             lag: last.saturating_sub(cursor),

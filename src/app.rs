@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin, ProcessMetrics, SinkView};
+use crate::admin::{self, Admin, ProcessMetrics};
 use crate::config::Config;
-use crate::forwarder::{Forwarder, SinkState, Stop};
+use crate::control::{self, ControlServer};
+use crate::forwarder::{Forwarder, SinkHandle, Stop};
 use crate::receiver::{Auth, CallbackService, ConnectionSetup, Handshakes, Listener};
 use crate::reload::Targets;
 use crate::setting::ServerCertificate;
@@ -45,6 +46,7 @@ pub struct App {
     admin: Arc<Admin>,
     callbacks: Listener,
     operators: Listener,
+    control: Option<ControlServer>,
     sinks: Sinks,
     targets: Targets,
 }
@@ -54,7 +56,7 @@ struct Sinks {
     spool: Spool,
     stop: Stop,
     running: JoinSet<()>,
-    views: Vec<SinkView>,
+    handles: Vec<SinkHandle>,
 }
 
 impl App {
@@ -80,17 +82,17 @@ impl App {
                 sink,
                 events,
                 "sink is no longer configured, and its cursor pins unconfirmed events in the spool; configure it \
-                 again, or stop the relay and run `recall-relay spool forget {sink}` to unpin them"
+                 again, or run `recall-relay spool forget {sink}` to unpin them"
             );
         }
-        warn_of_dead_letters(&spool, &config);
+        warn_of_dead_letters(&spool);
         config.auth.warn_if_unchecked(&config.http.tls);
         config.warn_if_no_upstream();
         let mut sinks = Sinks {
             spool: spool.clone(),
             stop: Stop::default(),
             running: JoinSet::new(),
-            views: Vec::new(),
+            handles: Vec::new(),
         };
         let own = registry.sub_registry_with_prefix(admin::PREFIX);
         let auth = Auth::new(&config.sdk_app_ids, config.auth.clone());
@@ -132,10 +134,14 @@ impl App {
         );
         sinks.start_all(&targets)?;
 
+        let control = ControlServer::bind(control::Target {
+            spool: spool.clone(),
+            sinks: sinks.handles.clone(),
+        });
         let unaccepted = Arc::clone(service.unaccepted());
         let admin = Admin::new(
             spool.clone(),
-            sinks.views.clone(),
+            sinks.handles.clone(),
             unaccepted,
             upstream,
             registry,
@@ -147,6 +153,7 @@ impl App {
             admin: Arc::new(admin),
             callbacks,
             operators,
+            control,
             sinks,
             targets,
         })
@@ -182,6 +189,7 @@ impl App {
             admin,
             callbacks,
             operators,
+            control,
             mut sinks,
             targets,
         } = self;
@@ -189,8 +197,13 @@ impl App {
         let (receiver, unaccepted) = (Arc::clone(&service), Arc::clone(service.unaccepted()));
         let upstream = Arc::clone(service.upstream());
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+        let stop_control = CancellationToken::new();
         let mut servers = JoinSet::new();
         servers.spawn(callbacks.serve(service, stop_callbacks.clone()));
+        let mut control_server = JoinSet::new();
+        if let Some(control) = control {
+            control_server.spawn(control.serve(stop_control.clone()));
+        }
         let mut admin_server = JoinSet::new();
         let view = Arc::clone(&admin);
         admin_server.spawn(operators.serve(view, stop_admin.clone()));
@@ -248,6 +261,9 @@ impl App {
             Some(error) if error.is_final() => Some(anyhow!(error)),
             _ => None,
         };
+        // Before the spool's lock is released: the next start may bind the socket at once.
+        stop_control.cancel();
+        while control_server.join_next().await.is_some() {}
         spool.close().await;
         // The listener for operators stops last, so that they can observe the shutdown.
         stop_admin.cancel();
@@ -284,15 +300,14 @@ async fn report_readiness(
 }
 
 /// Dead letters stay in the spool until somebody removes them.
-fn warn_of_dead_letters(spool: &Spool, config: &Config) {
+fn warn_of_dead_letters(spool: &Spool) {
     let dead_letters = spool.dead_letters();
     if dead_letters > 0 {
-        let path = config.spool.path.display();
         warn!(
             code = "dead_letters_waiting",
             dead_letters,
-            "the spool holds events that a broker refused even as dead letters; no subscriber receives them; to list \
-             them, run: sqlite3 -readonly '{path}' 'SELECT sink, seq, reason, detail, body FROM dead_letters'"
+            "the spool holds events that a broker refused even as dead letters; no subscriber receives them; list them \
+             with `recall-relay spool dead-letters list`"
         );
     }
 }
@@ -339,7 +354,7 @@ impl Sinks {
         }
         // Otherwise unused in a build without brokers.
         let _ = targets;
-        if self.views.is_empty() {
+        if self.handles.is_empty() {
             self.start(stdout::Stdout::default())?;
         }
         Ok(())
@@ -349,12 +364,9 @@ impl Sinks {
         let name = sink.name();
         let cursor = self.spool.cursor(name);
         let cursor = cursor.with_context(|| format!("spool has no cursor of sink {name}"))?;
-        let state = SinkState::new(name);
-        self.views.push(SinkView {
-            state: state.clone(),
-            cursor: cursor.clone(),
-        });
-        let forwarder = Forwarder::new(sink, self.spool.clone(), cursor, state, self.stop.clone());
+        let handle = SinkHandle::new(name, cursor);
+        let forwarder = Forwarder::new(sink, self.spool.clone(), &handle, self.stop.clone());
+        self.handles.push(handle);
         self.running.spawn(forwarder.run());
         Ok(())
     }
@@ -370,10 +382,10 @@ impl Sinks {
         }
         self.running.shutdown().await;
         let last = self.spool.status().last.0;
-        for view in &self.views {
-            let left = last.saturating_sub(view.cursor.position().0);
+        for sink in &self.handles {
+            let left = last.saturating_sub(sink.cursor.position().0);
             if left > 0 {
-                let sink = view.state.sink();
+                let sink = sink.state.sink();
                 info!(
                     code = "events_unconfirmed",
                     sink,

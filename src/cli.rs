@@ -1,18 +1,29 @@
 //! The command line.
 
 mod config;
+mod event_view;
+mod examples;
+mod filter;
+mod id_or_seq;
+mod manual;
 mod open_files;
+mod output;
 mod ready;
+mod receipt;
 mod run;
+mod search;
 mod send;
+mod sinks;
 mod spool;
+mod tail;
+mod when;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand, ValueHint};
 
 use crate::config::{ConfigError, Loaded};
 use crate::spool::OpenError;
@@ -27,10 +38,10 @@ const BAD_CONFIGURATION: u8 = 78;
 /// Stores Tencent Cloud IM recall callbacks on disk, answers them, and publishes each one as an event to Kafka or
 /// RabbitMQ.
 #[derive(Debug, Parser)]
-#[command(name = "recall-relay", version)]
+#[command(name = "recall-relay", version, max_term_width = 100)]
 struct Cli {
     /// TOML file with settings; `RECALL_…` environment variables override it
-    #[arg(long, env = "RECALL_CONFIG", global = true, value_name = "FILE")]
+    #[arg(long, env = "RECALL_CONFIG", global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<OsString>,
     #[command(subcommand)]
     command: Option<CliCommand>,
@@ -44,14 +55,17 @@ enum CliCommand {
     Ready,
     /// Print the settings that a start would use and the source of each; secrets are hidden
     Config,
-    /// Maintain the spool of a relay that is not running
-    Spool(spool::SpoolArgs),
     Send(Box<send::SendArgs>),
+    Tail(tail::TailArgs),
+    Where(receipt::WhereArgs),
+    Spool(spool::SpoolArgs),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
 }
 
 /// Runs the program with these arguments; the first one is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -61,10 +75,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             if let Some(error) = error.downcast_ref() {
                 return usage(error);
             }
+            // `recall-relay config | head -1` has what it wanted.
+            if output::is_closed(&error) {
+                return ExitCode::SUCCESS;
+            }
             print_error(&error);
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = examples::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 /// The exit code for an error. A supervisor need not restart the relay if the configuration or the version is wrong.
@@ -95,8 +119,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             ready::run(&admin)
         }
         CliCommand::Config => config::run(&load()?),
-        CliCommand::Spool(args) => spool::run(&args, &load()?.config),
         CliCommand::Send(args) => runtime()?.block_on(send::run(*args)),
+        CliCommand::Tail(args) => tail::run(args, &load()?.config),
+        CliCommand::Where(args) => return receipt::run(args, &load()?.config),
+        CliCommand::Spool(args) => return spool::run(args, &load()?.config),
+        CliCommand::Completions(args) => manual::completions(&args),
+        CliCommand::Man(args) => manual::man(&args),
     }?;
     Ok(ExitCode::SUCCESS)
 }

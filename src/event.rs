@@ -11,11 +11,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 mod cloud_event;
+mod filter;
 mod id;
 mod json;
+mod published;
 mod recalled;
 mod time;
 
+pub use filter::EventFilter;
+pub use published::{PublishedConversation, PublishedData, PublishedEvent, PublishedMessage};
 pub use recalled::{Client, Conversation, KeyParts, Recalled, RecalledMessage, Rejected};
 pub use time::UnixMillis;
 
@@ -64,6 +68,14 @@ impl Kind {
             Self::Rejected => "rejected",
         }
     }
+
+    /// Every kind.
+    pub const ALL: [Self; 4] = [
+        Self::Group,
+        Self::C2c,
+        Self::OfficialAccount,
+        Self::Rejected,
+    ];
 
     /// The CloudEvents `type`.
     #[must_use]

@@ -8,11 +8,13 @@
 //! - an event that the broker refuses even when it is sent alone becomes a dead letter, and publishing continues;
 //! - if the sink's connection settings change, it finishes the events in flight and reconnects;
 //! - if another process has taken over its identity, it stops publishing until restarted;
-//! - on shutdown it drains the spool until the deadline, and leaves the rest in the spool.
+//! - on shutdown it drains the spool until the deadline, and leaves the rest in the spool;
+//! - if asked, it sends events again that it has confirmed before (`resend`), without moving the cursor.
 //!
 //! Forwarders are independent of each other: a broker that is down does not delay other sinks.
 
 mod poison_search;
+mod resend;
 mod session;
 mod state;
 mod throttle;
@@ -24,12 +26,14 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use resend::{Resend, ResendEnd, ResendError, ResendProgress, ResendQueue, ResendSource};
 pub use state::{Health, SinkMetrics, SinkState};
 
 use crate::sink::{SessionError, Sink, Window};
 use crate::spool::{Cursor, Reader, Spool};
 use crate::telemetry::chain;
 use poison_search::PoisonSearch;
+use resend::{ActiveResend, ResendRequest, ResendRequests};
 use state::Backlog;
 
 /// How long connecting may take: longer than the client libraries' own timeouts.
@@ -54,6 +58,33 @@ pub struct Forwarder<S> {
     poison_search: PoisonSearch,
     flow: Flow,
     stalled_after: Duration,
+    requests: ResendRequests,
+    /// A resend that begins when nothing is in flight.
+    requested: Option<ResendRequest>,
+    resend: Option<ActiveResend>,
+}
+
+/// A sink as the rest of the program sees it.
+#[derive(Debug, Clone)]
+pub struct SinkHandle {
+    /// Its state.
+    pub state: SinkState,
+    /// Its cursor.
+    pub cursor: Cursor,
+    /// Sends events again.
+    pub resends: ResendQueue,
+}
+
+impl SinkHandle {
+    /// The handle of a sink that is not connected yet.
+    #[must_use]
+    pub fn new(sink: &'static str, cursor: Cursor) -> Self {
+        Self {
+            state: SinkState::new(sink),
+            cursor,
+            resends: ResendQueue::default(),
+        }
+    }
 }
 
 /// The status that the session reports.
@@ -84,19 +115,22 @@ enum SessionEnd {
 }
 
 impl<S: Sink> Forwarder<S> {
-    /// A forwarder for a sink with this cursor.
-    pub fn new(sink: S, spool: Spool, cursor: Cursor, state: SinkState, stop: Stop) -> Self {
+    /// The forwarder of a sink.
+    pub fn new(sink: S, spool: Spool, handle: &SinkHandle, stop: Stop) -> Self {
         Self {
             sink,
-            reader: spool.reader(cursor.position()),
+            reader: spool.reader(handle.cursor.position()),
             spool,
-            cursor,
-            state,
+            cursor: handle.cursor.clone(),
+            state: handle.state.clone(),
             stop,
             window: Window::default(),
             poison_search: PoisonSearch::default(),
             flow: Flow::Flowing,
             stalled_after: STALLED_AFTER,
+            requests: handle.resends.requests(),
+            requested: None,
+            resend: None,
         }
     }
 
@@ -110,6 +144,11 @@ impl<S: Sink> Forwarder<S> {
     }
 
     async fn forward_until_stopped(mut self) {
+        self.forward_through_sessions().await;
+        self.stop_resend("relay is stopping, or the sink has stopped publishing");
+    }
+
+    async fn forward_through_sessions(&mut self) {
         let mut pauses = pauses();
         loop {
             let error = match self.connect().await {

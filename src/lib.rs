@@ -31,6 +31,7 @@ pub mod app;
 pub mod callback;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod event;
 pub mod forwarder;
 pub mod receiver;

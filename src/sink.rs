@@ -7,6 +7,8 @@
 //! - it never blocks the runtime, and holds no more events than it was given.
 //!
 //! A sink does not retry without limit, read the spool, or move the spool's cursor: the forwarder does.
+//!
+//! For people, the modules of the brokers also subscribe to what the sink publishes, without taking it from anybody.
 
 mod delivery;
 #[cfg(feature = "kafka")]
@@ -14,11 +16,13 @@ pub mod kafka;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 pub mod stdout;
+mod subscription;
 mod window;
 
 use std::future::Future;
 
 pub use delivery::{DEAD_LETTER_QUEUE, DEAD_LETTER_TOPIC, Delivery, Refusal};
+pub use subscription::{CredentialsError, SubscriptionItem};
 pub use window::Window;
 
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]

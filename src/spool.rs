@@ -23,6 +23,8 @@ mod event_cache;
 mod files;
 mod fill;
 mod gaps;
+mod inspect;
+mod offline;
 mod permissions;
 mod queue;
 mod quota;
@@ -39,9 +41,8 @@ mod suspected_damage;
 mod watermark;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,11 @@ pub use append::{AppendError, Appended};
 pub use config::Config;
 pub use cursor::Cursor;
 pub use dead_letter::DeadLetter;
+pub use inspect::{
+    CursorOverview, DeadLetterPages, DeadLetterQuery, EventQuery, EventSearch, FoundEvent,
+    InspectError, Inspector, KeptDeadLetter, SearchOrder, SearchPiece, SpoolOverview,
+};
+pub use offline::Offline;
 pub use reader::{ReadError, Reader, Row};
 pub use salvage::{Error as SalvageError, Quarantined, SalvageReport};
 pub use status::Status;
@@ -153,6 +159,42 @@ impl Spool {
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    /// Deletes dead letters, named by sink and number. Returns how many there were, when that is on disk.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; then none was deleted.
+    pub async fn remove_dead_letters(
+        &self,
+        dead_letters: Vec<(String, Seq)>,
+    ) -> Result<u64, AppendError> {
+        let (reply, outcome) = oneshot::channel();
+        self.put(WriterCommand::RemoveDeadLetters {
+            dead_letters,
+            reply,
+        })?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Deletes the cursor of a sink that is not configured, so that it no longer pins events; `Ok(false)` if there is no
+    /// such cursor.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn forget(&self, sink: String) -> Result<bool, AppendError> {
+        let (reply, outcome) = oneshot::channel();
+        self.put(WriterCommand::Forget { sink, reply })?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// The events of those dead letters of a sink that are still stored, at most about a mebibyte of them: the numbers
+    /// that were looked up, each with its event if it is there. Blocks.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read.
+    pub fn dead_letter_rows(&self, sink: &str, seqs: &[Seq]) -> Result<Vec<Row>, ReadError> {
+        reader::dead_letters(&self.path, sink, seqs)
+    }
+
     /// Returns a reader of the events after `position`, including future ones.
     #[must_use]
     pub fn reader(&self, position: Seq) -> Reader {
@@ -164,6 +206,12 @@ impl Spool {
     #[must_use]
     pub fn id(&self) -> Uuid {
         self.shared.spool_id
+    }
+
+    /// The path of the database file, without symbolic links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The event with this number; `None` if there is none or it is damaged. Blocks.
@@ -299,22 +347,6 @@ impl Spool {
 
 fn closed() -> AppendError {
     AppendError::Failed("it was closed".to_owned())
-}
-
-/// Deletes the cursor of a sink, so that it no longer pins events; `Ok(false)` if there is no such cursor. Blocks; the
-/// relay must not be running.
-///
-/// # Errors
-/// As [`Spool::open`]; also fails if there is no spool.
-pub fn forget(config: &Config, sink: &str) -> Result<bool, OpenError> {
-    if !config.path.exists() {
-        return Err(OpenError::Missing(config.path.clone()));
-    }
-    let mut store = store::Store::open(config)?;
-    store.report.log();
-    let forgotten = store.forget(sink)?;
-    store.write_watermark(&BTreeMap::new());
-    Ok(forgotten)
 }
 
 #[cfg(test)]

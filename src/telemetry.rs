@@ -28,7 +28,8 @@ mod reminder;
 use crate::setting::List;
 #[cfg(test)]
 pub use captured_log::CapturedLog;
-use escape::{EscapedFields, EscapedLines, escape};
+pub use escape::escape;
+use escape::{EscapedFields, EscapedLines};
 use lines::Lines;
 pub use logged_texts::LoggedTexts;
 pub use recurrence::Recurrence;

@@ -376,13 +376,14 @@ fn config_prints_the_settings_without_secrets() {
             .unwrap()
             .to_owned()
     };
-    assert!(
-        line("auth.tokens").ends_with("# RECALL_AUTH__TOKENS"),
-        "{stdout}"
-    );
-    assert!(line("auth.tokens").contains("[hidden]"), "{stdout}");
-    assert!(line("spool.retention").contains("= 90s "), "{stdout}");
-    assert!(line("http.path").ends_with("# default"), "{stdout}");
+    let is = |key: &str, source: &str, value: &str| {
+        let line = line(key);
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(words, [key, source, value], "{stdout}");
+    };
+    is("auth.tokens", "RECALL_AUTH__TOKENS", "[hidden]");
+    is("spool.retention", "RECALL_SPOOL__RETENTION", "90s");
+    is("http.path", "default", "/");
 }
 
 #[test]

@@ -9,9 +9,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::sink_view::SinkView;
 use crate::event::UnixMillis;
-use crate::forwarder::Health;
+use crate::forwarder::{Health, SinkHandle};
 use crate::spool::{Spool, Status};
 use crate::telemetry::dropped_lines;
 
@@ -19,11 +18,11 @@ use crate::telemetry::dropped_lines;
 #[derive(Debug)]
 pub struct CollectedMetrics {
     spool: Spool,
-    sinks: Vec<SinkView>,
+    sinks: Vec<SinkHandle>,
 }
 
 impl CollectedMetrics {
-    pub(super) const fn new(spool: Spool, sinks: Vec<SinkView>) -> Self {
+    pub(super) const fn new(spool: Spool, sinks: Vec<SinkHandle>) -> Self {
         Self { spool, sinks }
     }
 
@@ -88,7 +87,7 @@ impl CollectedMetrics {
     }
 
     /// Age in seconds of the oldest event that a sink has not confirmed, since it was appended; 0 if there is none.
-    fn oldest_seconds(&self, sink: &SinkView) -> f64 {
+    fn oldest_seconds(&self, sink: &SinkHandle) -> f64 {
         let appended_at = self
             .spool
             .appended_after(sink.cursor.position())
@@ -110,8 +109,8 @@ pub(super) const fn float(number: u64) -> f64 {
 }
 
 type SpoolGauge = (&'static str, &'static str, Option<Unit>, u64);
-type ReadGauge = fn(&CollectedMetrics, &SinkView, &Status) -> f64;
-type ReadCounter = fn(&SinkView) -> u64;
+type ReadGauge = fn(&CollectedMetrics, &SinkHandle, &Status) -> f64;
+type ReadCounter = fn(&SinkHandle) -> u64;
 
 impl Collector for CollectedMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {

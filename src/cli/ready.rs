@@ -24,7 +24,12 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let address = reachable(config.listen);
     let asked = super::runtime()?.block_on(async { timeout(TIMEOUT, ask(address)).await });
     let (status, body) = asked
-        .with_context(|| format!("{address} did not answer within {} s", TIMEOUT.as_secs()))?
+        .with_context(|| {
+            format!(
+                "{address} did not answer within {} s (admin.listen); see the log of the relay",
+                TIMEOUT.as_secs()
+            )
+        })?
         .with_context(|| {
             format!("could not get /readyz from {address} (admin.listen; is the relay running?)")
         })?;

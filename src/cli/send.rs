@@ -27,18 +27,20 @@ mod tests;
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use clap::ValueHint;
 use hyper::http::uri::Scheme;
 use jiff::Timestamp;
 
 use self::callbacks::{Callbacks, Clock};
 use self::request::{Endpoint, Requests};
 use self::traffic::Traffic;
+use super::output;
 use crate::callback::Token;
 use crate::setting::{self, ClientTls, List, Secret, Timeout, system_authorities};
 use crate::vendor::{BodyFormat, CallbackKind, EventTimeForm, PayloadVersion};
@@ -63,19 +65,19 @@ pub struct SendArgs {
     token: Option<Secret>,
 
     /// File that contains the token; of a list, the first is used
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
 
     /// For https://: PEM file with authorities to trust in addition to the system's
-    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "TLS")]
     ca: Option<PathBuf>,
 
     /// For https://: PEM file with the client's certificate
-    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "key", help_heading = "TLS")]
     cert: Option<PathBuf>,
 
     /// For https://: PEM file with the private key of --cert
-    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "cert", help_heading = "TLS")]
     key: Option<PathBuf>,
 
     /// Kind of callback to send
@@ -189,7 +191,7 @@ impl SendCommand {
 /// Fails if the relay cannot be reached at the start, or if a callback was not answered with HTTP 200, OK and
 /// `ErrorCode` 0; with a [`clap::Error`] if the options conflict.
 pub async fn run(args: SendArgs) -> anyhow::Result<()> {
-    send(args, &mut io::stdout()).await
+    send(args, &mut output::stdout()).await
 }
 
 async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
@@ -261,7 +263,7 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
     match summary.failed() {
         0 => Ok(()),
         failed => bail!(
-            "{failed} of {} callbacks were not answered OK",
+            "{failed} of {} callbacks were not answered OK; the summary says why",
             summary.total()
         ),
     }
@@ -292,7 +294,7 @@ fn token(args: &SendArgs) -> anyhow::Result<Option<Secret>> {
     } else {
         let text = env::var_os("RECALL_AUTH__TOKENS").map(OsString::into_string);
         let Ok(text) = text.transpose() else {
-            bail!("RECALL_AUTH__TOKENS is not UTF-8");
+            bail!("RECALL_AUTH__TOKENS is not UTF-8; correct it, or use --token-file");
         };
         (
             text,
@@ -310,7 +312,10 @@ fn token(args: &SendArgs) -> anyhow::Result<Option<Secret>> {
     let is_own = |token: &Token| token.application.is_none_or(|app| app == args.sdk_app_id);
     match tokens.0.into_iter().find(is_own) {
         Some(token) => Ok(Some(token.secret)),
-        None => bail!("there is no token for application {}", args.sdk_app_id),
+        None => bail!(
+            "there is no token for application {}; add one for it, or select another application with --sdk-app-id",
+            args.sdk_app_id
+        ),
     }
 }
 

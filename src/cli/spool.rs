@@ -1,12 +1,18 @@
-//! `recall-relay spool`: maintains the spool of a relay that is not running.
+//! `recall-relay spool`: looks into the spool, and changes it.
 
-use anyhow::bail;
+mod dead_letters;
+mod forget;
+mod inspect;
+mod replay;
+mod resending;
+
+use std::process::ExitCode;
+
 use clap::Subcommand;
 
-use crate::app;
 use crate::config::Config;
-use crate::{spool, telemetry};
 
+/// Look into the spool, beside a running relay or without one, and change it.
 #[derive(Debug, clap::Args)]
 pub(super) struct SpoolArgs {
     #[command(subcommand)]
@@ -15,27 +21,22 @@ pub(super) struct SpoolArgs {
 
 #[derive(Debug, Subcommand)]
 enum SpoolCommand {
-    /// Delete the cursor of a sink that is no longer configured, so that its unconfirmed events can be purged
-    Forget {
-        /// The sink's name: `kafka` or `rabbitmq`
-        sink: String,
-    },
+    Status(inspect::StatusArgs),
+    List(inspect::ListArgs),
+    Show(inspect::ShowArgs),
+    Replay(replay::ReplayArgs),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
+    Forget(forget::ForgetArgs),
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
-pub(super) fn run(args: &SpoolArgs, config: &Config) -> anyhow::Result<()> {
-    let _log = telemetry::start(&config.log)?;
-    let SpoolCommand::Forget { sink } = &args.command;
-    if app::sink_names(config).contains(&sink.as_str()) {
-        bail!(
-            "{sink} is configured: without its cursor it would publish every event again; remove it from the \
-             configuration first"
-        );
+pub(super) fn run(args: SpoolArgs, config: &Config) -> anyhow::Result<ExitCode> {
+    match args.command {
+        SpoolCommand::Status(args) => inspect::status(&args, config),
+        SpoolCommand::List(args) => inspect::list(args, config),
+        SpoolCommand::Show(args) => inspect::show(&args, config),
+        SpoolCommand::Replay(args) => replay::run(&args, config),
+        SpoolCommand::DeadLetters(command) => dead_letters::run(command, config),
+        SpoolCommand::Forget(args) => forget::run(&args, config),
     }
-    if !spool::forget(&config.spool, sink)? {
-        let path = config.spool.path.display();
-        bail!("spool {path} has no cursor of a sink `{sink}`; use `kafka` or `rabbitmq`");
-    }
-    println!("deleted the cursor of {sink}; its unconfirmed events are no longer pinned");
-    Ok(())
 }

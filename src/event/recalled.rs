@@ -140,6 +140,6 @@ impl Conversation<'_> {
 }
 
 /// An account without any `:`; different accounts stay different.
-fn escape(account: &str) -> String {
+pub(super) fn escape(account: &str) -> String {
     account.replace('%', "%25").replace(':', "%3A")
 }

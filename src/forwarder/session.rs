@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::poison_search::PoisonSearch;
+use super::resend::{ActiveResend, ResendRequest};
 use super::throttle::Throttle;
 use super::{Flow, Forwarder, SessionEnd};
 use crate::event::Seq;
@@ -38,6 +40,13 @@ impl<S: Sink> Forwarder<S> {
             Err(error) => return SessionEnd::Lost(SessionError::unavailable(READ, error)),
         };
         self.reader.seek(start);
+        if let Some(resend) = &mut self.resend {
+            resend.restart();
+            // Wherever the sink's position is, the replay continues where it was.
+            if let Some(position) = resend.position() {
+                self.reader.seek(position);
+            }
+        }
         // A sink with nothing to publish is up as soon as it is connected; otherwise wait for the first confirm.
         if start >= self.spool.status().last {
             self.up();
@@ -49,6 +58,14 @@ impl<S: Sink> Forwarder<S> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let draining = self.stop.drain.is_cancelled();
+            if draining {
+                self.stop_resend("relay is stopping");
+            }
+            if self.window.is_empty()
+                && let Some(request) = self.requested.take()
+            {
+                self.begin_resend(request);
+            }
             let position = self.reader.position();
             // All events are read and confirmed, and no more will be appended.
             if draining && self.window.is_empty() && position >= self.spool.status().last {
@@ -62,6 +79,9 @@ impl<S: Sink> Forwarder<S> {
                 .window
                 .capacity(size, WINDOW_BYTES)
                 .min(throttle.batch());
+            // What is read now is published after what is in flight, so a resend waits for that.
+            let may_read = renew_by.is_none() && self.requested.is_none();
+            let cancelled = cancelled(self.resend.as_ref());
             // Biased: stopping comes first, then confirms, because they make capacity for the next read.
             tokio::select! {
                 biased;
@@ -81,7 +101,13 @@ impl<S: Sink> Forwarder<S> {
                     );
                     renew_by = Some(Instant::now() + RENEWAL_TIMEOUT);
                 }
-                read = read(&mut self.reader, capacity), if renew_by.is_none() => match read {
+                request = self.requests.next(), if self.resend.is_none() && may_read && !draining => {
+                    self.requested = Some(request);
+                }
+                () = cancelled => {
+                    self.stop_resend("nobody waits for it any more");
+                }
+                read = read(&mut self.reader, self.resend.as_mut(), capacity), if may_read => match read {
                     Ok(rows) => {
                         // An empty window confirms nothing: start the stall timeout with its first event.
                         if self.window.is_empty() {
@@ -141,7 +167,9 @@ impl<S: Sink> Forwarder<S> {
     /// Adds rows to the window and publishes their events, except those that an earlier session has confirmed.
     fn publish_rows(&mut self, rows: Vec<Row>, session: &mut S::Session) {
         let mut to_publish = Vec::with_capacity(rows.len());
-        for Row { seq, event } in rows {
+        for row in rows {
+            let is_resent = self.resend.as_mut().is_some_and(|resend| resend.take(&row));
+            let Row { seq, event } = row;
             let Some(event) = event else {
                 self.window.skip_unreadable(seq);
                 continue;
@@ -151,6 +179,7 @@ impl<S: Sink> Forwarder<S> {
                 seq,
                 event,
                 refusal,
+                is_resent,
             }) {
                 to_publish.push(seq);
             }
@@ -170,6 +199,9 @@ impl<S: Sink> Forwarder<S> {
     ) -> Option<SessionEnd> {
         match progress {
             Ok(Progress::Confirmed(seqs)) => {
+                if let Err(error) = self.confirm_resent(&seqs).await {
+                    return Some(SessionEnd::Lost(SessionError::unavailable(STORE, error)));
+                }
                 let confirmed = self.window.confirm(&seqs);
                 self.state.confirmed(confirmed);
                 // Before the cursor moves, so that what is confirmed now counts as having waited.
@@ -193,6 +225,61 @@ impl<S: Sink> Forwarder<S> {
             Err(error) => return Some(SessionEnd::Lost(error)),
         }
         None
+    }
+
+    /// Begins a resend. Nothing is in flight.
+    fn begin_resend(&mut self, request: ResendRequest) {
+        let confirmed = self.cursor.position();
+        let resend = ActiveResend::begin(request, self.sink.name(), confirmed, &self.spool);
+        // Events are sent again even if they are known to be refused, or were confirmed before others.
+        self.poison_search = PoisonSearch::default();
+        self.window.forget_confirmed();
+        if let Some(position) = resend.position() {
+            self.reader.seek(position);
+        }
+        self.resend = Some(resend);
+        self.finish_resend_at(Seq(0));
+    }
+
+    /// Stops the resend, if there is one, and continues with events that were never confirmed.
+    pub(super) fn stop_resend(&mut self, reason: &'static str) {
+        self.requested = None;
+        let Some(resend) = self.resend.take() else {
+            return;
+        };
+        resend.stop(reason);
+        let confirmed = self.cursor.position();
+        if self.reader.position() < confirmed {
+            self.reader.seek(confirmed);
+        }
+    }
+
+    /// Every event in flight up to here is confirmed: finishes the resend if it has reached its end.
+    fn finish_resend_at(&mut self, position: Seq) {
+        if let Some(resend) = self.resend.take_if(|resend| resend.reached(position)) {
+            resend.finish();
+        }
+    }
+
+    /// Handles confirms of events that were sent again. Dead letters are removed from the spool first: if that fails,
+    /// they are published once more, but never lost.
+    async fn confirm_resent(&mut self, seqs: &[Seq]) -> Result<(), AppendError> {
+        let Some(resend) = &mut self.resend else {
+            return Ok(());
+        };
+        let is_resent = |seq: &&Seq| {
+            let delivery = self.window.delivery(**seq);
+            delivery.is_some_and(|delivery| delivery.is_resent)
+        };
+        let confirmed: Vec<Seq> = seqs.iter().filter(is_resent).copied().collect();
+        let dead_letters = resend.dead_letters(&confirmed);
+        if !dead_letters.is_empty() {
+            self.spool.remove_dead_letters(dead_letters).await?;
+        }
+        for seq in confirmed {
+            resend.confirmed(seq);
+        }
+        Ok(())
     }
 
     /// Handles events that were refused individually. They become dead letters. Dead letters that were refused are
@@ -291,9 +378,18 @@ impl<S: Sink> Forwarder<S> {
         self.spool.store_dead_letters(dead_letters).await?;
         error!(
             code = "dead_letters_stored", sink, events, first_seq = %seq, first_id = %id, reason, detail,
-            "broker refused events even as dead letters; they are stored in the spool's table dead_letters: repair \
-             the dead-letter topic or queue, then copy the rows"
+            "broker refused events even as dead letters; they are stored in the spool: repair the dead-letter topic or \
+             queue, then run `recall-relay spool dead-letters retry --all`"
         );
+        for seq in &seqs {
+            let is_resent = self
+                .window
+                .delivery(*seq)
+                .is_some_and(|delivery| delivery.is_resent);
+            if let Some(resend) = self.resend.as_mut().filter(|_| is_resent) {
+                resend.refused(*seq);
+            }
+        }
         self.window.confirm(&seqs);
         for seq in seqs {
             // If the broker refused the event itself before, it is already counted.
@@ -315,8 +411,11 @@ impl<S: Sink> Forwarder<S> {
 
     fn move_cursor(&mut self) {
         if let Some(seq) = self.window.advance() {
+            // This moves no cursor if the events were sent again.
             self.cursor.advance(seq);
-            self.state.reached(seq, std::time::Instant::now());
+            self.state
+                .reached(self.cursor.position(), std::time::Instant::now());
+            self.finish_resend_at(seq);
             if self.poison_search.passed(seq) {
                 self.sink.make_smaller_batches();
             }
@@ -325,10 +424,25 @@ impl<S: Sink> Forwarder<S> {
 }
 
 /// Reads if there is capacity; otherwise never completes.
-async fn read(reader: &mut Reader, capacity: usize) -> Result<Vec<Row>, ReadError> {
-    if capacity == 0 {
-        std::future::pending().await
-    } else {
-        reader.next(capacity).await
+async fn read(
+    reader: &mut Reader,
+    resend: Option<&mut ActiveResend>,
+    capacity: usize,
+) -> Result<Vec<Row>, ReadError> {
+    match resend {
+        _ if capacity == 0 => std::future::pending().await,
+        Some(retry) if !retry.is_replay() => retry.next_dead_letters(capacity).await,
+        _ => reader.next(capacity).await,
+    }
+}
+
+/// Completes when nobody waits for the resend any more; never if there is none.
+fn cancelled(resend: Option<&ActiveResend>) -> impl Future<Output = ()> + Send + use<> {
+    let cancelled = resend.map(ActiveResend::cancellation);
+    async move {
+        match cancelled {
+            Some(cancelled) => cancelled.cancelled_owned().await,
+            None => std::future::pending().await,
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod chaos;
 mod dead_letters;
 mod fake_broker;
+mod resend;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use self::fake_broker::{Broker, DeadLetterPolicy};
 use super::*;
 use crate::event::tests::event;
 use crate::event::{Event, Kind, Seq};
+use crate::setting::Period;
 use crate::spool::{self, Status};
 
 struct Rig {
@@ -20,41 +22,39 @@ struct Rig {
     state: SinkState,
     stop: Stop,
     cursor: Cursor,
+    resends: ResendQueue,
     task: tokio::task::JoinHandle<()>,
     folder: TempDir,
 }
 
 impl Rig {
-    #[expect(clippy::disallowed_methods, reason = "the task is the test's")]
     fn start(broker: Broker) -> Self {
+        Self::start_with(broker, spool::Config::default().retention)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the task is the test's")]
+    fn start_with(broker: Broker, retention: Period) -> Self {
         let folder = TempDir::new().unwrap();
         let config = spool::Config {
             path: folder.path().join("spool.db"),
             reserve: crate::setting::Size(0),
+            retention,
             ..spool::Config::default()
         };
         let spool = Spool::open(&config, &["fake"]).unwrap().spool;
-        let (cursor, state, stop) = (
-            spool.cursor("fake").unwrap(),
-            SinkState::new("fake"),
-            Stop::default(),
-        );
-        let mut forwarder = Forwarder::new(
-            broker.clone(),
-            spool.clone(),
-            cursor.clone(),
-            state.clone(),
-            stop.clone(),
-        );
+        let handle = SinkHandle::new("fake", spool.cursor("fake").unwrap());
+        let stop = Stop::default();
+        let mut forwarder = Forwarder::new(broker.clone(), spool.clone(), &handle, stop.clone());
         if broker.set().silent.is_some() {
             forwarder.stalled_after = Duration::ZERO;
         }
         Self {
             spool,
             broker,
-            state,
+            state: handle.state,
+            resends: handle.resends,
             stop,
-            cursor,
+            cursor: handle.cursor,
             task: tokio::spawn(forwarder.run()),
             folder,
         }

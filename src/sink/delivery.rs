@@ -14,6 +14,8 @@ pub struct Delivery {
     pub event: Arc<Event>,
     /// Why the broker refused the event, if it did. The event is then published as a dead letter.
     pub refusal: Option<Refusal>,
+    /// Whether the sink has confirmed it before: it is sent again, and moves no position.
+    pub is_resent: bool,
 }
 
 impl Delivery {

@@ -9,8 +9,11 @@
 //!   (`transactions`). Then `enable.gapless.guarantee` and `message.timeout.ms` are not set: a batch that fails or
 //!   takes too long is aborted as a whole, and sent again.
 
+mod consumer;
 mod coordinator;
 mod errors;
+mod event_bytes;
+mod find;
 mod group_offset;
 mod message;
 mod partition_state;
@@ -23,6 +26,7 @@ mod reports;
 mod rights;
 mod server;
 mod session;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -44,12 +48,14 @@ use tokio::sync::watch;
 use tracing::info;
 use uuid::Uuid;
 
+pub use find::{Place, find};
 pub use message::ContentMode;
 pub use properties::{SECRETS, normalize};
 pub use session::KafkaSession;
+pub use subscribe::{StartAt, subscribe};
 
-use super::{SessionError, Sink};
-use crate::setting::{self, SettingError};
+use super::{CredentialsError, SessionError, Sink};
+use crate::setting::{self, Secret, SettingError};
 use crate::telemetry::LoggedTexts;
 use coordinator::{Coordinator, Identity};
 use producer::Producer;
@@ -168,6 +174,39 @@ impl Config {
     pub fn take_connection(&mut self, new: &Self) {
         self.bootstrap_servers.clone_from(&new.bootstrap_servers);
         self.properties.clone_from(&new.properties);
+    }
+
+    /// The same connection with another user's credentials.
+    ///
+    /// # Errors
+    /// The connection's protocol or mechanism has no user and password.
+    pub fn with_credentials(
+        mut self,
+        user: &str,
+        password: &Secret,
+    ) -> Result<Self, CredentialsError> {
+        let property = |names: &[&str]| {
+            let value = names.iter().find_map(|name| self.properties.get(*name));
+            value.map_or_else(String::new, |value| value.to_ascii_uppercase())
+        };
+        if !property(&["security.protocol"]).starts_with("SASL_") {
+            return Err(CredentialsError(
+                "kafka.properties.security.protocol has no user; leave out --user, or set SASL_SSL or SASL_PLAINTEXT",
+            ));
+        }
+        if property(&["sasl.mechanism", "sasl.mechanisms"]) == "OAUTHBEARER" {
+            return Err(CredentialsError(
+                "kafka.properties.sasl.mechanism is OAUTHBEARER, which has no user; leave out --user",
+            ));
+        }
+        let credentials = [
+            ("sasl.username", user),
+            ("sasl.password", password.expose()),
+        ];
+        for (name, value) in credentials {
+            self.properties.insert(name.to_owned(), value.to_owned());
+        }
+        Ok(self)
     }
 
     /// The files of certificates and keys that the properties name.

@@ -20,6 +20,7 @@ mod publish_batch;
 mod retry_queue;
 mod session;
 mod socket;
+mod subscribe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ use tracing::warn;
 pub use broker_uri::BrokerUri;
 pub use config::{Config, QueueType, ShortName, Unroutable};
 pub use session::RabbitMqSession;
+pub use subscribe::subscribe;
 
 use tokio::sync::watch;
 

@@ -127,6 +127,11 @@ impl Window {
         self.ahead = self.ahead.split_off(&seq.next());
     }
 
+    /// Forgets which events an earlier session confirmed: they are published again if they are read again.
+    pub(crate) fn forget_confirmed(&mut self) {
+        self.ahead.clear();
+    }
+
     fn slot(&mut self, seq: Seq) -> Option<&mut Slot> {
         let index = self.index(seq)?;
         self.slots.get_mut(index)

@@ -4,6 +4,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
@@ -15,6 +17,9 @@ use super::watermark::Watermark;
 /// It is a separate file because closing another handle to the database file would drop SQLite's locks.
 #[derive(Debug)]
 pub(super) struct Lock(File);
+
+/// How often to try again to take the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// Follows the high-water mark of a damaged spool.
 const DAMAGED: &[u8] = b"damaged\n";
@@ -98,16 +103,22 @@ fn create_folder(folder: &Path) -> io::Result<()> {
     sync_folder_of(folder)
 }
 
-/// Takes the lock beside the database file.
+/// Takes the lock beside the database file; waits at most `timeout` while another process holds it. Blocks.
 ///
 /// # Errors
-/// `WouldBlock` if another process holds it.
-pub(super) fn lock(database: &Path) -> io::Result<Lock> {
+/// `WouldBlock` if another process still holds it.
+pub(super) fn lock(database: &Path, timeout: Duration) -> io::Result<Lock> {
+    let deadline = Instant::now() + timeout;
     let file = open_private(&beside(database, ".lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
-        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-        Err(TryLockError::Error(error)) => Err(error),
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::park_timeout(LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
     }
 }
 
@@ -237,14 +248,14 @@ mod tests {
         let (database, victim) = (home.path().join("spool.db"), home.path().join("victim"));
         fs::write(&victim, "diary").unwrap();
         symlink(&victim, beside(&database, ".lock")).unwrap();
-        lock(&database).unwrap_err();
+        lock(&database, Duration::ZERO).unwrap_err();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "diary");
     }
 
     #[test]
     fn the_damage_mark_persists_until_cleared() {
         let home = TempDir::new().unwrap();
-        let lock = lock(&home.path().join("spool.db")).unwrap();
+        let lock = lock(&home.path().join("spool.db"), Duration::ZERO).unwrap();
         assert_eq!(lock.watermark().unwrap(), None);
         let watermark = Watermark::default();
         for cleared in [false, true, false] {

@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 
 use super::append::{AppendError, Appended};
 use super::dead_letter::DeadLetter;
-use crate::event::Event;
+use crate::event::{Event, Seq};
 
 /// How many times at most the gathering caller yields before it wakes the writer.
 const MAX_YIELDS: usize = 4;
@@ -30,6 +30,14 @@ pub(super) enum WriterCommand {
         dead_letters: Vec<DeadLetter>,
         reply: oneshot::Sender<Result<(), AppendError>>,
     },
+    RemoveDeadLetters {
+        dead_letters: Vec<(String, Seq)>,
+        reply: oneshot::Sender<Result<u64, AppendError>>,
+    },
+    Forget {
+        sink: String,
+        reply: oneshot::Sender<Result<bool, AppendError>>,
+    },
     Close,
 }
 
@@ -37,7 +45,7 @@ impl WriterCommand {
     fn bytes(&self) -> usize {
         match self {
             Self::Append(append) => append.event.body.len(),
-            Self::StoreDeadLetters { .. } | Self::Close => 0,
+            _ => 0,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -183,6 +183,30 @@ pub(super) fn event(path: &Path, seq: Seq) -> Result<Option<Event>, ReadError> {
     Ok(row.flatten().map(|row| row.event))
 }
 
+/// The rows of those dead letters of a sink that are stored; see [`super::Spool::dead_letter_rows`].
+pub(super) fn dead_letters(path: &Path, sink: &str, seqs: &[Seq]) -> Result<Vec<Row>, ReadError> {
+    let connection = open(path)?;
+    let mut select = connection.prepare(
+        "SELECT id, kind, conversation, subject, group_type, time, body FROM dead_letters
+         WHERE sink = ?1 AND seq = ?2",
+    )?;
+    let mut rows = Vec::new();
+    let mut bytes = 0;
+    for seq in seqs.iter().copied() {
+        if bytes >= READ_BYTES {
+            break;
+        }
+        let event = select
+            .query_row(params![sink, seq.0], |row| Ok(schema::dead_letter(row)))
+            .optional()?
+            .flatten()
+            .map(Arc::new);
+        bytes += event.as_ref().map_or(0, |event| event.body.len());
+        rows.push(Row { seq, event });
+    }
+    Ok(rows)
+}
+
 /// When the oldest event after `position` was appended.
 pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<UnixMillis>, ReadError> {
     let oldest = "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1";
@@ -209,7 +233,7 @@ fn read(
         && let Some(row) = found.next()?
     {
         let seq = Seq(row.get(0)?);
-        check_gap(&shared.gaps, expected, Seq(seq.0.saturating_sub(1)))?;
+        check_gap(shared, expected, Seq(seq.0.saturating_sub(1)))?;
         expected = seq.next();
         let event = decode(seq, row)?.map(|row| Arc::new(row.event));
         match &event {
@@ -220,7 +244,7 @@ fn read(
     }
     // All remaining numbers up to `last` are in gaps: return the end of the gap, so that the reader moves past it.
     if rows.is_empty() {
-        check_gap(&shared.gaps, expected, last)?;
+        check_gap(shared, expected, last)?;
         let (seq, event) = (last, None);
         rows.push(Row { seq, event });
     }
@@ -228,7 +252,14 @@ fn read(
 }
 
 /// Checks that numbers without an event are in known gaps: a damaged page can hide events without an SQLite error.
-fn check_gap(gaps: &[Gap], first: Seq, last: Seq) -> Result<(), ReadError> {
+fn check_gap(shared: &Shared, first: Seq, last: Seq) -> Result<(), ReadError> {
+    if first > last {
+        return Ok(());
+    }
+    // In a replay, events may be purged while they are read: every sink has confirmed them. This is read after the rows,
+    // so it includes what the purge went by.
+    let first = first.max(shared.confirmed().next());
+    let gaps: &[Gap] = &shared.gaps;
     if first > last {
         return Ok(());
     }

@@ -182,6 +182,20 @@ pub(super) fn decode(seq: Seq, columns: [ValueRef<'_>; COLUMNS]) -> Option<Store
     })
 }
 
+/// Decodes the event of a row of `dead_letters`: its columns from `id` on. `None` if one is invalid.
+pub(super) fn dead_letter(row: &rusqlite::Row<'_>) -> Option<Event> {
+    let text = |index| row.get::<_, Option<String>>(index).ok();
+    Some(Event {
+        id: Uuid::from_slice(row.get_ref(0).ok()?.as_blob().ok()?).ok()?,
+        kind: kind_of_row(row.get(1).ok()?)?,
+        conversation: text(2)??.into(),
+        subject: text(3)?.map(Into::into),
+        group_type: text(4)?.map(Into::into),
+        time: UnixMillis::new(row.get(5).ok()?)?,
+        body: text(6)??.into(),
+    })
+}
+
 fn checksum(seq: Seq, appended_at: i64, event: &Event) -> u32 {
     // Collect the columns first: updating the checksum with a few bytes takes as long as with many.
     let mut columns = Vec::with_capacity(256);
@@ -215,7 +229,8 @@ pub(super) const fn kind_to_row(kind: Kind) -> u8 {
     }
 }
 
-const fn kind_of_row(kind: i64) -> Option<Kind> {
+/// Decodes an event's kind.
+pub(super) const fn kind_of_row(kind: i64) -> Option<Kind> {
     match kind {
         0 => Some(Kind::Group),
         1 => Some(Kind::C2c),

@@ -58,6 +58,12 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Every configured sink has confirmed all events up to this one.
+    pub(super) fn confirmed(&self) -> Seq {
+        let lowest = self.cursors.values().map(Cursor::position).min();
+        lowest.unwrap_or_default()
+    }
+
     /// Counts an event as damaged, and logs it once.
     pub(super) fn found_unreadable(&self, seq: Seq) {
         if self.unreadable().insert(seq) {

@@ -8,7 +8,7 @@ mod space;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::append::{AppendError, Appended};
@@ -208,10 +208,12 @@ impl Store {
         let now = UnixMillis::now().as_millis();
         let (mut stored, mut stored_bytes) = (0, 0);
         self.transaction(|connection| {
-            // After a restart, a sink may store a dead letter again.
+            // After a restart or a retry, a sink may store a dead letter again: the last reason counts.
+            let mut update = connection.prepare_cached(
+                "UPDATE dead_letters SET at = ?3, reason = ?4, detail = ?5 WHERE sink = ?1 AND seq = ?2",
+            )?;
             let mut insert = connection.prepare_cached(
-                "INSERT OR IGNORE INTO dead_letters
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                "INSERT INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?;
             for DeadLetter {
                 sink,
@@ -221,7 +223,10 @@ impl Store {
                 detail,
             } in dead_letters
             {
-                let inserted = insert.execute(params![
+                if update.execute(params![sink, seq.0, now, reason, detail])? > 0 {
+                    continue;
+                }
+                insert.execute(params![
                     sink,
                     seq.0,
                     now,
@@ -235,14 +240,38 @@ impl Store {
                     event.time.as_millis(),
                     schema::text(&event.body),
                 ])?;
-                stored += inserted as u64;
-                stored_bytes += inserted as u64 * event.body.len() as u64;
+                stored += 1;
+                stored_bytes += event.body.len() as u64;
             }
             Ok(())
         })?;
         self.dead_letters += stored;
         self.dead_letter_bytes += stored_bytes;
         Ok(())
+    }
+
+    /// Deletes dead letters, named by sink and number, in one transaction. Returns how many there were.
+    pub(super) fn remove_dead_letters(
+        &mut self,
+        dead_letters: &[(String, Seq)],
+    ) -> Result<u64, AppendError> {
+        let (mut removed, mut removed_bytes) = (0, 0);
+        self.transaction(|connection| {
+            let mut delete = connection.prepare_cached(
+                "DELETE FROM dead_letters WHERE sink = ?1 AND seq = ?2 RETURNING octet_length(body)",
+            )?;
+            for (sink, seq) in dead_letters {
+                let bytes: Option<u64> = delete
+                    .query_row(params![sink, seq.0], |row| row.get(0))
+                    .optional()?;
+                removed += u64::from(bytes.is_some());
+                removed_bytes += bytes.unwrap_or_default();
+            }
+            Ok(())
+        })?;
+        self.dead_letters = self.dead_letters.saturating_sub(removed);
+        self.dead_letter_bytes = self.dead_letter_bytes.saturating_sub(removed_bytes);
+        Ok(removed)
     }
 
     /// How many more bytes of dead letters fit into `spool.max_dead_letter_bytes`.
@@ -254,7 +283,8 @@ impl Store {
     fn dead_letters_full(&self) -> AppendError {
         let limit = self.config.max_dead_letter_bytes;
         AppendError::DeadLettersFull(format!(
-            "dead letters have reached spool.max_dead_letter_bytes ({limit}); stop the relay and remove some, or raise it"
+            "dead letters have reached spool.max_dead_letter_bytes ({limit}); publish or delete some with `recall-relay \
+             spool dead-letters`, or raise it"
         ))
     }
 

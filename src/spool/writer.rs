@@ -14,7 +14,6 @@ use tracing::{error, info};
 use super::append::{AppendError, Appended};
 use super::config::Config;
 use super::cursor::Cursor;
-use super::dead_letter::DeadLetter;
 use super::event_cache::EventCache;
 use super::fill::FillMonitor;
 use super::queue::{Queue, WriterCommand};
@@ -174,8 +173,15 @@ type Waiter = (
     Option<OwnedSemaphorePermit>,
 );
 
-/// Dead letters, and their waiter.
-type DeadLettersWaiter = (Vec<DeadLetter>, oneshot::Sender<Result<(), AppendError>>);
+/// Sends the outcome to the waiter, and returns its error.
+fn answer<T: Clone>(
+    reply: oneshot::Sender<Result<T, AppendError>>,
+    outcome: Result<T, AppendError>,
+) -> Result<(), AppendError> {
+    // The waiter may be gone.
+    let _ = reply.send(outcome.clone());
+    outcome.map(drop)
+}
 
 impl Writer {
     fn run(mut self) {
@@ -189,24 +195,19 @@ impl Writer {
             self.shared.stall.begin();
             // `None`: the last handle to the spool was dropped without a `Close`.
             let mut closing = taken.is_none();
-            let mut dead_letter_groups = Vec::new();
+            let mut others = Vec::new();
             for command in taken.into_iter().flatten() {
                 match command {
                     WriterCommand::Append(append) => {
                         events.push(append.event);
                         waiters.push((append.reply, append.permit));
                     }
-                    WriterCommand::StoreDeadLetters {
-                        dead_letters,
-                        reply,
-                    } => {
-                        dead_letter_groups.push((dead_letters, reply));
-                    }
                     WriterCommand::Close => closing = true,
+                    other => others.push(other),
                 }
             }
             if self
-                .work(&mut events, &mut waiters, dead_letter_groups, closing)
+                .work(&mut events, &mut waiters, others, closing)
                 .is_err()
             {
                 return;
@@ -227,19 +228,15 @@ impl Writer {
         &mut self,
         events: &mut Vec<Arc<Event>>,
         waiters: &mut Vec<Waiter>,
-        dead_letter_groups: Vec<DeadLettersWaiter>,
+        others: Vec<WriterCommand>,
         closing: bool,
     ) -> Result<(), AppendError> {
         if !events.is_empty() {
             self.commit(events, waiters)?;
         }
-        for (dead_letters, reply) in dead_letter_groups {
-            let outcome = self
-                .store
-                .store_dead_letters(&dead_letters, &self.shared.cursors);
-            let _ = reply.send(outcome.clone());
-            match outcome {
-                // The forwarder reports it; callbacks may still be accepted.
+        for command in others {
+            match self.execute(command) {
+                // Whoever sent the command reports it; callbacks may still be accepted.
                 Ok(()) | Err(AppendError::Full(_) | AppendError::DeadLettersFull(_)) => {}
                 Err(error) => self.handle_error(&error, |writer| &mut writer.appending)?,
             }
@@ -251,6 +248,23 @@ impl Writer {
             self.maintain()?;
         }
         Ok(())
+    }
+
+    /// Executes a command that appends no event, and answers its waiter.
+    fn execute(&mut self, command: WriterCommand) -> Result<(), AppendError> {
+        let (store, cursors) = (&mut self.store, &self.shared.cursors);
+        match command {
+            WriterCommand::StoreDeadLetters {
+                dead_letters,
+                reply,
+            } => answer(reply, store.store_dead_letters(&dead_letters, cursors)),
+            WriterCommand::RemoveDeadLetters {
+                dead_letters,
+                reply,
+            } => answer(reply, store.remove_dead_letters(&dead_letters)),
+            WriterCommand::Forget { sink, reply } => answer(reply, store.forget(&sink)),
+            WriterCommand::Append(_) | WriterCommand::Close => Ok(()),
+        }
     }
 
     /// Commits a group and answers its waiters. An error ends the thread.

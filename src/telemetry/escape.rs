@@ -35,7 +35,12 @@ impl<W: fmt::Write> fmt::Write for Escaped<W> {
 }
 
 /// Text with unsafe characters escaped.
-pub(super) fn escape(text: &str) -> String {
+#[must_use]
+pub fn escape(text: &str) -> String {
+    // Most texts are harmless, and this is many times as fast.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut escaped = Escaped(String::with_capacity(text.len()));
     // Writing to a string cannot fail.
     let _ = escaped.write_str(text);

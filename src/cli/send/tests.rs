@@ -170,7 +170,7 @@ async fn each_callback_that_is_not_answered_ok_is_counted_and_sent_once() {
     let (result, printed) = send_and_read(&url, &options).await;
     assert_eq!(
         result.unwrap_err().to_string(),
-        "2 of 4 callbacks were not answered OK"
+        "2 of 4 callbacks were not answered OK; the summary says why"
     );
     assert!(
         printed.starts_with(
@@ -189,7 +189,10 @@ async fn a_relay_that_is_not_there_is_said_at_once() {
     let error = send(&format!("http://{address}/"), &["-n", "1000000"])
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), format!("no connection to {address}"));
+    assert_eq!(
+        error.to_string(),
+        format!("no connection to {address} (--url; is the relay running?)")
+    );
     assert!(format!("{error:#}").contains("cannot connect"), "{error:#}");
 }
 

@@ -125,9 +125,12 @@ impl Traffic {
         let mut connections = Vec::new();
         while let Some(opened) = opening.join_next().await {
             let connection = opened.context("connecting")?;
-            connections.push(
-                connection.with_context(|| format!("no connection to {}", endpoint.authority))?,
-            );
+            connections.push(connection.with_context(|| {
+                format!(
+                    "no connection to {} (--url; is the relay running?)",
+                    endpoint.authority
+                )
+            })?);
         }
         Ok(connections)
     }

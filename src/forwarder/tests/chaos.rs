@@ -69,14 +69,9 @@ async fn run_script(model: Model) {
         ..Chaos::default()
     };
     broker.cursor.set(cursor.clone()).unwrap();
-    let (state, stop) = (SinkState::new("chaos"), Stop::default());
-    let forwarder = Forwarder::new(
-        broker.clone(),
-        spool.clone(),
-        cursor,
-        state.clone(),
-        stop.clone(),
-    );
+    let (handle, stop) = (SinkHandle::new("chaos", cursor), Stop::default());
+    let forwarder = Forwarder::new(broker.clone(), spool.clone(), &handle, stop.clone());
+    let state = handle.state;
     let task = tokio::spawn(forwarder.run());
     forward(&spool, &broker, 1..=EVENTS).await;
 

@@ -73,6 +73,7 @@ mod tests {
     use rdkafka::message::Headers as _;
     use serde_json::{Map, Value, json};
 
+    use super::super::event_bytes::event_bytes;
     use super::*;
     use crate::event::{
         Client, Conversation, Event, Recalled, RecalledMessage, Rejected, Seq, UnixMillis,
@@ -116,6 +117,7 @@ mod tests {
             seq: Seq(1),
             event: Arc::new(event),
             refusal,
+            is_resent: false,
         }
     }
 
@@ -147,6 +149,9 @@ mod tests {
                 published.ends_with(&format!(r#","data":{value}}}"#)),
                 "{value}"
             );
+
+            let again = event_bytes(Some(&headers), Some(value.as_bytes())).unwrap();
+            assert_eq!(again, published.as_bytes());
 
             let content_type = expected.remove("datacontenttype").unwrap();
             let headers = headers_of(&headers);

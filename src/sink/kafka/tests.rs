@@ -99,6 +99,7 @@ fn window(numbers: std::ops::RangeInclusive<u64>) -> Window {
             seq: Seq(number),
             event: Arc::new(event(number.into(), body.to_string())),
             refusal: None,
+            is_resent: false,
         });
     }
     window

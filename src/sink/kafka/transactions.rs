@@ -275,11 +275,15 @@ impl Batch {
         Ok(progress)
     }
 
-    /// The position after the batch is committed; none if the batch is empty.
+    /// The position after the batch is committed; none if the batch is empty, or has only events that are sent again:
+    /// the committed position never moves back.
     fn end(&self, window: &Window) -> Option<CommittedPosition> {
         // An event stored as a dead letter is no longer in the window.
         let mut last_first = self.seqs.iter().rev();
-        let last = last_first.find_map(|seq| window.delivery(*seq))?;
+        let last = last_first.find_map(|seq| {
+            let delivery = window.delivery(*seq);
+            delivery.filter(|delivery| !delivery.is_resent)
+        })?;
         Some(CommittedPosition {
             seq: last.seq,
             event: Some(last.event.fingerprint()),

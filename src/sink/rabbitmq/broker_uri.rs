@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use lapin::uri::{AMQPUri, SASLMechanism};
 
+use crate::setting::Secret;
+
 /// The form, for errors: none of them quotes any part, because a password may be in any part by mistake.
 const FORM: &str = "must be of the form amqp://user:password@host:5672/vhost";
 
@@ -17,6 +19,17 @@ impl BrokerUri {
     #[must_use]
     pub const fn parts(&self) -> &AMQPUri {
         &self.0
+    }
+
+    /// The same broker, with another user's credentials.
+    #[must_use]
+    pub(super) fn with_credentials(mut self, user: &str, password: &Secret) -> Self {
+        let credentials = &mut self.0.authority.userinfo;
+        user.clone_into(&mut credentials.username);
+        password.expose().clone_into(&mut credentials.password);
+        // The mechanism may be one that has no password.
+        self.0.query.auth_mechanism = None;
+        self
     }
 }
 
@@ -152,6 +165,19 @@ mod tests {
                 (host, port, vhost)
             );
             assert_eq!(format!("{uri} {uri:?}"), "[hidden] [hidden]");
+        }
+    }
+
+    #[test]
+    fn other_credentials_replace_those_of_the_uri() {
+        for text in [
+            "amqp://a:b@h:1/v?heartbeat=5",
+            "amqp://a@h:1/v?auth_mechanism=external&heartbeat=5",
+        ] {
+            let uri: BrokerUri = text.parse().unwrap();
+            let uri = uri.with_credentials("u", &Secret::from("p/#".to_owned()));
+            let same: BrokerUri = "amqp://u:p%2F%23@h:1/v?heartbeat=5".parse().unwrap();
+            assert_eq!(uri.parts(), same.parts());
         }
     }
 

@@ -6,7 +6,7 @@ use lapin::uri::AMQPScheme;
 use serde::{Deserialize, Serialize};
 
 use super::broker_uri::BrokerUri;
-use crate::setting::{self, ClientTls, List, SettingError, Timeout};
+use crate::setting::{self, ClientTls, List, Secret, SettingError, Timeout};
 
 /// Settings of the RabbitMQ sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +163,15 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The same connection with another user's credentials.
+    #[must_use]
+    pub fn with_credentials(mut self, user: &str, password: &Secret) -> Self {
+        let uris = self.uri.0.into_iter();
+        let uris = uris.map(|uri| uri.with_credentials(user, password));
+        self.uri = List(uris.collect());
+        self
     }
 
     /// Takes what `new` says about the connection.

@@ -46,17 +46,12 @@ pub(super) async fn open(
     attempt: Attempt,
     limit: Duration,
 ) -> Result<Connected, SessionError> {
-    let host = format!("{}:{}", uri.authority.host, uri.authority.port);
+    let host = host(&uri);
     let opening = async {
         let tls = tls(&config.tls).await?;
         let mut wanted = CHANNELS;
         let mut connected = loop {
-            let properties = ConnectionProperties::default()
-                .with_connection_name(LongString::from("recall-relay"));
-            let socket = SocketHandle::default();
-            // If connecting fails or times out, dropping this ends lapin's thread.
-            let shutdown = socket.shutdown_on_drop();
-            let connection = connect(uri.clone(), tls.clone(), properties, socket, limit).await?;
+            let (connection, shutdown) = connect(uri.clone(), tls.clone(), limit).await?;
             if attempt == Attempt::Reconnect {
                 sleep(RESTART_PAUSE).await;
             }
@@ -75,8 +70,35 @@ pub(super) async fn open(
         prepare(config, &mut connected).await?;
         Ok::<_, BoxError>(connected)
     };
+    within(limit, &host, opening).await
+}
+
+/// Connects to one host. Opens no channel and declares nothing.
+pub(super) async fn open_connection(
+    config: &Config,
+    uri: AMQPUri,
+    limit: Duration,
+) -> Result<(Connection, ShutdownOnDrop), SessionError> {
+    let host = host(&uri);
+    let opening = async {
+        let tls = tls(&config.tls).await?;
+        Ok(connect(uri, tls, limit).await?)
+    };
+    within(limit, &host, opening).await
+}
+
+/// The host and the port.
+pub(super) fn host(uri: &AMQPUri) -> String {
+    format!("{}:{}", uri.authority.host, uri.authority.port)
+}
+
+async fn within<T>(
+    limit: Duration,
+    host: &str,
+    opening: impl Future<Output = Result<T, BoxError>>,
+) -> Result<T, SessionError> {
     match timeout(limit, opening).await {
-        Ok(Ok(connected)) => Ok(connected),
+        Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => Err(SessionError::unavailable(
             format!("could not connect to {host}"),
             error,
@@ -91,16 +113,18 @@ pub(super) async fn open(
     }
 }
 
-/// Connects as lapin does, but keeps a handle to the socket.
+/// Connects as lapin does, but keeps a handle to the socket. If this fails or is dropped, lapin's thread ends.
 async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
-    properties: ConnectionProperties,
-    handle: SocketHandle,
     limit: Duration,
-) -> lapin::Result<Connection> {
+) -> lapin::Result<(Connection, ShutdownOnDrop)> {
+    let properties =
+        ConnectionProperties::default().with_connection_name(LongString::from("recall-relay"));
+    let handle = SocketHandle::default();
+    let shutdown = handle.shutdown_on_drop();
     let runtime = lapin::runtime::default_runtime()?;
-    Connection::connector(
+    let connection = Connection::connector(
         uri,
         runtime,
         // This runs on the connection's own thread, so the timeout must also end it after the caller has stopped
@@ -123,7 +147,8 @@ async fn connect(
         },
         properties,
     )
-    .await
+    .await?;
+    Ok((connection, shutdown))
 }
 
 /// Declares what the relay needs, or checks that it exists.

@@ -79,6 +79,7 @@ mod tests {
                 ..event(1, "")
             }),
             refusal: None,
+            is_resent: false,
         }
     }
 

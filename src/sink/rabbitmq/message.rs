@@ -116,6 +116,7 @@ mod tests {
             seq,
             event,
             refusal,
+            is_resent: false,
         });
         assert_eq!(*properties.timestamp(), Some(1_670_574_414));
     }
@@ -139,7 +140,7 @@ mod tests {
                 client: Client::default(),
             };
             let refusal = refused.then(|| Refusal { reason: "r", detail: group_type.clone() });
-            let delivery = Delivery { seq: Seq(1), event: Arc::new(recalled.event()), refusal };
+            let delivery = Delivery { seq: Seq(1), event: Arc::new(recalled.event()), refusal, is_resent: false };
             let (exchange, routing_key) = destination(&delivery, &Config::default());
             prop_assert_eq!(properties(&delivery).headers().is_some(), refused);
             if refused {

@@ -17,6 +17,7 @@ fn sized(seq: u64, bytes: usize) -> Delivery {
         seq: Seq(seq),
         event: Arc::new(event(seq.into(), vec![b'x'; bytes])),
         refusal: None,
+        is_resent: false,
     }
 }
 

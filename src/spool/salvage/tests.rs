@@ -95,7 +95,7 @@ async fn a_file_without_a_header_is_identified_by_its_events() {
 #[tokio::test]
 async fn salvage_includes_committed_wal_frames() {
     let killed = Killed::new(40, 100, 30).await;
-    files::lock(&killed.database())
+    files::lock(&killed.database(), std::time::Duration::ZERO)
         .unwrap()
         .mark_damaged()
         .unwrap();

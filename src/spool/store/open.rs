@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fs, io};
 
 use rusqlite::{Connection, OpenFlags, ffi};
@@ -77,6 +78,23 @@ pub enum OpenError {
     },
 }
 
+/// What opening does with a damaged file, and for how long it waits for the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// The start of a relay: creates a missing file, salvages a damaged one, and waits for a command that has the spool
+    /// open.
+    Run,
+    /// A command that changes an existing, undamaged file.
+    Change,
+}
+
+/// How long a start waits for the lock. Commands hold it for less.
+const LOCK_TIMEOUT: Duration = if cfg!(test) {
+    Duration::from_millis(200)
+} else {
+    Duration::from_secs(5)
+};
+
 /// The sink that pins nothing when it is no longer configured.
 const STDOUT: &str = "stdout";
 
@@ -87,24 +105,53 @@ const LARGEST_VERSION: i32 = 1000;
 const WAL_LIMIT: i64 = 16 << 20;
 
 impl Store {
-    /// Opens the file. Creates it if there is none; salvages it if it is damaged.
+    /// Opens the file for a relay. Creates it if there is none; salvages it if it is damaged. Blocks.
     pub(in crate::spool) fn open(config: &Config) -> Result<Self, OpenError> {
+        Self::open_for(config, Purpose::Run)
+    }
+
+    /// Opens the file for a command. Neither creates nor salvages it. Blocks.
+    pub(in crate::spool) fn open_existing(config: &Config) -> Result<Self, OpenError> {
+        Self::open_for(config, Purpose::Change)
+    }
+
+    fn open_for(config: &Config, purpose: Purpose) -> Result<Self, OpenError> {
         let files_error = |source| OpenError::Files {
             path: config.path.clone(),
             source,
         };
+        // Otherwise the steps below would create it.
+        if purpose == Purpose::Change && !config.path.exists() {
+            return Err(OpenError::Missing(config.path.clone()));
+        }
         let path = files::resolve(&config.path).map_err(files_error)?;
-        let lock = match files::lock(&path) {
+        let timeout = match purpose {
+            Purpose::Run => LOCK_TIMEOUT,
+            Purpose::Change => Duration::ZERO,
+        };
+        let lock = match files::lock(&path, timeout) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(OpenError::Locked(path));
             }
             lock => Arc::new(lock.map_err(files_error)?),
         };
+        let mut watermark = lock.watermark().map_err(files_error)?;
+        if purpose == Purpose::Change {
+            if lock.is_damaged().map_err(files_error)? {
+                let reason = "damage was found while the relay was running; the next start of the relay salvages it";
+                let reason = reason.to_owned();
+                return Err(OpenError::Damaged { path, reason });
+            }
+            let config = Config {
+                path,
+                ..config.clone()
+            };
+            return Self::open_database(&config, &lock, watermark, purpose);
+        }
         // A salvage that was interrupted may have left the database under another name: finish it before
         // `create_database` creates an empty one.
         salvage::finish(&path).map_err(files_error)?;
         files::create_database(&path).map_err(files_error)?;
-        let mut watermark = lock.watermark().map_err(files_error)?;
         let config = Config {
             path,
             ..config.clone()
@@ -114,7 +161,7 @@ impl Store {
             watermark.get_or_insert_default();
             "damage was found while the relay was running".to_owned()
         } else {
-            match Self::open_database(&config, &lock, watermark) {
+            match Self::open_database(&config, &lock, watermark, purpose) {
                 Err(OpenError::Damaged { reason, .. }) => reason,
                 outcome => return outcome,
             }
@@ -127,7 +174,7 @@ impl Store {
             }
         })?;
         // No high-water mark here: the new file has already recorded the gaps that it implies.
-        let mut store = Self::open_database(&config, &lock, None)?;
+        let mut store = Self::open_database(&config, &lock, None, purpose)?;
         lock.clear_damaged().map_err(files_error)?;
         store.report.quarantined = report.quarantined;
         store.report.lost = report.lost;
@@ -138,6 +185,7 @@ impl Store {
         config: &Config,
         lock: &Arc<Lock>,
         watermark: Option<Watermark>,
+        purpose: Purpose,
     ) -> Result<Self, OpenError> {
         let path = &config.path;
         let damaged = |reason: &str| OpenError::Damaged {
@@ -159,7 +207,9 @@ impl Store {
         }
         let connection = schema::connect(path, OpenFlags::default()).map_err(database_error)?;
         match identify(&connection).map_err(database_error)? {
-            (0, 0, 0) if !had_events => schema::create(&connection).map_err(database_error)?,
+            (0, 0, 0) if !had_events && purpose == Purpose::Run => {
+                schema::create(&connection).map_err(database_error)?;
+            }
             (schema::APPLICATION_ID, schema::VERSION, _) => {}
             (schema::APPLICATION_ID, found @ schema::VERSION..LARGEST_VERSION, _) => {
                 return Err(OpenError::Newer {
@@ -170,7 +220,7 @@ impl Store {
             }
             _ => return Err(damaged("the file has no header of a spool")),
         }
-        Self::load(connection, config, lock, watermark).map_err(database_error)
+        Self::load(connection, config, lock, watermark, purpose).map_err(database_error)
     }
 
     fn load(
@@ -178,6 +228,7 @@ impl Store {
         config: &Config,
         lock: &Arc<Lock>,
         watermark: Option<Watermark>,
+        purpose: Purpose,
     ) -> rusqlite::Result<Self> {
         connection.set_prepared_statement_cache_capacity(32);
         let mode: String =
@@ -204,6 +255,11 @@ impl Store {
         let (_, last) = bounds(&connection)?;
         // If the high-water mark is newer than the file, the file has lost its newest events.
         if let Some(mark) = watermark.filter(|mark| mark.last > last) {
+            if purpose == Purpose::Change {
+                let reason =
+                    "its newest events are missing; the next start of the relay records the loss";
+                return Err(error_of(ffi::SQLITE_CORRUPT, reason.to_owned()));
+            }
             connection.execute_batch("BEGIN IMMEDIATE")?;
             let confirmed = mark.confirmed.max(last);
             gaps::record_missing(&connection, Vec::new(), last, confirmed, mark.last)?;
@@ -302,16 +358,15 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes a sink's cursor.
-    pub(in crate::spool) fn forget(&mut self, sink: &str) -> Result<bool, OpenError> {
+    /// Deletes a sink's cursor. Returns whether there was one.
+    pub(in crate::spool) fn forget(&mut self, sink: &str) -> Result<bool, AppendError> {
+        let mut deleted = 0;
+        self.transaction(|connection| {
+            deleted = connection.execute("DELETE FROM cursors WHERE sink = ?1", [sink])?;
+            Ok(())
+        })?;
         self.saved_cursors.remove(sink);
-        self.connection
-            .execute("DELETE FROM cursors WHERE sink = ?1", [sink])
-            .map(|rows| rows > 0)
-            .map_err(|source| OpenError::Database {
-                path: self.config.path.clone(),
-                source,
-            })
+        Ok(deleted > 0)
     }
 }
 
@@ -342,7 +397,11 @@ fn identify(connection: &Connection) -> rusqlite::Result<(i32, i32, i64)> {
 
 /// Wraps our own reason why the spool cannot be opened in SQLite's error type.
 fn invalid(reason: String) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(reason))
+    error_of(ffi::SQLITE_IOERR, reason)
+}
+
+fn error_of(code: i32, reason: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(reason))
 }
 
 #[cfg(test)]

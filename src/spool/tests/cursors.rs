@@ -38,9 +38,10 @@ async fn a_removed_sink_pins_its_events_until_forgotten() {
     spool.close().await;
     assert_eq!(rows_on_disk(&config.path, "events"), 2);
 
-    files::lock(&config.path).unwrap().mark_damaged().unwrap();
-    assert!(forget(&config, "kafka").unwrap());
-    assert!(!forget(&config, "kafka").unwrap());
+    let mut offline = Offline::open(&config).unwrap();
+    assert!(offline.forget("kafka").unwrap());
+    assert!(!offline.forget("kafka").unwrap());
+    drop(offline);
     let spool = Spool::open(&config, &["rabbitmq"]).unwrap().spool;
     assert_eq!(spool.report(), &SalvageReport::default());
     until("the rest to be purged", || spool.status().rows() == 0).await;

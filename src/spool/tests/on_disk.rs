@@ -165,13 +165,13 @@ fn symbolic_links_at_our_file_names_are_not_followed() {
     let folder = TempDir::new().unwrap();
     let victim = folder.path().join("victim");
     fs::write(&victim, "diary").unwrap();
-    files::lock(&config(&folder).path)
+    files::lock(&config(&folder).path, Duration::ZERO)
         .unwrap()
         .mark_damaged()
         .unwrap();
     fs::write(folder.path().join("spool.db"), "a damaged file").unwrap();
     let watermark = watermark::Watermark::default();
-    files::lock(&config(&folder).path)
+    files::lock(&config(&folder).path, Duration::ZERO)
         .unwrap()
         .write_watermark(watermark)
         .unwrap();

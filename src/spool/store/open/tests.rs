@@ -17,7 +17,7 @@ fn watermark(last: u64) -> Watermark {
 fn open_result(folder: &TempDir, watermark: Option<Watermark>) -> &'static str {
     let config = config(folder);
     if let Some(watermark) = watermark {
-        let lock = files::lock(&config.path).unwrap();
+        let lock = files::lock(&config.path, Duration::ZERO).unwrap();
         lock.write_watermark(watermark).unwrap();
     }
     match Store::open(&config) {
