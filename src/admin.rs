@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -295,14 +295,10 @@ impl StateBody {
     }
 
     fn down(reason: String, since: SystemTime) -> Self {
-        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let since = u64::try_from(since.as_millis()).ok();
         Self {
             state: "down",
             reason: Some(reason),
-            since: since
-                .and_then(UnixMillis::new)
-                .map(|since| since.to_string()),
+            since: UnixMillis::of(since).map(|since| since.to_string()),
         }
     }
 }

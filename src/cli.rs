@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::error::ErrorKind;
 use clap::{FromArgMatches as _, Parser, Subcommand, ValueHint};
 
 use crate::config::{ConfigError, Loaded};
@@ -127,6 +128,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         CliCommand::Man(args) => manual::man(&args),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The error for arguments of a command that conflict in a way that clap's attributes cannot express.
+fn bad_usage<A: clap::Args>(command: &'static str, kind: ErrorKind, problem: &str) -> clap::Error {
+    A::augment_args(clap::Command::new(command)).error(kind, problem)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

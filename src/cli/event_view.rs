@@ -1,55 +1,22 @@
 //! An event as people read it.
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::Event;
+use crate::event::{Event, PublishedData, PublishedMessage};
 
 /// The parts of an event's body that people look for. What the body does not contain is empty.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct EventView {
-    data: DataView,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DataView {
-    conversation: ConversationView,
-    operator_id: Option<String>,
-    messages: Vec<MessageView>,
-    received_at: Option<String>,
-    reason: Option<String>,
-    detail: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ConversationView {
-    group_id: Option<String>,
-    topic_id: Option<String>,
-    from_account: Option<String>,
-    to_account: Option<String>,
-    official_account: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MessageView {
-    seq: Option<u64>,
-    id: Option<String>,
-    key: Option<String>,
-}
+#[derive(Debug)]
+pub(super) struct EventView(PublishedData);
 
 impl EventView {
     /// Reads the body; all is empty if it is not an event.
     pub(super) fn of(event: &Event) -> Self {
-        serde_json::from_slice(&event.body).unwrap_or_default()
+        Self(PublishedData::of(&event.body))
     }
 
     /// The conversation in one line.
     pub(super) fn conversation(&self) -> String {
-        let conversation = &self.data.conversation;
+        let conversation = &self.0.conversation;
         let ids = [
             &conversation.group_id,
             &conversation.topic_id,
@@ -68,42 +35,34 @@ impl EventView {
 
     /// The user who recalled the messages; empty if unknown.
     pub(super) fn operator(&self) -> &str {
-        self.data.operator_id.as_deref().unwrap_or_default()
+        self.0.operator_id.as_deref().unwrap_or_default()
     }
 
     /// The messages by their number or key. For a rejected callback: the reason.
     pub(super) fn messages(&self) -> String {
-        if let Some(reason) = &self.data.reason {
+        if let Some(reason) = &self.0.reason {
             return reason.clone();
         }
-        let names = self.data.messages.iter().map(MessageView::name);
+        let name = |message: &PublishedMessage| message.name().unwrap_or_default();
+        let names = self.0.messages.iter().map(name);
         names.collect::<Vec<_>>().join(", ")
     }
 
     /// When the callback was received.
     pub(super) fn received_at(&self) -> Option<&str> {
-        self.data.received_at.as_deref()
+        self.0.received_at.as_deref()
     }
 
     /// Why the callback was rejected.
     pub(super) fn detail(&self) -> Option<&str> {
-        self.data.detail.as_deref()
+        self.0.detail.as_deref()
     }
 
     /// Whether the event recalls this message, named by its number, id or key.
     pub(super) fn recalls(&self, message: &str) -> bool {
-        self.data
-            .messages
-            .iter()
-            .any(|recalled| recalled.name() == message || recalled.id.as_deref() == Some(message))
-    }
-}
-
-impl MessageView {
-    /// The vendor's `MsgKey`, or `MsgSeq` in a group.
-    fn name(&self) -> String {
-        let seq = || self.seq.map(|seq| seq.to_string());
-        self.key.clone().or_else(seq).unwrap_or_default()
+        self.0.messages.iter().any(|recalled| {
+            recalled.name().as_deref() == Some(message) || recalled.id.as_deref() == Some(message)
+        })
     }
 }
 

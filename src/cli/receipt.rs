@@ -7,15 +7,17 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use clap::error::ErrorKind;
 use uuid::Uuid;
 
 use self::lookup::{Located, Wanted};
-use self::report::{EventState, KafkaPlace, Receipt, SinkReceipt};
+use self::report::{Receipt, SinkReceipt};
+use super::bad_usage;
 use super::filter::ConversationArgs;
 use super::output;
 use super::sinks::SinkPositions;
 use crate::config::Config;
-use crate::event::{Event, Kind, UnixMillis};
+use crate::event::{Event, UnixMillis};
 use crate::spool::{Inspector, SpoolOverview};
 use crate::telemetry;
 
@@ -57,17 +59,13 @@ impl WhereArgs {
             (None, Some(message)) if self.conversation.names_conversation() => {
                 Ok(Wanted::Message(self.conversation.filter(), message))
             }
-            _ => Err(bad_usage(
+            _ => Err(bad_usage::<Self>(
+                "recall-relay where",
+                ErrorKind::MissingRequiredArgument,
                 "--message needs the message's conversation: --group, --from and --to, or --account",
             )),
         }
     }
-}
-
-/// The error for options that conflict in a way that clap's attributes cannot express.
-fn bad_usage(problem: &str) -> clap::Error {
-    <WhereArgs as clap::Args>::augment_args(clap::Command::new("recall-relay where"))
-        .error(clap::error::ErrorKind::MissingRequiredArgument, problem)
 }
 
 pub(super) fn run(args: WhereArgs, config: &Config) -> anyhow::Result<ExitCode> {
@@ -112,6 +110,8 @@ pub(super) fn not_kept(overview: &SpoolOverview) -> String {
 /// Looks up where a broker that has confirmed the event has it. A failure is part of the receipt.
 #[cfg(feature = "kafka")]
 fn look_up(config: &Config, event: &Event, appended_at: UnixMillis, sink: &mut SinkReceipt) {
+    use self::report::{EventState, KafkaPlace};
+    use crate::event::Kind;
     use crate::sink::kafka;
     let (
         Some(config),

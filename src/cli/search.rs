@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::spool::{EventSearch, FoundEvent};
 
 /// How long a search may take before the bar is shown.
-const PATIENCE: Duration = Duration::from_millis(500);
+const BAR_DELAY: Duration = Duration::from_millis(500);
 
 /// A progress bar on stderr; there is none if stderr is not a terminal.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl SearchBar {
 
     /// Shows how far the search is.
     fn update(&mut self, searched: u64, total: u64) {
-        if self.bar.is_none() && self.begun.elapsed() >= PATIENCE && io::stderr().is_terminal() {
+        if self.bar.is_none() && self.begun.elapsed() >= BAR_DELAY && io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} events");
             self.bar = Some(match style {

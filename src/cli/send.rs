@@ -280,8 +280,11 @@ fn print(traffic: &Traffic, out: &mut impl Write) -> anyhow::Result<()> {
 
 /// The error for options that conflict in a way that clap's attributes cannot express.
 fn bad_usage(problem: &str) -> clap::Error {
-    <SendArgs as clap::Args>::augment_args(clap::Command::new("recall-relay send"))
-        .error(clap::error::ErrorKind::ArgumentConflict, problem)
+    super::bad_usage::<SendArgs>(
+        "recall-relay send",
+        clap::error::ErrorKind::ArgumentConflict,
+        problem,
+    )
 }
 
 /// Finds the token: from the command line, otherwise from the relay's environment variables.

@@ -1,5 +1,7 @@
 //! How far each sink is, from the spool's file and, if one runs, from the relay.
 
+use anyhow::anyhow;
+
 use crate::app;
 use crate::config::Config;
 use crate::control::{self, RelayStatus, SinkStatus};
@@ -73,6 +75,20 @@ impl SinkPositions {
             overview,
             relay,
             sinks,
+        })
+    }
+}
+
+impl SinkPositions {
+    /// The sink with this name.
+    pub(super) fn named(&self, name: &str) -> anyhow::Result<&SinkPosition> {
+        let found = self.sinks.iter().find(|sink| sink.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.sinks.iter().map(|sink| &*sink.name).collect();
+            anyhow!(
+                "the spool has no sink `{name}`; it has {}",
+                names.join(", ")
+            )
         })
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -96,9 +97,7 @@ pub(super) fn run(args: TailArgs, config: &Config) -> anyhow::Result<()> {
 
 /// The error for arguments that do not fit together or do not fit the configuration.
 fn bad_usage(problem: &str) -> anyhow::Error {
-    <TailArgs as clap::Args>::augment_args(clap::Command::new("recall-relay tail"))
-        .error(clap::error::ErrorKind::ArgumentConflict, problem)
-        .into()
+    super::bad_usage::<TailArgs>("recall-relay tail", ErrorKind::ArgumentConflict, problem).into()
 }
 
 async fn tail(subscribe: Subscribe, lines: Lines) -> anyhow::Result<()> {

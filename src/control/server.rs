@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::unistd::{Uid, geteuid};
 use tokio::io::{
@@ -206,10 +206,7 @@ fn sink_status(sink: &SinkHandle) -> SinkStatus {
         Health::Up => ("up", None, None),
         Health::Down { reason, since } => ("down", Some(reason), Some(since)),
     };
-    let since = since.and_then(|since| {
-        let millis = since.duration_since(UNIX_EPOCH).ok()?.as_millis();
-        UnixMillis::new(u64::try_from(millis).ok()?)
-    });
+    let since = since.and_then(UnixMillis::of);
     let resending = sink.resends.running();
     SinkStatus {
         sink: sink.state.sink().to_owned(),

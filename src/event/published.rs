@@ -19,7 +19,7 @@ pub struct PublishedEvent {
     pub data: PublishedData,
 }
 
-/// Parts of an event's `data`; a rejected callback has none of them.
+/// Parts of an event's `data`. What it does not contain is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct PublishedData {
@@ -29,6 +29,12 @@ pub struct PublishedData {
     pub operator_id: Option<String>,
     /// The recalled messages.
     pub messages: Vec<PublishedMessage>,
+    /// When the callback was received.
+    pub received_at: Option<String>,
+    /// Why the callback was rejected, as one word.
+    pub reason: Option<String>,
+    /// Why the callback was rejected, for people.
+    pub detail: Option<String>,
 }
 
 /// The ids of a conversation; which of them are there depends on its kind.
@@ -53,8 +59,34 @@ pub struct PublishedConversation {
 pub struct PublishedMessage {
     /// The vendor's `MsgSeq`.
     pub seq: Option<u64>,
+    /// The vendor's `MsgId`.
+    pub id: Option<String>,
     /// The vendor's `MsgKey`.
     pub key: Option<String>,
+}
+
+impl PublishedMessage {
+    /// The vendor's `MsgKey`, or `MsgSeq` in a group; `None` if it has neither.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let seq = || self.seq.map(|seq| seq.to_string());
+        self.key.clone().or_else(seq)
+    }
+}
+
+impl PublishedData {
+    /// Reads the `data` of an event's body; all is empty if it is not an event.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Body {
+            data: PublishedData,
+        }
+
+        let body: Body = serde_json::from_slice(body).unwrap_or_default();
+        body.data
+    }
 }
 
 #[derive(Deserialize)]
@@ -121,6 +153,7 @@ mod tests {
             conversation,
             operator_id,
             messages,
+            ..
         } = parsed.data;
         assert_eq!(conversation.from_account.as_deref(), Some("a:b"));
         assert_eq!(conversation.to_account.as_deref(), Some("c"));
@@ -142,7 +175,13 @@ mod tests {
         };
         let parsed = PublishedEvent::parse(&rejected.event().body).unwrap();
         assert_eq!(parsed.kind, Kind::Rejected);
-        assert_eq!(parsed.data, PublishedData::default());
+        let expected = PublishedData {
+            received_at: Some("1970-01-01T00:00:00.000Z".to_owned()),
+            reason: Some("not_json".to_owned()),
+            detail: Some("body is not JSON".to_owned()),
+            ..PublishedData::default()
+        };
+        assert_eq!(parsed.data, expected);
     }
 
     #[test]

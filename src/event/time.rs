@@ -23,11 +23,14 @@ impl UnixMillis {
     /// The system clock's time; the epoch if the clock is outside the range of [`Self::new`].
     #[must_use]
     pub fn now() -> Self {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .and_then(|since| Self::new(u64::try_from(since.as_millis()).ok()?))
-            .unwrap_or(Self(0))
+        Self::of(SystemTime::now()).unwrap_or(Self(0))
+    }
+
+    /// A time of the system clock; none if it is outside the range of [`Self::new`].
+    #[must_use]
+    pub fn of(time: SystemTime) -> Option<Self> {
+        let since = time.duration_since(UNIX_EPOCH).ok()?;
+        Self::new(u64::try_from(since.as_millis()).ok()?)
     }
 
     /// Milliseconds since the Unix epoch.

@@ -21,16 +21,10 @@ pub use overview::{CursorOverview, SpoolOverview};
 pub use search::{EventQuery, EventSearch, FoundEvent, SearchOrder, SearchPiece};
 
 use super::config::Config;
-use super::store::{OpenError, is_damage};
+use super::store::{OpenError, SALVAGE, is_damage};
 use super::watermark::Watermark;
 use super::{files, schema};
 use crate::event::{Seq, UnixMillis};
-
-/// What every error about a damaged file ends with.
-const SALVAGE: &str = "the next start of the relay salvages what can be read";
-
-/// A version this large is damage, as at a start.
-const LARGEST_VERSION: i32 = 1000;
 
 /// Why the spool could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +71,7 @@ impl Inspector {
             Ok((connection, schema::APPLICATION_ID, schema::VERSION)) => {
                 Ok(Self { path, connection })
             }
-            Ok((_, schema::APPLICATION_ID, found @ schema::VERSION..LARGEST_VERSION)) => {
+            Ok((_, schema::APPLICATION_ID, found @ schema::VERSION..schema::LARGEST_VERSION)) => {
                 let known = schema::VERSION;
                 Err(OpenError::Newer { path, found, known })
             }
@@ -111,11 +105,7 @@ impl Inspector {
     /// # Errors
     /// Fails if the file cannot be read.
     pub fn appended_after(&self, position: Seq) -> Result<Option<UnixMillis>, InspectError> {
-        self.read(|transaction| {
-            let oldest = "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1";
-            let millis = transaction.query_row(oldest, [position.0], |row| row.get(0));
-            Ok(millis.optional()?.and_then(UnixMillis::new))
-        })
+        self.read(|transaction| schema::appended_after(transaction, position))
     }
 
     /// Reads in one transaction, which ends before this returns.
@@ -155,7 +145,7 @@ fn find_file(configured: &Path) -> Result<PathBuf, OpenError> {
     access(&path, AccessFlags::R_OK).map_err(|error| files_error(&path, error.into()))?;
     // SQLite would delete the WAL of an empty file, even for a reader.
     if fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
-        return Err(damaged(path, "the file is empty"));
+        return Err(OpenError::unsalvaged(path, "the file is empty"));
     }
     Ok(path)
 }
@@ -165,15 +155,10 @@ fn not_a_spool(path: PathBuf, reason: &str) -> OpenError {
     let lock = fs::read_to_string(files::beside(&path, ".lock")).unwrap_or_default();
     let line = lock.get(..Watermark::LENGTH);
     if line.and_then(Watermark::decode).is_some() {
-        damaged(path, reason)
+        OpenError::unsalvaged(path, reason)
     } else {
         OpenError::Foreign(path)
     }
-}
-
-fn damaged(path: PathBuf, reason: &str) -> OpenError {
-    let reason = format!("{reason}; {SALVAGE}");
-    OpenError::Damaged { path, reason }
 }
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i32> {

@@ -4,14 +4,12 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::gaps::Gap;
 use super::schema;
-use super::schema::{COLUMNS, StoredEvent};
 use super::shared::Shared;
 use super::status::Status;
 use super::store::is_damage;
@@ -178,7 +176,7 @@ pub(super) fn event(path: &Path, seq: Seq) -> Result<Option<Event>, ReadError> {
     let connection = open(path)?;
     let mut select = connection.prepare("SELECT * FROM events WHERE seq = ?1")?;
     let row = select
-        .query_row([seq.0], |row| decode(seq, row))
+        .query_row([seq.0], |row| schema::decode_row(seq, row))
         .optional()?;
     Ok(row.flatten().map(|row| row.event))
 }
@@ -186,10 +184,9 @@ pub(super) fn event(path: &Path, seq: Seq) -> Result<Option<Event>, ReadError> {
 /// The rows of those dead letters of a sink that are stored; see [`super::Spool::dead_letter_rows`].
 pub(super) fn dead_letters(path: &Path, sink: &str, seqs: &[Seq]) -> Result<Vec<Row>, ReadError> {
     let connection = open(path)?;
-    let mut select = connection.prepare(
-        "SELECT id, kind, conversation, subject, group_type, time, body FROM dead_letters
-         WHERE sink = ?1 AND seq = ?2",
-    )?;
+    let columns = schema::DEAD_LETTER_EVENT;
+    let select = format!("SELECT {columns} FROM dead_letters WHERE sink = ?1 AND seq = ?2");
+    let mut select = connection.prepare(&select)?;
     let mut rows = Vec::new();
     let mut bytes = 0;
     for seq in seqs.iter().copied() {
@@ -197,7 +194,9 @@ pub(super) fn dead_letters(path: &Path, sink: &str, seqs: &[Seq]) -> Result<Vec<
             break;
         }
         let event = select
-            .query_row(params![sink, seq.0], |row| Ok(schema::dead_letter(row)))
+            .query_row(params![sink, seq.0], |row| {
+                Ok(schema::dead_letter_event(row, 0).ok())
+            })
             .optional()?
             .flatten()
             .map(Arc::new);
@@ -209,10 +208,7 @@ pub(super) fn dead_letters(path: &Path, sink: &str, seqs: &[Seq]) -> Result<Vec<
 
 /// When the oldest event after `position` was appended.
 pub(super) fn appended_after(path: &Path, position: Seq) -> Result<Option<UnixMillis>, ReadError> {
-    let oldest = "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1";
-    let connection = open(path)?;
-    let millis = connection.query_row(oldest, [position.0], |row| row.get(0));
-    Ok(millis.optional()?.and_then(UnixMillis::new))
+    Ok(schema::appended_after(&open(path)?, position)?)
 }
 
 /// Reads at most `limit` rows from number `expected` on. `last` exists or is in a known gap.
@@ -235,7 +231,7 @@ fn read(
         let seq = Seq(row.get(0)?);
         check_gap(shared, expected, Seq(seq.0.saturating_sub(1)))?;
         expected = seq.next();
-        let event = decode(seq, row)?.map(|row| Arc::new(row.event));
+        let event = schema::decode_row(seq, row)?.map(|row| Arc::new(row.event));
         match &event {
             Some(event) => bytes += event.body.len(),
             None => shared.found_unreadable(seq),
@@ -272,15 +268,6 @@ fn check_gap(shared: &Shared, first: Seq, last: Seq) -> Result<(), ReadError> {
     } else {
         Err(ReadError::Missing(first, last))
     }
-}
-
-/// Decodes a row of `events`; `None` if it does not match its checksum.
-fn decode(seq: Seq, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<StoredEvent>> {
-    let mut columns = [ValueRef::Null; COLUMNS];
-    for (index, column) in (1..).zip(&mut columns) {
-        *column = row.get_ref(index)?;
-    }
-    Ok(schema::decode(seq, columns))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, Statement, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Statement, params};
 use uuid::Uuid;
 
 use crate::event::{Event, Kind, Seq, UnixMillis};
@@ -16,6 +16,9 @@ pub(super) const APPLICATION_ID: i32 = 0x5252_6c79;
 
 /// `PRAGMA user_version`: the version of the tables below.
 pub(super) const VERSION: i32 = 1;
+
+/// A version this large is damage: there will never be so many formats.
+pub(super) const LARGEST_VERSION: i32 = 1000;
 
 /// The size of a page in bytes. It is fixed because the salvage cannot read it from a file whose first page is damaged.
 pub(super) const PAGE_SIZE: usize = 4096;
@@ -182,18 +185,59 @@ pub(super) fn decode(seq: Seq, columns: [ValueRef<'_>; COLUMNS]) -> Option<Store
     })
 }
 
-/// Decodes the event of a row of `dead_letters`: its columns from `id` on. `None` if one is invalid.
-pub(super) fn dead_letter(row: &rusqlite::Row<'_>) -> Option<Event> {
-    let text = |index| row.get::<_, Option<String>>(index).ok();
-    Some(Event {
-        id: Uuid::from_slice(row.get_ref(0).ok()?.as_blob().ok()?).ok()?,
-        kind: kind_of_row(row.get(1).ok()?)?,
-        conversation: text(2)??.into(),
+/// The columns of `dead_letters` that [`dead_letter_event`] decodes.
+pub(super) const DEAD_LETTER_EVENT: &str =
+    "id, kind, conversation, subject, group_type, time, body";
+
+/// Decodes the event of a row of `dead_letters`, from the column `first` on.
+pub(super) fn dead_letter_event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
+    let text = |index| row.get::<_, Option<String>>(first + index);
+    let (kind, time): (i64, _) = (row.get(first + 1)?, row.get(first + 5)?);
+    let invalid = |index, value| rusqlite::Error::IntegralValueOutOfRange(first + index, value);
+    Ok(Event {
+        id: Uuid::from_bytes(row.get(first)?),
+        kind: kind_of_row(kind).ok_or_else(|| invalid(1, kind))?,
+        conversation: row.get::<_, String>(first + 2)?.into(),
         subject: text(3)?.map(Into::into),
         group_type: text(4)?.map(Into::into),
-        time: UnixMillis::new(row.get(5).ok()?)?,
-        body: text(6)??.into(),
+        time: UnixMillis::new(time).ok_or_else(|| invalid(5, i64::MAX))?,
+        body: row.get::<_, String>(first + 6)?.into(),
     })
+}
+
+/// The oldest event, or the next one if there is none; and the newest number that was assigned.
+pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
+    // Two subqueries, because SQLite would read the whole table to find min and max in one.
+    let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
+                         (SELECT next_seq FROM identity)";
+    connection.query_row(bounds, [], |row| {
+        let (first, last): (Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?);
+        let next = row.get::<_, u64>(2)?.max(last.map_or(1, |last| last + 1));
+        let first = first.unwrap_or(next);
+        if first == 0 || first > next || next > super::salvage::LARGEST_SEQ {
+            return Err(rusqlite::Error::IntegralValueOutOfRange(2, i64::MAX));
+        }
+        Ok((Seq(first), Seq(next - 1)))
+    })
+}
+
+/// When the oldest event after `position` was appended.
+pub(super) fn appended_after(
+    connection: &Connection,
+    position: Seq,
+) -> rusqlite::Result<Option<UnixMillis>> {
+    let oldest = "SELECT appended_at FROM events WHERE seq > ?1 ORDER BY seq LIMIT 1";
+    let millis = connection.query_row(oldest, [position.0], |row| row.get(0));
+    Ok(millis.optional()?.and_then(UnixMillis::new))
+}
+
+/// Decodes a row of `events`; `None` if it does not match its checksum.
+pub(super) fn decode_row(seq: Seq, row: &Row<'_>) -> rusqlite::Result<Option<StoredEvent>> {
+    let mut columns = [ValueRef::Null; COLUMNS];
+    for (index, column) in (1..).zip(&mut columns) {
+        *column = row.get_ref(index)?;
+    }
+    Ok(decode(seq, columns))
 }
 
 fn checksum(seq: Seq, appended_at: i64, event: &Event) -> u32 {

@@ -28,6 +28,7 @@ use crate::event::{Event, Kind, Seq, UnixMillis};
 use errors::classify;
 pub(super) use errors::is_damage;
 pub use open::OpenError;
+pub(super) use open::SALVAGE;
 use purge::Purge;
 
 /// The open file.

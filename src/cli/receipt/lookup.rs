@@ -59,13 +59,8 @@ impl Located {
             located.add_event(wanted, found);
             Ok(ControlFlow::Continue(()))
         })?;
-        let mut pages = inspector.dead_letters(wanted.dead_letter_query());
-        loop {
-            let page = pages.next_page()?;
-            if page.is_empty() {
-                break;
-            }
-            for dead_letter in page {
+        for page in inspector.dead_letters(wanted.dead_letter_query()) {
+            for dead_letter in page? {
                 located.add_dead_letter(wanted, dead_letter);
             }
         }

@@ -189,11 +189,13 @@ impl SinkReceipt {
         positions: &SinkPositions,
     ) -> Self {
         let mut dead_letters = located.dead_letters.iter();
-        let state = if let Some(letter) = dead_letters.find(|letter| letter.sink == sink.name) {
+        let state = if let Some(dead_letter) =
+            dead_letters.find(|dead_letter| dead_letter.sink == sink.name)
+        {
             EventState::DeadLetter {
-                reason: letter.reason.clone(),
-                detail: letter.detail.clone(),
-                at: letter.at,
+                reason: dead_letter.reason.clone(),
+                detail: dead_letter.detail.clone(),
+                at: dead_letter.at,
             }
         } else if seq <= sink.confirmed || !located.is_kept {
             EventState::Confirmed {

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use super::resending;
 use crate::cli::output;
+use crate::cli::sinks::SinkPositions;
 use crate::cli::when::When;
 use crate::config::Config;
-use crate::control::{ControlCommand, client};
+use crate::control::ControlCommand;
 use crate::event::{Seq, UnixMillis};
 use crate::spool::{EventQuery, Inspector, SearchOrder};
 
@@ -81,7 +82,7 @@ struct Span {
 pub(super) fn run(args: &ReplayArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let inspector = Inspector::open(&config.spool)?;
     let sink = &args.sink;
-    let span = span(&inspector, sink, args.since)?;
+    let span = span(&inspector, config, sink, args.since)?;
     let mut out = output::stdout();
     if span.from < span.oldest && span.oldest <= span.until {
         writeln!(
@@ -120,26 +121,9 @@ pub(super) fn run(args: &ReplayArgs, config: &Config) -> anyhow::Result<ExitCode
 }
 
 /// Finds out what a replay covers.
-fn span(inspector: &Inspector, sink: &str, since: Since) -> anyhow::Result<Span> {
-    let overview = inspector.overview()?;
-    let running = client::status(inspector.path());
-    let live = running.and_then(|relay| {
-        let mut sinks = relay.sinks.into_iter();
-        sinks
-            .find(|found| found.sink == sink)
-            .map(|found| Seq(found.confirmed_seq))
-    });
-    let saved = overview
-        .cursors
-        .get(sink)
-        .copied()
-        .flatten()
-        .map(|cursor| cursor.seq);
-    let Some(until) = live.or(saved) else {
-        anyhow::bail!(
-            "the spool has no sink `{sink}`; `recall-relay spool status` lists its sinks"
-        );
-    };
+fn span(inspector: &Inspector, config: &Config, sink: &str, since: Since) -> anyhow::Result<Span> {
+    let positions = SinkPositions::read(inspector, config)?;
+    let (overview, until) = (&positions.overview, positions.named(sink)?.confirmed);
     let from = match since {
         Since::Seq(seq) => seq,
         Since::Time(time) => first_since(inspector, time)?.unwrap_or(overview.last.next()),

@@ -82,6 +82,7 @@ fn line(event: &PublishedEvent) -> String {
         conversation: ids,
         operator_id,
         messages,
+        ..
     } = &event.data;
     let id = |id: &Option<String>| id.as_deref().map_or_else(|| "?".to_owned(), escape);
     let kind = event.kind.name();
@@ -113,10 +114,9 @@ fn line(event: &PublishedEvent) -> String {
 
 /// Names the recalled messages, or the first of many.
 fn describe(messages: &[PublishedMessage]) -> String {
-    let name = |message: &PublishedMessage| match (&message.key, message.seq) {
-        (Some(key), _) => escape(key),
-        (None, Some(seq)) => seq.to_string(),
-        (None, None) => "?".to_owned(),
+    let name = |message: &PublishedMessage| {
+        let name = message.name();
+        name.map_or_else(|| "?".to_owned(), |name| escape(&name))
     };
     let named: Vec<String> = messages.iter().take(NAMED_MESSAGES).map(name).collect();
     let noun = if messages.len() == 1 {

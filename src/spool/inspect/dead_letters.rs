@@ -62,36 +62,41 @@ impl Inspector {
     }
 }
 
-impl DeadLetterPages<'_> {
-    /// The next ones; none at the end.
-    ///
-    /// # Errors
-    /// Fails if the file cannot be read.
-    pub fn next_page(&mut self) -> Result<Vec<KeptDeadLetter>, InspectError> {
+impl Iterator for DeadLetterPages<'_> {
+    type Item = Result<Vec<KeptDeadLetter>, InspectError>;
+
+    /// The next page, which is not empty. No transaction is open between two pages.
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let page = self.read_page()?;
-            let Some(last) = page.last() else {
-                return Ok(page);
+            let page = match self.read_page() {
+                Ok(page) => page,
+                Err(error) => return Some(Err(error)),
             };
+            let last = page.last()?;
             self.after = Some((last.sink.clone(), last.seq));
-            let selected = page.into_iter().filter(|letter| self.query.selects(letter));
+            let selected = page
+                .into_iter()
+                .filter(|dead_letter| self.query.selects(dead_letter));
             let selected: Vec<_> = selected.collect();
             if !selected.is_empty() {
-                return Ok(selected);
+                return Some(Ok(selected));
             }
         }
     }
+}
 
+impl DeadLetterPages<'_> {
     fn read_page(&self) -> Result<Vec<KeptDeadLetter>, InspectError> {
         let (sink, seq) = self
             .after
             .as_ref()
             .map_or(("", Seq(0)), |(sink, seq)| (sink, *seq));
         self.inspector.read(|transaction| {
-            let mut rows = transaction.prepare_cached(
-                "SELECT sink, seq, at, reason, detail, id, kind, conversation, subject, group_type, time, body
-                 FROM dead_letters WHERE (sink, seq) > (?1, ?2) ORDER BY sink, seq LIMIT ?3",
-            )?;
+            let columns = schema::DEAD_LETTER_EVENT;
+            let mut rows = transaction.prepare_cached(&format!(
+                "SELECT sink, seq, at, reason, detail, {columns} FROM dead_letters
+                 WHERE (sink, seq) > (?1, ?2) ORDER BY sink, seq LIMIT ?3"
+            ))?;
             let mut rows = rows.query(params![sink, seq.0, PAGE_ROWS])?;
             let (mut page, mut bytes) = (Vec::new(), 0);
             while bytes < PAGE_BYTES
@@ -107,11 +112,13 @@ impl DeadLetterPages<'_> {
 }
 
 impl DeadLetterQuery {
-    fn selects(&self, letter: &KeptDeadLetter) -> bool {
-        let event = &letter.event;
+    fn selects(&self, dead_letter: &KeptDeadLetter) -> bool {
+        let event = &dead_letter.event;
         let subject = event.subject.as_deref();
-        self.sink.as_ref().is_none_or(|sink| *sink == letter.sink)
-            && self.seq.is_none_or(|seq| seq == letter.seq)
+        self.sink
+            .as_ref()
+            .is_none_or(|sink| *sink == dead_letter.sink)
+            && self.seq.is_none_or(|seq| seq == dead_letter.seq)
             && self.id.is_none_or(|id| id == event.id)
             && self
                 .filter
@@ -120,27 +127,13 @@ impl DeadLetterQuery {
 }
 
 fn decode(row: &Row<'_>) -> rusqlite::Result<KeptDeadLetter> {
-    let time = |index| {
-        let millis = UnixMillis::new(row.get(index)?);
-        millis.ok_or(rusqlite::Error::IntegralValueOutOfRange(index, i64::MAX))
-    };
-    let kind: i64 = row.get(6)?;
-    let body: String = row.get(11)?;
+    let at = UnixMillis::new(row.get(2)?);
     Ok(KeptDeadLetter {
         sink: row.get(0)?,
         seq: Seq(row.get(1)?),
-        at: time(2)?,
+        at: at.ok_or(rusqlite::Error::IntegralValueOutOfRange(2, i64::MAX))?,
         reason: row.get(3)?,
         detail: row.get(4)?,
-        event: Event {
-            id: Uuid::from_bytes(row.get(5)?),
-            kind: schema::kind_of_row(kind)
-                .ok_or(rusqlite::Error::IntegralValueOutOfRange(6, kind))?,
-            conversation: row.get::<_, String>(7)?.into(),
-            subject: row.get::<_, Option<String>>(8)?.map(Into::into),
-            group_type: row.get::<_, Option<String>>(9)?.map(Into::into),
-            time: time(10)?,
-            body: body.into(),
-        },
+        event: schema::dead_letter_event(row, 5)?,
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction};
+use rusqlite::{OptionalExtension as _, Transaction};
 
 use super::{InspectError, Inspector};
 use crate::event::{Seq, UnixMillis};
@@ -11,6 +11,7 @@ use crate::spool::gaps::{self, Gap};
 use crate::spool::quota::Usage;
 use crate::spool::salvage;
 use crate::spool::saved_cursor::SavedCursor;
+use crate::spool::schema;
 
 /// What the spool holds, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Inspector {
 }
 
 fn read(connection: &Transaction<'_>) -> rusqlite::Result<SpoolOverview> {
-    let (first, last) = bounds(connection)?;
+    let (first, last) = schema::bounds(connection)?;
     let appended_at = |seq: Seq| {
         let at = "SELECT appended_at FROM events WHERE seq = ?1";
         let at = connection.query_row(at, [seq.0], |row| row.get(0));
@@ -108,21 +109,5 @@ fn read(connection: &Transaction<'_>) -> rusqlite::Result<SpoolOverview> {
         dead_letters,
         quarantined: Vec::new(),
         gaps: gaps::load(connection)?,
-    })
-}
-
-/// The oldest event, or the next one if there is none; and the newest number that was assigned.
-pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
-    // Two subqueries, because SQLite would read the whole table to find min and max in one.
-    let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
-                         (SELECT next_seq FROM identity)";
-    connection.query_row(bounds, [], |row| {
-        let (first, last): (Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?);
-        let next = row.get::<_, u64>(2)?.max(last.map_or(1, |last| last + 1));
-        let first = first.unwrap_or(next);
-        if first == 0 || next > i64::MAX.unsigned_abs() {
-            return Err(rusqlite::Error::IntegralValueOutOfRange(2, i64::MAX));
-        }
-        Ok((Seq(first), Seq(next - 1)))
     })
 }

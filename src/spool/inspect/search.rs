@@ -6,9 +6,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
-use super::{InspectError, Inspector, overview};
+use super::{InspectError, Inspector};
 use crate::event::{Event, EventFilter, Seq, UnixMillis};
-use crate::spool::schema::{self, COLUMNS};
+use crate::spool::schema;
 
 /// A piece ends after this many rows, this many bytes of bodies, or this long: long before a checkpoint would have to
 /// wait.
@@ -85,7 +85,7 @@ impl Inspector {
     /// # Errors
     /// Fails if the file cannot be read.
     pub fn search(&self, query: EventQuery) -> Result<EventSearch<'_>, InspectError> {
-        let (first, last) = self.read(|transaction| overview::bounds(transaction))?;
+        let (first, last) = self.read(|transaction| schema::bounds(transaction))?;
         let first = query.first.map_or(first, |lowest| lowest.max(first)).0;
         let last = query.last.map_or(last, |highest| highest.min(last)).0;
         Ok(EventSearch {
@@ -198,11 +198,7 @@ impl EventQuery {
 fn read_event(connection: &Connection, seq: Seq) -> rusqlite::Result<FoundEvent> {
     let mut select = connection.prepare_cached("SELECT * FROM events WHERE seq = ?1")?;
     select.query_row([seq.0], |row| {
-        let mut columns = [ValueRef::Null; COLUMNS];
-        for (index, column) in (1..).zip(&mut columns) {
-            *column = row.get_ref(index)?;
-        }
-        let stored = schema::decode(seq, columns).and_then(|stored| {
+        let stored = schema::decode_row(seq, row)?.and_then(|stored| {
             let appended_at = u64::try_from(stored.appended_at).ok()?;
             Some((UnixMillis::new(appended_at)?, stored.event))
         });

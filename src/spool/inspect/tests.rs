@@ -383,19 +383,16 @@ fn dead_letters_come_in_pages_and_can_be_selected() {
     }
     let inspector = file.inspector();
     let read = |query: DeadLetterQuery| {
-        let mut pages = inspector.dead_letters(query);
         let mut read = Vec::new();
-        loop {
-            let page = pages.next_page().unwrap();
-            assert!(page.len() <= 4);
-            if page.is_empty() {
-                return read;
-            }
+        for page in inspector.dead_letters(query) {
+            let page = page.unwrap();
+            assert!((1..=4).contains(&page.len()));
             read.extend(
                 page.iter()
-                    .map(|letter| (letter.sink.clone(), letter.seq.0)),
+                    .map(|dead_letter| (dead_letter.sink.clone(), dead_letter.seq.0)),
             );
         }
+        read
     };
     let all = read(DeadLetterQuery::default());
     assert_eq!(all.len(), 10);
@@ -414,7 +411,8 @@ fn dead_letters_come_in_pages_and_can_be_selected() {
     assert_eq!(read(last), [("rabbitmq".to_owned(), 9)]);
     let letters = inspector
         .dead_letters(DeadLetterQuery::default())
-        .next_page()
+        .next()
+        .unwrap()
         .unwrap();
     assert_eq!(
         (&*letters[0].reason, &*letters[0].detail),

@@ -16,7 +16,7 @@ use crate::spool::config::Config;
 use crate::spool::files::{self, Lock};
 use crate::spool::quota::Usage;
 use crate::spool::recent_ids::RecentIds;
-use crate::spool::salvage::{self, LARGEST_SEQ, SalvageReport};
+use crate::spool::salvage::{self, SalvageReport};
 use crate::spool::watermark::Watermark;
 use crate::spool::{gaps, schema};
 
@@ -78,6 +78,17 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// The error of a command that finds a damaged spool: it does not salvage.
+    pub(in crate::spool) fn unsalvaged(path: PathBuf, reason: &str) -> Self {
+        let reason = format!("{reason}; {SALVAGE}");
+        Self::Damaged { path, reason }
+    }
+}
+
+/// What the error of a command about a damaged spool ends with.
+pub(in crate::spool) const SALVAGE: &str = "the next start of the relay salvages what can be read";
+
 /// What opening does with a damaged file, and for how long it waits for the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -97,9 +108,6 @@ const LOCK_TIMEOUT: Duration = if cfg!(test) {
 
 /// The sink that pins nothing when it is no longer configured.
 const STDOUT: &str = "stdout";
-
-/// A version this large is damage: there will never be so many formats.
-const LARGEST_VERSION: i32 = 1000;
 
 /// The size that the WAL is truncated to if it has grown larger.
 const WAL_LIMIT: i64 = 16 << 20;
@@ -138,15 +146,18 @@ impl Store {
         let mut watermark = lock.watermark().map_err(files_error)?;
         if purpose == Purpose::Change {
             if lock.is_damaged().map_err(files_error)? {
-                let reason = "damage was found while the relay was running; the next start of the relay salvages it";
-                let reason = reason.to_owned();
-                return Err(OpenError::Damaged { path, reason });
+                let reason = "damage was found while the relay was running";
+                return Err(OpenError::unsalvaged(path, reason));
             }
             let config = Config {
                 path,
                 ..config.clone()
             };
-            return Self::open_database(&config, &lock, watermark, purpose);
+            let opened = Self::open_database(&config, &lock, watermark, purpose);
+            return opened.map_err(|error| match error {
+                OpenError::Damaged { path, reason } => OpenError::unsalvaged(path, &reason),
+                other => other,
+            });
         }
         // A salvage that was interrupted may have left the database under another name: finish it before
         // `create_database` creates an empty one.
@@ -211,7 +222,7 @@ impl Store {
                 schema::create(&connection).map_err(database_error)?;
             }
             (schema::APPLICATION_ID, schema::VERSION, _) => {}
-            (schema::APPLICATION_ID, found @ schema::VERSION..LARGEST_VERSION, _) => {
+            (schema::APPLICATION_ID, found @ schema::VERSION..schema::LARGEST_VERSION, _) => {
                 return Err(OpenError::Newer {
                     path: path.clone(),
                     found,
@@ -252,12 +263,11 @@ impl Store {
             return Err(invalid("another process holds a read transaction on the spool, so its WAL cannot be checkpointed; end that process".to_owned()));
         }
         let mut report = SalvageReport::default();
-        let (_, last) = bounds(&connection)?;
+        let (_, last) = schema::bounds(&connection)?;
         // If the high-water mark is newer than the file, the file has lost its newest events.
         if let Some(mark) = watermark.filter(|mark| mark.last > last) {
             if purpose == Purpose::Change {
-                let reason =
-                    "its newest events are missing; the next start of the relay records the loss";
+                let reason = "its newest events are missing";
                 return Err(error_of(ffi::SQLITE_CORRUPT, reason.to_owned()));
             }
             connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -267,7 +277,7 @@ impl Store {
             report.lost = gaps::lost_after(&connection, last)?;
             connection.execute_batch("COMMIT")?;
         }
-        let (first, last) = bounds(&connection)?;
+        let (first, last) = schema::bounds(&connection)?;
 
         let mut recent = RecentIds::new(config.recent_ids);
         let oldest = last.0.saturating_sub(config.recent_ids as u64);
@@ -368,22 +378,6 @@ impl Store {
         self.saved_cursors.remove(sink);
         Ok(deleted > 0)
     }
-}
-
-/// The oldest event, or the next one if there is none; and the newest number that was assigned.
-fn bounds(connection: &Connection) -> rusqlite::Result<(Seq, Seq)> {
-    // Two subqueries, because SQLite would read the whole table to find min and max in one.
-    let bounds = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events),
-                         (SELECT next_seq FROM identity)";
-    connection.query_row(bounds, [], |row| {
-        let (first, last): (Option<u64>, Option<u64>) = (row.get(0)?, row.get(1)?);
-        let next = row.get::<_, u64>(2)?.max(last.map_or(1, |last| last + 1));
-        let first = first.unwrap_or(next);
-        if first == 0 || first > next || next > LARGEST_SEQ {
-            return Err(rusqlite::Error::IntegralValueOutOfRange(2, i64::MAX));
-        }
-        Ok((Seq(first), Seq(next - 1)))
-    })
 }
 
 /// The file's application id, version, and number of tables and indices.

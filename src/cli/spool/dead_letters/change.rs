@@ -77,10 +77,10 @@ pub(super) fn drop(selection: &Selection, yes: bool, config: &Config) -> anyhow:
     Ok(ExitCode::SUCCESS)
 }
 
-fn key(letter: &KeptDeadLetter) -> DeadLetterKey {
+fn key(dead_letter: &KeptDeadLetter) -> DeadLetterKey {
     DeadLetterKey {
-        sink: letter.sink.clone(),
-        seq: letter.seq.0,
+        sink: dead_letter.sink.clone(),
+        seq: dead_letter.seq.0,
     }
 }
 

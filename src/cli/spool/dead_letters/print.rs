@@ -34,31 +34,28 @@ struct DeadLetterLine<'a> {
 }
 
 impl<'a> DeadLetterLine<'a> {
-    fn new(letter: &'a KeptDeadLetter) -> Self {
+    fn new(dead_letter: &'a KeptDeadLetter) -> Self {
         Self {
-            sink: &letter.sink,
-            seq: letter.seq.0,
-            at: letter.at,
-            reason: &letter.reason,
-            detail: &letter.detail,
-            event: event_view::raw_body(&letter.event),
+            sink: &dead_letter.sink,
+            seq: dead_letter.seq.0,
+            at: dead_letter.at,
+            reason: &dead_letter.reason,
+            detail: &dead_letter.detail,
+            event: event_view::raw_body(&dead_letter.event),
         }
     }
 }
 
 pub(super) fn list(args: ListArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let inspector = Inspector::open(&config.spool)?;
-    let mut pages = inspector.dead_letters(DeadLetterQuery {
+    let query = DeadLetterQuery {
         sink: args.sink.sink,
         ..DeadLetterQuery::default()
-    });
+    };
     let mut out = output::stdout();
     let mut count = 0;
-    loop {
-        let page = pages.next_page()?;
-        if page.is_empty() {
-            break;
-        }
+    for page in inspector.dead_letters(query) {
+        let page = page?;
         count += page.len();
         if args.json {
             let mut lines = page.iter().map(DeadLetterLine::new);
@@ -77,14 +74,14 @@ pub(super) fn list(args: ListArgs, config: &Config) -> anyhow::Result<ExitCode> 
 pub(super) fn print_table(out: &mut impl Write, page: &[KeptDeadLetter]) -> io::Result<()> {
     let headings = ["SINK", "SEQ#", "STORED", "REASON", "ID", "CONVERSATION"];
     let mut table = Columns::new(&headings);
-    for letter in page {
-        let conversation = EventView::of(&letter.event).conversation();
+    for dead_letter in page {
+        let conversation = EventView::of(&dead_letter.event).conversation();
         table.row([
-            &letter.sink,
-            &letter.seq.to_string(),
-            &letter.at.to_string(),
-            &letter.reason,
-            &letter.event.id.to_string(),
+            &dead_letter.sink,
+            &dead_letter.seq.to_string(),
+            &dead_letter.at.to_string(),
+            &dead_letter.reason,
+            &dead_letter.event.id.to_string(),
             &fit(&conversation, CONVERSATION),
         ]);
     }
@@ -98,19 +95,14 @@ pub(super) fn show(args: &ShowArgs, config: &Config) -> anyhow::Result<ExitCode>
         IdOrSeq::Id(id) => query.id = Some(id),
         IdOrSeq::Seq(seq) => query.seq = Some(seq),
     }
-    let mut pages = inspector.dead_letters(query);
     let mut out = output::stdout();
     let mut count = 0;
-    loop {
-        let page = pages.next_page()?;
-        if page.is_empty() {
-            break;
-        }
-        for letter in &page {
+    for page in inspector.dead_letters(query) {
+        for dead_letter in &page? {
             if args.json {
-                output::print_json(&mut out, &DeadLetterLine::new(letter))?;
+                output::print_json(&mut out, &DeadLetterLine::new(dead_letter))?;
             } else {
-                print_letter(&mut out, letter, count > 0)?;
+                print_dead_letter(&mut out, dead_letter, count > 0)?;
             }
             count += 1;
         }
@@ -122,23 +114,23 @@ pub(super) fn show(args: &ShowArgs, config: &Config) -> anyhow::Result<ExitCode>
 }
 
 /// Prints everything about a dead letter, after an empty line if it is not the first one.
-fn print_letter(
+fn print_dead_letter(
     out: &mut impl Write,
-    letter: &KeptDeadLetter,
+    dead_letter: &KeptDeadLetter,
     has_previous: bool,
 ) -> io::Result<()> {
     if has_previous {
         writeln!(out)?;
     }
-    let event = &letter.event;
-    label(out, "sink", &letter.sink)?;
-    label(out, "number", &letter.seq.to_string())?;
+    let event = &dead_letter.event;
+    label(out, "sink", &dead_letter.sink)?;
+    label(out, "number", &dead_letter.seq.to_string())?;
     label(out, "id", &event.id.to_string())?;
     label(out, "kind", event.kind.name())?;
     label(out, "key", &event.conversation)?;
-    label(out, "stored", &letter.at.to_string())?;
-    label(out, "reason", &letter.reason)?;
-    label(out, "detail", &letter.detail)?;
+    label(out, "stored", &dead_letter.at.to_string())?;
+    label(out, "reason", &dead_letter.reason)?;
+    label(out, "detail", &dead_letter.detail)?;
     writeln!(out)?;
     let body: Value = serde_json::from_slice(&event.body).unwrap_or_default();
     let body = serde_json::to_string_pretty(&body).map_err(io::Error::from)?;
@@ -185,7 +177,7 @@ mod tests {
     #[test]
     fn a_dead_letter_cannot_control_the_terminal() {
         let (mut text, mut json) = (Vec::new(), Vec::new());
-        print_letter(&mut text, &dead_letter(), false).unwrap();
+        print_dead_letter(&mut text, &dead_letter(), false).unwrap();
         output::print_json(&mut json, &DeadLetterLine::new(&dead_letter())).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(!text.contains('\u{1b}'), "{text:?}");

@@ -35,20 +35,17 @@ impl Selection {
         inspector: &Inspector,
         mut handle: impl FnMut(&[KeptDeadLetter]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut pages = inspector.dead_letters(DeadLetterQuery {
+        let query = DeadLetterQuery {
             sink: self.sink.sink.clone(),
             ..DeadLetterQuery::default()
-        });
+        };
         let mut missing: BTreeSet<_> = self.events.iter().copied().collect();
-        loop {
-            let mut page = pages.next_page()?;
-            if page.is_empty() {
-                break;
-            }
-            page.retain(|letter| self.all || self.names(letter));
-            for letter in &page {
-                missing.remove(&IdOrSeq::Id(letter.event.id));
-                missing.remove(&IdOrSeq::Seq(letter.seq));
+        for page in inspector.dead_letters(query) {
+            let mut page = page?;
+            page.retain(|dead_letter| self.all || self.names(dead_letter));
+            for dead_letter in &page {
+                missing.remove(&IdOrSeq::Id(dead_letter.event.id));
+                missing.remove(&IdOrSeq::Seq(dead_letter.seq));
             }
             if !page.is_empty() {
                 handle(&page)?;
@@ -64,9 +61,10 @@ impl Selection {
         Ok(())
     }
 
-    fn names(&self, letter: &KeptDeadLetter) -> bool {
+    fn names(&self, dead_letter: &KeptDeadLetter) -> bool {
         let events = &self.events;
-        events.contains(&IdOrSeq::Id(letter.event.id)) || events.contains(&IdOrSeq::Seq(letter.seq))
+        events.contains(&IdOrSeq::Id(dead_letter.event.id))
+            || events.contains(&IdOrSeq::Seq(dead_letter.seq))
     }
 }
 

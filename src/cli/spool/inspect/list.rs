@@ -4,7 +4,6 @@ use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use anyhow::bail;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -107,21 +106,13 @@ pub(in crate::cli::spool) fn list(args: ListArgs, config: &Config) -> anyhow::Re
 
 /// Every event up to here is confirmed, by this sink or by all configured ones.
 fn confirmed(positions: &SinkPositions, wanted: Option<&str>) -> anyhow::Result<Seq> {
-    let sinks = positions.sinks.iter();
-    let wanted_ones = sinks.filter(|sink| match wanted {
-        Some(wanted) => sink.name == wanted,
-        None => sink.is_configured,
-    });
-    let lowest = wanted_ones.map(|sink| sink.confirmed).min();
-    let Some(lowest) = lowest else {
-        let names: Vec<_> = positions.sinks.iter().map(|sink| &*sink.name).collect();
-        bail!(
-            "the spool has no sink `{}`; it has {}",
-            wanted.unwrap_or_default(),
-            names.join(", ")
-        );
-    };
-    Ok(lowest)
+    if let Some(wanted) = wanted {
+        return Ok(positions.named(wanted)?.confirmed);
+    }
+    let configured = positions.sinks.iter().filter(|sink| sink.is_configured);
+    let lowest = configured.map(|sink| sink.confirmed).min();
+    // Some sink is always configured.
+    Ok(lowest.unwrap_or(positions.overview.last))
 }
 
 fn print_lines(inspector: &Inspector, query: EventQuery, limit: u64) -> anyhow::Result<()> {

@@ -117,7 +117,7 @@ fn bounds_after(change: &str) -> Option<(u64, u64)> {
     let folder = TempDir::new().unwrap();
     let connection = database::create(&folder.path().join("spool.db"));
     connection.execute_batch(change).unwrap();
-    let open_result = bounds(&connection).ok();
+    let open_result = schema::bounds(&connection).ok();
     open_result.map(|(first, last)| (first.0, last.0))
 }
 
