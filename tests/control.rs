@@ -27,8 +27,9 @@ fn socket(setup: &Setup) -> PathBuf {
 /// Sends bytes to the control socket; returns the replies until the relay closes the connection.
 fn ask(setup: &Setup, request: &[u8]) -> Vec<Value> {
     let mut stream = UnixStream::connect(socket(setup)).unwrap();
-    stream.write_all(request).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
+    // A relay that refuses the connection replies without reading.
+    let _ = stream.write_all(request);
+    let _ = stream.shutdown(Shutdown::Write);
     // If the relay has not read the whole request, the connection is reset after its reply.
     let lines = BufReader::new(stream).lines().map_while(Result::ok);
     lines
@@ -147,7 +148,7 @@ fn silent_clients_are_few_and_end_soon() {
     );
     until("the time-out of the silent ones", || {
         let replies = ask(&setup, b"{\"version\":1,\"command\":\"status\"}\n");
-        (replies[0]["reply"] == "status").then_some(())
+        (replies.first()?["reply"] == "status").then_some(())
     });
     for stream in silent {
         stream.set_read_timeout(None).unwrap();

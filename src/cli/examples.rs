@@ -228,7 +228,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
     (
         "spool forget",
         &[(
-            "Let the events be purged that a removed Kafka has not confirmed",
+            "Stop pinning events for Kafka, which was removed from the settings",
             "recall-relay spool forget kafka",
         )],
     ),

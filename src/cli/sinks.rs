@@ -60,7 +60,7 @@ impl SinkPositions {
                 is_configured,
                 confirmed,
                 is_damaged: saved == Some(&None),
-                // A start lets go of a removed sink that has confirmed everything, and of stdout.
+                // At a start, a removed sink pins nothing if it has confirmed everything, or if it is stdout.
                 pins: is_configured
                     || name != crate::sink::stdout::NAME
                         && is_waiting

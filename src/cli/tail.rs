@@ -54,8 +54,8 @@ pub(super) struct TailArgs {
     #[arg(long, conflicts_with = "since")]
     from_beginning: bool,
 
-    /// RabbitMQ: subscribe even if the relay has no queue of its own. While the command runs, events that no other
-    /// queue takes are then confirmed, and lost
+    /// RabbitMQ: subscribe even if the relay has no queue of its own. If no other queue is bound, RabbitMQ then
+    /// confirms events that only the temporary queue gets, and they are lost
     #[arg(long)]
     force: bool,
 

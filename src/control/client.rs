@@ -103,9 +103,16 @@ impl Relay {
         mut progress: impl FnMut(&protocol::Progress),
     ) -> anyhow::Result<Reply> {
         let request = protocol::encode_request(command);
-        self.0.get_mut().write_all(&request)?;
+        // A relay that refuses the connection replies without reading the request.
+        let written = self.0.get_mut().write_all(&request);
         loop {
-            match self.next()? {
+            let reply = match (self.next(), &written) {
+                (Err(_), Err(error)) => {
+                    bail!("the request could not be sent to the relay: {error}")
+                }
+                (reply, _) => reply?,
+            };
+            match reply {
                 Reply::Progress(now) => progress(&now),
                 Reply::Failed { reason } => bail!(reason),
                 reply => return Ok(reply),

@@ -58,7 +58,7 @@ impl FromStr for Since {
     }
 }
 
-/// How many events a second a sink publishes at least in a usual installation, to tell about how long a replay takes.
+/// Events per second that a sink usually publishes at least, to estimate how long a replay takes.
 const fn usual_rate(sink: &[u8]) -> u64 {
     match sink {
         b"rabbitmq" => 5_000,

@@ -22,8 +22,8 @@ pub(super) fn connect(config: &Config) -> anyhow::Result<Relay> {
     let path = config.path.display();
     client::connect(&config.path)?.with_context(|| {
         format!(
-            "no relay answers on the control socket of spool {path}: events are published by the running relay alone; \
-             start it, then run the command again"
+            "no relay answers on the control socket of spool {path}: only a running relay publishes events; start it, \
+             then run the command again"
         )
     })
 }

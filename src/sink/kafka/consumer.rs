@@ -1,5 +1,5 @@
-//! A consumer that reads partitions on its own account: it joins no group and commits nothing, so nobody loses a record
-//! to it. It reads only committed records.
+//! A consumer with manually assigned partitions: it joins no group and commits no offset, so it takes no record from
+//! other consumers. It reads only committed records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -20,8 +20,8 @@ use super::rights::{Rights, TopicRight};
 use super::{Config, properties, topics};
 use crate::sink::SessionError;
 
-/// librdkafka assigns partitions only to a consumer with a group, and looks up the group's coordinator. The consumer
-/// reads without an answer, too, so no right on the group is needed.
+/// librdkafka assigns partitions only to a consumer with a group id, and looks up the group's coordinator. The consumer
+/// reads even if that lookup fails, so it needs no right on the group.
 const GROUP: &str = "recall-relay-tail";
 
 /// Properties that the operator sets for the producer, and that limit or contradict those of a consumer.
@@ -184,8 +184,8 @@ impl TopicConsumer {
         recent.map(|(_, reason)| reason.to_owned())
     }
 
-    /// Of how many assigned partitions the leader cannot be reached, and how many are assigned, if that has changed
-    /// between none and some since the last call.
+    /// The number of assigned partitions whose leader cannot be reached, and the number of assigned partitions. `None`
+    /// unless the first number has changed from zero, or to zero, since the last call.
     pub(super) fn unreadable_changed(&self) -> Option<(usize, usize)> {
         let mut connection = self.reports().connection();
         let (now, assigned) = connection.unreadable?;

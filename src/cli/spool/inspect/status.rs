@@ -173,7 +173,7 @@ impl<'a> SpoolReport<'a> {
             label(
                 out,
                 "quarantined",
-                &format!("{file}; delete it when nobody needs it any more"),
+                &format!("{file}; delete it if nobody needs it any more"),
             )?;
         }
         writeln!(out)?;
