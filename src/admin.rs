@@ -1,14 +1,18 @@
-//! The listener for operators: serves health, readiness and metrics.
+//! The listener for operators: serves health, readiness, metrics, and the status as JSON and as a page.
 //!
 //! `/readyz` answers 200 while a callback can be stored durably, whatever the state of the brokers: taking a relay
-//! out of service because a broker is down would lose callbacks. Its body reports the state of the sinks.
+//! out of service because a broker is down would lose callbacks. Its body reports the state of the sinks. Nothing can be
+//! changed here.
 
 mod collector;
 mod exposition;
 mod host;
+mod page;
 mod process;
+mod readiness;
+mod status;
 
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,23 +21,26 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use collector::CollectedMetrics;
 pub use process::ProcessMetrics;
+pub use status::{SettingInForce, SettingsInForce};
 
 use self::exposition::ExpositionFormat;
-use crate::event::UnixMillis;
-use crate::forwarder::{Health, SinkHandle};
-use crate::receiver::{Limits, Peer, Service, UnacceptedRecalls};
+use self::readiness::Readiness;
+use self::status::History;
+use crate::forwarder::SinkHandle;
+use crate::receiver::{AnswerMetrics, Handshakes, Limits, Peer, Service, UnacceptedRecalls};
 use crate::setting::{self, Timeout};
 use crate::spool::Spool;
-use crate::upstream::{self, Upstream};
+use crate::telemetry::RecentProblems;
+use crate::upstream::Upstream;
 
 /// Settings of the listener for operators.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,85 +73,57 @@ impl Config {
     }
 }
 
+/// The parts of the relay whose state is served.
+#[derive(Debug)]
+pub struct Observed {
+    /// The spool.
+    pub spool: Spool,
+    /// The sinks.
+    pub sinks: Vec<SinkHandle>,
+    /// What became of callbacks.
+    pub answers: AnswerMetrics,
+    /// The recalls that were not accepted.
+    pub unaccepted: Arc<UnacceptedRecalls>,
+    /// The certificate of the listener for callbacks.
+    pub handshakes: Arc<Handshakes>,
+    /// The upstream.
+    pub upstream: Arc<Upstream>,
+    /// The latest warnings and errors.
+    pub problems: RecentProblems,
+    /// The settings in force.
+    pub settings: SettingsInForce,
+}
+
 /// The service behind the listener.
 #[derive(Debug)]
 pub struct Admin {
-    spool: Spool,
-    sinks: Vec<SinkHandle>,
-    unaccepted: Arc<UnacceptedRecalls>,
-    upstream: Arc<Upstream>,
+    observed: Observed,
+    history: History,
+    started: SystemTime,
     registry: Registry,
     /// Limits concurrent scrapes: each one reads the disk, and continues even if its client disconnects.
     scrapes: Arc<Semaphore>,
+    /// Limits concurrent answers of `/status`. Apart from `scrapes`, so that a scrape that hangs does not block them.
+    statuses: Arc<Semaphore>,
     stopping: AtomicBool,
 }
 
 /// The prefix of the names of the relay's own metrics.
 pub const PREFIX: &str = "recall";
 
-/// The maximum number of concurrent scrapes.
+/// The maximum number of concurrent scrapes, and of concurrent answers of `/status`.
 const SCRAPES: usize = 8;
 
 /// The answer to a request from the loopback whose `Host` is not the loopback.
 const FOREIGN_HOST: &str = "a request from this machine must name it in Host: use localhost or 127.0.0.1 in the URL; a \
                             proxy on this machine must set Host to localhost\n";
 
-#[derive(Debug, Serialize)]
-struct Readiness<'a> {
-    ready: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    spool: SpoolBody,
-    sinks: BTreeMap<&'a str, SinkBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<StateBody>,
-    /// By outcome.
-    recalls_not_accepted_last_minute: BTreeMap<&'static str, u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct SpoolBody {
-    events: u64,
-    used_bytes: u64,
-    last_seq: u64,
-    unreadable: u64,
-    lost: u64,
-    /// What this start found to be damaged, and the path of the quarantined file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    damaged: Option<String>,
-    /// Quarantined files that nobody has removed yet.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    quarantined: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct StateBody {
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct SinkBody {
-    #[serde(flatten)]
-    state: StateBody,
-    cursor: u64,
-    lag: u64,
-}
-
 impl Admin {
-    /// Serves the state of this spool and these sinks, and registers their metrics.
+    /// Serves the state of these parts, and registers their metrics.
     #[must_use]
-    pub fn new(
-        spool: Spool,
-        sinks: Vec<SinkHandle>,
-        unaccepted: Arc<UnacceptedRecalls>,
-        upstream: Arc<Upstream>,
-        mut registry: Registry,
-    ) -> Self {
+    pub fn new(observed: Observed, mut registry: Registry) -> Self {
         let own = registry.sub_registry_with_prefix(PREFIX);
+        let Observed { spool, sinks, .. } = &observed;
         own.register_collector(Box::new(CollectedMetrics::new(
             spool.clone(),
             sinks.clone(),
@@ -161,14 +140,19 @@ impl Admin {
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         Self {
-            spool,
-            sinks,
-            unaccepted,
-            upstream,
+            observed,
+            history: History::default(),
+            started: SystemTime::now(),
             registry,
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
+            statuses: Arc::new(Semaphore::new(SCRAPES)),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Collects the history that the status shows, for as long as the relay runs.
+    pub async fn watch(&self) -> Infallible {
+        self.history.watch(&self.observed).await
     }
 
     /// Makes `/readyz` report that the relay is not ready, because it is stopping.
@@ -199,55 +183,17 @@ impl Admin {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.readiness(),
             "/metrics" => self.metrics(request.headers()).await,
-            "/" => text(StatusCode::OK, "recall-relay: /livez /readyz /metrics\n"),
+            "/status" => self.status().await,
+            "/" => page::answer(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "no such path; use /livez, /readyz or /metrics\n",
+                "no such path; use /, /status, /livez, /readyz or /metrics\n",
             ),
         }
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
-        // Only a stop or the spool makes the relay unready, never a sink: see the module's documentation.
-        let status = self.spool.status();
-        let reason = if self.stopping.load(Ordering::Acquire) {
-            Some("relay is stopping".to_owned())
-        } else {
-            status.refusing.as_ref().map(ToString::to_string)
-        };
-        let body = Readiness {
-            ready: reason.is_none(),
-            reason,
-            spool: SpoolBody {
-                events: status.rows(),
-                used_bytes: status.used_bytes,
-                last_seq: status.last.0,
-                unreadable: self.spool.unreadable(),
-                lost: self.spool.lost(),
-                damaged: self
-                    .spool
-                    .report()
-                    .quarantined
-                    .as_ref()
-                    .map(ToString::to_string),
-                quarantined: self
-                    .spool
-                    .quarantined()
-                    .iter()
-                    .map(|path| path.display().to_string())
-                    .collect(),
-            },
-            sinks: self
-                .sinks
-                .iter()
-                .map(|sink| (sink.state.sink(), SinkBody::of(sink, status.last.0)))
-                .collect(),
-            upstream: (self.upstream.backend()).map(|backend| match backend.health() {
-                upstream::BackendHealth::Up => StateBody::of("up"),
-                upstream::BackendHealth::Down { reason, since } => StateBody::down(reason, since),
-            }),
-            recalls_not_accepted_last_minute: self.unaccepted.last_minute(),
-        };
+        let body = Readiness::of(&self.observed, self.is_stopping());
         let status = if body.ready {
             StatusCode::OK
         } else {
@@ -257,26 +203,51 @@ impl Admin {
         respond(status, "application/json", body)
     }
 
-    async fn metrics(self: Arc<Self>, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        let Ok(scrape) = Arc::clone(&self.scrapes).try_acquire_owned() else {
-            return text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many scrapes at once; retry later\n",
-            );
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    async fn status(self: Arc<Self>) -> Response<Full<Bytes>> {
+        let Ok(permit) = Arc::clone(&self.statuses).try_acquire_owned() else {
+            return too_many();
         };
-        let format = ExpositionFormat::negotiate(headers);
-        let encoded = tokio::task::spawn_blocking(move || {
-            let _scrape = scrape;
-            format.encode(&self.registry)
+        let json = in_background(permit, move || {
+            status::json(
+                &self.observed,
+                &self.history,
+                self.started,
+                self.is_stopping(),
+            )
         });
-        match encoded.await {
-            Ok(Ok(body)) => respond(StatusCode::OK, format.content_type(), body.into_bytes()),
-            _ => text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "metrics could not be encoded\n",
-            ),
+        match json.await {
+            Some(json) => respond_fresh(StatusCode::OK, "application/json", json),
+            None => not_encoded(),
         }
     }
+
+    async fn metrics(self: Arc<Self>, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        let Ok(permit) = Arc::clone(&self.scrapes).try_acquire_owned() else {
+            return too_many();
+        };
+        let format = ExpositionFormat::negotiate(headers);
+        let encoded = in_background(permit, move || format.encode(&self.registry));
+        match encoded.await {
+            Some(Ok(body)) => respond(StatusCode::OK, format.content_type(), body.into_bytes()),
+            _ => not_encoded(),
+        }
+    }
+}
+
+/// Runs `encode` on a blocking thread, even if nobody waits for it. None if the runtime is shutting down.
+async fn in_background<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    encode: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let encoded = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        encode()
+    });
+    encoded.await.ok()
 }
 
 impl Service for Arc<Admin> {
@@ -285,38 +256,35 @@ impl Service for Arc<Admin> {
     }
 }
 
-impl StateBody {
-    const fn of(state: &'static str) -> Self {
-        Self {
-            state,
-            reason: None,
-            since: None,
-        }
-    }
-
-    fn down(reason: String, since: SystemTime) -> Self {
-        Self {
-            state: "down",
-            reason: Some(reason),
-            since: UnixMillis::of(since).map(|since| since.to_string()),
-        }
-    }
+fn too_many() -> Response<Full<Bytes>> {
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too many scrapes at once; retry later\n",
+    )
 }
 
-impl SinkBody {
-    fn of(sink: &SinkHandle, last: u64) -> Self {
-        let cursor = sink.cursor.position().0;
-        let state = match sink.state.health() {
-            Health::Starting => StateBody::of("starting"),
-            Health::Up => StateBody::of("up"),
-            Health::Down { reason, since } => StateBody::down(reason, since),
-        };
-        Self {
-            state,
-            cursor,
-            lag: last.saturating_sub(cursor),
-        }
-    }
+fn not_encoded() -> Response<Full<Bytes>> {
+    text(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "metrics could not be encoded\n",
+    )
+}
+
+/// An answer for browsers, which must not keep it or guess its type.
+fn respond_fresh(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = respond(status, content_type, body);
+    let headers = [
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    response
+        .headers_mut()
+        .extend(headers.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

@@ -1,9 +1,11 @@
 //! Builds the program from its settings, runs it until a stop is requested, and stops its parts in the order in which
 //! data flows through them.
 
+mod sinks;
+
 use std::convert::Infallible;
 use std::future::{Future, pending};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +15,21 @@ use prometheus_client::registry::Registry;
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin, ProcessMetrics};
+use self::sinks::Sinks;
+use crate::admin::{self, Admin, Observed, ProcessMetrics, SettingsInForce};
 use crate::config::Config;
 use crate::control::{self, ControlServer};
-use crate::forwarder::{Forwarder, SinkHandle, Stop};
-use crate::receiver::{Auth, CallbackService, ConnectionSetup, Handshakes, Listener};
+use crate::receiver::{
+    AnswerAfter, Auth, CallbackService, ConnectionSetup, Handshakes, Listener, Storage,
+};
 use crate::reload::Targets;
 use crate::setting::ServerCertificate;
-use crate::sink::{Sink, stdout};
 use crate::spool::{Opened, Spool};
+use crate::telemetry::RecentProblems;
 use crate::upstream::Upstream;
 
 /// How often a relay that has started checks whether it is ready.
@@ -34,15 +38,43 @@ const READY_CHECK: Duration = Duration::from_millis(200);
 /// How long pending answers may take to reach their clients after a failure.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long open requests may take if callbacks wait in a passed socket for the next start. The vendor waits 2 s.
+const PASSED_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long brokers may then take to confirm what was sent to them.
+const PASSED_CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long sessions may then take to close.
+const PASSED_CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// How long sessions may take to close after the deadline of a drain. docs/how-to/deploy.md adds up this timeout and
 /// those for closing the spool, shutting down the runtime and flushing the log, under "Stopping".
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Listening sockets of the process that has started the relay. It keeps them open, so connections wait in them until
+/// the next start.
+#[derive(Debug, Default)]
+pub struct PassedSockets {
+    /// For callbacks, instead of `http.listen`.
+    pub callbacks: Option<TcpListener>,
+    /// For health and metrics, instead of `admin.listen`.
+    pub admin: Option<TcpListener>,
+}
+
+impl PassedSockets {
+    /// The addresses of the sockets for callbacks and for health and metrics.
+    #[must_use]
+    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        let address = |socket: &Option<TcpListener>| socket.as_ref()?.local_addr().ok();
+        (address(&self.callbacks), address(&self.admin))
+    }
+}
 
 /// The program, ready to run: its files are open and its sockets are bound.
 pub struct App {
     config: Config,
     spool: Spool,
-    service: Arc<CallbackService<Spool>>,
+    service: Arc<CallbackService<Storage>>,
     admin: Arc<Admin>,
     callbacks: Listener,
     operators: Listener,
@@ -51,27 +83,23 @@ pub struct App {
     targets: Targets,
 }
 
-/// The forwarders, and the handle that stops them.
-struct Sinks {
-    spool: Spool,
-    stop: Stop,
-    running: JoinSet<()>,
-    handles: Vec<SinkHandle>,
-}
-
 impl App {
     /// Opens the spool, binds the sockets and creates the sinks. The forwarders start at once. `certificate` is what
-    /// the files of `http.tls` contain.
+    /// the files of `http.tls` contain. `settings` and `problems` are shown to operators. A passed
+    /// socket takes the place of an address to bind.
     ///
     /// # Errors
     /// Fails if the spool cannot be opened or an address cannot be bound.
     pub async fn build(
         config: Config,
         certificate: Option<ServerCertificate>,
+        settings: SettingsInForce,
+        problems: RecentProblems,
+        sockets: PassedSockets,
     ) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessMetrics::started_now()));
-        let names = sink_names(&config);
+        let names = config.sink_names();
         let (spool_config, spool_names) = (config.spool.clone(), names.clone());
         let opened =
             tokio::task::spawn_blocking(move || Spool::open(&spool_config, &spool_names)).await??;
@@ -88,31 +116,33 @@ impl App {
         warn_of_dead_letters(&spool);
         config.auth.warn_if_unchecked(&config.http.tls);
         config.warn_if_no_upstream();
-        let mut sinks = Sinks {
-            spool: spool.clone(),
-            stop: Stop::default(),
-            running: JoinSet::new(),
-            handles: Vec::new(),
-        };
+        let mut sinks = Sinks::new(spool.clone());
+        if config.answer_after == AnswerAfter::Broker {
+            sinks.let_answers_wait(&names, *config.answer_deadline)?;
+        }
         let own = registry.sub_registry_with_prefix(admin::PREFIX);
         let auth = Auth::new(&config.sdk_app_ids, config.auth.clone());
         let upstream = Arc::new(Upstream::new(own));
         let service = CallbackService::new(
             config.http.clone(),
             auth,
-            spool.clone(),
+            Storage::new(spool.clone(), sinks.confirms.clone()),
             Arc::clone(&upstream),
             own,
         );
         let service = Arc::new(service);
+        if !sinks.confirms.is_empty() {
+            service.init_broker();
+        }
         let handshakes = Arc::new(Handshakes::new(&config.http, own));
         handshakes.set(certificate);
         // Bind before the sinks start: if an address is in use, nothing has been published.
         let setup = ConnectionSetup::of_callbacks(&config.http).with_tls(Arc::clone(&handshakes));
-        let callbacks = Listener::bind(config.http.listen, config.http.limits(), setup)
+        let (http, operators) = (&config.http, &config.admin);
+        let callbacks = Listener::bind(http.listen, sockets.callbacks, http.limits(), setup)
             .context("http.listen is not usable")?;
         let setup = ConnectionSetup::plain("admin.listen");
-        let operators = Listener::bind(config.admin.listen, config.admin.limits(), setup)
+        let operators = Listener::bind(operators.listen, sockets.admin, operators.limits(), setup)
             .context("admin.listen is not usable")?;
         let (targeted, backend) = (Arc::clone(&service), config.upstream.clone());
         tokio::task::spawn_blocking(move || targeted.set_backend(backend.as_ref())).await?;
@@ -124,6 +154,7 @@ impl App {
             kafka: config.kafka.clone().map(watch::Sender::new),
             #[cfg(feature = "rabbitmq")]
             rabbitmq: config.rabbitmq.clone().map(watch::Sender::new),
+            settings: settings.clone(),
             successful: Gauge::default(),
         };
         targets.successful.set(1);
@@ -138,14 +169,17 @@ impl App {
             spool: spool.clone(),
             sinks: sinks.handles.clone(),
         });
-        let unaccepted = Arc::clone(service.unaccepted());
-        let admin = Admin::new(
-            spool.clone(),
-            sinks.handles.clone(),
-            unaccepted,
+        let observed = Observed {
+            spool: spool.clone(),
+            sinks: sinks.handles.clone(),
+            answers: service.answers(),
+            unaccepted: Arc::clone(service.unaccepted()),
+            handshakes,
             upstream,
-            registry,
-        );
+            problems,
+            settings,
+        };
+        let admin = Admin::new(observed, registry);
         Ok(Self {
             config,
             spool,
@@ -194,6 +228,7 @@ impl App {
             targets,
         } = self;
         let addresses = (callbacks.address(), operators.address());
+        let is_passed = callbacks.is_passed();
         let (receiver, unaccepted) = (Arc::clone(&service), Arc::clone(service.unaccepted()));
         let upstream = Arc::clone(service.upstream());
         let (stop_callbacks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -216,6 +251,7 @@ impl App {
             never = spool.watch() => match never {},
             never = unaccepted.watch() => match never {},
             never = upstream.watch() => match never {},
+            never = admin.watch() => match never {},
             never = targets.handshakes.watch() => match never {},
             Some(ended) = servers.join_next() => Some(ended_by_itself("receiver", ended)),
             Some(ended) = sinks.running.join_next() => Some(ended_by_itself("forwarder", ended)),
@@ -239,23 +275,36 @@ impl App {
         };
         let deadline = Instant::now() + *config.drain_timeout;
         stop_callbacks.cancel();
+        for confirms in &sinks.confirms {
+            confirms.stop_waiting();
+        }
         // A client that is slow to send must not use up the sinks' time. After a failure the timeout is short:
-        // each second until the next start is a second of lost callbacks.
-        let limit = if failure.is_none() {
-            *config.drain_timeout / 2
-        } else {
-            ANSWER_TIMEOUT
+        // each second until the next start is a second of lost callbacks. With a passed socket they are not lost, but
+        // wait for the next start.
+        let limit = match failure {
+            Some(_) => ANSWER_TIMEOUT,
+            None if is_passed => PASSED_ANSWER_TIMEOUT,
+            None => *config.drain_timeout / 2,
         };
         let _ = timeout(limit, servers.join_next()).await;
         servers.shutdown().await;
         unaccepted.log(true);
-        // After a failure, drain nothing: what is not published stays in the spool.
-        let deadline = if failure.is_none() {
-            deadline
-        } else {
-            Instant::now()
+        // After a failure, drain nothing: what is not published stays in the spool. With a passed socket, only wait for
+        // confirmations, without which the next start publishes events a second time.
+        let deadline = match failure {
+            Some(_) => Instant::now(),
+            None if is_passed => Instant::now() + PASSED_CONFIRM_TIMEOUT,
+            None => deadline,
         };
-        tokio::join!(upstream.drain(deadline), sinks.drain(deadline));
+        let close_timeout = if is_passed {
+            PASSED_CLOSE_TIMEOUT
+        } else {
+            CLOSE_TIMEOUT
+        };
+        tokio::join!(
+            upstream.drain(deadline),
+            sinks.drain(deadline, close_timeout)
+        );
         // The spool may have failed during the drain.
         let failed_late = match spool.status().refusing {
             Some(error) if error.is_final() => Some(anyhow!(error)),
@@ -282,7 +331,7 @@ async fn report_readiness(
     spool: &Spool,
     (callbacks, admin): (SocketAddr, SocketAddr),
 ) -> Infallible {
-    let (path, sinks) = (config.spool.path.display(), sink_names(config).join(","));
+    let (path, sinks) = (config.spool.path.display(), config.sink_names().join(","));
     if let Some(reason) = spool.status().refusing {
         error!(
             code = "not_ready", %callbacks, %admin, spool = %path, sinks, %reason,
@@ -316,83 +365,5 @@ fn ended_by_itself(part: &str, ended: Result<(), tokio::task::JoinError>) -> any
     match ended {
         Ok(()) => anyhow!("the {part} ended unexpectedly; report this as a bug"),
         Err(error) => anyhow!(error).context(format!("the {part} failed")),
-    }
-}
-
-/// The configured sinks; standard output if there are none.
-#[must_use]
-pub fn sink_names(config: &Config) -> Vec<&'static str> {
-    let mut names = Vec::new();
-    #[cfg(feature = "kafka")]
-    if config.kafka.is_some() {
-        names.push(crate::sink::kafka::NAME);
-    }
-    #[cfg(feature = "rabbitmq")]
-    if config.rabbitmq.is_some() {
-        names.push(crate::sink::rabbitmq::NAME);
-    }
-    // Otherwise unused in a build without brokers.
-    let _ = config;
-    if names.is_empty() {
-        names.push(stdout::NAME);
-    }
-    names
-}
-
-impl Sinks {
-    fn start_all(&mut self, targets: &Targets) -> anyhow::Result<()> {
-        #[cfg(feature = "kafka")]
-        if let Some(settings) = &targets.kafka {
-            let spool_id = self.spool.id();
-            let settings = settings.subscribe();
-            self.start(crate::sink::kafka::Kafka::new(settings, spool_id))?;
-        }
-        #[cfg(feature = "rabbitmq")]
-        if let Some(settings) = &targets.rabbitmq {
-            let settings = settings.subscribe();
-            self.start(crate::sink::rabbitmq::RabbitMq::new(settings))?;
-        }
-        // Otherwise unused in a build without brokers.
-        let _ = targets;
-        if self.handles.is_empty() {
-            self.start(stdout::Stdout::default())?;
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, sink: impl Sink) -> anyhow::Result<()> {
-        let name = sink.name();
-        let cursor = self.spool.cursor(name);
-        let cursor = cursor.with_context(|| format!("spool has no cursor of sink {name}"))?;
-        let handle = SinkHandle::new(name, cursor);
-        let forwarder = Forwarder::new(sink, self.spool.clone(), &handle, self.stop.clone());
-        self.handles.push(handle);
-        self.running.spawn(forwarder.run());
-        Ok(())
-    }
-
-    /// Lets the forwarders publish the remaining events until the deadline.
-    async fn drain(&mut self, deadline: Instant) {
-        self.stop.drain.cancel();
-        let all = async { while self.running.join_next().await.is_some() {} };
-        if timeout_at(deadline, all).await.is_err() {
-            self.stop.now.cancel();
-            let all = async { while self.running.join_next().await.is_some() {} };
-            let _ = timeout(CLOSE_TIMEOUT, all).await;
-        }
-        self.running.shutdown().await;
-        let last = self.spool.status().last.0;
-        for sink in &self.handles {
-            let left = last.saturating_sub(sink.cursor.position().0);
-            if left > 0 {
-                let sink = sink.state.sink();
-                info!(
-                    code = "events_unconfirmed",
-                    sink,
-                    events = left,
-                    "sink has not confirmed all events; they stay in the spool and are published after the next start"
-                );
-            }
-        }
     }
 }

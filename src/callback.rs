@@ -18,6 +18,8 @@ mod query;
 mod recall;
 mod signature;
 
+use std::time::Duration;
+
 pub use answer::{FAIL_CODE, OK, fail};
 pub use classify::{Body, Class, classify};
 pub use command::{NO_COMMAND, OTHER_COMMAND, Recall, known_command, known_commands};
@@ -25,3 +27,6 @@ pub use json::{Object, Value};
 pub use query::Query;
 pub use recall::{IGNORABLE_FIELDS, IgnoredField, ParseError, ParsedRecall, parse_recall};
 pub use signature::{SignatureError, Token, Tokens, check_signature};
+
+/// How long the vendor waits for an answer.
+pub const VENDOR_TIMEOUT: Duration = Duration::from_secs(2);

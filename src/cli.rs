@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod config;
 mod event_view;
 mod examples;
@@ -8,6 +9,8 @@ mod id_or_seq;
 mod manual;
 mod open_files;
 mod output;
+mod passed_sockets;
+mod progress;
 mod ready;
 mod receipt;
 mod run;
@@ -21,11 +24,11 @@ mod when;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::error::ErrorKind;
 use clap::{FromArgMatches as _, Parser, Subcommand, ValueHint};
 
+use self::passed_sockets::WrongSocket;
 use crate::config::{ConfigError, Loaded};
 use crate::spool::OpenError;
 use crate::telemetry::{self, chain};
@@ -33,7 +36,7 @@ use crate::telemetry::{self, chain};
 /// The command failed.
 const FAILED: u8 = 1;
 
-/// `EX_CONFIG` of sysexits.h: the configuration is unusable, or the spool is of a newer version.
+/// `EX_CONFIG` of sysexits.h: the configuration or a passed socket is unusable, or the spool is of a newer version.
 const BAD_CONFIGURATION: u8 = 78;
 
 /// Stores Tencent Cloud IM recall callbacks on disk, answers them, and publishes each one as an event to Kafka or
@@ -56,6 +59,7 @@ enum CliCommand {
     Ready,
     /// Print the settings that a start would use and the source of each; secrets are hidden
     Config,
+    Check(check::CheckArgs),
     Send(Box<send::SendArgs>),
     Tail(tail::TailArgs),
     Where(receipt::WhereArgs),
@@ -94,8 +98,9 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Err
 
 /// The exit code for an error. A supervisor need not restart the relay if the configuration or the version is wrong.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let is_permanent =
-        error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(OpenError::Newer { .. }));
+    let is_permanent = error.is::<ConfigError>()
+        || error.is::<WrongSocket>()
+        || matches!(error.downcast_ref(), Some(OpenError::Newer { .. }));
     if is_permanent {
         BAD_CONFIGURATION
     } else {
@@ -114,12 +119,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = path.clone();
     let load = move || Loaded::load(file.as_deref(), std::env::vars_os());
     match cli.command.unwrap_or(CliCommand::Run) {
-        CliCommand::Run => return Ok(run::run(Arc::new(load))),
+        CliCommand::Run => return Ok(run::run(load)),
         CliCommand::Ready => {
             let admin = Loaded::load_admin(path.as_deref(), std::env::vars_os())?;
             ready::run(&admin)
         }
         CliCommand::Config => config::run(&load()?),
+        CliCommand::Check(args) => return check::run(args, load()),
         CliCommand::Send(args) => runtime()?.block_on(send::run(*args)),
         CliCommand::Tail(args) => tail::run(args, &load()?.config),
         CliCommand::Where(args) => return receipt::run(args, &load()?.config),

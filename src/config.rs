@@ -12,7 +12,9 @@ mod reload;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use figment::Figment;
 use figment::error::Kind;
@@ -22,9 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tracing::warn;
 
 use crate::setting::{self, List, ServerCertificate, SettingError, Size, Timeout};
-#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
-use crate::sink;
-use crate::{admin, receiver, spool, telemetry, upstream};
+use crate::{admin, receiver, sink, spool, telemetry, upstream};
 pub use files::FileDigests;
 use layer::Layer;
 
@@ -35,6 +35,13 @@ pub struct Config {
     /// The applications whose recalls are accepted: the vendor's `SdkAppid`.
     #[serde(deserialize_with = "application_ids")]
     pub sdk_app_ids: List<u64>,
+    /// When a recall is answered OK: `disk`, when its event is on the relay's disk; `broker`, when every configured
+    /// broker has confirmed the event, too, or at `answer_deadline`.
+    pub answer_after: receiver::AnswerAfter,
+    /// With `answer_after = "broker"`: how long after its request a recall waits for the brokers at most. Then it is
+    /// answered OK because its event is on disk.
+    #[serde(deserialize_with = "answer_deadline")]
+    pub answer_deadline: Timeout,
     /// On shutdown: how long open requests and then the sinks may take. Events that are not published by then stay
     /// in the spool. Closing the connections to brokers may take 3 s more.
     pub drain_timeout: Timeout,
@@ -62,6 +69,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sdk_app_ids: List::default(),
+            answer_after: receiver::AnswerAfter::default(),
+            answer_deadline: Timeout::from_millis(500),
             drain_timeout: Timeout::from_secs(8),
             http: receiver::Config::default(),
             auth: receiver::AuthConfig::default(),
@@ -78,6 +87,24 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The configured sinks; standard output if there are none.
+    #[must_use]
+    pub fn sink_names(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        #[cfg(feature = "kafka")]
+        if self.kafka.is_some() {
+            names.push(sink::kafka::NAME);
+        }
+        #[cfg(feature = "rabbitmq")]
+        if self.rabbitmq.is_some() {
+            names.push(sink::rabbitmq::NAME);
+        }
+        if names.is_empty() {
+            names.push(sink::stdout::NAME);
+        }
+        names
+    }
+
     /// Warns if callbacks other than recalls are discarded.
     pub fn warn_if_no_upstream(&self) {
         if self.upstream.is_none() {
@@ -96,6 +123,17 @@ fn application_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<List<u6
         .ok_or_else(|| D::Error::custom("must be one or more SdkAppids, such as 1400000001"))
 }
 
+/// The vendor waits 2 s, which includes the network and the disk.
+fn answer_deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timeout, D::Error> {
+    let deadline = Timeout::deserialize(deserializer)?;
+    if *deadline > Duration::from_millis(1500) {
+        return Err(D::Error::custom(
+            "must be at most 1500ms: the vendor waits 2 s",
+        ));
+    }
+    Ok(deadline)
+}
+
 /// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -105,6 +143,8 @@ pub enum Source {
     File(String),
     /// An environment variable, or the file that it names.
     Environment(String),
+    /// A socket that systemd has passed.
+    Systemd,
 }
 
 impl fmt::Display for Source {
@@ -113,6 +153,7 @@ impl fmt::Display for Source {
             Self::Default => f.write_str("default"),
             Self::File(path) => f.write_str(path),
             Self::Environment(name) => f.write_str(name),
+            Self::Systemd => f.write_str("systemd"),
         }
     }
 }
@@ -288,6 +329,24 @@ impl Loaded {
             .map_err(|error| ConfigError(vec![explain(&error, &sources)]))
     }
 
+    /// Replaces the addresses of the listeners by those of passed sockets.
+    pub fn use_sockets(&mut self, callbacks: Option<SocketAddr>, admin: Option<SocketAddr>) {
+        let Config {
+            http,
+            admin: operators,
+            ..
+        } = &mut self.config;
+        for (key, listen, passed) in [
+            ("http.listen", &mut http.listen, callbacks),
+            ("admin.listen", &mut operators.listen, admin),
+        ] {
+            if let Some(address) = passed {
+                *listen = address;
+                self.sources.insert(key.to_owned(), Source::Systemd);
+            }
+        }
+    }
+
     /// The source of a setting's value.
     #[must_use]
     pub fn source(&self, key: &str) -> Source {
@@ -297,7 +356,26 @@ impl Loaded {
     /// Every setting, its value and its source; secrets are hidden.
     #[must_use]
     pub fn listing(&self) -> Vec<(String, String, Source)> {
-        keys::flatten(&self.config)
+        self.listing_of(&self.config)
+    }
+
+    /// The listing for operators of a running relay, in which `config` is in force. It differs from these settings if
+    /// some of them need a restart.
+    #[must_use]
+    pub fn in_force(&self, config: &Config) -> Vec<admin::SettingInForce> {
+        let waiting = config.differences(&self.config);
+        let rows = self.listing_of(config).into_iter();
+        rows.map(|(key, value, source)| admin::SettingInForce {
+            restart_needed: waiting.contains(&key),
+            key,
+            value,
+            source: source.to_string(),
+        })
+        .collect()
+    }
+
+    fn listing_of(&self, config: &Config) -> Vec<(String, String, Source)> {
+        keys::flatten(config)
             .into_iter()
             .map(|(key, value)| {
                 let source = self.source(&key);
@@ -377,6 +455,12 @@ impl Loaded {
             let text = "is missing; set it to the SdkAppid of your application, or to several, \
                         for example RECALL_SDK_APP_IDS=1400000001";
             wrong("sdk_app_ids", text.to_owned());
+        }
+        if config.answer_after == receiver::AnswerAfter::Broker
+            && config.sink_names() == [sink::stdout::NAME]
+        {
+            let text = "needs a broker: set kafka.bootstrap_servers or rabbitmq.uri, or answer_after to \"disk\"";
+            wrong("answer_after", text.to_owned());
         }
         if let Err(text) = config.auth.check(&config.sdk_app_ids) {
             wrong("auth.tokens", text);

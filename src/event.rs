@@ -36,6 +36,12 @@ impl Seq {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// How many numbers there are from this one to `last`, which counts, too; 0 if `last` is before it.
+    #[must_use]
+    pub const fn count_to(self, last: Self) -> u64 {
+        (last.0 + 1).saturating_sub(self.0)
+    }
 }
 
 impl fmt::Display for Seq {

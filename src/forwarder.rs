@@ -20,6 +20,7 @@ mod state;
 mod throttle;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
@@ -29,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 pub use resend::{Resend, ResendEnd, ResendError, ResendProgress, ResendQueue, ResendSource};
 pub use state::{Health, SinkMetrics, SinkState};
 
-use crate::sink::{SessionError, Sink, Window};
-use crate::spool::{Cursor, Reader, Spool};
+use crate::event::Seq;
+use crate::sink::{Confirms, SessionError, Sink, Window, stdout};
+use crate::spool::{Cursor, Reader, Spool, Status};
 use crate::telemetry::chain;
 use poison_search::PoisonSearch;
 use resend::{ActiveResend, ResendRequest, ResendRequests};
@@ -62,6 +64,7 @@ pub struct Forwarder<S> {
     /// A resend that begins when nothing is in flight.
     requested: Option<ResendRequest>,
     resend: Option<ActiveResend>,
+    confirms: Option<Arc<Confirms>>,
 }
 
 /// A sink as the rest of the program sees it.
@@ -73,6 +76,8 @@ pub struct SinkHandle {
     pub cursor: Cursor,
     /// Sends events again.
     pub resends: ResendQueue,
+    /// What it has confirmed, if answers wait for that.
+    pub confirms: Option<Arc<Confirms>>,
 }
 
 impl SinkHandle {
@@ -83,8 +88,24 @@ impl SinkHandle {
             state: SinkState::new(sink),
             cursor,
             resends: ResendQueue::default(),
+            confirms: None,
         }
     }
+
+    /// How many events it has not confirmed, up to the event number `last`.
+    #[must_use]
+    pub fn lag(&self, last: Seq) -> u64 {
+        last.0.saturating_sub(self.cursor.position().0)
+    }
+}
+
+/// How many events are on this machine alone, at most: confirmed by no broker yet, or stored as dead letters that none
+/// has accepted. `None` without a broker.
+#[must_use]
+pub fn at_risk(sinks: &[SinkHandle], status: &Status) -> Option<u64> {
+    let brokers = (sinks.iter()).filter(|sink| sink.state.sink() != stdout::NAME);
+    let unconfirmed = brokers.map(|sink| sink.lag(status.last)).min()?;
+    Some(unconfirmed + status.dead_letters)
 }
 
 /// The status that the session reports.
@@ -131,12 +152,18 @@ impl<S: Sink> Forwarder<S> {
             requests: handle.resends.requests(),
             requested: None,
             resend: None,
+            confirms: handle.confirms.clone(),
         }
     }
 
     /// Forwards until stopped.
     pub async fn run(self) {
-        let reminding = remind(self.state.clone(), self.spool.clone(), self.cursor.clone());
+        let reminding = remind(
+            self.state.clone(),
+            self.spool.clone(),
+            self.cursor.clone(),
+            self.confirms.clone(),
+        );
         tokio::select! {
             () = self.forward_until_stopped() => {}
             never = reminding => match never {},
@@ -233,11 +260,19 @@ impl<S: Sink> Forwarder<S> {
 }
 
 /// Logs a lasting outage again, whatever the forwarder waits for.
-async fn remind(state: SinkState, spool: Spool, cursor: Cursor) -> Infallible {
+async fn remind(
+    state: SinkState,
+    spool: Spool,
+    cursor: Cursor,
+    confirms: Option<Arc<Confirms>>,
+) -> Infallible {
     let mut tick = interval(REMIND_EVERY);
     loop {
         tick.tick().await;
         state.remind(|| Backlog::of(&spool, &cursor), Instant::now());
+        if let Some(confirms) = &confirms {
+            confirms.remind(tokio::time::Instant::now());
+        }
     }
 }
 

@@ -16,7 +16,7 @@
 //! - [`forwarder`] reads events from the spool, publishes them to a sink and advances the cursor;
 //! - [`sink`] is the client of one broker: Kafka, RabbitMQ or standard output;
 //! - [`upstream`] hands every other callback on to the application's backend, whose answer goes back;
-//! - [`admin`] serves health, readiness and metrics to operators;
+//! - [`admin`] serves health, readiness, metrics and the status page to operators;
 //! - [`app`] starts and stops all of these, [`config`] assembles the settings, [`reload`] changes them while the relay
 //!   runs, [`cli`] is the command line.
 //!

@@ -17,11 +17,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use crate::admin::SettingsInForce;
 use crate::config::{self, Config, ConfigError, FileDigests, Loaded};
-use crate::receiver::{Auth, CallbackService, Handshakes};
+use crate::receiver::{Auth, CallbackService, Handshakes, Storage};
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::sink;
-use crate::spool::Spool;
 use crate::telemetry::Log;
 
 /// How often the files are read. A change takes effect after two readings with the same content: a certificate and its
@@ -31,12 +31,14 @@ const CHECK_EVERY: Duration = Duration::from_secs(3);
 /// The parts of a running relay that take new settings.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    pub(crate) service: Arc<CallbackService<Spool>>,
+    pub(crate) service: Arc<CallbackService<Storage>>,
     pub(crate) handshakes: Arc<Handshakes>,
     #[cfg(feature = "kafka")]
     pub(crate) kafka: Option<watch::Sender<sink::kafka::Config>>,
     #[cfg(feature = "rabbitmq")]
     pub(crate) rabbitmq: Option<watch::Sender<sink::rabbitmq::Config>>,
+    /// What operators see.
+    pub(crate) settings: SettingsInForce,
     /// 1, or 0 if the last reload failed.
     pub(crate) successful: Gauge,
 }
@@ -108,12 +110,13 @@ impl<'a> Reloader<'a> {
             Ok::<_, ConfigError>((loaded, certificate))
         });
         let (loaded, certificate) = loaded.await??;
+        let config = self.config.reloaded(&loaded.config);
+        let settings = loaded.in_force(&config);
         let Loaded {
             config: new,
             digests,
             ..
         } = loaded;
-        let config = self.config.reloaded(&new);
         let have_changed = |files: &[PathBuf]| {
             let changed = digests.changed_since(&self.digests);
             files.iter().any(|file| changed.contains(&file.as_path()))
@@ -173,6 +176,7 @@ impl<'a> Reloader<'a> {
                 "changed settings take effect only after a restart; restart the relay"
             );
         }
+        self.targets.settings.set(settings);
         self.config = config;
         self.digests = digests;
         Ok(())

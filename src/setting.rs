@@ -4,6 +4,7 @@
 //! their own type. So each type here accepts both, and so does [`text`] for the types of other crates. The text is
 //! [clean](clean()) already.
 
+mod certificate_facts;
 mod certificates;
 mod clean;
 mod client_tls;
@@ -18,6 +19,7 @@ mod text_file;
 use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
 
+pub use self::certificate_facts::CertificateFacts;
 pub use self::certificates::{CertifiedChain, SettingError};
 pub use self::clean::clean;
 pub(crate) use self::clean::has_control_character;

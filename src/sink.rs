@@ -10,6 +10,7 @@
 //!
 //! For people, the modules of the brokers also subscribe to what the sink publishes, without taking it from anybody.
 
+mod confirms;
 mod delivery;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -21,6 +22,7 @@ mod window;
 
 use std::future::Future;
 
+pub use confirms::{ConfirmWaiter, Confirms};
 pub use delivery::{DEAD_LETTER_QUEUE, DEAD_LETTER_TOPIC, Delivery, Refusal};
 pub use subscription::{CredentialsError, SubscriptionItem};
 pub use window::Window;
@@ -28,7 +30,7 @@ pub use window::Window;
 #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use tokio::sync::watch;
 
-use crate::event::{Fingerprint, Seq};
+use crate::event::{Event, Fingerprint, Seq};
 
 /// Any error of a client library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -66,8 +68,31 @@ async fn changed<T>(settings: &mut watch::Receiver<T>) {
     }
 }
 
+/// How a sink divides events into partitions. The broker confirms the events of one partition independently of others.
+#[derive(Debug, Clone, Copy)]
+pub struct Partitioning {
+    /// How many partitions there are, at least one.
+    pub count: usize,
+    /// The partition of an event, counted from 0, given the number of partitions.
+    pub partition_of: fn(&Event, usize) -> usize,
+}
+
+impl Default for Partitioning {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            partition_of: |_, _| 0,
+        }
+    }
+}
+
 /// A connected client with events in flight.
 pub trait Session: Send {
+    /// Which events may be confirmed although others are not.
+    fn partitioning(&self) -> Partitioning {
+        Partitioning::default()
+    }
+
     /// The position committed at the broker, if the sink keeps one. It is used if it is higher than the spool's cursor
     /// and the spool has the event that it names.
     fn committed_position(&self) -> Option<CommittedPosition> {

@@ -26,6 +26,7 @@ mod gaps;
 mod inspect;
 mod offline;
 mod permissions;
+mod probe;
 mod queue;
 mod quota;
 mod reader;
@@ -60,6 +61,7 @@ pub use inspect::{
     InspectError, Inspector, KeptDeadLetter, SearchOrder, SearchPiece, SpoolOverview,
 };
 pub use offline::Offline;
+pub use probe::{SpaceLimit, SpoolFolder, SpoolSpace, SyncLatency};
 pub use reader::{ReadError, Reader, Row};
 pub use salvage::{Error as SalvageError, Quarantined, SalvageReport};
 pub use status::Status;
@@ -257,6 +259,13 @@ impl Spool {
         }
     }
 
+    /// How much of the space for events is taken, in percent: of `spool.max_bytes`, or if that is smaller, of the most
+    /// that the disk has had available since the start.
+    #[must_use]
+    pub fn percent_full(&self) -> u64 {
+        self.shared.fill.percent(&self.shared.status.borrow())
+    }
+
     /// Logs when the disk hangs or the spool fills, and when that has ended. The writer cannot log this, because it may
     /// be blocked. Never returns.
     pub async fn watch(&self) -> Infallible {
@@ -276,7 +285,14 @@ impl Spool {
     #[must_use]
     pub fn lost(&self) -> u64 {
         let lost = self.shared.gaps.iter().filter(|gap| gap.lost);
-        lost.map(|gap| gap.last.0 + 1 - gap.first.0).sum()
+        lost.map(|gap| gap.first.count_to(gap.last)).sum()
+    }
+
+    /// How many of the [`lost`](Self::lost) events this start has found.
+    #[must_use]
+    pub fn lost_at_start(&self) -> u64 {
+        let lost = self.shared.report.lost.iter();
+        lost.map(|(first, last)| first.count_to(*last)).sum()
     }
 
     /// `spool.max_bytes`.

@@ -22,16 +22,18 @@ mod codes;
 mod escape;
 mod lines;
 mod logged_texts;
+mod recent_problems;
 mod recurrence;
 mod reminder;
 
 use crate::setting::List;
 #[cfg(test)]
-pub use captured_log::CapturedLog;
+pub use captured_log::{CapturedLog, log_to};
 pub use escape::escape;
 use escape::{EscapedFields, EscapedLines};
 use lines::Lines;
 pub use logged_texts::LoggedTexts;
+pub use recent_problems::{RecentProblem, RecentProblems};
 pub use recurrence::Recurrence;
 pub use reminder::Reminder;
 
@@ -96,6 +98,7 @@ const DEFAULTS: [&str; 3] = ["info", "lapin=off", "librdkafka=off"];
 pub struct Log {
     lines: Lines,
     filter: reload::Handle<EnvFilter, Registry>,
+    problems: RecentProblems,
 }
 
 impl Drop for Log {
@@ -109,6 +112,12 @@ impl Log {
     pub fn set_filter(&self, filter: &str) {
         // If the log was started before in this process, that one stays, and this handle controls no subscriber.
         let _ = self.filter.reload(env_filter(filter));
+    }
+
+    /// The latest lines of WARN and ERROR that the filter lets through.
+    #[must_use]
+    pub const fn problems(&self) -> &RecentProblems {
+        &self.problems
     }
 }
 
@@ -129,11 +138,15 @@ pub fn start(config: &Config) -> anyhow::Result<Log> {
     } else {
         Format::Json
     });
-    let registry = tracing_subscriber::registry().with(layer_filter);
+    let problems = RecentProblems::default();
+    let registry = tracing_subscriber::registry()
+        .with(layer_filter)
+        .with(problems.clone());
     let lines = Lines::start().context("could not start the log's thread")?;
     let log = Log {
         lines: lines.clone(),
         filter,
+        problems,
     };
     // If the log was started before in this process, that one stays.
     let _ = match format {

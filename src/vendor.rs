@@ -5,7 +5,9 @@
 //! neither would check it.
 
 mod body;
+mod command;
 mod query;
 
 pub use body::{BodyFormat, EventTimeForm, PayloadVersion, msg_id};
+pub use command::OtherCommand;
 pub use query::{CallbackKind, sign};

@@ -11,8 +11,11 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use recall_relay::vendor::CallbackKind;
-use rig::{APP, Answer, Connection, Setup, recall, recall_query, request, until};
+use recall_relay::vendor::{CallbackKind, OtherCommand};
+use rig::{
+    APP, Answer, Backend, Connection, Relay, Reply, Setup, recall, recall_query, request, until,
+};
+use serde_json::Value;
 
 #[track_caller]
 fn assert_fails(answer: &Answer, status: u16, reason: &str) {
@@ -322,4 +325,93 @@ fn http2_and_garbage_are_closed_or_answered_400() {
     assert!(relay.recall("g", 1).is_ok());
     assert_eq!(relay.admin("/readyz").status, 200);
     assert_eq!(relay.stop().len(), 1);
+}
+
+/// Runs `send` with these arguments; returns its exit code and its report.
+fn send(relay: &Relay, arguments: &[&str]) -> (i32, Value) {
+    let url = format!("http://{}/", relay.callbacks);
+    let fixed = ["send", "--json", "--url", &url];
+    let (code, report, stderr) = Setup::new().run(&[&fixed, arguments].concat());
+    let report = serde_json::from_str(&report).unwrap_or_else(|_| panic!("{report}{stderr}"));
+    (code, report)
+}
+
+#[test]
+fn every_documented_command_of_send_is_answered_ok() {
+    let relay = Setup::new().start();
+    let mut sent = 0;
+    for command in OtherCommand::all() {
+        let name = command.name();
+        let (code, report) = send(&relay, &["--command", name]);
+        assert_eq!(
+            (code, &report["outcomes"]["ok"]),
+            (0, &1.into()),
+            "{report}"
+        );
+        let ignored = format!(r#"recall_callbacks_total{{command="{name}",outcome="ignored"}}"#);
+        assert_eq!(relay.metric(&ignored), "1", "{name}");
+        sent += 1;
+    }
+    assert!(sent > 40, "{sent}");
+    for recall in [
+        CallbackKind::Group,
+        CallbackKind::C2c,
+        CallbackKind::OfficialAccount,
+    ] {
+        let (code, report) = send(&relay, &["--command", recall.command()]);
+        assert_eq!(code, 0, "{report}");
+    }
+    let (code, report) = send(&relay, &["--command", "probe"]);
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(relay.outcome_count("probe"), 1);
+    assert_eq!(relay.stop().len(), 3);
+}
+
+#[test]
+fn send_accepts_what_a_backend_says_but_not_its_absence() {
+    let backend = Backend::start();
+    let rejection = r#"{"ActionStatus":"OK","ErrorInfo":"rude","ErrorCode":10100}"#;
+    backend.reply(Reply::json(rejection));
+    let relay = Setup::new()
+        .set(
+            "RECALL_UPSTREAM__URL",
+            &format!("http://{}/", backend.address()),
+        )
+        .start();
+    let before = ["--command", "before", "--count", "9"];
+    let (code, report) = send(&relay, &[&before[..], &["--upstream"]].concat());
+    assert_eq!(code, 0, "{report}");
+    let expected = serde_json::json!([{"answer": "200 OK/10100 rude", "count": 9}]);
+    assert_eq!(report["backend_answers"], expected);
+    let commands: Vec<_> = OtherCommand::all()
+        .filter(|command| command.asks_permission())
+        .map(OtherCommand::name)
+        .collect();
+    let received = backend.received();
+    let received: Vec<Value> = received
+        .iter()
+        .map(|request| serde_json::from_slice(&request.body).unwrap())
+        .collect();
+    let received: Vec<_> = received
+        .iter()
+        .map(|body| body["CallbackCommand"].as_str().unwrap())
+        .collect();
+    assert_eq!(received, commands);
+
+    // Without `--upstream`, nothing but OK is right. A recall is answered by the relay.
+    let (code, report) = send(&relay, &before);
+    assert_eq!((code, &report["outcomes"]["not_ok"]), (1, &9.into()));
+    assert_eq!(report["failures"][0]["reason"], "200 OK/10100 rude");
+    let (code, report) = send(&relay, &["--upstream"]);
+    assert_eq!(
+        (code, &report["backend_answers"]),
+        (0, &serde_json::json!([]))
+    );
+
+    backend.reply(Reply::raw("").then_close());
+    let (code, report) = send(&relay, &["--command", "other", "--upstream"]);
+    assert_eq!((code, &report["outcomes"]["not_ok"]), (1, &1.into()));
+    let reason = report["failures"][0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("502 FAIL/1 "), "{reason}");
+    relay.stop();
 }

@@ -10,28 +10,9 @@ mod rig;
 use std::time::{Duration, Instant};
 
 use rig::{
-    Broker, Kafka, RabbitMq, Setup, assert_kept, kill_repeatedly, large_recall, read_dead_letters,
+    Broker, Setup, assert_kept, kill_repeatedly, large_recall, on_both_brokers, read_dead_letters,
     recall_query, under_load,
 };
-
-/// Turns each promise into two tests: `kafka::PROMISE` and `rabbitmq::PROMISE`.
-macro_rules! on_both_brokers {
-    ($($promise:ident,)+) => {
-        mod kafka {
-            $(#[test]
-            fn $promise() {
-                super::$promise(&mut *super::Kafka::shared());
-            })+
-        }
-
-        mod rabbitmq {
-            $(#[test]
-            fn $promise() {
-                super::$promise(&mut *super::RabbitMq::shared());
-            })+
-        }
-    };
-}
 
 on_both_brokers! {
     every_event_arrives_once_and_in_order,

@@ -40,6 +40,11 @@ fn damage(inflict: impl FnOnce(&Path)) -> RestartOutcome {
     for exits in 0..3 {
         let mut relay = setup.start();
         if let Some(readiness) = drained(&mut relay) {
+            let status: Value = serde_json::from_slice(&relay.admin("/status").body).unwrap();
+            // The starts before this one may have found some.
+            if exits == 0 {
+                assert_eq!(status["spool"]["lost_at_start"], readiness["spool"]["lost"]);
+            }
             let printed = relay.stop().iter().map(recall).collect();
             return RestartOutcome {
                 acknowledged: acknowledged.into_iter().collect(),

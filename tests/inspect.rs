@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use recall_relay::vendor::{BodyFormat, CallbackKind};
-use rig::{APP, Relay, Setup, recall_query, until};
+use rig::{APP, Broker as _, Kafka, Relay, Setup, large_recall, recall_query, shape, until};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
@@ -131,28 +131,6 @@ fn commands_work_beside_a_running_relay_and_after_its_end() {
     setup.start().stop();
 }
 
-/// The types in a value, instead of what it contains; of an array those of its first element.
-fn shape(value: &Value) -> Value {
-    match value {
-        Value::Null => json!("null"),
-        Value::Bool(_) => json!("bool"),
-        Value::Number(number) if number.is_u64() => json!("integer"),
-        Value::Number(_) => json!("number"),
-        Value::String(text) if text.parse::<jiff::Timestamp>().is_ok() => json!("time"),
-        Value::String(text) if text.parse::<uuid::Uuid>().is_ok() => json!("uuid"),
-        Value::String(_) => json!("string"),
-        Value::Array(values) => values
-            .first()
-            .map_or_else(|| json!([]), |first| json!([shape(first)])),
-        // The body is the event as it is published: docs/reference/event.md.
-        Value::Object(fields) if fields.contains_key("specversion") => json!("event"),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, field)| (name.clone(), shape(field)))
-            .collect(),
-    }
-}
-
 /// A change here breaks programs that read the output: docs/reference/cli-json.md promises these forms.
 #[test]
 fn the_json_forms_are_frozen() {
@@ -169,7 +147,7 @@ fn the_json_forms_are_frozen() {
 
     let receipt = |sink: Value| {
         json!({"seq": "integer", "id": "uuid", "state": "string", "stored_at": "time", "event": "event",
-               "sinks": [sink]})
+               "sinks": [sink], "at_risk": "bool"})
     };
     let waiting = receipt(json!({
         "sink": "string", "state": "string", "waiting_before": "integer", "sink_state": "string", "reason": "string",
@@ -320,7 +298,7 @@ fn what_is_not_kept_says_since_when_events_are() {
     );
     let text = output(&setup, &["where", &id]);
     assert!(
-        text.contains("purged: every sink had confirmed it"),
+        text.contains("purged: every sink had confirmed or refused it"),
         "{text}"
     );
     let other = "e623ed2b-c5ef-5b1b-a59b-1584672e69fa";
@@ -525,5 +503,89 @@ fn a_million_events_are_searched_beside_a_running_relay() {
         (search.wait().unwrap().code(), stderr.as_str()),
         (Some(0), "")
     );
+    relay.stop();
+}
+
+/// What `where` says about a message of a group.
+fn located(setup: &Setup, group: &str, message: &str) -> (Value, String) {
+    let arguments = ["where", "--group", group, "--message", message];
+    (line(setup, &arguments), output(setup, &arguments))
+}
+
+/// Everything that a sink can have done with an event, on a real Kafka.
+#[test]
+fn where_says_what_became_of_an_event_in_kafka() {
+    let mut kafka = Kafka::start();
+    for topic in ["located", "located.dead"] {
+        kafka.create_topic(topic, 3, &[("max.message.bytes", "4000")]);
+    }
+    let setup = kafka.settings(Setup::new(), "located");
+    let relay = setup.start();
+    for group in ["a", "b"] {
+        relay.recalls(group, 1..=3);
+    }
+    assert_eq!(relay.post(&recall_query(), "{").status, 400);
+    assert!(
+        relay
+            .post(&recall_query(), large_recall("large", 20_000))
+            .is_ok()
+    );
+    relay.until_drained("kafka");
+    let place = |receipt: &Value, topic: &str| {
+        let sink = state_at(receipt, "kafka");
+        assert_eq!(sink["state"], "confirmed", "{sink}");
+        let records = kafka.read_all(topic);
+        let id = &receipt["id"];
+        let record = records.iter().find(|record| record.event()["id"] == *id);
+        let record = record.unwrap();
+        let (partition, offset) = (record.partition, record.offset);
+        let found = &sink["kafka"];
+        assert_eq!(
+            [&found["topic"], &found["partition"], &found["offset"]],
+            [&json!(topic), &json!(partition), &json!(offset)]
+        );
+        format!("topic {topic}, partition {partition}, offset {offset}")
+    };
+    until("the saved cursor", || {
+        let (receipt, text) = located(&setup, "b", "3");
+        (state_at(&receipt, "kafka")["state"] == "confirmed").then_some(())?;
+        assert!(text.contains(&place(&receipt, "located")), "{text}");
+        Some(())
+    });
+    let rejected = line(&setup, &["spool", "list", "--kind", "rejected"]);
+    let rejected = line(
+        &setup,
+        &["where", rejected["event"]["id"].as_str().unwrap()],
+    );
+    place(&rejected, "located.dead");
+    let large = lines(&setup, &["spool", "list", "--group", "large"]);
+    let text = output(
+        &setup,
+        &["where", large[0]["event"]["id"].as_str().unwrap()],
+    );
+    assert!(text.contains("dead letter: too_large"), "{text}");
+
+    kafka.stop();
+    relay.until_sink("kafka", "down");
+    relay.recalls("a", 4..=5);
+    let (waiting, text) = located(&setup, "a", "5");
+    let waiting = state_at(&waiting, "kafka");
+    assert_eq!(waiting["state"], "waiting", "{waiting}");
+    assert_eq!(waiting["sink_state"], "down", "{waiting}");
+    let reason = waiting["reason"].as_str().unwrap();
+    assert!(text.contains("1 event is before it"), "{text}");
+    assert!(text.contains(reason), "{text}");
+    let (confirmed, text) = located(&setup, "a", "1");
+    let confirmed = state_at(&confirmed, "kafka");
+    assert_eq!(confirmed["state"], "confirmed", "{confirmed}");
+    assert!(confirmed["lookup_error"].is_string(), "{confirmed}");
+    assert!(text.contains("could not be looked up"), "{text}");
+
+    kafka.resume();
+    kafka.delete_records("located");
+    relay.until_drained("kafka");
+    let (gone, _) = located(&setup, "a", "1");
+    let error = state_at(&gone, "kafka")["lookup_error"].to_string();
+    assert!(error.contains("does not have it any more"), "{error}");
     relay.stop();
 }

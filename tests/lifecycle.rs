@@ -688,7 +688,8 @@ fn an_unread_log_does_not_block_the_relay() {
     until("log lines to be dropped", || {
         for _ in 0..1000 {
             sent += 1;
-            assert!(relay.recall("g", sent).is_ok());
+            let answer = relay.recall("g", sent);
+            assert!(answer.is_ok(), "{answer:?}");
         }
         (relay.metric("recall_log_lines_dropped_total") != "0").then_some(())
     });

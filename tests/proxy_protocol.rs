@@ -7,17 +7,16 @@
 
 mod rig;
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
 use rig::{
     Answer, Authority, Connection, HttpsClient, Setup, connect_from, encode, free_port, recall,
-    recall_query, until,
+    recall_query, start_haproxy, until,
 };
 use rustls::version::TLS13;
 
@@ -194,14 +193,7 @@ impl HaProxy {
              listen callbacks\n bind {address}\n server relay {relay} {version} check inter 200ms check-send-proxy\n\
              frontend statistics\n mode http\n bind {statistics}\n stats enable\n stats uri /\n"
         );
-        let path = folder.join("haproxy.cfg");
-        fs::write(&path, config).unwrap();
-        let process = Command::new("haproxy")
-            .args(["-q", "-f"])
-            .arg(path)
-            .stdin(Stdio::null())
-            .spawn();
-        let mut process = process.expect("haproxy is missing: run tests/run, which installs it");
+        let mut process = start_haproxy(folder, &config, Stdio::inherit());
         until("HAProxy to listen", || {
             assert_eq!(process.try_wait().unwrap(), None, "it has ended");
             TcpStream::connect(statistics).ok()

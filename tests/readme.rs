@@ -56,7 +56,7 @@ const BLOCKS: [(&str, usize, Check); 8] = [
     (
         "curl http://127.0.0.1:8081/readyz\n",
         2,
-        Check::Test("troubleshooting_commands_show_state_and_settings"),
+        Check::Test("troubleshooting_commands_show_state_and_causes"),
     ),
     ("tests/run\n", 1, Check::Step("tests")),
 ];
@@ -225,17 +225,17 @@ fn publish(setup: &Setup, sink: &str) {
 }
 
 #[test]
-fn troubleshooting_commands_show_state_and_settings() {
-    let config = command("RECALL_SDK_APP_IDS=1400000001 cargo run --release -- config");
-    let setup = config.setup(None);
+fn troubleshooting_commands_show_state_and_causes() {
+    let check = command("RECALL_SDK_APP_IDS=1400000001 cargo run --release -- check");
+    let setup = check.setup(None);
     let relay = setup.start();
     let path = readme_text_between("curl http://127.0.0.1:8081", "\n");
     let readiness = relay.admin(&path);
     assert_eq!(readiness.status, 200);
     assert!(readiness.text().contains(r#""sinks":{"stdout":"#));
-    let (code, stdout, stderr) = setup.run(&config.arguments());
+    let (code, stdout, stderr) = setup.run(&check.arguments());
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stdout.contains("sdk_app_ids"), "{stdout}");
+    assert!(stdout.contains("spool"), "{stdout}");
     relay.stop();
 }
 
@@ -293,7 +293,7 @@ fn stop_grace_periods_cover_the_longest_stop() {
         " seconds",
     );
     let (drain, closing) = (seconds(drain), seconds(closing));
-    let kubernetes = "deploy/kubernetes.yaml";
+    let kubernetes = "deploy/kubernetes/statefulset.yaml";
     let delay = seconds(file_text_between(
         kubernetes,
         "RECALL_HTTP__STOP_DELAY, value: ",

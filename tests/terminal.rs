@@ -375,3 +375,44 @@ fn drop_names_the_dead_letters_and_asks_on_a_terminal() {
     );
     assert_eq!(count_dead_letters(&setup), 4);
 }
+
+#[test]
+fn send_shows_rate_and_latencies_on_a_terminal_and_a_histogram_at_the_end() {
+    let setup = setup();
+    let relay = setup.start();
+    let url = format!("http://{}/", relay.callbacks);
+    let send = ["send", "--url", &url, "--rate", "50", "--count", "120"];
+    let (code, shown) = on_terminal(setup.command(&send), 120, "");
+    assert_eq!(code, 0, "{shown}");
+    // After one second and after two.
+    let line = shown
+        .split('\r')
+        .filter(|line| line.contains(" of 120  ") && line.contains("/s  "))
+        .find(|line| line.contains("  p50 ") && line.contains("  p99 "))
+        .unwrap_or_else(|| panic!("{shown:?}"));
+    assert!(line.contains("  failed 0"), "{line}");
+    let (_, rate) = line.split_once(" of 120  ").unwrap();
+    let rate: f64 = rate.split_once("/s").unwrap().0.parse().unwrap();
+    assert!((25.0..=75.0).contains(&rate), "{line}");
+
+    // In a pipe, there is no line.
+    let send = ["send", "--url", &url, "--count", "100"];
+    let (code, report, stderr) = setup.run(&send);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{report}");
+    let (before, histogram) = report.split_once("  up to ").unwrap();
+    assert!(before.contains("\nlatency   p50 "), "{report}");
+    assert!((1..=15).contains(&histogram.lines().count()), "{report}");
+    let (_, counts, _) = setup.run(&[&send[..], &["--json"]].concat());
+    let counts: serde_json::Value = serde_json::from_str(&counts).unwrap();
+    assert_eq!(
+        (&counts["sent"], &counts["outcomes"]["ok"]),
+        (&100.into(), &100.into())
+    );
+    let buckets = counts["latency"]["histogram"].as_array().unwrap();
+    let counted: u64 = buckets
+        .iter()
+        .map(|bucket| bucket["count"].as_u64().unwrap())
+        .sum();
+    assert_eq!(counted, 100, "{counts}");
+    relay.stop();
+}

@@ -10,7 +10,7 @@ use super::backlog::Backlogs;
 use super::cores::{CoreSet, Cores};
 use super::folder;
 use super::options::Options;
-use super::rig::{Broker as _, Kafka, RabbitMq, Setup, free_port};
+use super::rig::{Broker, Kafka, RabbitMq, Setup, free_port};
 use super::server::Server;
 
 /// The partitions of a topic, as many as the relay creates.
@@ -125,6 +125,22 @@ impl Bench {
             kafka,
             rabbitmq,
         }
+    }
+
+    /// Starts a broker of 1 or 3 nodes for the caller alone, who may kill it. Stops the other brokers, because it uses
+    /// their cores.
+    pub fn start_broker(&mut self, sink: Sink, nodes: usize) -> Box<dyn Broker + Send> {
+        self.brokers = Brokers::none(CoreSet::Generator);
+        self.cores
+            .run_on(CoreSet::Generator, || -> Box<dyn Broker + Send> {
+                match (sink, nodes) {
+                    (Sink::Kafka, 1) => Box::new(Kafka::start()),
+                    (Sink::Kafka, 3) => Box::new(Kafka::start_cluster()),
+                    (Sink::RabbitMq, 1) => Box::new(RabbitMq::start()),
+                    (Sink::RabbitMq, 3) => Box::new(RabbitMq::start_cluster()),
+                    _ => panic!("cannot start {} with {nodes} nodes", sink.name()),
+                }
+            })
     }
 
     /// Starts a relay for a sink on the server's core; also returns its destination.

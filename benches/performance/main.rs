@@ -9,7 +9,8 @@
 //! - `growth`: over connections, recalled messages, conversations and backlog;
 //! - `slow_disk`: on a disk whose syncs take longer;
 //! - `exactly_once`: the cost of `kafka.exactly_once`, compared with the relay without it;
-//! - `backlog`: how fast a backlog is published, compared with a bare producer and a bare publisher.
+//! - `backlog`: how fast a backlog is published, compared with a bare producer and a bare publisher;
+//! - `answer_after`, if it is named: the cost of `answer_after = "broker"`, while the broker works and while it dies.
 //!
 //! The load generator is wrk (`load`), and each callback has its own message (`callbacks.lua`). The server has its own
 //! core (`cores`); the generator, the brokers and this process share the others. A backlog published without load is
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("--list") => {
-            for scenario in scenarios::ALL {
+            for scenario in scenarios::ALL.into_iter().chain(scenarios::ON_REQUEST) {
                 println!("{}", scenario.name);
             }
             ExitCode::SUCCESS

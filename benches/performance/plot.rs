@@ -34,7 +34,7 @@ enum Bars {
     Columns([(&'static str, &'static str); 2]),
 }
 
-const PLOTS: [Plot; 11] = [
+const PLOTS: [Plot; 12] = [
     Plot {
         file: "answers.svg",
         title: "Answers per second",
@@ -208,6 +208,22 @@ const PLOTS: [Plot; 11] = [
         axis: "events per second",
         is_logarithmic: false,
         decimals: 0,
+    },
+    Plot {
+        file: "answer-after.svg",
+        title: "Latency of an answer after the disk or the broker",
+        scenario: "answer_after",
+        table: 0,
+        groups: &["sink", "connections"],
+        groups_axis: "sink, connections",
+        bars: Bars::Rows {
+            name: "answer_after",
+            prefix: "after the ",
+            value: "p99_ms",
+        },
+        axis: "p99, ms",
+        is_logarithmic: true,
+        decimals: 2,
     },
 ];
 

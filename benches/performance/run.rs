@@ -20,10 +20,12 @@ pub fn all(filters: Vec<String>) -> ExitCode {
     let (run, about) = about(&bench);
     println!("{about}\n");
     let (mut reports, mut failed): (Vec<Report>, Vec<&str>) = (Vec::new(), Vec::new());
-    for scenario in scenarios::ALL {
-        if !options.is_selected(scenario.name) {
-            continue;
-        }
+    let all = scenarios::ALL.into_iter();
+    let on_request = scenarios::ON_REQUEST.into_iter();
+    let selected = all
+        .filter(|it| options.filters.is_empty() || options.is_named(it.name))
+        .chain(on_request.filter(|it| options.is_named(it.name)));
+    for scenario in selected {
         let began = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut bench)));
         if let Ok(report) = result {

@@ -1,5 +1,6 @@
 //! The scenarios, ordered so that brokers are started at most twice.
 
+mod answer_after;
 mod answers;
 mod backlog;
 mod broker_down;
@@ -61,6 +62,18 @@ pub const ALL: [Scenario; 9] = [
     Scenario {
         name: backlog::NAME,
         run: backlog::run,
+    },
+];
+
+/// Scenarios that run only if they are named, so that a run of all others stays short.
+pub const ON_REQUEST: [Scenario; 2] = [
+    Scenario {
+        name: answer_after::working::NAME,
+        run: answer_after::working::run,
+    },
+    Scenario {
+        name: answer_after::dying::NAME,
+        run: answer_after::dying::run,
     },
 ];
 

@@ -195,6 +195,23 @@ impl Server {
         })
     }
 
+    /// How many recalls were answered OK after this: `disk` or `broker`.
+    pub fn answers_after(&self, after: &str) -> u64 {
+        let mut connection = (self.admin)
+            .and_then(|admin| Connection::open(admin).ok())
+            .expect("cannot connect to the relay's admin listener");
+        let answer = connection.request("GET", "/metrics", b"");
+        let answer = answer.expect("the relay does not answer");
+        let series = format!("recall_answers_total{{after=\"{after}\"}}");
+        // A relay whose answers wait for no broker has no counter of them.
+        let text = answer.text();
+        if text.contains(&series) {
+            number(text, &series)
+        } else {
+            0
+        }
+    }
+
     /// Waits until a sink's position satisfies `wanted`.
     pub fn wait_for_sink(
         &self,

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use prometheus_client::registry::Registry;
-use recall_relay::event::Event;
+use recall_relay::event::{Event, Seq};
 use recall_relay::receiver::{
-    Auth, AuthConfig, CallbackService, Config, Durability, ConnectionSetup, Kept, NotKept, serve_alone,
+    Auth, AuthConfig, CallbackService, Config, Durability, ConnectionSetup, NotKept, Stored, serve_alone,
 };
 use recall_relay::upstream::Upstream;
 use serde_json::Value;
@@ -36,9 +36,13 @@ struct Kind {
 }
 
 impl Durability for Kind {
-    async fn keep(&self, _: Event, _: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
+    async fn keep(&self, _: Event, _: OwnedSemaphorePermit) -> Result<Stored, NotKept> {
         assert!(!self.is_signed, "an event of a request that is not signed");
-        Ok(Kept::New)
+        Ok(Stored {
+            seq: Seq(1),
+            is_new: true,
+            partitions: Vec::new(),
+        })
     }
 }
 

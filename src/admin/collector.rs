@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::event::UnixMillis;
-use crate::forwarder::{Health, SinkHandle};
+use crate::forwarder::{Health, SinkHandle, at_risk};
 use crate::spool::{Spool, Status};
 use crate::telemetry::dropped_lines;
 
@@ -83,6 +83,11 @@ impl CollectedMetrics {
             ("spool_free_disk", help, Some(Unit::Bytes), bytes)
         });
         gauges.extend(free_disk);
+        let at_risk = at_risk(&self.sinks, status).map(|events| {
+            let help = "Events on this machine alone, at most: no broker has confirmed them, or accepted them as dead letters.";
+            ("at_risk_events", help, None, events)
+        });
+        gauges.extend(at_risk);
         gauges
     }
 
@@ -133,7 +138,7 @@ impl Collector for CollectedMetrics {
                 "sink_lag_events",
                 "Events that the broker has not confirmed.",
                 None,
-                |_, sink, status| float(status.last.0.saturating_sub(sink.cursor.position().0)),
+                |_, sink, status| float(sink.lag(status.last)),
             ),
             (
                 "sink_oldest_unconfirmed",

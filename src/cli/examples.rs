@@ -18,8 +18,8 @@ const EXAMPLES: &[(&str, &[Example])] = &[
                 "recall-relay --config relay.toml",
             ),
             (
-                "Check the settings before a start",
-                "recall-relay config --config relay.toml",
+                "Check everything that it needs before a start",
+                "recall-relay check --config relay.toml",
             ),
         ],
     ),
@@ -47,6 +47,19 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             (
                 "Print only those of Kafka",
                 "recall-relay config | grep kafka",
+            ),
+        ],
+    ),
+    (
+        "check",
+        &[
+            (
+                "Check everything that the relay needs",
+                "recall-relay check --config relay.toml",
+            ),
+            (
+                "Also send the console's probe to the callback URL",
+                "recall-relay check --url https://im.example/recall",
             ),
         ],
     ),

@@ -19,6 +19,9 @@ const HEADING: Style = Style::new().bold();
 /// Something that needs attention.
 pub(super) const ATTENTION: Style = AnsiColor::Red.on_default();
 
+/// Something that works, but may not for long.
+pub(super) const CAUTION: Style = AnsiColor::Yellow.on_default();
+
 /// Something that is in order.
 pub(super) const FINE: Style = AnsiColor::Green.on_default();
 

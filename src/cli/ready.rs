@@ -17,12 +17,13 @@ use crate::admin::Config;
 /// How long to wait for the answer. Container health checks wait 30 s by default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The maximum size of an answer.
-const ANSWER_BYTES: usize = 64 << 10;
+/// The maximum size of an answer: the metrics are less than a tenth of it.
+const ANSWER_BYTES: usize = 1 << 20;
 
 pub(super) fn run(config: &Config) -> anyhow::Result<()> {
     let address = reachable(config.listen);
-    let asked = super::runtime()?.block_on(async { timeout(TIMEOUT, ask(address)).await });
+    let asked =
+        super::runtime()?.block_on(async { timeout(TIMEOUT, get(address, "/readyz")).await });
     let (status, body) = asked
         .with_context(|| {
             format!(
@@ -40,7 +41,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 /// The address to connect to, for an address that the relay listens on.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -49,11 +50,15 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-async fn ask(address: SocketAddr) -> anyhow::Result<(StatusCode, String)> {
+/// Gets a page of the listener for operators: its status and its body.
+pub(super) async fn get(
+    address: SocketAddr,
+    path: &'static str,
+) -> anyhow::Result<(StatusCode, String)> {
     let stream = TcpStream::connect(address).await?;
     let (mut requests, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get("/readyz")
+    let request = Request::get(path)
         .header(HOST, address.to_string())
         .body(Empty::<Bytes>::new())?;
     let exchange = async {

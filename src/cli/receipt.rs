@@ -111,7 +111,6 @@ pub(super) fn not_kept(overview: &SpoolOverview) -> String {
 #[cfg(feature = "kafka")]
 fn look_up(config: &Config, event: &Event, appended_at: UnixMillis, sink: &mut SinkReceipt) {
     use self::report::{EventState, KafkaPlace};
-    use crate::event::Kind;
     use crate::sink::kafka;
     let (
         Some(config),
@@ -123,8 +122,7 @@ fn look_up(config: &Config, event: &Event, appended_at: UnixMillis, sink: &mut S
     else {
         return;
     };
-    // A rejected callback is in the dead-letter topic.
-    if sink.sink != kafka::NAME || event.kind == Kind::Rejected {
+    if sink.sink != kafka::NAME {
         return;
     }
     let key = &event.conversation;

@@ -1,6 +1,7 @@
 //! `recall-relay run`: runs the relay.
 
 use std::process::{self, ExitCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,21 +11,36 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, error, info, warn};
 
-use super::open_files;
-use crate::app::App;
-use crate::config::{self, Loaded};
+use super::{open_files, passed_sockets};
+use crate::admin::SettingsInForce;
+use crate::app::{App, PassedSockets};
+use crate::config::{self, ConfigError, Loaded};
 use crate::reload::{Load, Reloader};
 use crate::telemetry::{self, Log, chain};
 
 /// How long blocking tasks may run after the relay has stopped.
 const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The same, if callbacks wait in a passed socket for the next start.
+const PASSED_BLOCKING_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// How long the log's thread has to write the last line.
 const LAST_LINE: Duration = Duration::from_millis(50);
 
 /// Runs until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP reloads the settings. Errors are
 /// logged: the log may be read by a program, even if the settings are wrong.
-pub(super) fn run(load: Load) -> ExitCode {
+pub(super) fn run(
+    load: impl Fn() -> Result<Loaded, ConfigError> + Send + Sync + 'static,
+) -> ExitCode {
+    // First, because it changes the environment: no other thread may read that at the same time.
+    let sockets = passed_sockets::take();
+    let addresses = sockets.as_ref().map(PassedSockets::addresses);
+    let (callbacks, admin) = addresses.unwrap_or_default();
+    let load: Load = Arc::new(move || {
+        let mut loaded = load()?;
+        loaded.use_sockets(callbacks, admin);
+        Ok(loaded)
+    });
     let loaded = load();
     let settings = match &loaded {
         Ok(loaded) => loaded.config.log.clone(),
@@ -40,7 +56,7 @@ pub(super) fn run(load: Load) -> ExitCode {
     let mut is_running = false;
     let outcome = loaded
         .map_err(anyhow::Error::from)
-        .and_then(|loaded| run_relay(load, loaded, &log, &mut is_running));
+        .and_then(|loaded| run_relay(load, loaded, sockets?, &log, &mut is_running));
     let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -76,7 +92,13 @@ fn report(error: &anyhow::Error, exit_code: u8, was_running: bool) {
 }
 
 /// `is_running` is set when the start has succeeded.
-fn run_relay(load: Load, loaded: Loaded, log: &Log, is_running: &mut bool) -> anyhow::Result<()> {
+fn run_relay(
+    load: Load,
+    loaded: Loaded,
+    sockets: PassedSockets,
+    log: &Log,
+    is_running: &mut bool,
+) -> anyhow::Result<()> {
     // A copy: a reload compares with what the settings say.
     let mut config = loaded.config.clone();
     let to_backend = config
@@ -87,11 +109,18 @@ fn run_relay(load: Load, loaded: Loaded, log: &Log, is_running: &mut bool) -> an
     config.http.max_connections = connections;
     let certificate = loaded.server_certificate()?;
     let runtime = super::runtime()?;
+    let blocking_timeout = if sockets.callbacks.is_some() {
+        PASSED_BLOCKING_TIMEOUT
+    } else {
+        BLOCKING_TIMEOUT
+    };
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("could not install a handler for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("could not install a handler for SIGINT")?;
         let hangup = signal(SignalKind::hangup()).context("could not install a handler for SIGHUP")?;
-        let app = App::build(config, certificate).await?;
+        let settings = SettingsInForce::default();
+        settings.set(loaded.in_force(&loaded.config));
+        let app = App::build(config, certificate, settings, log.problems().clone(), sockets).await?;
         let reloader = Reloader::new(load, loaded, log, app.targets());
         *is_running = true;
         let stop = CancellationToken::new();
@@ -121,7 +150,7 @@ fn run_relay(load: Load, loaded: Loaded, log: &Log, is_running: &mut bool) -> an
         }
     });
     // A blocking task may be left, such as a client library's DNS lookup.
-    runtime.shutdown_timeout(BLOCKING_TIMEOUT);
+    runtime.shutdown_timeout(blocking_timeout);
     outcome
 }
 

@@ -1,51 +1,43 @@
-//! Runs a search of the spool, with a progress bar if it takes long.
+//! Runs a search of the spool, with a progress line if it takes long.
 
-use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::progress::{ProgressLine, ProgressRate};
 use crate::spool::{EventSearch, FoundEvent};
 
-/// How long a search may take before the bar is shown.
-const BAR_DELAY: Duration = Duration::from_millis(500);
+/// How long a search may take before the line is shown.
+const LINE_DELAY: Duration = Duration::from_millis(500);
 
-/// A progress bar on stderr; there is none if stderr is not a terminal.
+/// A progress line that is shown only while nothing is printed for long.
 #[derive(Debug)]
-pub(super) struct SearchBar {
+pub(super) struct SearchProgress {
     begun: Instant,
-    bar: Option<ProgressBar>,
+    line: Option<ProgressLine>,
 }
 
-impl SearchBar {
+impl SearchProgress {
     pub(super) fn new() -> Self {
         Self {
             begun: Instant::now(),
-            bar: None,
+            line: None,
         }
     }
 
     /// Shows how far the search is.
     fn update(&mut self, searched: u64, total: u64) {
-        if self.bar.is_none() && self.begun.elapsed() >= BAR_DELAY && io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} events");
-            self.bar = Some(match style {
-                Ok(style) => bar.with_style(style),
-                Err(_) => bar,
-            });
+        if self.line.is_none() && self.begun.elapsed() >= LINE_DELAY {
+            self.line = Some(ProgressLine::new(Some(total), ProgressRate::Estimated));
         }
-        if let Some(bar) = &self.bar {
-            bar.set_position(searched);
+        if let Some(line) = &self.line {
+            line.set_total(total);
+            line.set_done(searched);
         }
     }
 
-    /// Removes the bar, before something is printed. It returns if the search goes on for long.
+    /// Removes the line, before something is printed. It returns if the search goes on for long.
     pub(super) fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.line = None;
         self.begun = Instant::now();
     }
 }
@@ -54,18 +46,16 @@ impl SearchBar {
 /// may take as long as it wants.
 pub(super) fn search_all(
     mut search: EventSearch<'_>,
-    mut handle: impl FnMut(FoundEvent, &mut SearchBar) -> anyhow::Result<ControlFlow<()>>,
+    mut handle: impl FnMut(FoundEvent, &mut SearchProgress) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<()> {
-    let mut bar = SearchBar::new();
+    let mut progress = SearchProgress::new();
     while let Some(piece) = search.next_piece()? {
         for event in piece.found {
-            if handle(event, &mut bar)?.is_break() {
-                bar.clear();
+            if handle(event, &mut progress)?.is_break() {
                 return Ok(());
             }
         }
-        bar.update(piece.searched, piece.total);
+        progress.update(piece.searched, piece.total);
     }
-    bar.clear();
     Ok(())
 }

@@ -10,15 +10,20 @@
 //! - with `--rate`, the latency of a callback that had to wait for an earlier answer is measured from when it
 //!   was due, so that a relay that stalls cannot hide the stall (coordinated omission). The latency of a
 //!   callback that did not have to wait is measured from when it was sent: the timer may wake up two
-//!   milliseconds late, and that is not the relay's fault;
+//!   milliseconds late, and that is not the relay's fault. Callbacks that a stalled relay has held up until the end
+//!   of the run are counted as unsent;
 //! - memory use does not grow with the number of callbacks or conversations.
 //!
 //! It does not check what reaches the broker.
 
 mod callbacks;
 mod connection;
+mod latencies;
+mod live;
 mod order;
+mod report;
 mod request;
+mod selection;
 mod summary;
 mod traffic;
 
@@ -37,13 +42,19 @@ use clap::ValueHint;
 use hyper::http::uri::Scheme;
 use jiff::Timestamp;
 
+pub(super) use self::callbacks::Callback;
 use self::callbacks::{Callbacks, Clock};
-use self::request::{Endpoint, Requests};
+pub(super) use self::connection::{Answer as HttpAnswer, Connection};
+use self::report::SendReport;
+pub(super) use self::request::{Endpoint, Requests};
+use self::selection::CommandSelection;
+use self::summary::RightAnswer;
+pub(super) use self::summary::answer_problem;
 use self::traffic::Traffic;
 use super::output;
 use crate::callback::Token;
 use crate::setting::{self, ClientTls, List, Secret, Timeout, system_authorities};
-use crate::vendor::{BodyFormat, CallbackKind, EventTimeForm, PayloadVersion};
+use crate::vendor::{BodyFormat, EventTimeForm, PayloadVersion};
 
 /// Some JSON parsers do not read larger numbers exactly.
 const MAX_FIRST_SEQ: u64 = 1 << 53;
@@ -80,9 +91,11 @@ pub struct SendArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "cert", help_heading = "TLS")]
     key: Option<PathBuf>,
 
-    /// Kind of callback to send
-    #[arg(long, value_enum, default_value_t = SendCommand::Group, help_heading = "Callbacks")]
-    command: SendCommand,
+    /// Kind of callback to send: one of these, or any command that the vendor documents, such as
+    /// `State.StateChange`
+    #[arg(long, value_parser = selection::parser(), default_value = "group", value_name = "NAME",
+          help_heading = "Callbacks")]
+    command: CommandSelection,
 
     /// Version of the vendor's documentation that the bodies follow
     #[arg(long, value_enum, default_value_t = PayloadVersion::V3, value_name = "VERSION", help_heading = "Callbacks")]
@@ -145,42 +158,18 @@ pub struct SendArgs {
     )]
     timeout: Timeout,
 
+    /// The relay hands commands other than recalls on to a backend (`upstream.url`): any of its answers is right if its
+    /// status is 200, whatever it says
+    #[arg(long, help_heading = "Report")]
+    upstream: bool,
+
+    /// Print the report as JSON
+    #[arg(long, help_heading = "Report")]
+    json: bool,
+
     /// Print the callbacks as curl commands instead of sending them
-    #[arg(long, conflicts_with_all = ["duration", "rate"])]
+    #[arg(long, conflicts_with_all = ["duration", "rate", "json", "upstream"])]
     print: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum SendCommand {
-    /// A group message was recalled
-    Group,
-    /// A message between two users was recalled
-    C2c,
-    /// A message of an official account was recalled
-    OfficialAccount,
-    /// The three above in turn
-    All,
-    /// The console's "verify" button: an empty body, no application, no signature
-    Probe,
-    /// Not a recall: a group message is about to be sent
-    Other,
-}
-
-impl SendCommand {
-    const fn kinds(self) -> &'static [CallbackKind] {
-        match self {
-            Self::Group => &[CallbackKind::Group],
-            Self::C2c => &[CallbackKind::C2c],
-            Self::OfficialAccount => &[CallbackKind::OfficialAccount],
-            Self::All => &[
-                CallbackKind::Group,
-                CallbackKind::C2c,
-                CallbackKind::OfficialAccount,
-            ],
-            Self::Probe => &[CallbackKind::Probe],
-            Self::Other => &[CallbackKind::Other],
-        }
-    }
 }
 
 /// Sends the callbacks that `args` asks for and prints a summary on stdout, or only prints the callbacks.
@@ -191,7 +180,12 @@ impl SendCommand {
 /// Fails if the relay cannot be reached at the start, or if a callback was not answered with HTTP 200, OK and
 /// `ErrorCode` 0; with a [`clap::Error`] if the options conflict.
 pub async fn run(args: SendArgs) -> anyhow::Result<()> {
-    send(args, &mut output::stdout()).await
+    let mut out = if args.json {
+        output::json_stdout()
+    } else {
+        output::stdout()
+    };
+    send(args, &mut out).await
 }
 
 async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
@@ -223,7 +217,7 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
     let count = args.count.unwrap_or(if endless { u64::MAX } else { 1 });
     let traffic = Traffic {
         callbacks: Callbacks {
-            kinds: args.command.kinds(),
+            kinds: args.command.0,
             format: BodyFormat {
                 version: args.payload_version,
                 event_time: args.event_time,
@@ -251,6 +245,11 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
         connections: args.connections,
         rate: args.rate,
         timeout: *args.timeout,
+        right_for_others: if args.upstream {
+            RightAnswer::AnyOfBackend
+        } else {
+            RightAnswer::Ok
+        },
     };
     if args.print {
         return print(&traffic, out);
@@ -258,13 +257,21 @@ async fn send(args: SendArgs, out: &mut (impl Write + Send)) -> anyhow::Result<(
     let duration = args.duration.map(|duration| *duration);
     let first_seq = traffic.callbacks.first_seq;
     let (summary, elapsed) = traffic.run(duration.unwrap_or(Duration::MAX)).await?;
-    writeln!(out, "{}", summary.report(elapsed))?;
-    writeln!(out, "MsgSeq    from {first_seq}")?;
+    let report = SendReport {
+        summary: &summary,
+        elapsed,
+        first_seq,
+    };
+    if args.json {
+        output::print_json(out, &report.json())?;
+    } else {
+        writeln!(out, "{report}")?;
+    }
     match summary.failed() {
         0 => Ok(()),
         failed => bail!(
             "{failed} of {} callbacks were not answered OK; the summary says why",
-            summary.total()
+            summary.sent
         ),
     }
 }

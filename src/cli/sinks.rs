@@ -2,7 +2,6 @@
 
 use anyhow::anyhow;
 
-use crate::app;
 use crate::config::Config;
 use crate::control::{self, RelayStatus, SinkStatus};
 use crate::event::Seq;
@@ -38,7 +37,7 @@ impl SinkPositions {
     pub(super) fn read(inspector: &Inspector, config: &Config) -> anyhow::Result<Self> {
         let overview = inspector.overview()?;
         let relay = control::client::status(inspector.path());
-        let configured = app::sink_names(config);
+        let configured = config.sink_names();
         let removed = overview.cursors.keys().map(String::as_str);
         let removed: Vec<_> = removed.filter(|sink| !configured.contains(sink)).collect();
         let start = Seq(overview.first.0 - 1);
@@ -80,6 +79,13 @@ impl SinkPositions {
 }
 
 impl SinkPositions {
+    /// Every sink that pins events has confirmed every event up to here.
+    pub(super) fn forwarded(&self) -> Seq {
+        let pinning = self.sinks.iter().filter(|sink| sink.pins);
+        let confirmed = pinning.map(|sink| sink.confirmed).min();
+        confirmed.unwrap_or(self.overview.last)
+    }
+
     /// The sink with this name.
     pub(super) fn named(&self, name: &str) -> anyhow::Result<&SinkPosition> {
         let found = self.sinks.iter().find(|sink| sink.name == name);

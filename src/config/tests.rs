@@ -194,6 +194,11 @@ fn invalid_value_error_names_key_and_source() {
             "http.proxy_protocol (from RECALL_HTTP__PROXY_PROTOCOL): needs auth.trusted_proxies",
         ),
         (
+            "RECALL_ANSWER_AFTER",
+            "broker",
+            "answer_after (from RECALL_ANSWER_AFTER): needs a broker",
+        ),
+        (
             "RECALL_HTTP__MAX_UNAUTHENTICATED_BYTES",
             "4095",
             "http.max_unauthenticated_bytes (from RECALL_HTTP__MAX_UNAUTHENTICATED_BYTES): must be at least 4KiB",
@@ -470,7 +475,8 @@ fn other_value(key: &str, default: &str) -> String {
         "auth.allowed_sources" | "auth.trusted_proxies" => "192.0.2.0/24",
         "upstream.url" => "https://another/",
         "upstream.on_failure" => "ok",
-        "upstream.timeout" => "1s",
+        "answer_after" => "broker",
+        "answer_deadline" | "upstream.timeout" => "1s",
         "rabbitmq.uri" => "amqps://another",
         "http.tls.client_ca" | "rabbitmq.tls.ca" | "upstream.tls.ca" => "/another",
         "rabbitmq.queue_type" => "classic",

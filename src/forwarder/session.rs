@@ -1,18 +1,20 @@
 //! One session of a forwarder: prefetches events, keeps a window in flight, advances the cursor.
 
-use std::sync::Arc;
+mod refusals;
+mod resends;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::poison_search::PoisonSearch;
-use super::resend::{ActiveResend, ResendRequest};
+use self::resends::cancelled;
+use super::resend::ActiveResend;
 use super::throttle::Throttle;
 use super::{Flow, Forwarder, SessionEnd};
 use crate::event::Seq;
-use crate::sink::{CommittedPosition, Delivery, Progress, Refusal, Session, SessionError, Sink};
-use crate::spool::{AppendError, DeadLetter, ReadError, Reader, Row};
+use crate::sink::{CommittedPosition, Delivery, Progress, Session, SessionError, Sink};
+use crate::spool::{ReadError, Reader, Row};
 
 /// How long events in flight may take to be confirmed when the session must be renewed. The next session publishes
 /// again those that are not.
@@ -35,6 +37,9 @@ impl<S: Sink> Forwarder<S> {
 
     async fn forward_until_end(&mut self, session: &mut S::Session) -> SessionEnd {
         self.flow = Flow::Flowing;
+        if let Some(confirms) = &self.confirms {
+            confirms.partitioned(session.partitioning());
+        }
         let start = match self.start(session.committed_position()).await {
             Ok(start) => start,
             Err(error) => return SessionEnd::Lost(SessionError::unavailable(READ, error)),
@@ -158,7 +163,7 @@ impl<S: Sink> Forwarder<S> {
             );
             return Ok(ours);
         }
-        self.cursor.advance(theirs.seq);
+        self.advance_cursor(theirs.seq);
         self.window.forget(theirs.seq);
         self.state.confirmed(theirs.seq.0 - ours.0);
         Ok(theirs.seq)
@@ -203,6 +208,9 @@ impl<S: Sink> Forwarder<S> {
                     return Some(SessionEnd::Lost(SessionError::unavailable(STORE, error)));
                 }
                 let confirmed = self.window.confirm(&seqs);
+                if let Some(confirms) = &self.confirms {
+                    confirms.confirmed(&seqs, Instant::now());
+                }
                 self.state.confirmed(confirmed);
                 // Before the cursor moves, so that what is confirmed now counts as having waited.
                 if self.flow == Flow::Flowing {
@@ -227,192 +235,17 @@ impl<S: Sink> Forwarder<S> {
         None
     }
 
-    /// Begins a resend. Nothing is in flight.
-    fn begin_resend(&mut self, request: ResendRequest) {
-        let confirmed = self.cursor.position();
-        let resend = ActiveResend::begin(request, self.sink.name(), confirmed, &self.spool);
-        // Events are sent again even if they are known to be refused, or were confirmed before others.
-        self.poison_search = PoisonSearch::default();
-        self.window.forget_confirmed();
-        if let Some(position) = resend.position() {
-            self.reader.seek(position);
+    fn advance_cursor(&self, seq: Seq) {
+        self.cursor.advance(seq);
+        if let Some(confirms) = &self.confirms {
+            confirms.reached(self.cursor.position());
         }
-        self.resend = Some(resend);
-        self.finish_resend_at(Seq(0));
-    }
-
-    /// Stops the resend, if there is one, and continues with events that were never confirmed.
-    pub(super) fn stop_resend(&mut self, reason: &'static str) {
-        self.requested = None;
-        let Some(resend) = self.resend.take() else {
-            return;
-        };
-        resend.stop(reason);
-        let confirmed = self.cursor.position();
-        if self.reader.position() < confirmed {
-            self.reader.seek(confirmed);
-        }
-    }
-
-    /// Every event in flight up to here is confirmed: finishes the resend if it has reached its end.
-    fn finish_resend_at(&mut self, position: Seq) {
-        if let Some(resend) = self.resend.take_if(|resend| resend.reached(position)) {
-            resend.finish();
-        }
-    }
-
-    /// Handles confirms of events that were sent again. Dead letters are removed from the spool first: if that fails,
-    /// they are published once more, but never lost.
-    async fn confirm_resent(&mut self, seqs: &[Seq]) -> Result<(), AppendError> {
-        let Some(resend) = &mut self.resend else {
-            return Ok(());
-        };
-        let is_resent = |seq: &&Seq| {
-            let delivery = self.window.delivery(**seq);
-            delivery.is_some_and(|delivery| delivery.is_resent)
-        };
-        let confirmed: Vec<Seq> = seqs.iter().filter(is_resent).copied().collect();
-        let dead_letters = resend.dead_letters(&confirmed);
-        if !dead_letters.is_empty() {
-            self.spool.remove_dead_letters(dead_letters).await?;
-        }
-        for seq in confirmed {
-            resend.confirmed(seq);
-        }
-        Ok(())
-    }
-
-    /// Handles events that were refused individually. They become dead letters. Dead letters that were refused are
-    /// stored in the spool.
-    async fn handle_refused(
-        &mut self,
-        refused: Vec<(Seq, Refusal)>,
-        session: &mut S::Session,
-    ) -> Option<SessionEnd> {
-        let (mut refused_dead_letters, mut to_republish) = (Vec::new(), Vec::new());
-        for (seq, refusal) in refused {
-            let Some(mut delivery) = self.window.delivery(seq).cloned() else {
-                continue;
-            };
-            if delivery.is_dead_letter() {
-                refused_dead_letters.push(self.dead_letter(&delivery, &refusal));
-                continue;
-            }
-            self.log_refusal(seq, &refusal);
-            self.poison_search.mark_poison(seq, refusal.clone());
-            delivery.refusal = Some(refusal);
-            self.window.replace(delivery);
-            to_republish.push(seq);
-        }
-        if !to_republish.is_empty() {
-            session.publish(&self.window, &to_republish);
-        }
-        let error = self.store_dead_letters(refused_dead_letters).await.err()?;
-        Some(SessionEnd::Lost(SessionError::unavailable(STORE, error)))
-    }
-
-    /// Some event in flight was refused, which ended the session. If only one was in flight, it is that one.
-    async fn handle_session_refusal(&mut self, refusal: Refusal) -> SessionEnd {
-        let mut in_flight = self.window.in_flight();
-        let dead_letters = if refusal.is_of_dead_letters() {
-            // No search is needed: the broker accepts none of the dead letters in flight.
-            let in_flight = in_flight.filter(|delivery| delivery.is_dead_letter());
-            in_flight
-                .map(|delivery| self.dead_letter(delivery, &refusal))
-                .collect()
-        } else {
-            let first = in_flight.next();
-            let others = in_flight.count();
-            match first {
-                Some(_) if others > 0 => {
-                    self.poison_search.bisect(others + 1, self.window.last());
-                    return SessionEnd::Reconnect;
-                }
-                Some(delivery) if !delivery.is_dead_letter() => {
-                    let seq = delivery.seq;
-                    self.log_refusal(seq, &refusal);
-                    self.poison_search.mark_poison_alone(seq, refusal);
-                    return SessionEnd::Reconnect;
-                }
-                Some(delivery) => {
-                    self.poison_search.finish_at(delivery.seq);
-                    vec![self.dead_letter(delivery, &refusal)]
-                }
-                // Nothing was in flight, so the refusal is of no event.
-                None => Vec::new(),
-            }
-        };
-        if dead_letters.is_empty() {
-            return SessionEnd::Lost(SessionError::Refused(refusal));
-        }
-        match self.store_dead_letters(dead_letters).await {
-            Ok(()) => SessionEnd::Reconnect,
-            Err(error) => SessionEnd::Lost(SessionError::unavailable(STORE, error)),
-        }
-    }
-
-    fn dead_letter(&self, delivery: &Delivery, refusal: &Refusal) -> DeadLetter {
-        DeadLetter {
-            sink: self.sink.name(),
-            seq: delivery.seq,
-            event: Arc::clone(&delivery.event),
-            reason: refusal.reason,
-            detail: refusal.detail.clone(),
-        }
-    }
-
-    /// Stores in the spool, in one transaction, the dead letters that the broker refused.
-    async fn store_dead_letters(
-        &mut self,
-        dead_letters: Vec<DeadLetter>,
-    ) -> Result<(), AppendError> {
-        let Some(first) = dead_letters.first() else {
-            return Ok(());
-        };
-        let (sink, events, seq, id) = (first.sink, dead_letters.len(), first.seq, first.event.id);
-        let (reason, detail) = (first.reason, first.detail.clone());
-        let seqs: Vec<Seq> = dead_letters
-            .iter()
-            .map(|dead_letter| dead_letter.seq)
-            .collect();
-        self.spool.store_dead_letters(dead_letters).await?;
-        error!(
-            code = "dead_letters_stored", sink, events, first_seq = %seq, first_id = %id, reason, detail,
-            "broker refused events even as dead letters; they are stored in the spool: repair the dead-letter topic or \
-             queue, then run `recall-relay spool dead-letters retry --all`"
-        );
-        for seq in &seqs {
-            let is_resent = self
-                .window
-                .delivery(*seq)
-                .is_some_and(|delivery| delivery.is_resent);
-            if let Some(resend) = self.resend.as_mut().filter(|_| is_resent) {
-                resend.refused(*seq);
-            }
-        }
-        self.window.confirm(&seqs);
-        for seq in seqs {
-            // If the broker refused the event itself before, it is already counted.
-            if !self.poison_search.is_poison(seq) {
-                self.state.refused();
-            }
-        }
-        self.move_cursor();
-        Ok(())
-    }
-
-    fn log_refusal(&self, seq: Seq, refusal: &Refusal) {
-        self.state.refused();
-        warn!(
-            code = "poison_event", sink = self.sink.name(), %seq, reason = %refusal,
-            "broker will never accept this event; publishing it as a dead letter: read it there"
-        );
     }
 
     fn move_cursor(&mut self) {
         if let Some(seq) = self.window.advance() {
             // This moves no cursor if the events were sent again.
-            self.cursor.advance(seq);
+            self.advance_cursor(seq);
             self.state
                 .reached(self.cursor.position(), std::time::Instant::now());
             self.finish_resend_at(seq);
@@ -433,16 +266,5 @@ async fn read(
         _ if capacity == 0 => std::future::pending().await,
         Some(retry) if !retry.is_replay() => retry.next_dead_letters(capacity).await,
         _ => reader.next(capacity).await,
-    }
-}
-
-/// Completes when nobody waits for the resend any more; never if there is none.
-fn cancelled(resend: Option<&ActiveResend>) -> impl Future<Output = ()> + Send + use<> {
-    let cancelled = resend.map(ActiveResend::cancellation);
-    async move {
-        match cancelled {
-            Some(cancelled) => cancelled.cancelled_owned().await,
-            None => std::future::pending().await,
-        }
     }
 }

@@ -51,8 +51,8 @@ impl Outcome {
     /// The outcome's label in metrics.
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Kept(Kept::New) => "accepted",
-            Self::Kept(Kept::Repeated) => "repeated",
+            Self::Kept(Kept { is_new: true, .. }) => "accepted",
+            Self::Kept(Kept { is_new: false, .. }) => "repeated",
             Self::Ignored => "ignored",
             Self::Probe => "probe",
             Self::NotFound => "not_found",
@@ -61,9 +61,10 @@ impl Outcome {
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
-            Self::Abandoned | Self::Disconnected => "abandoned",
+            Self::Abandoned => "abandoned",
             Self::HandedOn => "handed_on",
-            Self::NotHandedOn(..) => "not_handed_on",
+            // Not "abandoned", which is a lost recall: anyone can send another command and disconnect.
+            Self::NotHandedOn(..) | Self::Disconnected => "not_handed_on",
             Self::Refused(_) => "refused",
             Self::Barred(_) => "not_allowed",
             Self::Rejected(_) => "rejected",

@@ -23,9 +23,10 @@ use super::body::BodyReader;
 use super::budget::Budget;
 use super::config::Config;
 use super::counts::Counts;
-use super::durability::{Durability, Kept, NotKept};
+use super::durability::{AnswerAfter, Durability, Kept, NotKept};
 use super::head::{Head, NamedCommand, Onward};
 use super::listener::{Peer, Service, Trust};
+use super::metrics::AnswerMetrics;
 use super::unaccepted::UnacceptedRecalls;
 use crate::callback::{ParseError, Query, known_command};
 use crate::event::{Event, UnixMillis};
@@ -123,10 +124,21 @@ impl<D: Durability> CallbackService<D> {
         &self.counts.unaccepted
     }
 
+    /// What became of requests.
+    #[must_use]
+    pub fn answers(&self) -> AnswerMetrics {
+        self.counts.answers()
+    }
+
     /// The upstream.
     #[must_use]
     pub const fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
+    }
+
+    /// Creates the counter of answers after the broker, at 0.
+    pub fn init_broker(&self) {
+        self.counts.init_broker();
     }
 
     /// Authenticates the requests that arrive from now on with `auth`.
@@ -188,14 +200,26 @@ impl<D: Durability> CallbackService<D> {
                 // hyper drops this future if the client disconnects, as the vendor does after 2 s.
                 let mut abandoned =
                     CountIfDropped(Some((&self.counts, command, Outcome::Abandoned)));
-                let kept = self.durability.keep(event, permit).await;
+                let stored = self.durability.keep(event, permit).await;
                 abandoned.0 = None;
-                let outcome = match (kept, parse_error) {
-                    (Ok(kept), None) => {
-                        if let (Kept::New, Some((backend, outgoing))) = (kept, copy) {
+                let outcome = match (stored, parse_error) {
+                    (Ok(stored), None) => {
+                        if let Some((backend, outgoing)) = copy.filter(|_| stored.is_new) {
                             backend.copy(outgoing);
                         }
-                        Outcome::Kept(kept)
+                        let kept = |after| {
+                            let is_new = stored.is_new;
+                            Outcome::Kept(Kept { is_new, after })
+                        };
+                        // From here on, a client that disconnects loses no recall.
+                        let on_disk = (&self.counts, command, kept(AnswerAfter::Disk));
+                        let mut disconnected = CountIfDropped(Some(on_disk));
+                        let after = self
+                            .durability
+                            .wait_for_brokers(&stored, began.into())
+                            .await;
+                        disconnected.0 = None;
+                        kept(after)
                     }
                     (Ok(_), Some(parse_error)) => {
                         warn!(
@@ -281,7 +305,7 @@ impl<D: Durability> CallbackService<D> {
         let backend = self.upstream.backend();
         let named = head.named();
         if !is_authenticated && named == NamedCommand::OtherCommand {
-            self.counts.signature(command, head.signed_by);
+            self.counts.signature(command, &head);
             if let Some(outcome) = self.judge_unread_command(&head, command, backend.is_some()) {
                 return answer_early(outcome);
             }

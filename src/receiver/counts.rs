@@ -8,10 +8,15 @@ use prometheus_client::registry::Registry;
 use tracing::warn;
 
 use super::answer::Outcome;
+use super::auth::AuthError;
 use super::budget::UsedBytes;
-use super::metrics::{AnswerLabels, CommandLabels, FieldLabels, Metrics, TokenLabels};
+use super::head::Head;
+use super::metrics::{
+    AnswerLabels, AnswerMetrics, CommandLabels, FieldLabels, Metrics, TokenLabels,
+};
 use super::unaccepted::UnacceptedRecalls;
-use crate::callback::{IgnoredField, NO_COMMAND, OTHER_COMMAND, Recall, SignatureError};
+use crate::callback::{IgnoredField, NO_COMMAND, OTHER_COMMAND, Recall};
+use crate::telemetry::Recurrence;
 
 /// Counts and logs.
 #[derive(Debug)]
@@ -20,6 +25,7 @@ pub(super) struct Counts {
     pub(super) unaccepted: Arc<UnacceptedRecalls>,
     logged_fields: Mutex<HashSet<IgnoredField>>,
     logged_commands: Mutex<HashSet<&'static str>>,
+    bad_signatures: Recurrence,
 }
 
 impl Counts {
@@ -30,12 +36,23 @@ impl Counts {
             unaccepted: Arc::default(),
             logged_fields: Mutex::default(),
             logged_commands: Mutex::default(),
+            bad_signatures: Recurrence::default(),
         }
+    }
+
+    /// What became of requests.
+    pub(super) fn answers(&self) -> AnswerMetrics {
+        self.metrics.answers()
     }
 
     /// Starts the counters of these tokens at 0.
     pub(super) fn init_tokens(&self, tokens: u32) {
         self.metrics.init_token_counters(tokens);
+    }
+
+    /// Starts the counter of answers that wait for the brokers at 0.
+    pub(super) fn init_broker(&self) {
+        self.metrics.init_broker_counter();
     }
 
     /// Starts the counters of what happens only with a backend at 0.
@@ -47,6 +64,9 @@ impl Counts {
     pub(super) fn answered(&self, command: &'static str, outcome: &Outcome, began: Instant) {
         let now = Instant::now();
         self.count(command, outcome, now);
+        if let Outcome::Kept(kept) = outcome {
+            self.metrics.answered_ok(kept.after);
+        }
         if !matches!(outcome, Outcome::HandedOn | Outcome::NotHandedOn(..)) {
             let took = now.duration_since(began);
             self.metrics.answer_seconds.observe(took.as_secs_f64());
@@ -88,24 +108,38 @@ impl Counts {
         }
     }
 
-    /// Counts who signed a request.
-    pub(super) fn signature(
-        &self,
-        command: &'static str,
-        signed_by: Result<Option<u32>, SignatureError>,
-    ) {
-        match signed_by {
+    /// Counts who signed a request, and records when.
+    pub(super) fn signature(&self, command: &'static str, head: &Head<'_>) {
+        if let Some(skew) = head.clock_skew() {
+            self.metrics.clock_skew.set(skew);
+        }
+        match head.signed_by {
             Ok(Some(token)) => {
                 let signatures = &self.metrics.signatures;
                 signatures.get_or_create(&TokenLabels { token }).inc();
             }
             Ok(None) => {}
-            Err(_) => {
+            Err(error) => {
                 let bad_signatures = &self.metrics.bad_signatures;
                 bad_signatures
                     .get_or_create(&CommandLabels { command })
                     .inc();
+                // A recall is refused, which the log says as `recalls_not_accepted`.
+                if Recall::named(command).is_none() {
+                    self.log_bad_signature(command, AuthError::Signature(error));
+                }
             }
+        }
+    }
+
+    /// Other commands are far more frequent than recalls: this tells of a wrong token before a recall is lost.
+    fn log_bad_signature(&self, command: &'static str, error: AuthError) {
+        if let Some((lasted, times)) = self.bad_signatures.occurred(Instant::now()) {
+            warn!(
+                code = "bad_signature", command, reason = %error, times, seconds = lasted.as_secs(),
+                "callbacks other than recalls have no valid signature; a recall like them would be refused and lost; \
+                 {}; if they are not the vendor's, there is nothing to do", error.advice()
+            );
         }
     }
 

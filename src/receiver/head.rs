@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
+
 use super::auth::{Auth, AuthError};
 use crate::callback::{Query, Recall, SignatureError};
 use crate::event::UnixMillis;
@@ -60,6 +62,17 @@ impl Head<'_> {
         } else {
             Sender::Unknown
         }
+    }
+
+    /// How far `RequestTime` is from the relay's clock, if a token has signed it. A stale one counts, too; so does one that
+    /// somebody sends again.
+    pub(super) fn clock_skew(&self) -> Option<SignedDuration> {
+        let is_signed = matches!(self.signed_by, Ok(Some(_)) | Err(SignatureError::Stale));
+        let request_time = self.query.request_time.as_deref().filter(|_| is_signed)?;
+        let signed_at: i64 = request_time.parse().ok()?;
+        let millis = signed_at.saturating_mul(1000);
+        let skew = millis.saturating_sub(self.received_at.as_millis());
+        Some(SignedDuration::from_millis(skew))
     }
 
     /// The application of a recall that may become an event.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -37,6 +37,10 @@ const BACKLOG: u32 = 1024;
 /// How long to pause when the system is out of resources for new connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long connections of a passed socket stay open after the last one was accepted: for some, the request or the TLS
+/// handshake is still on its way.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
+
 /// The address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("could not listen on {address}")]
@@ -49,6 +53,7 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
+    is_passed: bool,
     address: SocketAddr,
     limits: Limits,
     setup: ConnectionSetup,
@@ -56,20 +61,25 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds a socket, but does not accept connections yet.
+    /// Binds a socket, or takes one that listens already: the process that `passed` it keeps it open. Does not accept
+    /// connections yet.
     ///
     /// # Errors
     /// Fails if the address cannot be bound.
     pub fn bind(
         address: SocketAddr,
+        passed: Option<std::net::TcpListener>,
         limits: Limits,
         setup: ConnectionSetup,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
-        let socket = listen(address).map_err(failed)?;
+        let is_passed = passed.is_some();
+        let socket = passed.map_or_else(|| listen(address), adopt);
+        let socket = socket.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self {
             socket,
+            is_passed,
             address,
             limits,
             setup,
@@ -83,13 +93,20 @@ impl Listener {
         self.address
     }
 
+    /// Whether another process keeps the socket open, so that connections wait in it when this process has stopped.
+    #[must_use]
+    pub const fn is_passed(&self) -> bool {
+        self.is_passed
+    }
+
     /// Registers the metrics of its connections.
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
         self.metrics.register(registry);
     }
 
     /// Serves connections until `stop` is cancelled. Then closes the socket, lets open requests finish, and returns
-    /// when the last connection has ended. Dropping the future closes all connections.
+    /// when the last connection has ended. Connections of a passed socket stay open for half a second more, because a
+    /// request may still be on its way. Dropping the future closes all connections.
     pub async fn serve<S: Service>(self, service: S, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let connections = Connections::new(
@@ -98,9 +115,17 @@ impl Listener {
             self.limits.connections_per_source,
             self.metrics.clone(),
         );
+        // The next process will not see connections that were accepted here. So connections of a passed socket are
+        // closed only after a request that is on its way has had time to arrive.
+        let close = if self.is_passed {
+            CancellationToken::new()
+        } else {
+            stop.clone()
+        };
         let mut failing: Option<Reminder> = None;
         loop {
             let (stream, peer) = tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 accepted = self.accept(&mut failing) => match accepted {
                     Some(accepted) => accepted,
@@ -109,7 +134,7 @@ impl Listener {
             };
             // While none can be admitted, further ones stay in the kernel's backlog.
             let slot = tokio::select! {
-                () = stop.cancelled() => break,
+                () = close.cancelled() => break,
                 Some(slot) = connections.admit() => slot,
             };
             tasks.spawn(connection::serve(
@@ -119,13 +144,18 @@ impl Listener {
                 self.limits,
                 self.setup.clone(),
                 service.clone(),
-                stop.clone(),
+                close.clone(),
             ));
             // Remove finished tasks, so that the set does not grow.
             while tasks.try_join_next().is_some() {}
         }
-        // Refuse new connections while the open ones finish.
+        // Refuse new connections while the open ones finish; those to a passed socket wait for the next process.
         drop(self.socket);
+        if self.is_passed {
+            let all = async { while tasks.join_next().await.is_some() {} };
+            let _ = timeout(LAST_REQUEST, all).await;
+            close.cancel();
+        }
         while tasks.join_next().await.is_some() {}
     }
 
@@ -151,7 +181,8 @@ impl Listener {
                     error!(
                         code = "accept_failed", address = %self.address, %error,
                         seconds = lasted.as_secs(),
-                        "connections cannot be accepted; retrying; check the limit of open files and memory"
+                        "connections cannot be accepted, and callbacks that wait longer than 2 s are lost; retrying; raise \
+                         the limit of open files, or free memory"
                     );
                 }
                 sleep(ACCEPT_PAUSE).await;
@@ -159,6 +190,12 @@ impl Listener {
             }
         }
     }
+}
+
+/// Prepares a socket that listens already for the runtime.
+fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -129,7 +129,11 @@ pub(super) fn authorities(
     Ok(authorities)
 }
 
-fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SettingError> {
+/// Reads all certificates in the file of the setting `key`.
+pub(super) fn certificates(
+    key: &str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, SettingError> {
     let pem = read(key, path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let found = found.map_err(|problem| SettingError::of_file(key, path, &problem))?;

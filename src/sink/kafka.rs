@@ -18,6 +18,7 @@ mod group_offset;
 mod message;
 mod partition_state;
 mod poller;
+mod probe;
 mod producer;
 mod properties;
 mod reason;
@@ -50,7 +51,9 @@ use uuid::Uuid;
 
 pub use find::{Place, find};
 pub use message::ContentMode;
+pub use probe::{AdvertisedBroker, ClusterProbe, FoundTopic};
 pub use properties::{SECRETS, normalize};
+pub use server::host_and_port;
 pub use session::KafkaSession;
 pub use subscribe::{StartAt, subscribe};
 
@@ -276,6 +279,8 @@ impl ConsumerContext for Silent {}
 #[derive(Debug)]
 pub struct Kafka {
     settings: watch::Receiver<Config>,
+    /// Answers wait for confirms, so no record waits for others.
+    is_awaited: bool,
     /// The librdkafka property, once it is reduced.
     batch_size: Option<u32>,
     /// Set if events are published exactly once.
@@ -289,13 +294,18 @@ const BATCH_SIZE: &str = "batch.size";
 const DEFAULT_BATCH_SIZE: u32 = 1_000_000;
 const SMALLEST_BATCH_SIZE: u32 = 1000;
 
+/// How long a record waits for others that are sent with it: the librdkafka property, and its other name.
+const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
+
 impl Kafka {
     /// The cluster described by `settings`, for the events of this spool. Only those of the connection may change.
+    /// `is_awaited` says whether answers wait for its confirms.
     #[must_use]
-    pub fn new(settings: watch::Receiver<Config>, spool_id: Uuid) -> Self {
+    pub fn new(settings: watch::Receiver<Config>, spool_id: Uuid, is_awaited: bool) -> Self {
         let exactly_once = settings.borrow().exactly_once;
         Self {
             settings,
+            is_awaited,
             batch_size: None,
             identity: exactly_once.then(|| Identity::of(spool_id)),
             logged: Arc::default(),
@@ -346,6 +356,15 @@ impl Sink for Kafka {
             config
                 .properties
                 .insert(BATCH_SIZE.to_owned(), bytes.to_string());
+        }
+        if self.is_awaited
+            && !LINGER
+                .iter()
+                .any(|name| config.properties.contains_key(*name))
+        {
+            config
+                .properties
+                .insert(LINGER[0].to_owned(), "0".to_owned());
         }
         let Self {
             identity, logged, ..

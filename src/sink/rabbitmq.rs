@@ -16,6 +16,7 @@ mod config;
 mod connect;
 mod keyed_queue;
 mod message;
+mod probe;
 mod publish_batch;
 mod retry_queue;
 mod session;
@@ -30,6 +31,7 @@ use tracing::warn;
 
 pub use broker_uri::BrokerUri;
 pub use config::{Config, QueueType, ShortName, Unroutable};
+pub use probe::{Existence, NodeProbe};
 pub use session::RabbitMqSession;
 pub use subscribe::subscribe;
 

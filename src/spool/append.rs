@@ -7,8 +7,8 @@ use crate::event::Seq;
 pub enum Appended {
     /// The event is on disk now.
     New(Seq),
-    /// An event with the same id is among the recent ones; it may have been purged since.
-    Repeated,
+    /// The number of an event with the same id, which is among the recent ones; it may have been purged since.
+    Repeated(Seq),
 }
 
 /// Why an event was not appended. It is not stored.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::telemetry::Reminder;
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The level at which a warning begins, in percent.
-const WARN_AT: u64 = 80;
+pub(super) const WARN_AT: u64 = 80;
 
 /// The level at which it ends: lower, so that it does not flap.
 const ENOUGH_AT: u64 = 70;
@@ -25,14 +26,28 @@ const ENOUGH_AT: u64 = 70;
 /// How far back the rate is measured.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
 
-/// How many bytes were available for events over the last [`WINDOW`].
+/// How full the spool is, and how many bytes were available for events over the last [`WINDOW`].
 #[derive(Debug, Default)]
-pub(super) struct FillMonitor(Mutex<Samples>);
+pub(super) struct FillMonitor {
+    samples: Mutex<Samples>,
+    /// The largest capacity so far, in bytes: if other programs fill the disk, the capacity shrinks to what is left.
+    largest_capacity: AtomicU64,
+}
 
 impl FillMonitor {
     /// The time until the spool is full at the current rate; `None` if it is not filling.
     pub(super) fn time_until_full(&self) -> Option<Duration> {
         self.samples().time_until_full()
+    }
+
+    /// How much of the largest capacity so far is taken, in percent.
+    pub(super) fn percent(&self, status: &Status) -> u64 {
+        let now = status.capacity_bytes;
+        let before = self.largest_capacity.fetch_max(now, Ordering::Relaxed);
+        let capacity = before.max(now);
+        let taken = capacity.saturating_sub(status.available_bytes);
+        let percent = taken.saturating_mul(100).checked_div(capacity);
+        percent.unwrap_or(100)
     }
 
     /// Measures how fast the spool fills, and logs while it is nearly full.
@@ -43,7 +58,8 @@ impl FillMonitor {
             let now = Instant::now();
             let status = status.borrow().clone();
             self.samples().add(now, status.available_bytes);
-            let percent = level.update(&status);
+            let percent = self.percent(&status);
+            level.update(percent);
             if !level.is_nearly_full {
                 if reminder.take().is_some() {
                     info!(
@@ -71,7 +87,7 @@ impl FillMonitor {
     }
 
     fn samples(&self) -> MutexGuard<'_, Samples> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,25 +120,17 @@ impl Samples {
 /// Whether the spool is nearly full.
 #[derive(Debug, Default)]
 struct FillLevel {
-    /// The largest capacity so far, in bytes: if other programs fill the disk, the capacity shrinks to what is left.
-    capacity: u64,
     is_nearly_full: bool,
 }
 
 impl FillLevel {
-    /// Updates the level; returns it in percent.
-    fn update(&mut self, status: &Status) -> u64 {
-        self.capacity = self.capacity.max(status.capacity_bytes);
-        let taken = self.capacity.saturating_sub(status.available_bytes);
-        let percent = taken.saturating_mul(100).checked_div(self.capacity);
-        let percent = percent.unwrap_or(100);
+    fn update(&mut self, percent: u64) {
         let limit = if self.is_nearly_full {
             ENOUGH_AT + 1
         } else {
             WARN_AT
         };
         self.is_nearly_full = percent >= limit;
-        percent
     }
 }
 
@@ -145,9 +153,10 @@ mod tests {
 
     #[test]
     fn is_nearly_full_from_80_percent_until_70_percent() {
-        let mut level = FillLevel::default();
+        let (monitor, mut level) = (FillMonitor::default(), FillLevel::default());
         let mut update = |available| {
-            let percent = level.update(&status(1000, available));
+            let percent = monitor.percent(&status(1000, available));
+            level.update(percent);
             (percent, level.is_nearly_full)
         };
         assert_eq!(update(1000), (0, false));
@@ -161,18 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn is_nearly_full_if_other_programs_fill_the_disk() {
-        let mut level = FillLevel::default();
-        assert_eq!(level.update(&status(1000, 1000)), 0);
-        assert_eq!(level.update(&status(150, 150)), 85);
-        assert!(level.is_nearly_full);
+    fn fills_if_other_programs_fill_the_disk() {
+        let monitor = FillMonitor::default();
+        assert_eq!(monitor.percent(&status(1000, 1000)), 0);
+        assert_eq!(monitor.percent(&status(150, 150)), 85);
     }
 
     #[test]
     fn a_spool_without_any_space_is_full() {
-        let mut level = FillLevel::default();
-        assert_eq!(level.update(&status(0, 0)), 100);
-        assert!(level.is_nearly_full);
+        let monitor = FillMonitor::default();
+        assert_eq!(monitor.percent(&status(0, 0)), 100);
     }
 
     /// Adds samples (seconds, available bytes); returns the seconds until the spool is full.

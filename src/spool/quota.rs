@@ -65,7 +65,8 @@ impl FreeSpace {
         Self::of(config, usage, free_disk(config).unwrap_or(u64::MAX))
     }
 
-    fn of(config: &Config, usage: Usage, free_disk: u64) -> Self {
+    /// The free space if the disk has `free_disk` bytes free.
+    pub(super) fn of(config: &Config, usage: Usage, free_disk: u64) -> Self {
         let below_max = config.max_bytes.0.saturating_sub(usage.used_bytes);
         let on_disk = free_disk
             .saturating_add(usage.free_page_bytes)

@@ -1,16 +1,19 @@
 //! The ids of the latest events, to recognise a repeated callback.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::ops::RangeBounds;
 
 use uuid::Uuid;
+
+use crate::event::Seq;
 
 /// A window of ids; the oldest are removed first. It may exceed its capacity while a group is appended.
 #[derive(Debug)]
 pub(super) struct RecentIds {
     capacity: usize,
     order: VecDeque<Uuid>,
-    ids: HashSet<Uuid>,
+    ids: HashMap<Uuid, Seq>,
 }
 
 impl RecentIds {
@@ -18,24 +21,24 @@ impl RecentIds {
         Self {
             capacity,
             order: VecDeque::new(),
-            ids: HashSet::new(),
+            ids: HashMap::new(),
         }
     }
 
-    pub(super) fn contains(&self, id: &Uuid) -> bool {
-        self.ids.contains(id)
+    /// The number of the event that has this id.
+    pub(super) fn find(&self, id: &Uuid) -> Option<Seq> {
+        self.ids.get(id).copied()
     }
 
-    /// Adds an id; returns false if it was present.
-    pub(super) fn insert(&mut self, id: Uuid) -> bool {
+    /// Adds the id of an event, unless it is present.
+    pub(super) fn insert(&mut self, id: Uuid, seq: Seq) {
         if self.capacity == 0 {
-            return true;
+            return;
         }
-        let is_new = self.ids.insert(id);
-        if is_new {
+        if let Entry::Vacant(vacant) = self.ids.entry(id) {
+            vacant.insert(seq);
             self.order.push_back(id);
         }
-        is_new
     }
 
     /// Removes the newest `count` ids: those of a group that was not committed.
@@ -63,32 +66,48 @@ mod tests {
 
     fn recent(capacity: usize) -> RecentIds {
         let mut recent = RecentIds::new(capacity);
-        assert_eq!(IDS.map(|id| recent.insert(id)), [true; 3]);
+        insert_all(&mut recent);
         recent
+    }
+
+    /// Inserts all; returns which were not present.
+    fn insert_all(recent: &mut RecentIds) -> [bool; 3] {
+        let mut number = 0;
+        IDS.map(|id| {
+            number += 1;
+            let is_new = recent.find(&id).is_none();
+            recent.insert(id, Seq(number));
+            is_new
+        })
+    }
+
+    fn known(recent: &RecentIds) -> [bool; 3] {
+        IDS.map(|id| recent.find(&id).is_some())
     }
 
     #[test]
     fn trim_removes_the_oldest_ids() {
         let mut recent = recent(2);
-        assert!(!recent.insert(IDS[0]), "not before they are too many");
+        assert_eq!(known(&recent), [true; 3], "not before they are too many");
         recent.trim();
-        assert_eq!(IDS.map(|id| recent.contains(&id)), [false, true, true]);
-        assert_eq!(IDS.map(|id| recent.insert(id)), [true, false, false]);
+        assert_eq!(known(&recent), [false, true, true]);
+        assert_eq!(insert_all(&mut recent), [true, false, false]);
+        assert_eq!(recent.find(&IDS[1]), Some(Seq(2)), "the first number stays");
     }
 
     #[test]
     fn roll_back_forgets_uncommitted_ids() {
         let mut recent = recent(10);
         recent.roll_back(2);
-        assert_eq!(IDS.map(|id| recent.contains(&id)), [true, false, false]);
-        assert_eq!(IDS.map(|id| recent.insert(id)), [false, true, true]);
+        assert_eq!(known(&recent), [true, false, false]);
+        assert_eq!(insert_all(&mut recent), [false, true, true]);
     }
 
     #[test]
     fn a_capacity_of_zero_remembers_nothing() {
         let mut recent = recent(0);
-        assert!(IDS.iter().all(|id| !recent.contains(id)));
+        assert_eq!(known(&recent), [false; 3]);
         recent.roll_back(3);
-        assert!(recent.insert(IDS[0]));
+        assert_eq!(insert_all(&mut recent), [true; 3]);
     }
 }

@@ -86,24 +86,26 @@ impl Store {
         // Check the limits before the transaction: an event that exceeds one is refused alone, not with its group.
         for event in events {
             let cost = quota::cost(event.body.len());
-            let is_new = !self.recent.contains(&event.id);
+            // This also finds an id that is repeated within the group.
+            if let Some(first) = self.recent.find(&event.id) {
+                outcomes.push(Ok(Appended::Repeated(first)));
+                continue;
+            }
             let rejected = match event.kind {
                 Kind::Rejected => event.body.len() as u64,
                 _ => 0,
             };
-            if is_new && cost > free.bytes {
+            if cost > free.bytes {
                 outcomes.push(Err(AppendError::Full(self.explain(free))));
-            } else if is_new && rejected > 0 && rejected > self.dead_letter_budget(rejected_bytes) {
+            } else if rejected > 0 && rejected > self.dead_letter_budget(rejected_bytes) {
                 outcomes.push(Err(self.dead_letters_full()));
-            // This also detects an id that is repeated within the group.
-            } else if self.recent.insert(event.id) {
+            } else {
+                self.recent.insert(event.id, next);
                 free.bytes -= cost;
                 rejected_bytes += rejected;
                 outcomes.push(Ok(Appended::New(next)));
                 to_insert.push((next, &**event));
                 next = next.next();
-            } else {
-                outcomes.push(Ok(Appended::Repeated));
             }
         }
         if to_insert.is_empty() {

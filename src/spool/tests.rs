@@ -170,12 +170,15 @@ async fn a_repeated_id_is_appended_once_even_after_reopening() {
     let folder = TempDir::new().unwrap();
     let spool = open(&config(&folder));
     let both = tokio::join!(spool.append(event(7)), spool.append(event(7)));
-    assert_eq!(both, (Ok(Appended::New(Seq(1))), Ok(Appended::Repeated)));
+    assert_eq!(
+        both,
+        (Ok(Appended::New(Seq(1))), Ok(Appended::Repeated(Seq(1))))
+    );
     spool.close().await;
     let spool = open(&config(&folder));
     assert_eq!(
         append_all(&spool, [7, 8]).await,
-        [Appended::Repeated, Appended::New(Seq(2))]
+        [Appended::Repeated(Seq(1)), Appended::New(Seq(2))]
     );
 }
 
@@ -243,9 +246,9 @@ async fn ids_are_recognised_after_their_events_were_purged() {
     assert_eq!(
         append_all(&spool, [5, 4, 3, 1]).await,
         [
-            Appended::Repeated,
-            Appended::Repeated,
-            Appended::Repeated,
+            Appended::Repeated(Seq(5)),
+            Appended::Repeated(Seq(4)),
+            Appended::Repeated(Seq(3)),
             Appended::New(Seq(6))
         ]
     );

@@ -85,7 +85,7 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::registry;
 
-    use super::super::{json_layer, text_layer};
+    use super::super::{json_layer, log_to, text_layer};
     use super::*;
 
     /// Every kind of unsafe character, and harmless ones.
@@ -139,13 +139,13 @@ mod tests {
         let text = Written::default();
         let writer = text.clone();
         let layer = text_layer(move || writer.clone()).with_ansi(false);
-        tracing::subscriber::with_default(registry().with(layer), log_everywhere);
+        log_to(registry().with(layer), log_everywhere);
         assert_six_safe_lines(&text.text());
 
         let json = Written::default();
         let writer = json.clone();
         let layer = json_layer(move || writer.clone());
-        tracing::subscriber::with_default(registry().with(layer), log_everywhere);
+        log_to(registry().with(layer), log_everywhere);
         assert_six_safe_lines(&json.text());
         for line in json.text().lines() {
             let line: Value = serde_json::from_str(line).unwrap();
@@ -162,7 +162,7 @@ mod tests {
         let text = Written::default();
         let writer = text.clone();
         let layer = text_layer(move || writer.clone()).with_ansi(true);
-        tracing::subscriber::with_default(registry().with(layer), log_everywhere);
+        log_to(registry().with(layer), log_everywhere);
         let mut written = text.text();
         assert!(written.contains("\u{1b}[34mDEBUG\u{1b}[0m"), "{written:?}");
         for colour in ["[0m", "[1m", "[2m", "[34m"] {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::Response;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::breaker::{BackendHealth, Breaker, Permission};
 use super::client::BackendClient;
@@ -16,7 +16,7 @@ use super::metrics::{RequestCount, UpstreamMetrics};
 use super::outgoing::{Outgoing, ReceivedHeaders, Reserve};
 use super::slots::{ExchangeSlot, Sender, Slots};
 use super::{UpstreamError, headers};
-use crate::telemetry::LoggedTexts;
+use crate::telemetry::{LoggedTexts, Recurrence};
 
 /// A backend.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub struct Backend {
     pub(super) breaker: Breaker,
     client: BackendClient,
     logged: Mutex<LoggedTexts>,
+    missed_copies: Recurrence,
     metrics: Arc<UpstreamMetrics>,
     tasks: TaskTracker,
 }
@@ -51,6 +52,7 @@ impl Backend {
             breaker: Breaker::new(url.without_query()),
             client: BackendClient::new(config, &url),
             logged: Mutex::default(),
+            missed_copies: Recurrence::default(),
             metrics: Arc::clone(metrics),
             tasks: tasks.clone(),
             url,
@@ -125,17 +127,33 @@ impl Backend {
         answer
     }
 
-    /// Sends a copy of a recall. Returns at once; what becomes of it is only counted.
+    /// Sends a copy of a recall. Returns at once; what becomes of it is only counted and logged.
     pub fn copy(self: &Arc<Self>, outgoing: Result<Outgoing, UpstreamError>) {
         match self.begin(Sender::Relay, outgoing) {
             Ok((permission, outgoing, slot)) => {
                 let backend = Arc::clone(self);
                 self.tasks.spawn(async move {
                     let answer = backend.run(Sender::Relay, permission, outgoing, slot).await;
-                    backend.metrics.copy(UpstreamMetrics::outcome(&answer));
+                    backend.copied(&answer);
                 });
             }
-            Err(error) => self.metrics.copy(error.name()),
+            Err(error) => self.copied(&Err::<(), _>(error)),
+        }
+    }
+
+    /// Counts a copy, and logs if it failed.
+    fn copied<T>(&self, answer: &Result<T, UpstreamError>) {
+        self.metrics.copy(UpstreamMetrics::outcome(answer));
+        if let Err(error) = answer
+            && let Some((lasted, times)) = self.missed_copies.occurred(Instant::now())
+        {
+            warn!(
+                code = "copies_missed", url = self.url.without_query(), reason = %error, times,
+                seconds = lasted.as_secs(),
+                "copies of recalls to the backend failed (upstream.copy_recalls): it may lack these recalls, because \
+                 copies are not sent again; the relay's own events are not affected; make the backend faster, or \
+                 repair it"
+            );
         }
     }
 
@@ -174,7 +192,10 @@ impl Backend {
                 if Self::is_failure(sender, error) {
                     self.breaker.failed(&error.to_string(), now);
                 }
-                self.log(error, now);
+                // Of a copy, the log says more.
+                if sender != Sender::Relay {
+                    self.log(error, now);
+                }
             }
         }
         answer
@@ -202,9 +223,8 @@ impl Backend {
                 code = "upstream_failed",
                 url = self.url.without_query(),
                 reason,
-                "backend did not answer a callback or a copy; for the next hour, failures for this reason are only \
-                 counted (recall_upstream_requests_total, recall_upstream_copies_total); check the backend and the \
-                 settings of upstream"
+                "backend did not answer a callback; for the next hour, failures for this reason are only counted \
+                 (recall_upstream_requests_total); check the backend and the settings of upstream"
             );
         }
     }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use hyper::Uri;
 use hyper::http::uri::{Authority, Scheme};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::callback::VENDOR_TIMEOUT;
 use crate::setting::{self, ClientTls, SettingError, Timeout};
 
 /// Settings of the upstream: the backend that answers all commands but the recalls.
@@ -44,10 +44,6 @@ impl Default for Config {
     }
 }
 
-/// How long the vendor waits for an answer. If an exchange could take longer, the vendor would be gone before it counts
-/// as a failure.
-const VENDOR_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// What to answer if the backend does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +64,7 @@ impl Config {
             let problem = "is missing; set it to the URL of the backend, such as http://backend:8080/callback";
             return Err(SettingError::new("upstream.url", problem));
         };
+        // Otherwise the vendor would be gone before an exchange counts as a failure.
         if *self.timeout >= VENDOR_TIMEOUT {
             let problem = "must be shorter than the 2 s that the vendor waits";
             return Err(SettingError::new("upstream.timeout", problem));
@@ -92,13 +89,24 @@ pub struct BackendUrl {
 }
 
 impl BackendUrl {
-    /// The URL for the log, without its query: that may have a secret.
-    pub(super) fn without_query(&self) -> String {
+    /// The URL for people, without its query: that may have a secret.
+    pub(crate) fn without_query(&self) -> String {
         format!("{}://{}{}", self.scheme, self.authority, self.path)
     }
 
-    pub(super) fn is_https(&self) -> bool {
+    pub(crate) fn is_https(&self) -> bool {
         self.scheme == Scheme::HTTPS
+    }
+
+    /// The host, without the brackets of an IPv6 address.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host().trim_matches(['[', ']'])
+    }
+
+    /// The port, or that of the scheme.
+    pub(crate) fn port(&self) -> u16 {
+        let of_scheme = if self.is_https() { 443 } else { 80 };
+        self.authority.port_u16().unwrap_or(of_scheme)
     }
 
     /// This URL, followed by a callback's query. None if that is longer than a URL may be.

@@ -125,7 +125,16 @@ impl BodyFormat {
         .to_string()
     }
 
-    fn event_time(&self, at_ms: u64) -> Value {
+    /// The id of a group of this type.
+    #[must_use]
+    pub fn group_id(&self, number: u64) -> String {
+        match self.group_type.as_str() {
+            "Community" => format!("@TGS#_send-{number}"),
+            _ => format!("@TGS#send-{number}"),
+        }
+    }
+
+    pub(super) fn event_time(&self, at_ms: u64) -> Value {
         match self.event_time {
             EventTimeForm::String => at_ms.to_string().into(),
             EventTimeForm::Number => at_ms.into(),
@@ -144,7 +153,7 @@ fn msg_key(seq: u64, at_ms: u64) -> String {
 }
 
 /// A 32-bit number that looks random. It differs for any two `seq` whose low 32 bits differ.
-const fn random(seq: u64) -> u64 {
+pub(super) const fn random(seq: u64) -> u64 {
     seq.wrapping_mul(2_654_435_761) & 0xffff_ffff
 }
 

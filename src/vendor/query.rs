@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
+use super::command::OtherCommand;
+
 /// What a callback reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackKind {
@@ -17,6 +19,8 @@ pub enum CallbackKind {
     Probe,
     /// Something else: a group message is about to be sent.
     Other,
+    /// This command.
+    Named(OtherCommand),
 }
 
 impl CallbackKind {
@@ -28,7 +32,14 @@ impl CallbackKind {
             Self::C2c => "C2C.CallbackAfterMsgWithDraw",
             Self::OfficialAccount => "OfficialAccount.CallbackAfterMsgWithDraw",
             Self::Other => "Group.CallbackBeforeSendMsg",
+            Self::Named(command) => command.name(),
         }
+    }
+
+    /// Whether it reports that messages were recalled.
+    #[must_use]
+    pub const fn is_recall(self) -> bool {
+        matches!(self, Self::Group | Self::C2c | Self::OfficialAccount)
     }
 
     /// The parameters of the URL, signed with a token at a time (Unix seconds) if there is a `signature`. A probe has
@@ -39,7 +50,10 @@ impl CallbackKind {
         if self == Self::Probe {
             return query;
         }
-        query = format!("SdkAppid={sdk_app_id}&{query}&ClientIP=127.0.0.1&OptPlatform=RESTAPI");
+        query = format!("SdkAppid={sdk_app_id}&{query}");
+        if !matches!(self, Self::Named(command) if !command.is_of_a_user()) {
+            query.push_str("&ClientIP=127.0.0.1&OptPlatform=RESTAPI");
+        }
         if let Some((token, now)) = signature {
             let sign = sign(token, &now.to_string());
             let _ = write!(query, "&Sign={sign}&RequestTime={now}");
@@ -70,6 +84,15 @@ mod tests {
              &ClientIP=127.0.0.1&OptPlatform=RESTAPI\
              &Sign=fdedb59e60a8d79ebb349080c302a68a79ac6602cc5dbed2a4a94b9ced465f23\
              &RequestTime=1700000000"
+        );
+    }
+
+    #[test]
+    fn an_alert_has_no_user() {
+        let alert = OtherCommand::named("Alert.RequestOverLimit").unwrap();
+        assert_eq!(
+            CallbackKind::Named(alert).query(7, None),
+            "SdkAppid=7&CallbackCommand=Alert.RequestOverLimit&contenttype=json"
         );
     }
 

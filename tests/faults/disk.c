@@ -32,8 +32,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/time.h>
+#include <sys/timex.h>
 #include <sys/uio.h>
 #include <threads.h>
 #include <time.h>
@@ -52,6 +54,8 @@ struct control {
   int64_t clock_offset; /* nanoseconds added to the wall clock */
   int64_t output_errno; /* writes to standard output fail with this error, so that the sink is down */
   int64_t host_address; /* the IPv4 address of the host moving.test; 0: the name does not resolve */
+  int64_t file_system;  /* what statfs reports as the type of every file system; 0: the real one */
+  int64_t kernel_clock; /* what the kernel says of its clock: 1 synchronised, 2 not; 0: the truth */
   char only[56];        /* only files whose path has this suffix fail; empty: all */
   int64_t reads, writes, syncs, opens, clock_reads;
   int64_t failed_reads, failed_writes, failed_syncs;
@@ -439,8 +443,9 @@ static int truncate_file(int fd, int64_t length, int (*real)(int, off64_t)) {
   const char *path = path_of(fd);
   if (!path) return real(fd, length);
   pthread_mutex_lock(&lock);
-  /* Growing a file without writing to it takes no space. */
-  int done = write_fails(fd, path, 0, 0) ? -1 : real(fd, length);
+  /* Growing a file without writing to it takes no space, and shrinking it does not either. */
+  int fails = control->write_errno != ENOSPC && write_fails(fd, path, 0, 0);
+  int done = fails ? -1 : real(fd, length);
   int error = errno;
   if (done == 0) record(TRUNCATE, path, (uint64_t)length, NULL, 0);
   pthread_mutex_unlock(&lock);
@@ -592,6 +597,27 @@ int fstatvfs64(int fd, struct statvfs64 *disk) {
   REAL(fstatvfs64);
   int done = real(fd, disk);
   return path_of(fd) ? report_free_statvfs64(done, disk) : done;
+}
+
+int statfs(const char *path, struct statfs *disk) {
+  REAL(statfs);
+  int done = real(path, disk);
+  if (done == 0 && control && control->file_system) disk->f_type = control->file_system;
+  return done;
+}
+int statfs64(const char *path, struct statfs64 *disk) {
+  REAL(statfs64);
+  int done = real(path, disk);
+  if (done == 0 && control && control->file_system) disk->f_type = control->file_system;
+  return done;
+}
+
+int adjtimex(struct timex *clock) {
+  REAL(adjtimex);
+  int state = real(clock);
+  if (!control || !control->kernel_clock) return state;
+  clock->status = control->kernel_clock == 1 ? clock->status & ~STA_UNSYNC : clock->status | STA_UNSYNC;
+  return control->kernel_clock == 1 ? TIME_OK : TIME_ERROR;
 }
 
 static void shift(struct timespec *time, int64_t by) {

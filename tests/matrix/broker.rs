@@ -59,6 +59,33 @@ impl Broker {
         Self { sink, program }
     }
 
+    /// A cluster of three nodes.
+    pub fn start_cluster(sink: Sink) -> Self {
+        let program = match sink {
+            Sink::Kafka | Sink::KafkaExactlyOnce => {
+                Program::Kafka(Box::new(Kafka::start_cluster()))
+            }
+            Sink::RabbitMq => Program::RabbitMq(Box::new(RabbitMq::start_cluster())),
+        };
+        Self { sink, program }
+    }
+
+    /// Kills a node of the cluster and deletes its data.
+    pub fn lose_node(&mut self, number: usize) {
+        match &mut self.program {
+            Program::Kafka(kafka) => kafka.lose_node(number),
+            Program::RabbitMq(rabbitmq) => rabbitmq.lose_node(number),
+        }
+    }
+
+    /// Starts the node with an empty disk, and waits until the others have replicated to it.
+    pub fn replace_node(&mut self, number: usize) {
+        match &mut self.program {
+            Program::Kafka(kafka) => kafka.replace_node(number),
+            Program::RabbitMq(rabbitmq) => rabbitmq.replace_node(number),
+        }
+    }
+
     /// The relay's settings for a topic, or an exchange and a queue, of this name.
     pub fn settings(&self, setup: Setup, name: &str) -> Setup {
         let setup = self.deref().settings(setup, name);

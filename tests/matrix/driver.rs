@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::ledger::{Outcome, Writer};
+use super::ledger::{Outcome, Writer, now};
 use super::options::Options;
 use super::rig::{Connection, recall};
 
@@ -124,7 +124,7 @@ fn send_callbacks(
         if stopped.load(Ordering::Relaxed) {
             return;
         }
-        let began = Instant::now();
+        let began = now();
         let open = connection
             .take()
             .map_or_else(|| Connection::open_with(to, TIMEOUT, TIMEOUT), Ok);
@@ -133,10 +133,10 @@ fn send_callbacks(
             let answer = open.post_recall(&recall(&group, u64::from(number)))?;
             Ok((open, answer))
         });
-        let took = began.elapsed();
+        let ended = now();
         let outcome = match answer {
             // The timeout limits each read. An answer in several parts may take longer in total, so check again.
-            Ok((open, answer)) if took <= TIMEOUT => {
+            Ok((open, answer)) if Duration::from_micros(ended - began) <= TIMEOUT => {
                 let ok = answer.is_ok();
                 let closes = answer.header("connection") == Some("close");
                 connection = (!closes).then_some(open);
@@ -148,6 +148,6 @@ fn send_callbacks(
             }
             Ok(_) | Err(_) => Outcome::Unanswered,
         };
-        ledger.append(conversation, number, outcome, took);
+        ledger.append(conversation, number, outcome, began..ended);
     }
 }

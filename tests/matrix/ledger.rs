@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -21,6 +22,15 @@ pub enum Outcome {
     Unanswered,
 }
 
+/// A callback; its times are those of [`now`].
+#[derive(Debug, Clone, Copy)]
+pub struct Callback {
+    pub is_ok: bool,
+    pub sent_at: u64,
+    /// When it was answered, or the vendor gave up.
+    pub ended_at: u64,
+}
+
 pub struct Writer(Mutex<File>);
 
 impl Writer {
@@ -29,13 +39,13 @@ impl Writer {
         Self(Mutex::new(file.expect("cannot open the ledger")))
     }
 
-    pub fn append(&self, conversation: u32, number: u32, outcome: Outcome, took: Duration) {
+    pub fn append(&self, conversation: u32, number: u32, outcome: Outcome, times: Range<u64>) {
         let outcome = match outcome {
             Outcome::Ok => "ok".to_owned(),
             Outcome::NotOk(status) => status.to_string(),
             Outcome::Unanswered => "none".to_owned(),
         };
-        let (took, at) = (took.as_micros(), now());
+        let (took, at) = (times.end - times.start, times.end);
         let line = format!("{conversation} {number} {outcome} {took} {at}\n");
         let mut file = self.0.lock().expect("a writer panicked");
         file.write_all(line.as_bytes()).expect("cannot append");
@@ -51,8 +61,8 @@ pub struct Ledger {
     pub unanswered: u64,
     /// The longest time until an OK.
     pub slowest: Duration,
-    /// For each conversation and number (from 1), whether it was answered OK; `None` if it was not sent.
-    pub conversations: Vec<Vec<Option<bool>>>,
+    /// For each conversation and number (from 1), the callback; `None` if it was not sent.
+    pub conversations: Vec<Vec<Option<Callback>>>,
     /// The time of each OK; sorted by [`Ledger::read`].
     ok_at: Vec<u64>,
 }
@@ -76,7 +86,7 @@ impl Ledger {
         let number: usize = words.next()?.parse().ok()?;
         let outcome = words.next()?;
         let took = Duration::from_micros(words.next()?.parse().ok()?);
-        let at = words.next()?.parse().ok()?;
+        let at: u64 = words.next()?.parse().ok()?;
         self.sent += 1;
         match outcome {
             "ok" => {
@@ -94,8 +104,26 @@ impl Ledger {
         if numbers.len() <= number {
             numbers.resize(number + 1, None);
         }
-        numbers[number] = Some(outcome == "ok");
+        numbers[number] = Some(Callback {
+            is_ok: outcome == "ok",
+            sent_at: at.saturating_sub(u64::try_from(took.as_micros()).ok()?),
+            ended_at: at,
+        });
         Some(())
+    }
+
+    /// The callback of a conversation with a number.
+    pub fn callback(&self, (conversation, number): (usize, usize)) -> Option<&Callback> {
+        self.conversations.get(conversation)?.get(number)?.as_ref()
+    }
+
+    /// Every callback, with its conversation and number.
+    pub fn callbacks(&self) -> impl Iterator<Item = ((usize, usize), &Callback)> {
+        let conversations = self.conversations.iter().enumerate();
+        conversations.flat_map(|(conversation, numbers)| {
+            let callbacks = numbers.iter().enumerate();
+            callbacks.filter_map(move |(number, it)| Some(((conversation, number), it.as_ref()?)))
+        })
     }
 
     /// The time from `at` until the next OK.

@@ -16,6 +16,7 @@
 mod broker;
 mod driver;
 mod ledger;
+mod lost_machines;
 mod options;
 #[path = "../rig/mod.rs"]
 mod rig;

@@ -1,16 +1,17 @@
-//! Runs the scenarios one after the other, checks the bounds of each, and prints the table.
+//! Runs the scenarios, checks the bounds of each, and prints the table.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use super::broker::{Broker, Sink};
-use super::options::{Options, output_folder};
-use super::scenarios::{Scenario, all as scenarios};
+use super::lost_machines::distinguishes_answers_after_the_broker;
+use super::options::{Form, Options, output_folder};
+use super::scenarios::{Scenario, all as scenarios, on_clusters};
 use super::stage::Stage;
 use super::table::{self, Row};
 use super::verdict::detects_every_kind_of_violation;
@@ -21,46 +22,64 @@ const MAX_MEMORY: u64 = 160 << 20;
 /// Runs the scenarios that the command line selects.
 pub fn all() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // The scenarios share brokers and the machine.
-    arguments.test_threads = Some(1);
     let options = Options::read();
+    arguments.test_threads = Some(at_a_time(options.form));
     let rows: Arc<Mutex<Vec<Row>>> = Arc::default();
-    let running: Arc<Mutex<RunningBroker>> = Arc::default();
-    let mut trials = vec![Trial::test(
-        "oracle::detects_every_kind_of_violation",
-        || {
-            detects_every_kind_of_violation();
+    let brokers = Arc::new(Brokers::new(options.form));
+    let oracle = |name: &str, test: fn()| {
+        Trial::test(format!("oracle::{name}"), move || {
+            test();
             Ok(())
-        },
-    )];
-    for sink in Sink::ALL {
-        for scenario in scenarios() {
-            if scenario.sinks.contains(&sink) {
-                let (rows, running) = (Arc::clone(&rows), Arc::clone(&running));
-                let name = format!("{}::{}", sink.label(), scenario.name);
-                trials.push(Trial::test(name, move || {
-                    let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-                    let row = run_scenario(&scenario, running.broker(sink), sink, options);
-                    let problems = row.problems.join("\n");
-                    rows.lock().unwrap().push(row);
-                    if problems.is_empty() {
-                        Ok(())
-                    } else {
-                        // The next scenario gets a new broker.
-                        running.stop();
-                        Err(Failed::from(problems))
-                    }
-                }));
+        })
+    };
+    let mut trials = vec![
+        oracle(
+            "detects_every_kind_of_violation",
+            detects_every_kind_of_violation,
+        ),
+        oracle(
+            "distinguishes_answers_after_the_broker",
+            distinguishes_answers_after_the_broker,
+        ),
+    ];
+    let on_clusters = match options.form {
+        Form::Short => Vec::new(),
+        Form::Long => on_clusters(),
+    };
+    let on_clusters = on_clusters.into_iter().flat_map(|scenario| {
+        let sinks = scenario.sinks.iter();
+        sinks.map(move |sink| (*sink, scenario, true))
+    });
+    let on_nodes = in_order(options.form).into_iter();
+    let on_nodes = on_nodes.map(|(sink, scenario)| (sink, scenario, false));
+    for (sink, scenario, on_cluster) in on_nodes.chain(on_clusters) {
+        let (rows, brokers) = (Arc::clone(&rows), Arc::clone(&brokers));
+        let name = format!("{}::{}", sink.label(), scenario.name);
+        trials.push(Trial::test(name, move || {
+            let run = |broker: &mut Broker| run_scenario(&scenario, broker, sink, options);
+            let row = if on_cluster {
+                brokers.stop();
+                run(&mut Broker::start_cluster(sink))
+            } else {
+                brokers.with(sink, run)
+            };
+            let problems = row.problems.join("\n");
+            rows.lock().unwrap().push(row);
+            if problems.is_empty() {
+                Ok(())
+            } else {
+                Err(Failed::from(problems))
             }
-        }
+        }));
     }
     let list_only = arguments.list;
     if !list_only {
         println!("seed {} (RECALL_TEST_SEED)", options.seed);
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    running.lock().unwrap().stop();
-    let rows = rows.lock().unwrap();
+    brokers.stop();
+    let mut rows = rows.lock().unwrap();
+    rows.sort_by_key(|row| Sink::ALL.iter().position(|sink| sink.label() == row.sink));
     if !list_only && !rows.is_empty() {
         println!("{}", table::markdown(&rows));
         table::write(&output_folder(), "matrix", &rows, &options);
@@ -68,19 +87,72 @@ pub fn all() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// The running broker, which its scenarios share. Only one broker runs at a time.
-#[derive(Default)]
-struct RunningBroker(BTreeMap<Sink, Broker>);
+/// How many scenarios run at a time, on different brokers. The long form measures, so each of its scenarios has the
+/// machine for itself.
+const fn at_a_time(form: Form) -> usize {
+    match form {
+        Form::Short => 2,
+        Form::Long => 1,
+    }
+}
 
-impl RunningBroker {
-    fn broker(&mut self, sink: Sink) -> &mut Broker {
-        self.0.retain(|other, _| *other == sink);
-        self.0.entry(sink).or_insert_with(|| Broker::start(sink))
+/// The scenarios in an order in which those that run at a time are on different brokers.
+fn in_order(form: Form) -> Vec<(Sink, Scenario)> {
+    let mut order = Vec::new();
+    for sink in Sink::ALL {
+        let scenarios = scenarios().into_iter().enumerate();
+        let of_sink = scenarios.filter(|(_, scenario)| scenario.sinks.contains(&sink));
+        order.extend(of_sink.map(|(number, scenario)| (number, sink, scenario)));
+    }
+    if form == Form::Short {
+        order.sort_by_key(|(number, ..)| *number);
+    }
+    order
+        .into_iter()
+        .map(|(_, sink, scenario)| (sink, scenario))
+        .collect()
+}
+
+/// The running brokers, one for each sink, which its scenarios share.
+struct Brokers {
+    running: BTreeMap<Sink, Mutex<Option<Broker>>>,
+    /// Whether a broker is stopped when a scenario runs on another one.
+    only_one: bool,
+}
+
+impl Brokers {
+    fn new(form: Form) -> Self {
+        Self {
+            running: Sink::ALL.map(|sink| (sink, Mutex::default())).into(),
+            only_one: form == Form::Long,
+        }
     }
 
-    fn stop(&mut self) {
-        self.0.clear();
+    /// Runs a scenario on the broker of a sink. If that fails, the next scenario gets a new one.
+    fn with(&self, sink: Sink, run: impl FnOnce(&mut Broker) -> Row) -> Row {
+        if self.only_one {
+            self.stop_except(Some(sink));
+        }
+        let mut broker = lock(&self.running[&sink]);
+        let row = run(broker.get_or_insert_with(|| Broker::start(sink)));
+        if !row.problems.is_empty() {
+            *broker = None;
+        }
+        row
     }
+
+    fn stop(&self) {
+        self.stop_except(None);
+    }
+
+    fn stop_except(&self, kept: Option<Sink>) {
+        let others = self.running.iter().filter(|(sink, _)| Some(**sink) != kept);
+        others.for_each(|(_, broker)| *lock(broker) = None);
+    }
+}
+
+fn lock(broker: &Mutex<Option<Broker>>) -> MutexGuard<'_, Option<Broker>> {
+    broker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn run_scenario(scenario: &Scenario, broker: &mut Broker, sink: Sink, options: Options) -> Row {
@@ -123,6 +195,10 @@ fn check(row: &mut Row, scenario: &Scenario, sink: Sink) {
     if row.duplicates > duplicates {
         let bound = format!("{} duplicates, more than {duplicates}", row.duplicates);
         row.problems.push(bound);
+    }
+    if row.losses.is_some_and(|losses| losses.after_broker == 0) {
+        let problem = "no callback was answered after the broker";
+        row.problems.push(problem.to_owned());
     }
     let slow = |time: Option<Duration>| time.is_some_and(|time| time > scenario.recovery);
     if slow(row.caught_up) || slow(row.answers_again) {

@@ -1,10 +1,12 @@
 //! The scenarios: each injects a fault and bounds its duplicates and its recovery.
 //!
-//! In every scenario, nothing that was answered OK may be missing or out of order.
+//! In every scenario, nothing that was answered OK may be missing or out of order, except what is lost with a machine
+//! (`lost_machines`).
 
 mod broker;
 mod deletion;
 mod disk;
+mod machine;
 mod network;
 mod refusal;
 mod relay;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use super::broker::Sink;
 use super::stage::Stage;
 
+#[derive(Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
     pub sinks: &'static [Sink],
@@ -28,10 +31,16 @@ pub struct Scenario {
 const EVERY: &[Sink] = &Sink::ALL;
 const KAFKA: &[Sink] = &[Sink::Kafka, Sink::KafkaExactlyOnce];
 
-/// All scenarios, in the order of the table.
+/// The scenarios on a cluster of three nodes. It takes long to start, so they have no short form.
+pub fn on_clusters() -> Vec<Scenario> {
+    machine::ON_CLUSTERS.into()
+}
+
+/// All scenarios on a single node, in the order of the table.
 pub fn all() -> Vec<Scenario> {
     relay::ALL
         .into_iter()
+        .chain(machine::ALL)
         .chain(disk::ALL)
         .chain(broker::ALL)
         .chain(network::ALL)

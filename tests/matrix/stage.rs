@@ -2,6 +2,7 @@
 
 mod reading;
 
+use std::fs;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use self::reading::Seen;
 use super::broker::{Broker, Sink};
 use super::driver::Driver;
 use super::ledger::now;
+use super::lost_machines::{LostMachines, Sampler};
 use super::options::{Form, Options};
 use super::rig::{Faults, NetworkMode, Proxy, Relay, Setup, free_port};
 
@@ -38,6 +40,11 @@ pub struct Stage<'a> {
     recoveries: Vec<Recovery>,
     peak_memory: u64,
     problems: Vec<String>,
+    /// Reads the relay's metrics, if it may lose its machine.
+    sampler: Option<Sampler>,
+    lost_machines: LostMachines,
+    /// The transactional ids of relays whose machines were lost.
+    lost_ids: Vec<String>,
 }
 
 /// The recovery from a fault, which ended at `at`.
@@ -68,6 +75,9 @@ impl<'a> Stage<'a> {
             recoveries: Vec::new(),
             peak_memory: 0,
             problems: Vec::new(),
+            sampler: None,
+            lost_machines: LostMachines::default(),
+            lost_ids: Vec::new(),
         }
     }
 
@@ -204,6 +214,24 @@ impl<'a> Stage<'a> {
         relay.kill();
     }
 
+    /// Starts a relay on a new machine, with an empty spool, whose answers wait for the brokers.
+    pub fn start_on_new_machine(&mut self) {
+        let started_at = now();
+        self.start_relay();
+        self.sampler = Some(Sampler::start(self.relay().admin, started_at));
+    }
+
+    /// Loses the relay's machine: kills the relay (`kill -9`), and deletes its spool.
+    pub fn lose_machine(&mut self) {
+        let sampler = self.sampler.take().expect("nobody reads the metrics");
+        let identity = self.relay().log_entry("exactly_once_started");
+        let id = identity.map(|entry| entry["transactional_id"].as_str().unwrap().to_owned());
+        self.lost_ids.extend(id);
+        self.kill_relay();
+        self.lost_machines.add(sampler.stop(now()));
+        fs::remove_dir_all(self.setup.spool().parent().unwrap()).unwrap();
+    }
+
     /// Starts a relay and kills it at a random moment within `at_most`.
     pub fn start_and_kill_relay(&mut self, at_most: Duration) {
         let mut relay = self.setup.launch();
@@ -290,6 +318,14 @@ impl<'a> Stage<'a> {
         let lag = self.relay().readiness()["sinks"][sink]["lag"].as_u64();
         if lag.is_none_or(|lag| lag < u64::from(self.options.rate / 2)) {
             self.report_problem(format!("the fault has no effect: lag {lag:?}"));
+        }
+    }
+
+    /// Checks that the broker's trouble has an effect: answers do not wait for it.
+    pub fn expect_answers_after_disk(&mut self) {
+        let after_disk = self.relay().metric("recall_answers_total{after=\"disk\"}");
+        if after_disk == "0" {
+            self.report_problem("the fault has no effect: all answers waited".to_owned());
         }
     }
 

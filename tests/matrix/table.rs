@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::ledger::Ledger;
+use super::lost_machines::Losses;
 use super::options::Options;
 use super::verdict::Verdict;
 
@@ -33,6 +34,8 @@ pub struct Row {
     /// The longest time from the end of a fault until the sink has caught up.
     pub caught_up: Option<Duration>,
     pub peak_memory: u64,
+    /// If machines were lost. What was lost as it may be does not count as missing.
+    pub losses: Option<Losses>,
     /// Violations of a promise or a bound; empty if the scenario passed.
     pub problems: Vec<String>,
 }
@@ -54,6 +57,18 @@ const HEAD: [&str; 14] = [
     "peak memory, MiB",
 ];
 
+const LOSSES_HEAD: [&str; 9] = [
+    "scenario",
+    "sink",
+    "machines",
+    "answered after the broker",
+    "missing",
+    "other answers OK",
+    "lost",
+    "at risk",
+    "late",
+];
+
 impl Row {
     pub fn new(scenario: &str, sink: &str, ledger: &Ledger, verdict: &Verdict) -> Self {
         let mut row = Self {
@@ -69,8 +84,14 @@ impl Row {
             slowest: ledger.slowest,
             ..Self::default()
         };
-        row.list_problem("missing", &verdict.missing);
-        row.list_problem("out of order", &verdict.out_of_order);
+        let missing = verdict.missing.iter();
+        let missing = missing.map(|(conversation, number)| format!("{conversation}/{number}"));
+        row.list_problem("missing", &missing.collect::<Vec<_>>());
+        let late = verdict.out_of_order.iter();
+        let late = late.map(|(conversation, number, newest)| {
+            format!("{conversation}/{number} after {newest}")
+        });
+        row.list_problem("out of order", &late.collect::<Vec<_>>());
         row.list_problem("unexpected", &verdict.unexpected);
         row
     }
@@ -127,6 +148,21 @@ impl Row {
         ]
     }
 
+    fn loss_cells(&self) -> Option<[String; 9]> {
+        let losses = self.losses?;
+        Some([
+            self.scenario.clone(),
+            self.sink.clone(),
+            losses.machines.to_string(),
+            losses.after_broker.to_string(),
+            self.missing.to_string(),
+            losses.others.to_string(),
+            losses.lost.to_string(),
+            losses.at_most.to_string(),
+            losses.late.to_string(),
+        ])
+    }
+
     fn json(&self) -> Value {
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         json!({
@@ -138,14 +174,30 @@ impl Row {
             "ok_again_seconds": seconds(self.answers_again),
             "caught_up_seconds": seconds(self.caught_up),
             "peak_memory_bytes": self.peak_memory, "complaints": self.problems,
+            "lost_machines": self.losses.map(|losses| json!({
+                "machines": losses.machines, "after_broker": losses.after_broker,
+                "others": losses.others, "lost": losses.lost, "at_most": losses.at_most,
+                "late": losses.late,
+            })),
         })
     }
 }
 
-/// A Markdown table with aligned columns.
+/// The tables of all rows, and of those in which machines were lost.
 pub fn markdown(rows: &[Row]) -> String {
-    let mut lines: Vec<[String; 14]> = vec![HEAD.map(str::to_owned)];
-    lines.extend(rows.iter().map(Row::cells));
+    let mut text = aligned(HEAD, rows.iter().map(Row::cells));
+    let losses: Vec<_> = rows.iter().filter_map(Row::loss_cells).collect();
+    if !losses.is_empty() {
+        text.push('\n');
+        text += &aligned(LOSSES_HEAD, losses);
+    }
+    text
+}
+
+/// A Markdown table with aligned columns.
+fn aligned<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut lines: Vec<[String; N]> = vec![head.map(str::to_owned)];
+    lines.extend(rows);
     let width = |column: usize| {
         lines
             .iter()
@@ -153,7 +205,7 @@ pub fn markdown(rows: &[Row]) -> String {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
     for (number, line) in lines.iter().enumerate() {
         for (column, cell) in line.iter().enumerate() {

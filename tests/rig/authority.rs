@@ -83,6 +83,11 @@ impl Authority {
 
     /// A broker that requires a client's certificate on its TLS port.
     pub fn kafka(&self) -> Kafka {
+        self.kafka_with(&[])
+    }
+
+    /// The same with more lines in `server.properties`.
+    pub fn kafka_with(&self, more: &[(&str, &str)]) -> Kafka {
         let (cert, key) = self.sign("server", ExtendedKeyUsagePurpose::ServerAuth);
         let inline = |path: &Path| fs::read_to_string(path).unwrap().trim().replace('\n', " ");
         let properties = [
@@ -97,6 +102,7 @@ impl Authority {
         let properties: Vec<(&str, &str)> = properties
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
+            .chain(more.iter().copied())
             .collect();
         Kafka::start_with(&properties)
     }

@@ -1,6 +1,8 @@
 //! The interface of Kafka and RabbitMQ for tests that run on both.
 
-use super::{Recall, Setup};
+use serde_json::Value;
+
+use super::{Recall, Setup, published};
 
 /// A broker for tests. A `name` is the name of a topic, or of an exchange and its queue.
 pub trait Broker {
@@ -26,6 +28,12 @@ pub trait Broker {
         name: &str,
     ) -> (Setup, &'static str, &'static str);
 
+    /// Gives the user of [`Self::settings_without_dead_letters`] the right to publish them.
+    fn allow_dead_letters(&self, name: &str);
+
+    /// A node of a cluster, counted from 0. The first is the broker itself.
+    fn node(&mut self, number: usize) -> &mut dyn Broker;
+
     /// Stops the broker cleanly.
     fn stop(&mut self);
 
@@ -43,12 +51,17 @@ pub trait Broker {
     /// Deletes the topic or the queue, with its messages.
     fn delete(&self, name: &str);
 
-    /// The recalls that a subscriber receives, at least `at_least`, in order within each conversation.
+    /// The events that a subscriber receives, at least `at_least`, in order within each conversation.
     ///
     /// # Panics
     ///
     /// If there are fewer after a minute.
-    fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall>;
+    fn events(&self, name: &str, at_least: usize) -> Vec<Value>;
+
+    /// The recalls that [`Self::events`] report.
+    fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
+        published(&self.events(name, at_least))
+    }
 
     /// The dead letters, at least `at_least`.
     ///
@@ -61,6 +74,8 @@ pub trait Broker {
 /// A dead letter as a subscriber receives it.
 #[derive(Debug)]
 pub struct DeadLetter {
+    /// The event's id.
+    pub id: Option<String>,
     /// The event's type.
     pub kind: Option<String>,
     pub reason: Option<String>,
@@ -72,3 +87,23 @@ pub(super) fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<
     let (_, value) = values.next()?;
     values.next().is_none().then_some(value)
 }
+
+/// Turns each promise, a function of a broker, into two tests: `PROMISE::kafka` and `PROMISE::rabbitmq`. In the order of
+/// these names, two tests that run at a time are on different brokers.
+macro_rules! on_both_brokers {
+    ($($promise:ident,)+) => {
+        $(mod $promise {
+            #[test]
+            fn kafka() {
+                super::$promise(&mut *$crate::rig::Kafka::shared());
+            }
+
+            #[test]
+            fn rabbitmq() {
+                super::$promise(&mut *$crate::rig::RabbitMq::shared());
+            }
+        })+
+    };
+}
+
+pub(crate) use on_both_brokers;

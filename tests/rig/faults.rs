@@ -35,10 +35,12 @@ enum Word {
     ClockOffset,
     OutputErrno,
     HostAddress,
+    FileSystem,
+    KernelClock,
 }
 
 /// The offset and length of `only`.
-const ONLY: u64 = 11 * 8;
+const ONLY: u64 = 13 * 8;
 const ONLY_BYTES: usize = 56;
 
 /// The offset of the counters.
@@ -174,7 +176,17 @@ impl Faults {
         self.set(Word::HostAddress, u32::from(address).into());
     }
 
-    /// Removes all faults. The size of the disk, the clock and the host's address stay as they are.
+    /// Sets what the system says is the type of every file system: a number of `linux/magic.h`.
+    pub fn set_file_system(&self, magic: i64) {
+        self.set(Word::FileSystem, magic);
+    }
+
+    /// Sets what the kernel says of its clock.
+    pub fn set_kernel_clock(&self, is_synchronised: bool) {
+        self.set(Word::KernelClock, if is_synchronised { 1 } else { 2 });
+    }
+
+    /// Removes all faults. Disk, file system, clock and the host's address stay as they are.
     pub fn heal(&self) {
         for word in [
             Word::WriteErrno,

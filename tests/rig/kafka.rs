@@ -1,6 +1,7 @@
-//! A Kafka broker for tests: one node, both broker and controller, that creates no topic automatically.
+//! A Kafka broker for tests: one node or three, each both broker and controller, that creates no topic automatically.
 
 mod broker;
+mod cluster;
 mod properties;
 mod reading;
 mod scram;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, Producer as _};
 
 pub use self::reading::Record;
 pub use self::wire::{Operation, Resource};
@@ -57,6 +59,8 @@ pub struct Kafka {
     tls_port: u16,
     controller_port: u16,
     proxied: Proxied,
+    /// The other nodes of its cluster.
+    others: Vec<Self>,
 }
 
 /// A listener that clients reach only through a proxy.
@@ -108,6 +112,7 @@ impl Kafka {
                 listens: free_port(),
                 advertised: free_port(),
             },
+            others: Vec::new(),
         };
         kafka.node.write(
             "server.properties",
@@ -123,7 +128,9 @@ impl Kafka {
     }
 
     pub fn bootstrap_servers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        let nodes = [self].into_iter().chain(&self.others);
+        let servers = nodes.map(|node| format!("127.0.0.1:{}", node.port));
+        servers.collect::<Vec<_>>().join(",")
     }
 
     /// The listener for [`USER`]: `security.protocol=SASL_PLAINTEXT`.
@@ -217,6 +224,17 @@ impl Kafka {
     /// Unregisters the broker from the cluster: until it is restarted, metadata lists no broker and no leader.
     pub fn unregister(&self) {
         wire::unregister(self.controller_port, NODE_ID);
+    }
+
+    /// Ends the transaction that a producer has left open, as the next producer with its id does.
+    pub fn end_transaction(&self, transactional_id: &str) {
+        let mut config = client_config(&self.bootstrap_servers());
+        let next: BaseProducer = config
+            .set("transactional.id", transactional_id)
+            .create()
+            .expect("cannot create a producer");
+        next.init_transactions(TIMEOUT)
+            .expect("cannot end the transaction");
     }
 
     fn client(&self) -> AdminClient<DefaultClientContext> {

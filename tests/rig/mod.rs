@@ -4,6 +4,7 @@
 #![allow(
     dead_code,
     unused_imports,
+    unused_macros,
     reason = "each test file uses a part of the rig"
 )]
 #![allow(
@@ -17,14 +18,18 @@
 mod authority;
 mod backend;
 mod broker;
+mod browser;
 mod faults;
+mod haproxy;
 mod https;
 pub mod kafka;
 mod node;
 mod oracle;
+mod prometheus;
 mod proxy;
 pub mod rabbitmq;
 mod relay;
+mod shape;
 mod vendor;
 
 use std::thread;
@@ -33,17 +38,22 @@ use std::time::{Duration, Instant};
 pub use authority::Authority;
 pub use backend::{Backend, Received, Reply};
 pub use broker::Broker;
+pub(crate) use broker::on_both_brokers;
+pub use browser::Browser;
 pub use faults::{Calls, Faults};
+pub use haproxy::start_haproxy;
 pub use https::{HttpsClient, HttpsConnection};
 pub use kafka::Kafka;
 pub use node::{free_port, poll};
 pub use oracle::{
-    Recall, assert_kept, kill_repeatedly, published, read_dead_letters, read_events, read_spool,
-    under_load,
+    Recall, assert_kept, assert_none_missing, kill_repeatedly, published, read_dead_letters,
+    read_events, read_spool, under_load,
 };
+pub use prometheus::{ExportedSeries, Prometheus};
 pub use proxy::{NetworkMode, Proxy};
 pub use rabbitmq::RabbitMq;
 pub use relay::{APP, Lines, Relay, Setup};
+pub use shape::shape;
 pub use vendor::{
     Answer, Connection, Load, connect_from, encode, large_recall, padded_recall, recall,
     recall_query, request,

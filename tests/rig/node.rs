@@ -6,7 +6,6 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
@@ -19,6 +18,7 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use tokio::net::TcpSocket;
 
 /// How long a broker may take to start or to stop, on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -164,6 +164,12 @@ impl Node {
         );
     }
 
+    /// Kills the broker and deletes its data.
+    pub(super) fn lose(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.path("data")).expect("cannot delete the broker's data");
+    }
+
     /// Pauses the broker: connections stay open, but it does not answer.
     pub(super) fn freeze(&self) {
         if let Home::Process(_) = self.home {
@@ -277,10 +283,20 @@ pub fn free_port() -> u16 {
         // Test processes that run at the same time start at different ports.
         let number = process::id() * 37 + COUNT.fetch_add(1, Ordering::Relaxed);
         let port = 20_000 + u16::try_from(number % 12_000).expect("less than 12,000");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if is_free(port) {
             return port;
         }
     }
+}
+
+/// Whether nothing listens on a port of the loopback interface.
+///
+/// The socket is bound, but does not listen: a process that another thread starts at this moment has a copy of it until
+/// it executes its program, and if that copy listened, nobody could bind the port meanwhile.
+fn is_free(port: u16) -> bool {
+    let socket = TcpSocket::new_v4().expect("cannot create a socket");
+    socket.set_reuseaddr(true).expect("cannot set SO_REUSEADDR");
+    socket.bind(([127, 0, 0, 1], port).into()).is_ok()
 }
 
 /// Polls a condition; returns whether it became true in time.

@@ -86,6 +86,22 @@ pub fn published(events: &[Value]) -> Vec<Recall> {
 /// Returns how many events are duplicates.
 #[track_caller]
 pub fn assert_kept(acknowledged: &[Recall], found: &[Recall]) -> usize {
+    let duplicates = assert_none_missing(acknowledged, found);
+    let mut seen = BTreeSet::new();
+    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+    for recall in found {
+        if seen.insert(recall) {
+            let last = newest.entry(&recall.group).or_default();
+            assert!(recall.number > *last, "{recall:?} came after number {last}");
+            *last = recall.number;
+        }
+    }
+    duplicates
+}
+
+/// Asserts that no acknowledged recall is missing, in whatever order they are. Returns how many events are duplicates.
+#[track_caller]
+pub fn assert_none_missing(acknowledged: &[Recall], found: &[Recall]) -> usize {
     let distinct: BTreeSet<_> = found.iter().collect();
     let missing: Vec<_> = acknowledged
         .iter()
@@ -97,15 +113,6 @@ pub fn assert_kept(acknowledged: &[Recall], found: &[Recall]) -> usize {
         missing.len(),
         acknowledged.len()
     );
-    let mut seen = BTreeSet::new();
-    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
-    for recall in found {
-        if seen.insert(recall) {
-            let last = newest.entry(&recall.group).or_default();
-            assert!(recall.number > *last, "{recall:?} came after number {last}");
-            *last = recall.number;
-        }
-    }
     found.len() - distinct.len()
 }
 

@@ -1,6 +1,7 @@
-//! A RabbitMQ node for tests, without plugins, with the user `guest`.
+//! A RabbitMQ node for tests, or a cluster of three, without plugins, with the user `guest`.
 
 mod broker;
+mod cluster;
 mod reading;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -25,6 +26,8 @@ pub struct RabbitMq {
     tls_port: u16,
     was_up: bool,
     frozen: AtomicBool,
+    /// The other nodes of its cluster.
+    others: Vec<Self>,
 }
 
 impl RabbitMq {
@@ -65,21 +68,26 @@ impl RabbitMq {
         }
         conf.extend(lines);
         node.write("rabbitmq.conf", &(conf.join("\n") + "\n"));
-        node.write(
-            "ports",
-            &format!(
-                "ERL_EPMD_PORT={}\nRABBITMQ_DIST_PORT={}\n",
-                free_port(),
-                free_port()
-            ),
-        );
-        Self {
+        let rabbitmq = Self {
             node,
             port,
             tls_port,
             was_up: false,
             frozen: AtomicBool::new(false),
-        }
+            others: Vec::new(),
+        };
+        rabbitmq.write_ports("rabbit@localhost", free_port());
+        rabbitmq
+    }
+
+    fn write_ports(&self, name: &str, epmd_port: u16) {
+        let port = free_port();
+        let lines = [
+            format!("RABBITMQ_NODENAME={name}\n"),
+            format!("ERL_EPMD_PORT={epmd_port}\n"),
+            format!("RABBITMQ_DIST_PORT={port}\n"),
+        ];
+        self.node.write("ports", &lines.concat());
     }
 
     pub fn uri(&self) -> String {

@@ -123,9 +123,9 @@ fn a_client_that_leaves_frees_its_place_and_its_memory() {
     assert!(buffered_bytes(&relay) > 0);
     drop(client);
     let command = CallbackKind::Other.command();
-    let abandoned = format!(r#"recall_callbacks_total{{command="{command}",outcome="abandoned"}}"#);
+    let left = format!(r#"recall_callbacks_total{{command="{command}",outcome="not_handed_on"}}"#);
     until("the client to be gone", || {
-        (relay.metric(&abandoned) == "1").then_some(())
+        (relay.metric(&left) == "1").then_some(())
     });
     // Before its time is over.
     assert_eq!(handed_on(&relay, "late"), 0);

@@ -53,12 +53,16 @@ fn https_needs_the_right_authority_name_and_client_certificate() {
     ] {
         let before = backend.count();
         let relay = setup.start();
-        let answer = other(&relay);
-        assert_eq!(answer.status, 502, "{answer:?}");
+        // With TLS 1.3, a client may learn only while it sends that its certificate is refused: then the connection is
+        // just gone, and the reason is told by another attempt.
+        until(reason, || {
+            let answer = other(&relay);
+            assert_eq!(answer.status, 502, "{answer:?}");
+            let logged = relay.log_entries("upstream_failed");
+            let mut told = logged.iter().filter_map(|entry| entry["reason"].as_str());
+            told.find(|told| told.contains(reason)).map(drop)
+        });
         assert_eq!(backend.count(), before);
-        let logged = until("the reason", || relay.log_entry("upstream_failed"));
-        let told = logged["reason"].as_str().unwrap();
-        assert!(told.contains(reason), "{reason}: {told}");
         assert!(relay.recall("g", 1).is_ok());
         relay.stop();
     }

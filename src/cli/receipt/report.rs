@@ -13,6 +13,7 @@ use crate::cli::event_view::{self, EventView};
 use crate::cli::output::{ATTENTION, FINE, label, styled};
 use crate::cli::sinks::{SinkPosition, SinkPositions};
 use crate::event::{Event, Seq, UnixMillis};
+use crate::sink::stdout;
 use crate::telemetry::escape;
 
 /// What became of one event. Its JSON is documented in docs/reference/cli-json.md.
@@ -27,6 +28,9 @@ pub(in crate::cli) struct Receipt<'a> {
     #[serde(rename = "event", skip_serializing_if = "Option::is_none")]
     body: Option<&'a RawValue>,
     sinks: Vec<SinkReceipt>,
+    /// Whether no broker has it; none without a broker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_risk: Option<bool>,
     #[serde(skip)]
     event: Option<&'a Event>,
 }
@@ -86,7 +90,15 @@ impl<'a> Receipt<'a> {
     ) -> Self {
         let event = located.event.as_ref();
         let sinks = positions.sinks.iter();
+        let sinks: Vec<_> = sinks
+            .map(|sink| SinkReceipt::new(seq, located, sink, positions))
+            .collect();
+        let mut brokers = (sinks.iter())
+            .filter(|sink| sink.sink != stdout::NAME)
+            .peekable();
+        let is_confirmed = |sink: &SinkReceipt| matches!(sink.state, EventState::Confirmed { .. });
         Self {
+            at_risk: (brokers.peek().is_some()).then(|| !brokers.any(is_confirmed)),
             seq: seq.0,
             id: located.id,
             state: match (located.is_kept, event) {
@@ -96,9 +108,7 @@ impl<'a> Receipt<'a> {
             },
             stored_at: located.appended_at,
             body: event.and_then(event_view::raw_body),
-            sinks: sinks
-                .map(|sink| SinkReceipt::new(seq, located, sink, positions))
-                .collect(),
+            sinks,
             event,
         }
     }
@@ -127,7 +137,11 @@ impl<'a> Receipt<'a> {
             print_event(out, event)?;
         }
         match self.state {
-            "purged" => label(out, "stored", "purged: every sink had confirmed it")?,
+            "purged" => label(
+                out,
+                "stored",
+                "purged: every sink had confirmed or refused it",
+            )?,
             "damaged" => label(out, "stored", "damaged: it cannot be read; check the disk")?,
             _ => {}
         }
@@ -140,6 +154,12 @@ impl<'a> Receipt<'a> {
             let end = if detail.is_empty() { "" } else { ": " };
             let detail = escape(&detail);
             writeln!(out, "{:<13} {state}{end}{detail}", escape(&sink.sink))?;
+        }
+        if self.at_risk == Some(true) {
+            writeln!(
+                out,
+                "\nNo broker has it: it would be lost with this machine."
+            )?;
         }
         if with_body && let Some(event) = self.event {
             let body: Value = serde_json::from_slice(&event.body).unwrap_or_default();

@@ -24,7 +24,7 @@ pub enum Clock {
 #[derive(Debug)]
 pub struct Callbacks {
     /// The kinds to send, in turn.
-    pub kinds: &'static [CallbackKind],
+    pub kinds: Vec<CallbackKind>,
     /// How the bodies are written.
     pub format: BodyFormat,
     /// Conversations of each kind.
@@ -48,7 +48,7 @@ pub struct Callback {
 
 impl Callbacks {
     /// How the callbacks are assigned to commands and conversations.
-    pub const fn order(&self) -> Order {
+    pub fn order(&self) -> Order {
         Order {
             commands: self.kinds.len() as u64,
             conversations: self.conversations,
@@ -72,14 +72,12 @@ impl Callbacks {
         };
         let messages = match kind {
             CallbackKind::Group | CallbackKind::OfficialAccount => self.messages,
-            CallbackKind::C2c | CallbackKind::Probe | CallbackKind::Other => 1,
+            _ => 1,
         };
         let first = self.first_seq + turn * messages;
         let seqs = first..first + messages;
         let format = &self.format;
-        let community = format.group_type == "Community";
-        let prefix = if community { "@TGS#_send" } else { "@TGS#send" };
-        let group_id = format!("{prefix}-{conversation}");
+        let group_id = format.group_id(conversation);
         let body = match kind {
             CallbackKind::Group => {
                 let sender = 144_115_213_000_000_000 + conversation;
@@ -94,6 +92,7 @@ impl Callbacks {
             }
             CallbackKind::Probe => String::new(),
             CallbackKind::Other => format.other(&group_id, first),
+            CallbackKind::Named(command) => command.body(format, conversation, first, at_ms),
         };
         Ok(Callback { kind, body })
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::LOCATION;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -31,6 +32,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 pub struct Answer {
     /// The HTTP status.
     pub status: StatusCode,
+    /// Where it redirects to.
+    pub location: Option<String>,
     /// The whole body.
     pub body: Bytes,
 }
@@ -65,9 +68,10 @@ struct Open {
 
 /// Why an exchange failed.
 enum Broken {
-    /// No byte of the request was written: the relay had closed the idle connection. hyper reads before it writes, so
-    /// it notices even if nobody has polled the connection since.
-    Unsent(Box<Request<Full<Bytes>>>),
+    /// No byte of the request was written: the relay had closed the idle connection, or refuses the client's
+    /// certificate, which the client learns only after the handshake. hyper reads before it writes, so it notices even
+    /// if nobody has polled the connection since.
+    Unsent(Box<Request<Full<Bytes>>>, Option<hyper::Error>),
     /// The request may have arrived.
     Lost(Box<dyn Error + Send + Sync>),
 }
@@ -105,14 +109,16 @@ impl Connection {
             Some(mut open) => match open.exchange(request).await {
                 Ok(answer) => return Ok(self.keep(open, answer)),
                 Err(Broken::Lost(error)) => return Err(SendFailure::Lost(error)),
-                Err(Broken::Unsent(request)) => *request,
+                Err(Broken::Unsent(request, _)) => *request,
             },
         };
         let mut open = self.connect().await?;
         match open.exchange(request).await {
             Ok(answer) => Ok(self.keep(open, answer)),
             Err(Broken::Lost(error)) => Err(SendFailure::Lost(error)),
-            Err(Broken::Unsent(_)) => Err(SendFailure::Lost("closed before it was used".into())),
+            Err(Broken::Unsent(_, why)) => Err(SendFailure::Lost(
+                why.map_or_else(|| "closed before it was used".into(), Into::into),
+            )),
         }
     }
 
@@ -152,38 +158,46 @@ impl Open {
         let sender = &mut self.sender;
         let mut exchange = pin!(async move {
             if sender.ready().await.is_err() {
-                return Err(Broken::Unsent(request.into()));
+                return Err(Broken::Unsent(request.into(), None));
             }
             let response = match sender.try_send_request(request).await {
                 Ok(response) => response,
                 Err(mut error) => {
                     return Err(match error.take_message() {
-                        Some(request) => Broken::Unsent(request.into()),
+                        Some(request) => Broken::Unsent(request.into(), Some(error.into_error())),
                         None => Broken::Lost(error.into_error().into()),
                     });
                 }
             };
             let status = response.status();
+            let location = response.headers().get(LOCATION);
+            let location = location.map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
             match Limited::new(response.into_body(), MAX_ANSWER_BYTES)
                 .collect()
                 .await
             {
                 Ok(body) => Ok(Answer {
                     status,
+                    location,
                     body: body.to_bytes(),
                 }),
                 Err(error) => Err(Broken::Lost(error)),
             }
         });
+        let mut ended = Ok(());
         if let Some(io) = &mut self.io {
             tokio::select! {
                 biased;
                 done = &mut exchange => return done,
-                // The exchange gets the error, too.
-                _ = io.as_mut() => self.io = None,
+                end = io.as_mut() => ended = end,
             }
+            self.io = None;
         }
-        exchange.await
+        match exchange.await {
+            // The exchange does not know why the connection ended before it could begin.
+            Err(Broken::Unsent(request, None)) => Err(Broken::Unsent(request, ended.err())),
+            done => done,
+        }
     }
 }
 
@@ -292,5 +306,21 @@ mod tests {
         let ((), second) = tokio::join!(reads_and_closes, vendor);
         let failure = second.expect("answered, or repeated").unwrap_err();
         assert!(matches!(failure, SendFailure::Lost(_)), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_lost_before_its_first_request_tells_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = connection(&listener);
+        let mut open = connection.connect().await.unwrap();
+        let (relay, _) = listener.accept().await.unwrap();
+        relay.set_zero_linger().unwrap();
+        drop(relay);
+        let broken = timeout(LIMIT, open.exchange(request())).await.unwrap();
+        let Err(Broken::Unsent(_, Some(why))) = broken else {
+            panic!("not an unsent request with its cause");
+        };
+        let why = SendFailure::Lost(why.into()).to_string();
+        assert!(why.contains("reset by peer"), "{why}");
     }
 }

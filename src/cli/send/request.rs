@@ -1,5 +1,6 @@
 //! The request for a callback.
 
+use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Context as _;
@@ -55,6 +56,17 @@ impl FromStr for Endpoint {
                 .map_or("/", |rest| rest.as_str())
                 .to_owned(),
         })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    /// Without parameters: they may have a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, _) = self
+            .path_and_query
+            .split_once('?')
+            .unwrap_or((&self.path_and_query, ""));
+        write!(f, "{}://{}{path}", self.scheme, self.authority)
     }
 }
 

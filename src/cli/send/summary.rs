@@ -1,18 +1,16 @@
-//! The outcomes of the callbacks: counted while they are sent, printed at the end.
+//! The outcomes of the callbacks, counted while they are sent.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use hdrhistogram::Histogram;
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::connection::{Answer, SendFailure};
+use super::latencies::Latencies;
 
-/// How many different failures are listed; the others are counted together.
-const MAX_FAILURES_LISTED: usize = 20;
+/// How many different reasons are listed; the others are counted together.
+const MAX_LISTED: usize = 20;
 /// Longer reasons are truncated.
 const MAX_REASON_CHARS: usize = 160;
 const REST: &str = "others";
@@ -28,6 +26,15 @@ pub enum SendOutcome {
     Failed(SendFailure),
 }
 
+/// Which answers are right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RightAnswer {
+    /// HTTP 200, OK and `ErrorCode` 0.
+    Ok,
+    /// Any answer of a backend that the vendor reads as an answer: HTTP 200, whatever the body says.
+    AnyOfBackend,
+}
+
 /// The answer that the vendor expects; all three fields are required.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -37,14 +44,43 @@ struct VendorAnswer {
     error_info: String,
 }
 
+/// How many callbacks had which outcome.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub struct OutcomeCounts {
+    /// The answer was right.
+    pub ok: u64,
+    /// There was an answer, but it was not right.
+    pub not_ok: u64,
+    /// There was no answer in time.
+    pub timed_out: u64,
+    /// The connection could not be opened, or broke.
+    pub connection_failed: u64,
+}
+
+impl OutcomeCounts {
+    /// How many callbacks have ended without the right answer.
+    pub const fn failed(self) -> u64 {
+        self.not_ok + self.timed_out + self.connection_failed
+    }
+}
+
 /// Counts of a run. Its size does not grow with the run.
 #[derive(Debug)]
 pub struct Summary {
-    sent: u64,
-    ok: u64,
-    failures: BTreeMap<String, u64>,
-    /// Microseconds.
-    latencies: Histogram<u64>,
+    /// The callbacks that were sent.
+    pub sent: u64,
+    /// The callbacks that were due before the end of the run, but not sent, because an earlier answer came too late.
+    pub unsent: u64,
+    /// The callbacks that have ended, by outcome.
+    pub outcomes: OutcomeCounts,
+    /// What was wrong, and how often.
+    pub failures: BTreeMap<String, u64>,
+    /// Right answers that are not OK and `ErrorCode` 0, and how often.
+    pub backend_answers: BTreeMap<String, u64>,
+    /// Latencies of answers and time-outs.
+    pub latencies: Latencies,
+    /// The latencies since the progress line was drawn; not kept if there is none.
+    pub recent: Option<Latencies>,
 }
 
 impl Summary {
@@ -53,12 +89,14 @@ impl Summary {
     /// # Errors
     /// Fails if memory for the histogram cannot be allocated.
     pub fn new() -> anyhow::Result<Self> {
-        let hour = 3_600_000_000;
         Ok(Self {
             sent: 0,
-            ok: 0,
+            unsent: 0,
+            outcomes: OutcomeCounts::default(),
             failures: BTreeMap::new(),
-            latencies: Histogram::new_with_bounds(1, hour, 3).context("making a histogram")?,
+            backend_answers: BTreeMap::new(),
+            latencies: Latencies::new()?,
+            recent: None,
         })
     }
 
@@ -71,62 +109,93 @@ impl Summary {
     ///
     /// A timeout counts in the percentiles with the time that was waited; otherwise a relay that hangs would look
     /// fast. A failed connection does not count: it is not an answer, and often fails quickly.
-    pub fn ended(&mut self, outcome: &SendOutcome, latency: Duration) {
+    pub fn ended(&mut self, outcome: &SendOutcome, right: RightAnswer, latency: Duration) {
         if !matches!(outcome, SendOutcome::Failed(_)) {
-            let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-            self.latencies.saturating_record(micros);
+            self.latencies.record(latency);
+            if let Some(recent) = &mut self.recent {
+                recent.record(latency);
+            }
         }
-        let Some(mut label) = failure(outcome) else {
-            self.ok += 1;
-            return;
-        };
-        if self.failures.len() >= MAX_FAILURES_LISTED && !self.failures.contains_key(&label) {
-            REST.clone_into(&mut label);
+        match outcome {
+            SendOutcome::Answered(answer) => match judge(answer, right) {
+                Judged::Ok => self.outcomes.ok += 1,
+                Judged::Right(says) => {
+                    self.outcomes.ok += 1;
+                    count(&mut self.backend_answers, says);
+                }
+                Judged::Wrong(says) => {
+                    self.outcomes.not_ok += 1;
+                    count(&mut self.failures, says);
+                }
+            },
+            SendOutcome::TimedOut => {
+                self.outcomes.timed_out += 1;
+                count(&mut self.failures, "timed out".to_owned());
+            }
+            SendOutcome::Failed(failure) => {
+                self.outcomes.connection_failed += 1;
+                count(&mut self.failures, printable(&failure.to_string()));
+            }
         }
-        *self.failures.entry(label).or_default() += 1;
     }
 
-    /// The callbacks that were sent.
-    pub const fn total(&self) -> u64 {
-        self.sent
-    }
-
-    /// The callbacks that were sent and not answered with HTTP 200, OK and `ErrorCode` 0.
+    /// The callbacks that were sent and did not get the right answer.
     pub const fn failed(&self) -> u64 {
-        self.sent - self.ok
+        self.sent - self.outcomes.ok
     }
 
-    /// Formats the counts for people.
-    pub const fn report(&self, elapsed: Duration) -> SendReport<'_> {
-        SendReport {
-            summary: self,
-            elapsed,
-        }
+    /// The callbacks whose answer was not waited for, because a person ended the run.
+    pub const fn interrupted(&self) -> u64 {
+        self.failed() - self.outcomes.failed()
     }
 }
 
-/// What is wrong with the outcome, if anything is.
-fn failure(outcome: &SendOutcome) -> Option<String> {
-    let answer = match outcome {
-        SendOutcome::Answered(answer) => answer,
-        SendOutcome::TimedOut => return Some("timed out".to_owned()),
-        SendOutcome::Failed(failure) => return Some(printable(&failure.to_string())),
-    };
-    let status = answer.status.as_u16();
-    let Ok(verdict) = serde_json::from_slice::<VendorAnswer>(&answer.body) else {
-        return Some(format!("{status}, not an answer the vendor reads"));
-    };
-    let VendorAnswer {
-        action_status,
-        error_code,
-        error_info,
-    } = verdict;
-    if answer.status == StatusCode::OK && action_status == "OK" && error_code == 0 {
-        return None;
+fn count(listed: &mut BTreeMap<String, u64>, mut what: String) {
+    if listed.len() >= MAX_LISTED && !listed.contains_key(&what) {
+        REST.clone_into(&mut what);
     }
-    Some(printable(&format!(
-        "{status} {action_status}/{error_code} {error_info}"
-    )))
+    *listed.entry(what).or_default() += 1;
+}
+
+/// What an answer is, with what it says.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    /// HTTP 200, OK and `ErrorCode` 0.
+    Ok,
+    /// Another right answer.
+    Right(String),
+    Wrong(String),
+}
+
+/// What is wrong with an answer, if anything is: the vendor expects 200, OK and 0.
+pub fn answer_problem(answer: &Answer) -> Option<String> {
+    match judge(answer, RightAnswer::Ok) {
+        Judged::Wrong(says) => Some(says),
+        Judged::Ok | Judged::Right(_) => None,
+    }
+}
+
+fn judge(answer: &Answer, right: RightAnswer) -> Judged {
+    let is_200 = answer.status == StatusCode::OK;
+    let status = answer.status.as_u16();
+    let says = match serde_json::from_slice::<VendorAnswer>(&answer.body) {
+        Ok(says) if is_200 && says.action_status == "OK" && says.error_code == 0 => {
+            return Judged::Ok;
+        }
+        Ok(VendorAnswer {
+            action_status,
+            error_code,
+            error_info,
+        }) => printable(&format!(
+            "{status} {action_status}/{error_code} {error_info}"
+        )),
+        Err(_) => format!("{status}, not an answer the vendor reads"),
+    };
+    if is_200 && right == RightAnswer::AnyOfBackend {
+        Judged::Right(says)
+    } else {
+        Judged::Wrong(says)
+    }
 }
 
 /// The text as one short line without control characters: it is untrusted input.
@@ -136,81 +205,33 @@ fn printable(text: &str) -> String {
     text.trim_end().to_owned()
 }
 
-/// A [`Summary`] for people.
-#[derive(Debug)]
-pub struct SendReport<'a> {
-    summary: &'a Summary,
-    elapsed: Duration,
-}
-
-impl fmt::Display for SendReport<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary {
-            sent,
-            ok,
-            failures,
-            latencies,
-        } = self.summary;
-        writeln!(f, "sent      {sent}")?;
-        writeln!(f, "OK        {ok}")?;
-        writeln!(f, "failed    {}", sent - ok)?;
-        for (what, count) in failures {
-            writeln!(f, "  {count:>7}  {what}")?;
-        }
-        let unanswered = sent - ok - failures.values().sum::<u64>();
-        if unanswered > 0 {
-            writeln!(f, "  {unanswered:>7}  interrupted before the answer")?;
-        }
-        let seconds = self.elapsed.as_secs_f64();
-        writeln!(f, "elapsed   {seconds:.3}s")?;
-        #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
-        let rate = (*sent as f64) / seconds.max(f64::EPSILON);
-        writeln!(f, "rate      {rate:.1}/s")?;
-        write!(f, "latency  ")?;
-        if latencies.is_empty() {
-            return write!(f, " no answers");
-        }
-        for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
-            write!(
-                f,
-                " {name} {}  ",
-                Millis(latencies.value_at_quantile(quantile))
-            )?;
-        }
-        write!(f, " max {}", Millis(latencies.max()))
-    }
-}
-
-/// Microseconds, shown as milliseconds.
-struct Millis(u64);
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:03}ms", self.0 / 1000, self.0 % 1000)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io;
-
+pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
 
-    fn answered(status: u16, body: &'static str) -> SendOutcome {
-        SendOutcome::Answered(Answer {
+    pub(in super::super) const OK: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
+
+    fn answer(status: u16, body: &'static str) -> Answer {
+        Answer {
             status: StatusCode::from_u16(status).unwrap(),
+            location: None,
             body: Bytes::from_static(body.as_bytes()),
-        })
+        }
+    }
+
+    pub(in super::super) fn answered(status: u16, body: &'static str) -> SendOutcome {
+        SendOutcome::Answered(answer(status, body))
     }
 
     #[test]
     fn only_the_whole_ok_answer_is_ok() {
-        let ok = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
-        assert_eq!(failure(&answered(200, ok)), None);
+        for right in [RightAnswer::Ok, RightAnswer::AnyOfBackend] {
+            assert_eq!(judge(&answer(200, OK), right), Judged::Ok);
+        }
         for (status, body, expected) in [
-            (201, ok, "201 OK/0"),
+            (201, OK, "201 OK/0"),
             (
                 200,
                 r#"{"ActionStatus":"FAIL","ErrorInfo":"","ErrorCode":0}"#,
@@ -228,45 +249,39 @@ mod tests {
                 "503 FAIL/1 the spool  is full",
             ),
         ] {
+            let says = expected.to_owned();
             assert_eq!(
-                failure(&answered(status, body)).as_deref(),
-                Some(expected),
+                judge(&answer(status, body), RightAnswer::Ok),
+                Judged::Wrong(says),
                 "{body}"
             );
         }
     }
 
     #[test]
-    fn reports_every_kind_of_outcome() {
-        let mut summary = Summary::new().unwrap();
-        let full = r#"{"ActionStatus":"FAIL","ErrorInfo":"the spool is full","ErrorCode":1}"#;
-        let ok = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
-        let refused = SendFailure::Connect(io::ErrorKind::ConnectionRefused.into());
-        for (outcome, millis) in [
-            (answered(200, ok), 1),
-            (answered(200, ok), 2),
-            (answered(503, full), 3),
-            (SendOutcome::TimedOut, 2000),
-            (SendOutcome::Failed(refused), 0),
+    fn a_backend_may_say_anything_with_200() {
+        for (status, body, expected) in [
+            (
+                200,
+                r#"{"ActionStatus":"OK","ErrorInfo":"rude","ErrorCode":10100}"#,
+                Judged::Right("200 OK/10100 rude".to_owned()),
+            ),
+            (
+                200,
+                "own words",
+                Judged::Right("200, not an answer the vendor reads".to_owned()),
+            ),
+            (
+                504,
+                r#"{"ActionStatus":"FAIL","ErrorInfo":"late","ErrorCode":1}"#,
+                Judged::Wrong("504 FAIL/1 late".to_owned()),
+            ),
         ] {
-            summary.sent();
-            summary.ended(&outcome, Duration::from_millis(millis));
+            assert_eq!(
+                judge(&answer(status, body), RightAnswer::AnyOfBackend),
+                expected
+            );
         }
-        summary.sent();
-        assert_eq!((summary.total(), summary.failed()), (6, 4));
-        assert_eq!(
-            summary.report(Duration::from_millis(2500)).to_string(),
-            "sent      6\n\
-             OK        2\n\
-             failed    4\n        \
-             1  503 FAIL/1 the spool is full\n        \
-             1  cannot connect: connection refused\n        \
-             1  timed out\n        \
-             1  interrupted before the answer\n\
-             elapsed   2.500s\n\
-             rate      2.4/s\n\
-             latency   p50 2.000ms   p90 2000.895ms   p99 2000.895ms   p99.9 2000.895ms   max 2000.895ms"
-        );
     }
 
     #[test]
@@ -275,9 +290,9 @@ mod tests {
         for number in 0..1000 {
             let outcome = SendOutcome::Failed(SendFailure::Lost(format!("reason {number}").into()));
             summary.sent();
-            summary.ended(&outcome, Duration::ZERO);
+            summary.ended(&outcome, RightAnswer::Ok, Duration::ZERO);
         }
-        assert_eq!(summary.failures.len(), MAX_FAILURES_LISTED + 1);
+        assert_eq!(summary.failures.len(), MAX_LISTED + 1);
         assert_eq!(summary.failures[REST], 980);
         assert_eq!(summary.failed(), 1000);
     }

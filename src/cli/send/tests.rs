@@ -36,6 +36,7 @@ enum Does {
     Answer,
     AnswerAndClose,
     Refuse,
+    Reject,
     Stall,
     Hang,
 }
@@ -85,6 +86,10 @@ async fn answer(does: Does) -> Response<Full<Bytes>> {
         Does::Answer => response.body(OK.into()),
         Does::AnswerAndClose => response.header(CONNECTION, "close").body(OK.into()),
         Does::Refuse => response.status(403).body(OK.replace("OK", "FAIL").into()),
+        Does::Reject => {
+            let rude = r#"{"ActionStatus":"OK","ErrorInfo":"rude","ErrorCode":10100}"#;
+            response.body(rude.into())
+        }
         Does::Stall => {
             sleep(Duration::from_millis(200)).await;
             response.body(OK.into())
@@ -222,6 +227,47 @@ async fn callbacks_held_up_by_an_earlier_one_are_measured_from_when_they_were_du
     assert!(p50.parse::<f64>().unwrap() >= 100.0, "{printed}");
 }
 
+#[tokio::test]
+async fn callbacks_held_up_until_the_end_are_counted() {
+    let (url, seen, _relay) = relay(|number| match number {
+        10 => Does::Hang,
+        _ => Does::Answer,
+    })
+    .await;
+    let options = ["--rate", "100", "--duration", "500ms", "--json"];
+    let (result, printed) = send_and_read(&url, &options).await;
+    assert!(result.is_err(), "{printed}");
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    // 41 were due after 400 ms; the one that hung has held up the others.
+    assert_eq!(report["sent"], seen.lock().unwrap().len(), "{report}");
+    assert_eq!(report["sent"], 11, "{report}");
+    let unsent = report["unsent"].as_u64().unwrap();
+    assert!((30..=60).contains(&unsent), "{report}");
+    assert_eq!(report["outcomes"]["timed_out"], 1, "{report}");
+}
+
+#[tokio::test]
+async fn with_a_backend_its_answers_are_right_but_not_to_a_recall() {
+    let (url, _seen, _relay) = relay(|_| Does::Reject).await;
+    for (options, failed, answers) in [
+        (&["--command", "before", "-n", "9"][..], 9, 0),
+        (&["--command", "before", "-n", "9", "--upstream"], 0, 9),
+        (&["--command", "probe", "--upstream"], 0, 1),
+        (&["--command", "all", "-n", "3", "--upstream"], 3, 0),
+    ] {
+        let options = [options, &["--json"]].concat();
+        let (result, printed) = send_and_read(&url, &options).await;
+        assert_eq!(result.is_err(), failed > 0, "{printed}");
+        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(report["failed"], failed, "{options:?}: {report}");
+        let expected = match answers {
+            0 => serde_json::json!([]),
+            count => serde_json::json!([{"answer": "200 OK/10100 rude", "count": count}]),
+        };
+        assert_eq!(report["backend_answers"], expected, "{options:?}");
+    }
+}
+
 #[test]
 fn the_token_is_never_shown() {
     let options = ["send", "--sdk-app-id", "7", "--token", "hunter2"];
@@ -275,6 +321,8 @@ fn bad_usage_is_refused_by_the_parser() {
         &["--url", "relay:8080"],
         &["--token", "a", "--token-file", "b"],
         &["--print", "--rate", "5"],
+        &["--print", "--json"],
+        &["--command", "State.StateChanged"],
     ] {
         let fixed = ["send", "--sdk-app-id", "7"];
         assert!(

@@ -1,27 +1,32 @@
 //! Sends the callbacks: when, over how many connections, and until when.
 
-use std::io::{self, IsTerminal as _};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use rustls::ClientConfig;
 use tokio::signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
 use super::callbacks::Callbacks;
 use super::connection::{Connection, SendFailure};
+use super::live::{LiveCounts, LiveLine};
 use super::request::Requests;
-use super::summary::{SendOutcome, Summary};
+use super::summary::{RightAnswer, SendOutcome, Summary};
 
 /// The pause after a failed connection if there is no rate: otherwise, with no relay running, the whole count would be
 /// used up within a second.
 const PAUSE_WITHOUT_CONNECTION: Duration = Duration::from_millis(100);
+
+/// How often the line on a terminal is updated: it shows rate and latencies of the last second.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A callback that is later than this at the end of a run was held up by an earlier one, and not by the timer.
+const MAX_TIMER_DELAY: Duration = Duration::from_millis(100);
 
 /// What to send, and how fast.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub struct Traffic {
     pub rate: Option<f64>,
     /// How long to wait for an answer.
     pub timeout: Duration,
+    /// Which answers are right for callbacks that are not recalls.
+    pub right_for_others: RightAnswer,
 }
 
 /// What the connections share while they send.
@@ -48,7 +55,6 @@ struct SendProgress {
     traffic: Traffic,
     start: Instant,
     summary: Mutex<Summary>,
-    bar: ProgressBar,
 }
 
 impl Traffic {
@@ -59,9 +65,11 @@ impl Traffic {
     /// Fails if the relay cannot be reached at the start.
     pub async fn run(self, duration: Duration) -> anyhow::Result<(Summary, Duration)> {
         let connections = self.connect().await?;
+        let total = (self.count < u64::MAX).then_some(self.count);
+        let mut summary = Summary::new()?;
+        let mut live = LiveLine::new(total, &mut summary)?;
         let progress = Arc::new(SendProgress {
-            bar: bar(self.count)?,
-            summary: Mutex::new(Summary::new()?),
+            summary: Mutex::new(summary),
             start: Instant::now(),
             traffic: self,
         });
@@ -77,6 +85,9 @@ impl Traffic {
         // finished, or at the second Ctrl-C.
         let mut time_is_up = pin!(sleep(duration));
         let mut ctrl_c = pin!(signal::ctrl_c());
+        let mut ticks = interval_at(progress.start + LINE_INTERVAL, LINE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stopped_at = None;
         let mut interrupted = false;
         loop {
             tokio::select! {
@@ -84,7 +95,8 @@ impl Traffic {
                     Some(done) => done.context("sending")??,
                     None => break,
                 },
-                () = &mut time_is_up, if !*stop.borrow() => {
+                () = &mut time_is_up, if stopped_at.is_none() => {
+                    stopped_at = Some(Instant::now());
                     stop.send_replace(true);
                 }
                 pressed = &mut ctrl_c => {
@@ -94,16 +106,21 @@ impl Traffic {
                         break;
                     }
                     interrupted = true;
+                    stopped_at.get_or_insert_with(Instant::now);
                     stop.send_replace(true);
+                }
+                _ = ticks.tick(), if live.is_some() => {
+                    if let Some(live) = &mut live {
+                        live.update(progress.count(LiveCounts::take));
+                    }
                 }
             }
         }
         let elapsed = progress.start.elapsed();
         tasks.shutdown().await;
-        progress.bar.finish_and_clear();
+        drop(live);
         let progress = Arc::into_inner(progress).context("a connection is still sending")?;
-        let summary = progress.summary.into_inner();
-        Ok((summary.unwrap_or_else(PoisonError::into_inner), elapsed))
+        Ok((progress.finish(stopped_at), elapsed))
     }
 
     /// Opens all connections, so that the latency of the first callbacks does not include it.
@@ -155,9 +172,8 @@ impl SendProgress {
             let Some(begin) = self.wait_until_due(number, &mut stopped).await else {
                 break;
             };
-            let outcome = self.send(number, &mut connection).await?;
-            self.count(|summary| summary.ended(&outcome, begin.elapsed()));
-            self.bar.inc(1);
+            let (outcome, right) = self.send(number, &mut connection).await?;
+            self.count(|summary| summary.ended(&outcome, right, begin.elapsed()));
             let is_unconnected = matches!(
                 outcome,
                 SendOutcome::Failed(SendFailure::Connect(_) | SendFailure::Handshake(_))
@@ -192,38 +208,54 @@ impl SendProgress {
         }
     }
 
-    async fn send(&self, number: u64, connection: &mut Connection) -> anyhow::Result<SendOutcome> {
+    /// Sends a callback. Returns what became of it, and which answers are right for it.
+    async fn send(
+        &self,
+        number: u64,
+        connection: &mut Connection,
+    ) -> anyhow::Result<(SendOutcome, RightAnswer)> {
         let callback = self.traffic.callbacks.make(number)?;
+        let right = if callback.kind.is_recall() {
+            RightAnswer::Ok
+        } else {
+            self.traffic.right_for_others
+        };
         let now = u64::try_from(Timestamp::now().as_second())?;
         let request = self.traffic.requests.request(callback, now)?;
         self.count(Summary::sent);
-        Ok(
-            match timeout(self.traffic.timeout, connection.post(request)).await {
-                Ok(Ok(answer)) => SendOutcome::Answered(answer),
-                Ok(Err(failure)) => SendOutcome::Failed(failure),
-                Err(_) => SendOutcome::TimedOut,
-            },
-        )
+        let answer = timeout(self.traffic.timeout, connection.post(request)).await;
+        let outcome = match answer {
+            Ok(Ok(answer)) => SendOutcome::Answered(answer),
+            Ok(Err(failure)) => SendOutcome::Failed(failure),
+            Err(_) => SendOutcome::TimedOut,
+        };
+        Ok((outcome, right))
     }
 
-    fn count(&self, change: impl FnOnce(&mut Summary)) {
-        change(&mut self.summary.lock().unwrap_or_else(PoisonError::into_inner));
+    fn count<T>(&self, change: impl FnOnce(&mut Summary) -> T) -> T {
+        change(&mut self.summary.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The counts of a run whose callbacks were no longer sent after `stopped_at`.
+    fn finish(self, stopped_at: Option<Instant>) -> Summary {
+        let summary = self.summary.into_inner();
+        let mut summary = summary.unwrap_or_else(PoisonError::into_inner);
+        if let (Some(rate), Some(stopped_at)) = (self.traffic.rate, stopped_at) {
+            // Without these, a relay that stalls until the end of the run would hide the callbacks that it has held up.
+            let sending = stopped_at.duration_since(self.start);
+            let due = due_within(sending.saturating_sub(MAX_TIMER_DELAY), rate);
+            summary.unsent = due.min(self.traffic.count).saturating_sub(summary.sent);
+        }
+        summary
     }
 }
 
-/// A progress bar on stderr, hidden if stderr is not a terminal.
-fn bar(count: u64) -> anyhow::Result<ProgressBar> {
-    let (bar, template) = match count {
-        u64::MAX => (ProgressBar::no_length(), "{spinner} {human_pos}  {per_sec}"),
-        _ => (
-            ProgressBar::new(count),
-            "{wide_bar} {human_pos}/{human_len}  {per_sec}  {eta}",
-        ),
-    };
-    bar.set_draw_target(if io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    });
-    Ok(bar.with_style(ProgressStyle::with_template(template).context("making a progress bar")?))
+/// How many callbacks are due within a time, at a rate per second. The first one is due at once.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the product is not negative; what is too large becomes the largest number"
+)]
+fn due_within(time: Duration, rate: f64) -> u64 {
+    ((time.as_secs_f64() * rate) as u64).saturating_add(1)
 }

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use anyhow::bail;
 
 use super::resending;
-use crate::app;
 use crate::cli::output;
 use crate::config::Config;
 use crate::control::client::{self, Reached};
@@ -24,7 +23,7 @@ pub(super) struct ForgetArgs {
 pub(super) fn run(args: &ForgetArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let sink = &args.sink;
     // The settings may be newer than those of the running relay, which checks its own.
-    if app::sink_names(config).contains(&sink.as_str()) {
+    if config.sink_names().contains(&sink.as_str()) {
         bail!(control::configured(sink));
     }
     let existed = match client::reach(&config.spool)? {

@@ -1,10 +1,8 @@
 //! Has the running relay send events again, and shows the progress.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::progress::{ProgressLine, ProgressRate};
 use crate::control::client::{self, Relay};
 use crate::control::{ControlCommand, Progress, Reply};
 use crate::spool::Config;
@@ -13,9 +11,6 @@ use crate::telemetry::escape;
 /// The error for a reply that the command does not expect.
 pub(super) const OTHER_ANSWER: &str =
     "the relay gave another kind of answer; use its own version of the program for commands";
-
-/// How often the bar is drawn while nothing changes.
-const TICK: Duration = Duration::from_millis(250);
 
 /// Connects to the running relay, which alone can publish.
 pub(super) fn connect(config: &Config) -> anyhow::Result<Relay> {
@@ -28,26 +23,20 @@ pub(super) fn connect(config: &Config) -> anyhow::Result<Relay> {
     })
 }
 
-/// Executes a command; returns when the broker has confirmed the last event. On a terminal, a bar shows the progress.
+/// Executes a command; returns when the broker has confirmed the last event. On a terminal, a line shows the progress.
 pub(super) fn execute(relay: Relay, command: &ControlCommand) -> anyhow::Result<Progress> {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template(
-        "{bar:30} {human_pos} of {human_len}  {per_sec}  {eta} left  {msg}",
-    )?);
-    bar.enable_steady_tick(TICK);
+    let line = ProgressLine::new(Some(0), ProgressRate::Estimated);
     let outcome = relay.execute(command, |progress| {
-        bar.set_length(progress.total);
-        bar.set_position(progress.done + progress.skipped + progress.refused);
+        line.set_total(progress.total);
+        line.set_done(progress.done + progress.skipped + progress.refused);
         let reason = progress.sink_down.as_deref();
-        bar.set_message(reason.map_or_else(String::new, |reason| {
+        line.set_message(reason.map_or_else(String::new, |reason| {
             format!("sink is down: {}", escape(reason))
         }));
     });
-    bar.finish_and_clear();
+    drop(line);
     match outcome? {
         Reply::Done(progress) => Ok(progress),
-        _ => bail!(
-            "the relay gave another kind of answer; use its own version of the program for commands"
-        ),
+        _ => bail!(OTHER_ANSWER),
     }
 }

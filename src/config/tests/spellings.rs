@@ -7,7 +7,7 @@ use super::*;
 const MARKER: &str = "hunter2";
 
 /// Each setting with a value that is not its default, and what it refuses.
-const TABLE: [(&str, &str, &[&str]); 59] = [
+const TABLE: [(&str, &str, &[&str]); 61] = [
     (
         "sdk_app_ids",
         "1400000002",
@@ -21,6 +21,12 @@ const TABLE: [(&str, &str, &[&str]); 59] = [
             "\u{661}",
             "99999999999999999999",
         ],
+    ),
+    ("answer_after", "broker", &["Broker", "both", "kafka"]),
+    (
+        "answer_deadline",
+        "1500ms",
+        &["0s", "1501ms", "500", "-1s", "never"],
     ),
     (
         "drain_timeout",

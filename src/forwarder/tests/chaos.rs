@@ -16,6 +16,9 @@ use broker::{Act, Chaos, ChaosEnd, Model, Poison};
 const EVENTS: u64 = 50;
 const WINDOW: usize = 16;
 
+/// Longer than any script takes.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+
 fn scripts() -> impl Strategy<Value = Vec<Act>> {
     let end = prop_oneof![Just(ChaosEnd::Oldest), Just(ChaosEnd::Newest)];
     let act = prop_oneof![
@@ -35,12 +38,23 @@ fn poisons() -> impl Strategy<Value = BTreeMap<u64, Poison>> {
     prop::collection::btree_map(1..=EVENTS, poison, 0..4)
 }
 
-/// Appends events and waits until the cursor has passed them.
-async fn forward(spool: &Spool, broker: &Chaos, numbers: std::ops::RangeInclusive<u64>) {
+/// Appends events and waits until the cursor has passed them. Each event is waited for, as an answer does.
+async fn forward(
+    spool: &Spool,
+    broker: &Chaos,
+    confirms: &Arc<Confirms>,
+    numbers: std::ops::RangeInclusive<u64>,
+) {
     let last = Seq(*numbers.end());
+    let mut waiting = tokio::task::JoinSet::new();
     for number in numbers {
         let event = event(number.into(), format!("event {number}"));
         spool.append(event).await.unwrap();
+        let (confirms, now) = (Arc::clone(confirms), tokio::time::Instant::now());
+        waiting.spawn(async move {
+            let waiter = confirms.waiter(Seq(number), 0, false, now);
+            (Seq(number), waiter.wait(now).await)
+        });
     }
     let cursor = spool.cursor("chaos").unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -49,6 +63,13 @@ async fn forward(spool: &Spool, broker: &Chaos, numbers: std::ops::RangeInclusiv
         let now = tokio::time::Instant::now();
         assert!(now < deadline, "the cursor stays at {cursor:?}; {model}");
         sleep(Duration::from_millis(2)).await;
+    }
+    // Long before their deadline, all waits have ended, and none with a confirm that the broker has not given.
+    let ended = timeout(ANSWER_DEADLINE / 2, waiting.join_all()).await;
+    for (seq, is_confirmed) in ended.expect("a wait has not ended") {
+        let model = broker.model();
+        let has = model.published.contains(&seq.0) || model.dead_letters.contains(&seq.0);
+        assert!(has || !is_confirmed, "{seq} was not confirmed; {model:?}");
     }
 }
 
@@ -69,15 +90,19 @@ async fn run_script(model: Model) {
         ..Chaos::default()
     };
     broker.cursor.set(cursor.clone()).unwrap();
-    let (handle, stop) = (SinkHandle::new("chaos", cursor), Stop::default());
+    let (mut handle, stop) = (SinkHandle::new("chaos", cursor), Stop::default());
+    let confirms = Arc::new(Confirms::new("chaos", Seq(0), ANSWER_DEADLINE));
+    handle.confirms = Some(Arc::clone(&confirms));
     let forwarder = Forwarder::new(broker.clone(), spool.clone(), &handle, stop.clone());
     let state = handle.state;
     let task = tokio::spawn(forwarder.run());
-    forward(&spool, &broker, 1..=EVENTS).await;
+    forward(&spool, &broker, &confirms, 1..=EVENTS).await;
 
     // The window must have its full size again, whatever was refused before.
     broker.model().wait_for = WINDOW;
-    forward(&spool, &broker, EVENTS + 1..=EVENTS + WINDOW as u64).await;
+    let more = EVENTS + 1..=EVENTS + WINDOW as u64;
+    forward(&spool, &broker, &confirms, more).await;
+    assert!(confirms.is_idle(), "{confirms:?}");
     stop.drain.cancel();
     timeout(Duration::from_secs(20), task)
         .await

@@ -45,7 +45,7 @@ impl<D: Durability> CallbackService<D> {
             }
             Class::Other { command } => {
                 let command = known_command(command.as_deref());
-                self.counts.signature(command, head.signed_by);
+                self.counts.signature(command, &head);
                 (command, self.judge_other(head, command, buffered))
             }
         }
@@ -143,7 +143,7 @@ impl<D: Durability> CallbackService<D> {
     fn admit(&self, head: &Head<'_>, recall: Recall) -> Result<u64, AuthError> {
         let admitted = head.admit();
         if admitted.is_ok() || matches!(admitted, Err(AuthError::Signature(_))) {
-            self.counts.signature(recall.command(), head.signed_by);
+            self.counts.signature(recall.command(), head);
         }
         admitted
     }

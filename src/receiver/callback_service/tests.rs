@@ -12,7 +12,7 @@ use hyper::{Request, Response};
 use prometheus_client::registry::Registry;
 
 use super::*;
-use crate::receiver::{AuthConfig, Kept};
+use crate::receiver::{AuthConfig, Stored};
 use crate::setting::Size;
 
 const QUERY: &str = "/?SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRecallMsg";
@@ -22,7 +22,7 @@ const QUERY: &str = "/?SdkAppid=1400000001&CallbackCommand=Group.CallbackAfterRe
 struct Stuck(Mutex<Vec<(Event, OwnedSemaphorePermit)>>);
 
 impl Durability for &'static Stuck {
-    async fn keep(&self, event: Event, permit: OwnedSemaphorePermit) -> Result<Kept, NotKept> {
+    async fn keep(&self, event: Event, permit: OwnedSemaphorePermit) -> Result<Stored, NotKept> {
         self.0.lock().unwrap().push((event, permit));
         Err(NotKept::Unavailable(
             "event was not on disk within 1.9 s".to_owned(),

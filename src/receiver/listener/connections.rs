@@ -287,7 +287,8 @@ impl ConnectionSlot {
             warn!(
                 code = "source_connections_full", %source, limit, refused, seconds = lasted.as_secs(),
                 "connections were closed because their source has http.max_connections_per_source open; if it is the \
-                 vendor's or a proxy's, add it to auth.allowed_sources or auth.trusted_proxies, or raise the limit"
+                 vendor's or a proxy's, add it to auth.allowed_sources or auth.trusted_proxies, or raise the limit; if \
+                 not, there is nothing to do"
             );
         }
         false

@@ -129,7 +129,9 @@ impl Handshakes {
         }
     }
 
-    fn current(&self) -> Option<ServerCertificate> {
+    /// The certificate that handshakes use now. None without TLS.
+    #[must_use]
+    pub fn current(&self) -> Option<ServerCertificate> {
         let current = self.certificate.read();
         current.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -195,7 +197,7 @@ impl Handshakes {
             warn!(
                 code = "client_certificate_refused", %client, %reason, times, seconds = lasted.as_secs(),
                 "clients were refused because they have no valid certificate of http.tls.client_ca; if one is the \
-                 vendor's or your proxy, correct its certificate or http.tls.client_ca"
+                 vendor's or your proxy, correct its certificate or http.tls.client_ca; if not, there is nothing to do"
             );
         }
     }

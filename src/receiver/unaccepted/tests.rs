@@ -1,7 +1,7 @@
 use super::*;
 use crate::callback::{ParseError, SignatureError};
 use crate::receiver::auth::AuthError;
-use crate::receiver::durability::{Kept, NotKept};
+use crate::receiver::durability::{AnswerAfter, Kept, NotKept};
 
 const REFUSED: Outcome = Outcome::Refused(AuthError::Signature(SignatureError::Mismatch));
 
@@ -82,12 +82,20 @@ fn the_last_minute_forgets() {
     assert_eq!(state.last_minute(later), BTreeMap::new());
 }
 
+const KEPT: Kept = Kept {
+    is_new: true,
+    after: AnswerAfter::Disk,
+};
+
 #[test]
 fn what_is_accepted_or_stored_as_dead_letter_is_no_loss() {
     let mut state = State::default();
     for outcome in [
-        Outcome::Kept(Kept::New),
-        Outcome::Kept(Kept::Repeated),
+        Outcome::Kept(KEPT),
+        Outcome::Kept(Kept {
+            is_new: false,
+            ..KEPT
+        }),
         Outcome::Rejected(ParseError::NotAnObject),
         Outcome::Ignored,
         Outcome::Probe,

@@ -23,7 +23,7 @@ use super::reports::{ProducerReport, Reports};
 use super::rights::{Rights, TopicRight};
 use super::topics::PartitionCounts;
 use crate::event::Seq;
-use crate::sink::{Delivery, Progress, SessionError, Window};
+use crate::sink::{Delivery, Partitioning, Progress, SessionError, Window};
 use crate::telemetry::LoggedTexts;
 
 /// How often to check whether a partition has confirmed nothing for too long.
@@ -98,6 +98,19 @@ impl Producer {
     /// Sets the partition counts. The topics exist.
     pub(super) fn set_partition_counts(&mut self, partitions: PartitionCounts) {
         let _ = self.counts.set(partitions);
+    }
+
+    /// The partitions of the events' topic.
+    pub(super) fn partitioning(&self) -> Partitioning {
+        let counts = self.counts.get().copied().unwrap_or_default();
+        Partitioning {
+            count: usize::try_from(counts.events).unwrap_or(1),
+            partition_of: |event, count| {
+                let count = i32::try_from(count).unwrap_or(i32::MAX);
+                let partition = partition_of(event.conversation.as_bytes(), count);
+                usize::try_from(partition).unwrap_or_default()
+            },
+        }
     }
 
     pub(super) fn reports(&self) -> &Reports {

@@ -15,7 +15,7 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
         let problem = "must be host:port without a scheme; set the protocol with kafka.properties.security.protocol";
         return Err(D::Error::custom(problem));
     }
-    if !servers.iter().all(|server| is_server(server)) {
+    if !servers.iter().all(|server| host_and_port(server).is_some()) {
         let problem =
             "must be host:port, such as kafka.example:9092 or [2001:db8::1]:9092, or several";
         return Err(D::Error::custom(problem));
@@ -23,16 +23,31 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     Ok(servers.to_string())
 }
 
-fn is_server(text: &str) -> bool {
-    let is_port =
-        |port: &str| !port.starts_with('+') && port.parse::<u16>().is_ok_and(|port| port > 0);
-    let in_host = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
-    if let Some((address, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        let port = port.strip_prefix(':').map_or(port.is_empty(), is_port);
-        return port && address.parse::<Ipv6Addr>().is_ok();
+/// librdkafka's default port.
+const PORT: u16 = 9092;
+
+/// The host, without the brackets of an IPv6 address, and the port of a bootstrap server; none if it is not one.
+#[must_use]
+pub fn host_and_port(server: &str) -> Option<(&str, u16)> {
+    let (host, rest) = if let Some(bracketed) = server.strip_prefix('[') {
+        let (address, rest) = bracketed.split_once(']')?;
+        address.parse::<Ipv6Addr>().ok()?;
+        (address, rest)
+    } else {
+        let (host, rest) = server.split_at(server.find(':').unwrap_or(server.len()));
+        let in_host = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
+        if host.is_empty() || !host.chars().all(in_host) {
+            return None;
+        }
+        (host, rest)
+    };
+    if rest.is_empty() {
+        return Some((host, PORT));
     }
-    let (host, port) = text.split_once(':').unwrap_or((text, "9092"));
-    !host.is_empty() && host.chars().all(in_host) && is_port(port)
+    let port = rest.strip_prefix(':')?;
+    // `parse` accepts a sign.
+    let port = port.parse().ok().filter(|_| !port.starts_with('+'))?;
+    (port > 0).then_some((host, port))
 }
 
 #[cfg(test)]
@@ -41,14 +56,16 @@ mod tests {
 
     #[test]
     fn a_server_is_a_host_and_a_port() {
-        for text in [
-            "localhost:9092",
-            "kafka_1.example",
-            "10.0.0.1:1",
-            "[::1]:65535",
-            "[::1]",
+        for (text, host, port) in [
+            ("localhost:9092", "localhost", 9092),
+            ("kafka_1.example", "kafka_1.example", 9092),
+            ("kafka:1", "kafka", 1),
+            ("10.0.0.1:1", "10.0.0.1", 1),
+            ("[::1]:65535", "::1", 65535),
+            ("[::1]:2", "::1", 2),
+            ("[::1]", "::1", 9092),
         ] {
-            assert!(is_server(text), "{text}");
+            assert_eq!(host_and_port(text), Some((host, port)), "{text}");
         }
         for text in [
             "",
@@ -72,7 +89,7 @@ mod tests {
             "h\"",
             "kafk\u{e1}:1",
         ] {
-            assert!(!is_server(text), "{text}");
+            assert_eq!(host_and_port(text), None, "{text}");
         }
     }
 }

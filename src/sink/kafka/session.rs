@@ -3,7 +3,7 @@
 use super::producer::Producer;
 use super::transactions::Transactions;
 use crate::event::Seq;
-use crate::sink::{CommittedPosition, Progress, Session, SessionError, Window};
+use crate::sink::{CommittedPosition, Partitioning, Progress, Session, SessionError, Window};
 
 /// A producer with records in flight.
 pub struct KafkaSession {
@@ -30,6 +30,14 @@ impl KafkaSession {
 }
 
 impl Session for KafkaSession {
+    /// Transactions contain events of all partitions.
+    fn partitioning(&self) -> Partitioning {
+        match self.transactions {
+            Some(_) => Partitioning::default(),
+            None => self.producer.partitioning(),
+        }
+    }
+
     fn committed_position(&self) -> Option<CommittedPosition> {
         self.transactions.as_ref().map(Transactions::position)
     }

@@ -56,7 +56,7 @@ impl Brokers {
             properties: [("batch.num.messages".to_owned(), "1".to_owned())].into(),
             ..Config::default()
         };
-        Kafka::new(tokio::sync::watch::channel(config).1, Uuid::nil())
+        Kafka::new(tokio::sync::watch::channel(config).1, Uuid::nil(), false)
     }
 
     /// The ids in a partition, as a subscriber sees them.

@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use serde::Deserializer;
 use serde::de::Error as _;
@@ -119,6 +119,16 @@ pub(super) fn partitions(metadata: &Metadata, topic: &str) -> Result<i32, RDKafk
         (None, Ok(count @ 1..)) => Ok(count),
         (None, _) => Err(RDKafkaErrorCode::UnknownPartition),
     }
+}
+
+/// How many replicas the partition of a topic has that has the fewest; 0 if the topic does not exist.
+pub(super) fn replicas(metadata: &Metadata, topic: &str) -> usize {
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let partitions = found.map(MetadataTopic::partitions).unwrap_or_default();
+    let replicas = partitions
+        .iter()
+        .map(|partition| partition.replicas().len());
+    replicas.min().unwrap_or_default()
 }
 
 async fn create(

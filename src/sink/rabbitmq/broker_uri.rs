@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lapin::uri::{AMQPUri, SASLMechanism};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 
 use crate::setting::Secret;
 
@@ -19,6 +19,19 @@ impl BrokerUri {
     #[must_use]
     pub const fn parts(&self) -> &AMQPUri {
         &self.0
+    }
+
+    /// The host and the port.
+    #[must_use]
+    pub fn host_and_port(&self) -> (&str, u16) {
+        let authority = &self.0.authority;
+        (&authority.host, authority.port)
+    }
+
+    /// Whether it begins with `amqps://`.
+    #[must_use]
+    pub fn uses_tls(&self) -> bool {
+        self.0.scheme == AMQPScheme::AMQPS
     }
 
     /// The same broker, with another user's credentials.

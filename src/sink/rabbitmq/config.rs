@@ -89,7 +89,9 @@ impl ShortName {
         self.0.as_str().into()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -226,7 +226,7 @@ async fn check(config: &Config, channel: &Channel) -> Result<(), BoxError> {
     Ok(())
 }
 
-async fn declare_exchange(config: &Config, channel: &Channel) -> lapin::Result<()> {
+pub(super) async fn declare_exchange(config: &Config, channel: &Channel) -> lapin::Result<()> {
     let options = ExchangeDeclareOptions {
         durable: true,
         passive: !config.declare,
@@ -238,7 +238,11 @@ async fn declare_exchange(config: &Config, channel: &Channel) -> lapin::Result<(
         .await
 }
 
-async fn declare_queue(config: &Config, channel: &Channel, queue: &ShortName) -> lapin::Result<()> {
+pub(super) async fn declare_queue(
+    config: &Config,
+    channel: &Channel,
+    queue: &ShortName,
+) -> lapin::Result<()> {
     let options = QueueDeclareOptions {
         durable: true,
         passive: !config.declare,

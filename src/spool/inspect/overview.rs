@@ -26,10 +26,14 @@ pub struct SpoolOverview {
     pub newest_appended_at: Option<UnixMillis>,
     /// Bytes of all used pages.
     pub used_bytes: u64,
+    /// Bytes of the pages of the file that are not used.
+    pub free_page_bytes: u64,
     /// The saved cursor of each sink; `None` if it is damaged.
     pub cursors: BTreeMap<String, Option<CursorOverview>>,
     /// How many dead letters the spool keeps for each sink that has any.
     pub dead_letters: BTreeMap<String, u64>,
+    /// Bytes of the dead letters.
+    pub dead_letter_bytes: u64,
     /// Quarantined files beside the spool that nobody has removed yet.
     pub quarantined: Vec<PathBuf>,
     gaps: Vec<Gap>,
@@ -55,10 +59,25 @@ impl SpoolOverview {
     #[must_use]
     pub fn kept_within(&self, after: Seq, up_to: Seq) -> u64 {
         let (first, last) = (after.next().max(self.first), up_to.min(self.last));
-        let count = |first: Seq, last: Seq| (last.0 + 1).saturating_sub(first.0);
         let missing = self.gaps.iter();
-        let missing = missing.map(|gap| count(gap.first.max(first), gap.last.min(last)));
-        count(first, last).saturating_sub(missing.sum())
+        let missing = missing.map(|gap| gap.first.max(first).count_to(gap.last.min(last)));
+        first.count_to(last).saturating_sub(missing.sum())
+    }
+
+    /// How many bytes are freed if the events up to `forwarded` are purged, as a start does if it lacks space. An
+    /// estimate, as if all events had the same size.
+    #[must_use]
+    pub fn purgeable_bytes(&self, forwarded: Seq) -> u64 {
+        let events = self.used_bytes.saturating_sub(self.dead_letter_bytes);
+        let purgeable = u128::from(self.kept_within(Seq(0), forwarded));
+        let bytes = u128::from(events) * purgeable / u128::from(self.kept().max(1));
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// How many events damage has lost.
+    #[must_use]
+    pub fn lost_events(&self) -> u64 {
+        self.lost().map(|(first, last)| first.count_to(last)).sum()
     }
 
     /// First and last number of each range of events that damage has lost, in order.
@@ -95,18 +114,29 @@ fn read(connection: &Transaction<'_>) -> rusqlite::Result<SpoolOverview> {
         let overview = |SavedCursor { seq, pins }| CursorOverview { seq, pins };
         (sink, cursor.map(overview))
     });
-    let dead_letters = connection
-        .prepare("SELECT sink, count(*) FROM dead_letters GROUP BY sink")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+    let Usage {
+        used_bytes,
+        free_page_bytes,
+    } = Usage::read(connection)?;
+    let (mut dead_letters, mut dead_letter_bytes) = (BTreeMap::new(), 0);
+    let mut by_sink = connection.prepare(
+        "SELECT sink, count(*), sum(octet_length(body)) FROM dead_letters GROUP BY sink",
+    )?;
+    let mut rows = by_sink.query([])?;
+    while let Some(row) = rows.next()? {
+        dead_letters.insert(row.get(0)?, row.get(1)?);
+        dead_letter_bytes += row.get::<_, u64>(2)?;
+    }
     Ok(SpoolOverview {
         first,
         last,
         oldest_appended_at: appended_at(first)?,
         newest_appended_at: appended_at(last)?,
-        used_bytes: Usage::read(connection)?.used_bytes,
+        used_bytes,
+        free_page_bytes,
         cursors: cursors.collect(),
         dead_letters,
+        dead_letter_bytes,
         quarantined: Vec::new(),
         gaps: gaps::load(connection)?,
     })

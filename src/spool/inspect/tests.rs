@@ -340,6 +340,22 @@ fn the_overview_counts_kept_lost_and_waiting_events() {
     assert_eq!(overview.newest_appended_at, appended_at);
     assert!(overview.used_bytes >= 4096 * 7);
     assert_eq!(overview.quarantined.len(), 1);
+    let purgeable = |seq| overview.purgeable_bytes(Seq(seq));
+    assert_eq!(purgeable(4), 0);
+    assert_eq!(purgeable(10), overview.used_bytes * 4 / 13);
+    assert_eq!(purgeable(20), overview.used_bytes);
+}
+
+#[test]
+fn dead_letters_are_not_purged_to_make_space() {
+    let file = File::with_events(4);
+    file.execute(
+        "INSERT INTO dead_letters SELECT 'kafka', seq, time, 'too_large', 'why', id, kind, conversation, subject,
+         group_type, time, 'twelve bytes' FROM events WHERE seq <= 2",
+    );
+    let overview = file.inspector().overview().unwrap();
+    assert_eq!(overview.dead_letter_bytes, 24);
+    assert_eq!(overview.purgeable_bytes(Seq(4)), overview.used_bytes - 24);
 }
 
 #[test]

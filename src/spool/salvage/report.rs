@@ -54,7 +54,7 @@ impl SalvageReport {
             );
         }
         for (first, last) in self.lost.iter().take(MAX_LOGGED_RANGES) {
-            let events = last.0 + 1 - first.0;
+            let events = first.count_to(*last);
             error!(
                 code = "events_lost", %first, %last, events,
                 "events are lost: the damaged spool no longer has their numbers; check the disk"

@@ -42,7 +42,8 @@ pub(super) fn classify(error: &rusqlite::Error) -> AppendError {
     };
     match (failure.code, failure.extended_code) {
         (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => AppendError::Failed(text),
-        (ErrorCode::DiskFull, _) => AppendError::Full(text),
+        // The index of the WAL could not grow: SQLite has no code of its own for a full disk there.
+        (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => AppendError::Full(text),
         _ => AppendError::Io(text),
     }
 }
@@ -64,6 +65,7 @@ mod tests {
         };
         for (code, expected) in [
             (ffi::SQLITE_FULL, "full"),
+            (ffi::SQLITE_IOERR_SHMSIZE, "full"),
             (ffi::SQLITE_BUSY, "passes"),
             (ffi::SQLITE_CANTOPEN, "passes"),
             (ffi::SQLITE_IOERR, "passes"),

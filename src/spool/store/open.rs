@@ -286,7 +286,7 @@ impl Store {
         let mut statement = connection.prepare(ids)?;
         let mut rows = statement.query([oldest])?;
         while let Some(row) = rows.next()? {
-            recent.insert(Uuid::from_bytes(row.get(1)?));
+            recent.insert(Uuid::from_bytes(row.get(1)?), Seq(row.get(0)?));
         }
         drop(rows);
         drop(statement);

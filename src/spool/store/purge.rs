@@ -279,7 +279,7 @@ mod tests {
         for (number, is_new) in [(200, false), (51, false), (50, true)] {
             let outcome = store.append(&events([number], 0), &cursors(100)).unwrap();
             let appended = outcome[0].as_ref().unwrap();
-            assert_eq!(*appended != Appended::Repeated, is_new, "{number}");
+            assert_eq!(matches!(appended, Appended::New(_)), is_new, "{number}");
         }
     }
 

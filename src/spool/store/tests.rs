@@ -179,7 +179,7 @@ fn dead_letters_and_rejected_callbacks_share_a_budget() {
         append(&mut store, number, 0).unwrap();
     }
     assert!(full(&append(&mut store, 4, 0)));
-    assert_eq!(append(&mut store, 3, 0), Ok(Appended::Repeated));
+    assert_eq!(append(&mut store, 3, 0), Ok(Appended::Repeated(Seq(3))));
     // Events that are not rejected do not count.
     store.append(&events([5], 20_000), &cursors(0)).unwrap()[0]
         .as_ref()

@@ -49,7 +49,7 @@ proptest! {
                                 assert_eq!(seq.0, model.len() as u64 + 1);
                                 model.push((seq.0, text));
                             }
-                            Appended::Repeated => assert!(known),
+                            Appended::Repeated(_) => assert!(known),
                         }
                     }
                     SpoolStep::Advance(by) => {

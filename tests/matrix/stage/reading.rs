@@ -58,13 +58,17 @@ impl Stage<'_> {
         if ledger.ok == 0 {
             self.report_problem("no callback was answered OK".to_owned());
         }
+        self.end_lost_transactions();
         let until = Instant::now() + VISIBILITY_TIMEOUT;
         let mut verdicts;
+        let mut losses;
         loop {
             self.read_now();
-            verdicts = Vec::new();
+            (verdicts, losses) = (Vec::new(), Vec::new());
             for seen in &self.seen {
-                verdicts.push(compare(&ledger, &seen.arrivals, &seen.deleted));
+                let mut verdict = compare(&ledger, &seen.arrivals, &seen.deleted);
+                losses.push(self.lost_machines.judge(&ledger, &mut verdict));
+                verdicts.push(verdict);
             }
             let complete = verdicts.iter().all(|verdict| verdict.missing.is_empty());
             if complete || Instant::now() > until {
@@ -80,12 +84,15 @@ impl Stage<'_> {
             .iter()
             .filter_map(|recovery| recovery.caught_up);
         let caught_up = caught_up.max();
-        let rows = self.brokers.iter().zip(verdicts).map(|(broker, verdict)| {
+        let have_lost = !self.lost_machines.is_empty();
+        let results = self.brokers.iter().zip(verdicts).zip(losses);
+        let rows = results.map(|((broker, verdict), losses)| {
             let mut row = Row::new(&self.name, broker.sink.label(), &ledger, &verdict);
             row.faults = self.recoveries.len();
             row.answers_again = answers_again;
             row.caught_up = caught_up;
             row.peak_memory = self.peak_memory;
+            row.losses = have_lost.then_some(losses);
             row.problems.extend(self.problems.iter().cloned());
             row
         });
@@ -99,6 +106,16 @@ impl Stage<'_> {
             seen.deleted.clear();
         }
         rows
+    }
+
+    /// Ends the transactions that lost relays have left open. Otherwise subscribers would wait for a minute, until the
+    /// broker aborts them.
+    fn end_lost_transactions(&mut self) {
+        for id in self.lost_ids.drain(..) {
+            for broker in &*self.brokers {
+                broker.kafka().end_transaction(&id);
+            }
+        }
     }
 
     /// Drains, then stops the relay, which must exit cleanly.

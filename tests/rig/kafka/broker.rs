@@ -3,8 +3,11 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use rdkafka::metadata::MetadataBroker;
+use serde_json::Value;
+
 use super::super::broker::{Broker, DeadLetter};
-use super::super::{Recall, Setup, TIMEOUT};
+use super::super::{Setup, TIMEOUT};
 use super::{Kafka, Operation, Record, Resource};
 
 impl Broker for Kafka {
@@ -44,6 +47,14 @@ impl Broker for Kafka {
         )
     }
 
+    fn allow_dead_letters(&self, name: &str) {
+        self.permit(Resource::Topic(&format!("{name}.dead")), Operation::Write);
+    }
+
+    fn node(&mut self, number: usize) -> &mut dyn Broker {
+        self.node_mut(number)
+    }
+
     fn stop(&mut self) {
         self.node.stop();
     }
@@ -67,7 +78,8 @@ impl Broker for Kafka {
                                 .iter()
                                 .all(|partition| partition.leader() >= 0)
                         };
-                        !seen.brokers().is_empty() && seen.topics().iter().all(led)
+                        let is_it = |broker: &MetadataBroker| broker.port() == i32::from(port);
+                        seen.brokers().iter().any(is_it) && seen.topics().iter().all(led)
                     })
         });
     }
@@ -86,17 +98,15 @@ impl Broker for Kafka {
         self.delete_topic(name);
     }
 
-    fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
+    fn events(&self, name: &str, at_least: usize) -> Vec<Value> {
         let records = self.read(name, at_least, TIMEOUT);
-        let recalls = records
-            .iter()
-            .map(|record| Recall::of_event(&record.event()));
-        recalls.collect()
+        records.iter().map(Record::event).collect()
     }
 
     fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter> {
         let records = self.read(&format!("{name}.dead"), at_least, TIMEOUT);
         let dead_letter = |record: &Record| DeadLetter {
+            id: record.event()["id"].as_str().map(str::to_owned),
             kind: record.event()["type"].as_str().map(str::to_owned),
             reason: record.header("recall_reason").map(str::to_owned),
         };

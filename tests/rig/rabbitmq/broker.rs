@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lapin::options::QueueDeleteOptions;
+use serde_json::Value;
 use tokio::time::timeout;
 
+use super::super::Setup;
 use super::super::broker::{Broker, DeadLetter};
 use super::super::node::{block_on, poll};
-use super::super::{Recall, Setup};
 use super::{Delivery, RabbitMq, TIMEOUT, close, connect};
 
 /// Starts an election in each quorum queue that has no leader; prints the number of these queues.
@@ -43,8 +44,10 @@ impl Broker for RabbitMq {
     }
 
     fn settings(&self, setup: Setup, name: &str) -> Setup {
+        let nodes = [self].into_iter().chain(&self.others);
+        let uris = nodes.map(Self::uri).collect::<Vec<_>>().join(",");
         setup
-            .set("RECALL_RABBITMQ__URI", &self.uri())
+            .set("RECALL_RABBITMQ__URI", &uris)
             .set("RECALL_RABBITMQ__EXCHANGE", name)
             .set("RECALL_RABBITMQ__QUEUE", name)
             .set(
@@ -59,13 +62,21 @@ impl Broker for RabbitMq {
         setup: Setup,
         name: &str,
     ) -> (Setup, &'static str, &'static str) {
-        self.ctl(&["add_user", "limited", "limited"]);
+        self.ctl(&["add_user", name, name]);
         // For permissions the default exchange is named amq.default.
         let ours = format!("^{name}.*$");
-        self.ctl(&["set_permissions", "limited", &ours, &ours, &ours]);
-        let uri = format!("amqp://limited:limited@127.0.0.1:{}", self.port);
+        self.ctl(&["set_permissions", name, &ours, &ours, &ours]);
+        let uri = format!("amqp://{name}:{name}@127.0.0.1:{}", self.port);
         let setup = self.settings(setup, name).set("RECALL_RABBITMQ__URI", &uri);
         (setup, "dead_letter_queue", "ACCESS_REFUSED")
+    }
+
+    fn allow_dead_letters(&self, name: &str) {
+        self.ctl(&["set_permissions", name, ".*", ".*", ".*"]);
+    }
+
+    fn node(&mut self, number: usize) -> &mut dyn Broker {
+        self.node_mut(number)
     }
 
     fn stop(&mut self) {
@@ -120,15 +131,18 @@ impl Broker for RabbitMq {
         });
     }
 
-    fn recalls(&self, name: &str, at_least: usize) -> Vec<Recall> {
+    fn events(&self, name: &str, at_least: usize) -> Vec<Value> {
         let deliveries = self.read(name, at_least, super::super::TIMEOUT);
-        let recalls = deliveries.iter().map(|delivery| Recall::of(&delivery.body));
-        recalls.collect()
+        let bodies = deliveries.iter().map(|delivery| &delivery.body);
+        bodies
+            .map(|body| serde_json::from_slice(body).unwrap())
+            .collect()
     }
 
     fn dead_letters(&self, name: &str, at_least: usize) -> Vec<DeadLetter> {
         let deliveries = self.read(&format!("{name}.dead"), at_least, super::super::TIMEOUT);
         let dead_letter = |delivery: &Delivery| DeadLetter {
+            id: delivery.message_id.clone(),
             kind: delivery.kind.clone(),
             reason: delivery.header("recall_reason").map(str::to_owned),
         };

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -21,6 +22,14 @@ pub struct Setup {
     folder: Arc<TempDir>,
     environment: Vec<(String, String)>,
     open_files: Option<u64>,
+    passed: Option<Passed>,
+}
+
+/// A socket that is passed to the relay under one or more names.
+#[derive(Clone)]
+struct Passed {
+    socket: Arc<OwnedFd>,
+    names: Vec<String>,
 }
 
 impl Setup {
@@ -37,6 +46,7 @@ impl Setup {
             folder,
             environment: Vec::new(),
             open_files: None,
+            passed: None,
         }
         .set("RECALL_SDK_APP_IDS", &APP.to_string())
         .set("RECALL_HTTP__LISTEN", "127.0.0.1:0")
@@ -79,6 +89,18 @@ impl Setup {
         }
     }
 
+    /// The same setup, with a socket that is passed as systemd does it, once under each of these names.
+    pub fn with_socket(&self, socket: impl Into<OwnedFd>, names: &[&str]) -> Self {
+        let passed = Passed {
+            socket: Arc::new(socket.into()),
+            names: names.iter().map(ToString::to_string).collect(),
+        };
+        Self {
+            passed: Some(passed),
+            ..self.clone()
+        }
+    }
+
     /// The folder for everything that the relays write.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -91,6 +113,7 @@ impl Setup {
     /// The program with these arguments, and with only the settings in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = match self.open_files {
+            _ if self.passed.is_some() => Command::new("sh"),
             Some(limit) => {
                 let mut limited = Command::new("prlimit");
                 limited
@@ -101,11 +124,14 @@ impl Setup {
             None => Command::new(program()),
         };
         command
-            .args(arguments)
             .current_dir(self.folder.path())
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
+        if let Some(passed) = &self.passed {
+            passed.add_to(&mut command);
+        }
+        command.args(arguments);
         command
     }
 
@@ -168,6 +194,21 @@ impl Setup {
             callbacks: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         }
+    }
+}
+
+impl Passed {
+    /// Lets a shell, whose process becomes the relay's, move the socket from standard input to where systemd puts it.
+    fn add_to(&self, shell: &mut Command) {
+        let count = self.names.len();
+        let copies: Vec<_> = (3..3 + count).map(|fd| format!("{fd}<&0")).collect();
+        let copies = copies.join(" ");
+        let script = format!(
+            "exec {copies}; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\" \"$@\" < /dev/null"
+        );
+        let socket = self.socket.try_clone().unwrap();
+        shell.arg("-c").arg(script).arg(program()).stdin(socket);
+        shell.env("LISTEN_FDNAMES", self.names.join(":"));
     }
 }
 

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::vendor::PayloadVersion;
+use crate::vendor::{OtherCommand, PayloadVersion};
 
 const RECALLS: &[CallbackKind] = &[
     CallbackKind::Group,
@@ -9,9 +9,9 @@ const RECALLS: &[CallbackKind] = &[
     CallbackKind::OfficialAccount,
 ];
 
-fn callbacks(kinds: &'static [CallbackKind]) -> Callbacks {
+fn callbacks(kinds: &[CallbackKind]) -> Callbacks {
     Callbacks {
-        kinds,
+        kinds: kinds.to_vec(),
         format: BodyFormat::default(),
         conversations: 1,
         messages: 1,
@@ -31,6 +31,11 @@ fn a_probe_is_empty_and_another_command_names_itself() {
     assert_eq!(body(&callbacks, 0), "");
     let other: serde_json::Value = serde_json::from_str(&body(&callbacks, 1)).unwrap();
     assert_eq!(other["CallbackCommand"], "Group.CallbackBeforeSendMsg");
+    let named = OtherCommand::named("C2C.CallbackBeforeSendMsg").unwrap();
+    let callbacks = self::callbacks(&[CallbackKind::Named(named)]);
+    let named: serde_json::Value = serde_json::from_str(&body(&callbacks, 1)).unwrap();
+    assert_eq!(named["CallbackCommand"], "C2C.CallbackBeforeSendMsg");
+    assert_eq!(named["MsgSeq"], 131);
 }
 
 #[test]

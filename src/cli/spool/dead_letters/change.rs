@@ -12,7 +12,6 @@ use clap::error::ErrorKind;
 use super::batches::batches;
 use super::print;
 use super::selection::Selection;
-use crate::app;
 use crate::cli::{examples, output};
 use crate::config::Config;
 use crate::control::{DeadLetterKey, Progress};
@@ -27,7 +26,7 @@ pub(super) fn retry(selection: &Selection, config: &Config) -> anyhow::Result<Ex
         keys.extend(page.iter().map(key));
         Ok(())
     })?;
-    let configured = app::sink_names(config);
+    let configured = config.sink_names();
     if let Some(key) = keys.iter().find(|key| !configured.contains(&&*key.sink)) {
         bail!(
             "{sink} is not configured, so its dead letters cannot be published; configure it, select those of another \

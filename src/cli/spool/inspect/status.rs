@@ -140,7 +140,7 @@ impl<'a> SpoolReport<'a> {
             used_bytes: overview.used_bytes,
             max_bytes: config.spool.max_bytes.0,
             lost: LostEvents {
-                count: lost.iter().map(|(first, last)| last.0 + 1 - first.0).sum(),
+                count: overview.lost_events(),
                 ranges: lost.iter().map(|(first, last)| [first.0, last.0]).collect(),
             },
             quarantined: &overview.quarantined,
