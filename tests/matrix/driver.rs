@@ -3,9 +3,10 @@
 //!
 //! Each conversation has its own connection and schedule, and at most one request in flight. A callback that is not
 //! answered within the vendor's timeout of two seconds is recorded as unanswered and, like the vendor's default, not
-//! retried. The driver stops at the end of standard input, so it also stops if the harness dies.
+//! retried. The harness pauses and continues it through standard input. The driver stops at the end of standard input, so
+//! it also stops if the harness dies.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -20,6 +21,10 @@ use super::rig::{Connection, recall};
 /// The vendor's timeout for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What the harness writes to the driver's standard input.
+const PAUSE: u8 = b'p';
+const CONTINUE: u8 = b'c';
+
 /// A handle to the driver process, which is killed when this is dropped.
 pub struct Driver(Child);
 
@@ -33,6 +38,20 @@ impl Driver {
             .stdin(Stdio::piped())
             .spawn();
         Self(child.expect("cannot start the driver"))
+    }
+
+    /// Sends nothing more until [`Driver::resume`]. Callbacks that were sent are still answered and recorded.
+    pub fn pause(&mut self) {
+        self.tell(PAUSE);
+    }
+
+    pub fn resume(&mut self) {
+        self.tell(CONTINUE);
+    }
+
+    fn tell(&mut self, what: u8) {
+        let stdin = self.0.stdin.as_mut().expect("the driver is stopped");
+        stdin.write_all(&[what]).expect("cannot reach the driver");
     }
 
     /// Stops the driver and waits until every callback is in the ledger.
@@ -68,20 +87,23 @@ pub fn run(arguments: &[String]) {
         .expect("CONVERSATIONS is not a number");
     let rate: u32 = rate.parse().expect("RATE is not a number");
     let ledger = Writer::open(Path::new(ledger));
-    let stopped = AtomicBool::new(false);
+    let (paused, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
     // Each conversation sends once per period; the conversations are evenly spaced within it.
     let period = Duration::from_secs(1) * conversations / rate;
     thread::scope(|scope| {
         for conversation in 0..conversations {
-            let (stopped, ledger) = (&stopped, &ledger);
+            let (state, ledger) = ((&paused, &stopped), &ledger);
             let first = Instant::now() + period * conversation / conversations;
             let schedule = Schedule {
                 next: first,
                 period,
             };
-            scope.spawn(move || send_callbacks(to, tag, conversation, schedule, stopped, ledger));
+            scope.spawn(move || send_callbacks(to, tag, conversation, schedule, state, ledger));
         }
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        let mut told = [0];
+        while std::io::stdin().read(&mut told).is_ok_and(|read| read > 0) {
+            paused.store(told == [PAUSE], Ordering::Relaxed);
+        }
         stopped.store(true, Ordering::Relaxed);
     });
 }
@@ -108,21 +130,26 @@ impl Schedule {
     }
 }
 
-/// Sends the callbacks of one conversation and records their outcomes, until stopped.
+/// Sends the callbacks of one conversation and records their outcomes, except while paused, until stopped.
 fn send_callbacks(
     to: SocketAddr,
     tag: &str,
     conversation: u32,
     mut schedule: Schedule,
-    stopped: &AtomicBool,
+    (paused, stopped): (&AtomicBool, &AtomicBool),
     ledger: &Writer,
 ) {
     let group = format!("{tag}-{conversation}");
     let mut connection = None;
     for number in 1.. {
-        schedule.wait();
-        if stopped.load(Ordering::Relaxed) {
-            return;
+        loop {
+            schedule.wait();
+            if stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            if !paused.load(Ordering::Relaxed) {
+                break;
+            }
         }
         let began = now();
         let open = connection

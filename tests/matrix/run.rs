@@ -171,7 +171,7 @@ fn run_scenario(scenario: &Scenario, broker: &mut Broker, sink: Sink, options: O
             ..Row::default()
         },
     };
-    check(&mut row, scenario, sink);
+    check(&mut row, scenario, sink, options.form);
     println!(
         "{} took {:.1} s",
         scenario.name,
@@ -186,7 +186,9 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_default()
 }
 
-fn check(row: &mut Row, scenario: &Scenario, sink: Sink) {
+/// Checks the bounds of a row. Those of time only in the long form, which has the machine for itself: in the short form, the
+/// stage's time-outs detect a relay that does not recover.
+fn check(row: &mut Row, scenario: &Scenario, sink: Sink, form: Form) {
     let faults = row.faults.max(1) as u64;
     let duplicates = match sink {
         Sink::KafkaExactlyOnce => 0,
@@ -201,7 +203,7 @@ fn check(row: &mut Row, scenario: &Scenario, sink: Sink) {
         row.problems.push(problem.to_owned());
     }
     let slow = |time: Option<Duration>| time.is_some_and(|time| time > scenario.recovery);
-    if slow(row.caught_up) || slow(row.answers_again) {
+    if form == Form::Long && (slow(row.caught_up) || slow(row.answers_again)) {
         let bound = format!("took longer than {:?} to recover", scenario.recovery);
         row.problems.push(bound);
     }
