@@ -11,7 +11,7 @@ use std::path::Path;
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Metadata, Profile, Provider};
 
-use super::{FileDigests, Problem, Source, child, keys};
+use super::{FileDigests, Problem, Source, keys};
 use crate::setting::{self, EMPTY};
 
 /// The prefix of our environment variables.
@@ -311,4 +311,12 @@ fn is_injected_by_kubernetes(name: &str) -> bool {
     port || name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || name.ends_with("_PORT")
+}
+
+/// A section within a layer, by key.
+fn child<'a>(dict: &'a mut Dict, name: &str) -> Option<&'a mut Dict> {
+    match dict.get_mut(name)? {
+        Value::Dict(_, child) => Some(child),
+        _ => None,
+    }
 }

@@ -2,7 +2,9 @@
 
 mod spellings;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use tempfile::TempDir;
 

@@ -1,6 +1,8 @@
 //! Every setting in every spelling and from every source is read as it must be meant, or refused. It never comes to
 //! nothing in silence, and no error shows a secret.
 
+use std::ffi::OsString;
+
 use super::*;
 
 /// A part of every secret here.
