@@ -36,9 +36,9 @@ function latency(seconds) {
   return `${ONE_DECIMAL.format(seconds)} s`;
 }
 
-// Long durations, such as an age.
+// Durations that may be long, such as an age.
 function duration(seconds) {
-  if (seconds < 10) return `${ONE_DECIMAL.format(seconds)} s`;
+  if (seconds < 10) return seconds > 0 ? latency(seconds) : '0 s';
   const parts = [
     ['d', Math.floor(seconds / 86400)],
     ['h', Math.floor(seconds / 3600) % 24],
