@@ -276,7 +276,8 @@ fn layers(
 /// What figment could not read; without the value if it is a secret.
 fn explain(error: &figment::Error, sources: &BTreeMap<String, Source>) -> Problem {
     let key = error.path.join(".");
-    // figment names the key of an array's element. That key was not set and is not known to be secret: its array's is.
+    // For an array's element, figment names the element's key. Look up the array's key instead: only that one has a
+    // source, and is known to be secret or not.
     let set = sources.iter().find(|(set, _)| is_within(&key, set));
     let is_secret = keys::is_secret(set.map_or(&key, |(set, _)| set));
     let text = match &error.kind {

@@ -9,7 +9,8 @@ use crate::event::Seq;
 /// How many deadlines in a row must be missed until no answer waits.
 const MISSES: u32 = 3;
 
-/// After this time without an event, one may wait again: that delays nobody else, and the broker may be well by now.
+/// If a partition had no event for this long, the next answer waits again: that delays no other answer, and the broker
+/// may have recovered.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Opens after missed deadlines, and closes at a confirm that comes in time. While it is open, one event at a time is
