@@ -266,7 +266,8 @@ pub fn distinguishes_answers_after_the_broker() {
         (losses.lost, losses.at_most, losses.after_broker),
         (2, 1, 1)
     );
-    // Behind an event of the next machine; behind one of the same machine; answered after the broker.
+    // The first arrived after an event of the next machine, the second after one of the same machine; the third was
+    // answered after the broker.
     let verdict = Verdict {
         out_of_order: vec![(0, 2, 3), (0, 1, 2), (0, 1, 3)],
         ..Verdict::default()

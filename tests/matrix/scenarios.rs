@@ -22,8 +22,8 @@ pub struct Scenario {
     pub sinks: &'static [Sink],
     /// The maximum number of duplicates per fault. A sink that publishes exactly once may cause none.
     pub duplicates: u64,
-    /// The maximum time from the end of a fault until callbacks are answered OK and the sink has caught up. Checked in the
-    /// long form.
+    /// The maximum time from the end of a fault until callbacks are answered OK and, in the long form, until the sink has
+    /// caught up.
     pub recovery: Duration,
     /// Starts the relay and the load, and injects the faults.
     pub run: fn(&mut Stage<'_>),
