@@ -39,6 +39,11 @@ pub(super) fn json_stdout() -> Stdout {
     Stdout(AutoStream::always_ansi(io::stdout()))
 }
 
+/// Standard output for lines of JSON if `json`, otherwise for people.
+pub(super) fn stdout_for(json: bool) -> Stdout {
+    if json { json_stdout() } else { stdout() }
+}
+
 /// Why standard output could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("could not write to standard output: {0}")]

@@ -180,11 +180,7 @@ pub struct SendArgs {
 /// Fails if the relay cannot be reached at the start, or if a callback was not answered with HTTP 200, OK and
 /// `ErrorCode` 0; with a [`clap::Error`] if the options conflict.
 pub async fn run(args: SendArgs) -> anyhow::Result<()> {
-    let mut out = if args.json {
-        output::json_stdout()
-    } else {
-        output::stdout()
-    };
+    let mut out = output::stdout_for(args.json);
     send(args, &mut out).await
 }
 

@@ -102,7 +102,7 @@ impl Loaded {
             digests,
             sources,
         };
-        loaded.check()?;
+        loaded.fail_with(loaded.config.contradictions())?;
         Ok(loaded)
     }
 
@@ -220,13 +220,7 @@ impl Loaded {
                 .and_then(|rabbitmq| rabbitmq.tls.read().err())
                 .map(|error| error.within("rabbitmq.tls")),
         ];
-        let errors = errors.into_iter().flatten();
-        let problems: Vec<Problem> = errors.map(|error| self.problem(error)).collect();
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError(problems))
-        }
+        self.fail_with(errors.into_iter().flatten())
     }
 
     /// The problem with a setting, and where that was set.
@@ -239,10 +233,10 @@ impl Loaded {
         }
     }
 
-    /// Checks what the types of the settings cannot.
-    fn check(&self) -> Result<(), ConfigError> {
-        let contradictions = self.config.contradictions().into_iter();
-        let problems: Vec<Problem> = contradictions.map(|error| self.problem(error)).collect();
+    /// Fails if there are errors.
+    fn fail_with(&self, errors: impl IntoIterator<Item = SettingError>) -> Result<(), ConfigError> {
+        let errors = errors.into_iter();
+        let problems: Vec<Problem> = errors.map(|error| self.problem(error)).collect();
         if problems.is_empty() {
             Ok(())
         } else {

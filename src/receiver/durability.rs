@@ -166,7 +166,7 @@ impl Durability for Storage {
             return AnswerAfter::Disk;
         }
         let now = Instant::now();
-        let is_cursor_proof = self.spool.status().dead_letters == 0 && self.spool.unreadable() == 0;
+        let is_cursor_proof = self.spool.dead_letters() == 0 && self.spool.unreadable() == 0;
         let confirms = self.confirms.iter().zip(&stored.partitions);
         let waiters: Vec<ConfirmWaiter<'_>> = confirms
             .map(|(confirms, partition)| {

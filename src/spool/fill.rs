@@ -46,8 +46,7 @@ impl FillMonitor {
         let before = self.largest_capacity.fetch_max(now, Ordering::Relaxed);
         let capacity = before.max(now);
         let taken = capacity.saturating_sub(status.available_bytes);
-        let percent = taken.saturating_mul(100).checked_div(capacity);
-        percent.unwrap_or(100)
+        percent_of(taken, capacity)
     }
 
     /// Measures how fast the spool fills, and logs while it is nearly full.
@@ -132,6 +131,12 @@ impl FillLevel {
         };
         self.is_nearly_full = percent >= limit;
     }
+}
+
+/// How much of a capacity is taken, in percent; 100 if there is none.
+pub(super) fn percent_of(taken: u64, capacity: u64) -> u64 {
+    let percent = taken.saturating_mul(100).checked_div(capacity);
+    percent.unwrap_or(100)
 }
 
 #[cfg(test)]

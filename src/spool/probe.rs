@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::config::Config;
 use super::files;
-use super::fill::WARN_AT;
+use super::fill::{WARN_AT, percent_of};
 use super::inspect::SpoolOverview;
 use super::quota::{FreeSpace, HEADROOM, Limit, Usage, free_disk};
 use crate::event::Seq;
@@ -114,8 +114,7 @@ impl SpoolFolder {
         let free_disk_bytes = free_disk(&config);
         let free = FreeSpace::of(&config, usage, free_disk_bytes.unwrap_or(u64::MAX));
         let capacity = usage.used_bytes.saturating_add(free.bytes);
-        let percent = usage.used_bytes.saturating_mul(100).checked_div(capacity);
-        let percent = percent.unwrap_or(100);
+        let percent = percent_of(usage.used_bytes, capacity);
         let is_full = free.bytes < HEADROOM;
         SpoolSpace {
             bytes: free.bytes,

@@ -259,11 +259,10 @@ fn check_gap(shared: &Shared, first: Seq, last: Seq) -> Result<(), ReadError> {
     if first > last {
         return Ok(());
     }
-    let missing = |first: Seq, last: Seq| (last.0 + 1).saturating_sub(first.0);
     let known = gaps
         .iter()
-        .map(|gap| missing(gap.first.max(first), gap.last.min(last)));
-    if known.sum::<u64>() == missing(first, last) {
+        .map(|gap| gap.first.max(first).count_to(gap.last.min(last)));
+    if known.sum::<u64>() == first.count_to(last) {
         Ok(())
     } else {
         Err(ReadError::Missing(first, last))

@@ -26,6 +26,6 @@ impl Status {
     /// How many numbers there are from the oldest event kept to the newest, including gaps.
     #[must_use]
     pub const fn rows(&self) -> u64 {
-        (self.last.0 + 1).saturating_sub(self.first.0)
+        self.first.count_to(self.last)
     }
 }

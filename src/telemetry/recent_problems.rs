@@ -82,10 +82,10 @@ impl RecentProblems {
 
 impl RecentProblem {
     fn is_same(&self, other: &Self) -> bool {
-        let identity = |problem: &Self| (problem.level, problem.sink().map(str::to_owned));
         self.code == other.code
             && self.message == other.message
-            && identity(self) == identity(other)
+            && self.level == other.level
+            && self.sink() == other.sink()
     }
 
     fn sink(&self) -> Option<&str> {

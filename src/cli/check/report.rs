@@ -154,11 +154,7 @@ impl Report {
     /// A report for people, or with `json` for programs.
     pub(super) fn new(json: bool) -> Self {
         Self {
-            out: if json {
-                output::json_stdout()
-            } else {
-                output::stdout()
-            },
+            out: output::stdout_for(json),
             json,
             failed: 0,
             warnings: 0,

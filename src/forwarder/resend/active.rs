@@ -142,7 +142,7 @@ impl ActiveResend {
         match &mut self.rows {
             Rows::Replay { next, until } => {
                 let last = row.seq.min(*until);
-                let numbers = (last.0 + 1).saturating_sub(next.0);
+                let numbers = next.count_to(last);
                 let is_resent = row.seq <= *until;
                 let events = u64::from(is_resent && row.event.is_some());
                 self.progress.skipped += numbers.saturating_sub(events);

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{FromClientConfig as _, FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -149,7 +149,7 @@ impl ClusterProbe {
         } = self.config;
         let replication = TopicReplication::Fixed(replication_factor);
         let wanted = NewTopic::new(topic, partitions, replication);
-        let options = options().validate_only(true);
+        let options = topics::admin_options().validate_only(true);
         let outcomes = self
             .administer(async |admin| admin.create_topics([&wanted], &options).await)
             .await;
@@ -179,7 +179,11 @@ impl ClusterProbe {
             None => (ResourceSpecifier::Broker(broker), MAX_OF_BROKER),
         };
         let described = self
-            .administer(async |admin| admin.describe_configs([&resource], &options()).await)
+            .administer(async |admin| {
+                admin
+                    .describe_configs([&resource], &topics::admin_options())
+                    .await
+            })
             .await;
         let described = described.map_err(|error| error.to_string())?;
         let config = described.into_iter().next().ok_or("there is no answer")?;
@@ -263,12 +267,6 @@ fn probing_client(config: &Config) -> ClientConfig {
     // Else a request for a topic's metadata creates it, if the operator has set this to true.
     client.set("allow.auto.create.topics", "false");
     client
-}
-
-fn options() -> AdminOptions {
-    AdminOptions::new()
-        .request_timeout(Some(REQUEST_TIMEOUT))
-        .operation_timeout(Some(REQUEST_TIMEOUT))
 }
 
 /// Asks for the metadata of a topic until the cluster answers, every broker has failed, or the time is up. Blocks.

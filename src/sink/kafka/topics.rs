@@ -121,6 +121,13 @@ pub(super) fn partitions(metadata: &Metadata, topic: &str) -> Result<i32, RDKafk
     }
 }
 
+/// The limits of an administrative request.
+pub(super) fn admin_options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .operation_timeout(Some(REQUEST_TIMEOUT))
+}
+
 /// How many replicas the partition of a topic has that has the fewest; 0 if the topic does not exist.
 pub(super) fn replicas(metadata: &Metadata, topic: &str) -> usize {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -145,10 +152,7 @@ async fn create(
         AdminClient::from_config(&config.client(None)).map_err(failed)?;
     let replication = TopicReplication::Fixed(config.replication_factor);
     let wanted = NewTopic::new(topic, config.partitions, replication);
-    let options = AdminOptions::new()
-        .request_timeout(Some(REQUEST_TIMEOUT))
-        .operation_timeout(Some(REQUEST_TIMEOUT));
-    let outcomes = admin.create_topics([&wanted], &options).await;
+    let outcomes = admin.create_topics([&wanted], &admin_options()).await;
     // Dropping the client blocks.
     let _ = tokio::task::spawn_blocking(move || drop(admin)).await;
     let outcomes = outcomes.map_err(failed)?;
